@@ -1,0 +1,3 @@
+"""batchmill."""
+
+__version__ = "0.1.0"

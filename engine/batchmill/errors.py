@@ -1,0 +1,104 @@
+"""Owns every error batchmill raises on purpose: one base, an exit status and a remedy each. Never prints, never imports.
+
+The classes are named for what happened; `exit_code` is the process status of DESIGN.md's table (sysexits.h where one
+fits), and `remedy` is what the person can do about it, said after the message.
+"""
+
+
+class BatchmillError(Exception):
+    """Base of all errors raised on purpose.
+
+    `message` is one sentence with the cause; `remedy` says what to do next, or is empty.
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+
+class InvalidUsage(BatchmillError, ValueError):
+    """An option, a name or a combination of them that cannot work."""
+
+    exit_code = 2
+
+
+class UnknownFunction(InvalidUsage):
+    """FUNCTION is malformed, or its module has no such name."""
+
+
+class InputMissing(BatchmillError):
+    """An INPUT, or the function's file, is not there or cannot be read."""
+
+    exit_code = 66
+
+
+class InputBroken(BatchmillError):
+    """The input ended in an error of its own (a compressed file cut short, a failing disk)."""
+
+    exit_code = 65
+
+
+class CheckpointDamaged(BatchmillError):
+    """The checkpoint holds damage that no crash of ours explains; it was not touched."""
+
+    exit_code = 65
+
+
+class CheckpointRefused(BatchmillError):
+    """The checkpoint cannot be created, locked or opened, or exists and nobody said what to do with it."""
+
+    exit_code = 73
+
+
+class CheckpointUnwritable(BatchmillError):
+    """Writing or syncing the checkpoint failed, or someone replaced it during the run."""
+
+    exit_code = 74
+
+
+class OutputLost(BatchmillError):
+    """Results could not be written to the output."""
+
+    exit_code = 74
+
+
+class CheckpointBusy(BatchmillError):
+    """Another run holds the checkpoint."""
+
+    exit_code = 75
+
+
+class CheckpointMismatch(BatchmillError):
+    """The checkpoint belongs to another function, input, format, id rule, or to a newer batchmill."""
+
+    exit_code = 78
+
+
+class FunctionFailed(BatchmillError):
+    """Importing the function's module, or its initializer, raised, exited or did not end."""
+
+    exit_code = 78
+
+
+class LanesLost(BatchmillError):
+    """Lanes cannot be started, or die faster than they can be replaced."""
+
+    exit_code = 70
+
+
+class ItemsFailed(BatchmillError):
+    """Raised by `Report.raise_for_failures` and `map`: at least one item failed."""
+
+    exit_code = 1
+
+
+class NotGuarded(BatchmillError, RuntimeError):
+    """A script without `if __name__ == "__main__":` started a batch again inside a lane."""
+
+    exit_code = 78

@@ -1,0 +1,176 @@
+"""Owns the frozen values that modules hand to each other. Never acts: no file, clock or process is touched here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchmill.errors import ItemsFailed
+
+
+@dataclass(frozen=True, slots=True)
+class ItemError:
+    """Why an item failed: the exception's `type` name, its `message`, the `traceback` text ("" where there is none)."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one item.
+
+    `id` is what resume matches on. `ok` says whether `result` or `error` counts. `seconds` is the time the function
+    took, `attempts` how often it was called for this item, `line` the 1-based line (or ordinal) in its input,
+    `input` the ordinal of that input. `item` is the item's raw bytes where they were kept (a failed item up to 64 KiB,
+    any item with `with_item`), else None.
+    """
+
+    id: Any
+    ok: bool
+    result: Any = None
+    error: ItemError | None = None
+    seconds: float = 0.0
+    attempts: int = 1
+    line: int = 0
+    input: int = 0
+    item: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureExample:
+    """One failed item of a group: its `id`, its 1-based `line` and the error's message."""
+
+    id: Any
+    line: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failed items that share an error type: how many, and the first five of them."""
+
+    type: str
+    count: int
+    examples: tuple[FailureExample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A resource sample of the parent and its lanes: CPU in percent of one core, resident memory in bytes."""
+
+    cpu_percent: float
+    rss: int
+    parent_rss: int
+    load: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How a run stands at one moment. `str()` of it is the progress line (without colours or escapes).
+
+    `done` counts the items with an outcome now, whichever run made it; `skipped` those done before this run; `failed`
+    those failed in this run. `total` is None while the input's length is not known. `rate` (items/s) and
+    `eta` (seconds, None where unknown) come from this run's items only. `elapsed` is seconds since the start.
+    """
+
+    done: int
+    total: int | None
+    failed: int
+    skipped: int
+    rate: float
+    eta: float | None
+    elapsed: float
+    workers: int
+    usage: Usage | None = None
+
+    def __str__(self) -> str:
+        counts = f"{self.done}/{self.total} {self._percent()}" if self.total is not None else f"{self.done} done"
+        parts = [counts, f"{self.failed} failed", f"{format_rate(self.rate)}/s"]
+        if self.eta is not None:
+            parts.append(f"ETA {format_clock(self.eta)}")
+        machine = f"{self.workers}w"
+        if self.usage is not None:
+            machine += f" cpu {self.usage.cpu_percent:.0f}% rss {format_size(self.usage.rss)}"
+        return " | ".join([*parts, machine])
+
+    def _percent(self) -> str:
+        # 100.0% is said only when it is true: 99.96% must not round up to it.
+        total = self.total or 0
+        share = 1.0 if self.done >= total else min(self.done / total, 0.999)
+        return f"{100 * share:.1f}%"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run says at its end. Times are seconds since the epoch, sizes bytes.
+
+    `total` is the number of items in this run's input (as far as it was read); `completed` those with an ok result made
+    now; `skipped` those done before; `failed` those that failed now; `remaining` those read or known but not tried.
+    `changed` counts done items that kept their old result although their content changed, `repeated` the occurrences
+    of an id after its first, `blank` the empty lines passed over, `older_source` the results made by other source of
+    the function. `stopped` names what ended the run early ("" when it ran to the end): "limit", "SIGINT", ….
+    """
+
+    started: float
+    ended: float
+    total: int
+    completed: int
+    skipped: int
+    failed: int
+    remaining: int
+    changed: int
+    repeated: int
+    blank: int
+    older_source: int
+    seconds: float
+    cpu_seconds: float
+    peak_rss: int
+    workers: int
+    stopped: str
+    exit_code: int
+    function: str
+    checkpoint: str | None
+    failures: tuple[FailureGroup, ...] = ()
+    warnings: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Items tried in this run per second of wall time."""
+        return (self.completed + self.failed) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def success_rate(self) -> float:
+        """Share (0 to 1) of the items with an outcome that are ok; 1.0 where there are none."""
+        tried = self.completed + self.skipped + self.failed
+        return (self.completed + self.skipped) / tried if tried else 1.0
+
+    def raise_for_failures(self) -> None:
+        """Raise `ItemsFailed`, naming the first of them, if any item failed."""
+        if self.failed:
+            first = self.failures[0] if self.failures else None
+            example = f": {first.type}: {first.examples[0].message}" if first and first.examples else ""
+            raise ItemsFailed(f"{self.failed} of {self.total} items failed{example}")
+
+
+def format_rate(rate: float) -> str:
+    """Items per second in at most four significant digits."""
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
+
+
+def format_clock(seconds: float) -> str:
+    """Seconds as H:MM:SS."""
+    whole = int(seconds + 0.5)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def format_size(size: float) -> str:
+    """Bytes as a short number with a power-of-1024 suffix (`1.2G`)."""
+    for suffix in ("B", "K", "M"):
+        if size < 1024:
+            return f"{size:.0f}{suffix}"
+        size /= 1024
+    return f"{size:.1f}G"
