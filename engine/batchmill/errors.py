@@ -1,4 +1,4 @@
-"""Owns every error batchmill raises on purpose: one base, an exit status and a remedy each. Never prints, never imports.
+"""Owns every error raised on purpose: one base, an exit status and a remedy each. Never prints, never imports.
 
 The classes are named for what happened; `exit_code` is the process status of DESIGN.md's table (sysexits.h where one
 fits), and `remedy` is what the person can do about it, said after the message.

@@ -105,7 +105,9 @@ class Settings:
     progress_interval: float = 1.0
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
         for name in ("start_timeout", "checkpoint_interval", "grace", "progress_interval"):
             put(name, parse_duration(getattr(self, name)))
         if self.shard is not None:
