@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchmill.errors import ItemsFailed
+
+Entry = tuple[int, int]  # (frame seq, index of the outcome in it): the identity of a committed outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,41 @@ class ItemError:
     type: str
     message: str
     traceback: str = ""
+
+
+class Earlier(NamedTuple):
+    """The committed outcome that a new one for the same item will replace, and how often the item was tried."""
+
+    seq: int
+    place: int
+    attempts: int
+
+
+class Chunk(NamedTuple):
+    """Consecutive records on their way to a lane.
+
+    `first` is the position of the first record in the whole input, `line` its 1-based number within the INPUT with
+    ordinal `input`. `data` is a block of `records` records, or for Python items a tuple of their pickles (an ItemError for one that could not
+    be pickled), with `ids` where the caller gave them. `skip` has a non-zero byte for each record that is not to be run. `earlier` tells, by
+    offset in the chunk, which committed outcome a record replaces. `losses` counts the lanes that died over this chunk
+    without naming an item; `verdict` is the error of a condemned record: it is not run, but failed with it.
+    """
+
+    first: int
+    line: int
+    input: int
+    records: int
+    data: bytes | tuple[Any, ...]
+    skip: bytes | None = None
+    earlier: Mapping[int, Earlier] | None = None
+    ids: tuple[Any, ...] | None = None
+    losses: int = 0
+    verdict: ItemError | None = None
+
+    @property
+    def to_run(self) -> int:
+        """Records of it that are not masked out."""
+        return self.records - (len(self.skip) - self.skip.count(0) if self.skip is not None else 0)
 
 
 @dataclass(frozen=True, slots=True)

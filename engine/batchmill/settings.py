@@ -6,10 +6,9 @@ Fields are the command line's options with underscores. Durations are seconds, s
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
@@ -23,25 +22,30 @@ WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(?:([KMGT])i?)?B?", re.IGNORECASE)
 
 
 def parse_duration(text: str | float) -> float:
     """Seconds from a number or a text such as `1h30m`, `250ms`, `10`; raises InvalidUsage."""
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
-        seconds = float(text)
-    else:
-        compact = str(text).replace(" ", "").lower()
-        try:
-            seconds = float(compact)
-        except ValueError:
-            parts = _DURATION.findall(compact)
-            if not parts or "".join(parts) != compact:
-                raise InvalidUsage(f"{text!r} is not a duration", "write 30, 30s, 250ms or 1h30m") from None
-            seconds = sum(_seconds_of(part) for part in parts)
+    seconds = _seconds(text)
     if not (0 <= seconds < math.inf):
         raise InvalidUsage(f"{text!r} is not a duration", "it must be 0 or more, and finite")
     return seconds
+
+
+def _seconds(text: str | float) -> float:
+    try:
+        if isinstance(text, (int, float)) and not isinstance(text, bool):
+            return float(text)
+        compact = str(text).replace(" ", "").lower()
+        if re.fullmatch(r"-?[\d.]+", compact):
+            return float(compact)
+        parts = _DURATION.findall(compact)
+        if parts and "".join(parts) == compact:
+            return sum(_seconds_of(part) for part in parts)
+    except (OverflowError, ValueError):  # 10**400, 1.2.3
+        pass
+    raise InvalidUsage(f"{text!r} is not a duration", "write 30, 30s, 250ms or 1h30m")
 
 
 def _seconds_of(part: str) -> float:
@@ -53,19 +57,25 @@ def parse_size(text: str | int) -> int:
     """Bytes from a number or a text such as `512M` or `1.5G` (powers of 1024); raises InvalidUsage."""
     if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
         return text
-    match = _SIZE.fullmatch(str(text).strip())
-    if not match:
+    match = None if isinstance(text, bool) else _SIZE.fullmatch(str(text).strip())
+    if not match or len(match[1]) > 30:
         raise InvalidUsage(f"{text!r} is not a size", "write 500000, 512M or 1.5G")
-    return int(float(match[1]) * 1024 ** (" KMGT".index(match[2].upper() or " ")))
+    unit: int = 1024 ** " KMGT".index((match[2] or "").upper() or " ")
+    return int(match[1]) * unit if match[1].isdecimal() else int(float(match[1]) * unit)
 
 
-def parse_shard(text: str | tuple[int, int]) -> tuple[int, int]:
-    """(I, N) from `I/N` with 1 <= I <= N; raises InvalidUsage."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text) if isinstance(text, str) else None
-    shard = (int(match[1]), int(match[2])) if match else text
-    if isinstance(shard, str) or len(shard) != 2 or not 1 <= shard[0] <= shard[1] <= 65535:
-        raise InvalidUsage(f"shard {text!r} is not I/N", "write 1/8 to 8/8 for eight shards")
-    return shard
+def parse_shard(text: str | Sequence[int]) -> tuple[int, int]:
+    """(I, N) from `I/N`, or a pair of numbers, with 1 <= I <= N <= 65535; raises InvalidUsage."""
+    match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text) if isinstance(text, str) else None
+    pair = [int(match[1]), int(match[2])] if match else text
+    if (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and all(type(number) is int for number in pair)
+        and 1 <= pair[0] <= pair[1] <= 65535
+    ):
+        return pair[0], pair[1]
+    raise InvalidUsage(f"shard {text!r} is not I/N", "write 1/8 to 8/8 for eight shards")
 
 
 @dataclass(frozen=True)
@@ -109,22 +119,36 @@ class Settings:
             object.__setattr__(self, name, value)
 
         for name in ("start_timeout", "checkpoint_interval", "grace", "progress_interval"):
-            put(name, parse_duration(getattr(self, name)))
+            put(name, _duration(name, getattr(self, name)))
         if self.shard is not None:
             put("shard", parse_shard(self.shard))
         put("preload", (self.preload,) if isinstance(self.preload, str) else tuple(self.preload))
+        if not isinstance(self.set, Mapping):
+            raise InvalidUsage(f"--set {self.set!r} is not a mapping", "give parameter names and their values")
         put("set", MappingProxyType(dict(self.set)))
         put("workers", _workers(self.workers))
         put("chunk_size", _whole("chunk_size", self.chunk_size, 1, 10**9, also="auto"))
-        _whole("window", self.window, 1, 64)
-        _whole("keep", self.keep, 1, 1000)
+        put("window", _whole("window", self.window, 1, 64))
+        put("keep", _whole("keep", self.keep, 1, 1000))
         if self.limit is not None:
-            _whole("limit", self.limit, 1, 2**53)
+            put("limit", _whole("limit", self.limit, 1, 2**53))
         _choice("format", self.format, FORMATS)
         _choice("output_format", self.output_format, OUTPUT_FORMATS)
         if self.start_method is not None:
             _choice("start_method", self.start_method, START_METHODS)
+        self._check_kinds()
         self._check_together()
+
+    def _check_kinds(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(f.default, bool) and not isinstance(value, bool):
+                raise InvalidUsage(f"{_option(f.name)} {value!r} is neither true nor false", "give True or False")
+        for name in ("id_field", "init", "worker_output", *(["preload"] if self.preload else [])):
+            value = getattr(self, name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if text is not None and (not isinstance(text, str) or not text):
+                    raise InvalidUsage(f"{_option(name)} {text!r} is not a name", "give a text that is not empty")
 
     def _check_together(self) -> None:
         if self.fresh and self.resume:
@@ -144,6 +168,9 @@ class Settings:
                 raise InvalidUsage(f"unknown setting {name!r}", nearest(name, known))
         return cls(**values)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Settings.of, (self.as_dict(),)  # a MappingProxyType has no pickle
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, ready for msgpack or JSON."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
@@ -151,6 +178,8 @@ class Settings:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A remedy naming the known name closest to `name`, or all of them when none is close."""
+    import difflib  # only after a mistake; start-up does not pay for it
+
     names = list(known)
     close = difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
@@ -162,6 +191,16 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _duration(name: str, value: Any) -> float:
+    try:
+        seconds = parse_duration(value)
+    except InvalidUsage as error:
+        raise InvalidUsage(f"{_option(name)} {error.message}", error.remedy) from None
+    if seconds == 0 and name in ("start_timeout", "progress_interval"):
+        raise InvalidUsage(f"{_option(name)} {value!r} is out of range", "give more than 0 seconds")
+    return seconds
+
+
 def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InvalidUsage(f"{_option(name)} {value!r} is unknown", nearest(str(value), choices))
@@ -170,7 +209,7 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 def _whole(name: str, value: Any, low: int, high: int, also: str | None = None) -> Any:
     if also is not None and value == also:
         return value
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         words = f"{also!r} or " if also else ""
@@ -184,7 +223,12 @@ def _workers(value: Any) -> str | int:
         return str(value)
     if isinstance(value, str) and value.endswith("%"):
         raise InvalidUsage(f"--workers {value!r} is out of range", "give 1% to 1000% of the usable cores")
-    result: str | int = _whole("workers", value, 1, 4096, also="auto")
+    try:
+        result: str | int = _whole("workers", value, 1, 4096, also="auto")
+    except InvalidUsage as error:
+        raise InvalidUsage(
+            error.message, "give 'auto', 1 to 4096, or a share of the usable cores such as 50%"
+        ) from None
     return result
 
 

@@ -1,0 +1,137 @@
+"""Owns `batchmill failures`: what failed and why, for people, for programs, or as the next input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from batchmill.errors import InvalidUsage
+from batchmill.export import escape
+from batchmill.model import Outcome
+from batchmill_cli import streams
+from batchmill_cli.options import Command, Option
+from batchmill_cli.report import as_json, first_line, show_id
+
+MOST_MESSAGES = 10
+MOST_NAMED = 5
+# Distinct messages counted apart per type. Messages that name their item are all distinct, and could be millions.
+MOST_COUNTED = 1000
+
+OPTIONS = [
+    Option("--json", group="Output", is_flag=True, help="One object per failed item, with its traceback."),
+    Option("--items", group="Output", is_flag=True, help="The failed items themselves, ready to be an input."),
+]
+
+
+@dataclass
+class Messages:
+    """The failed items that share a message: how many, and the first few."""
+
+    count: int = 0
+    named: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Group:
+    """The failed items that share an error type, by message; `traceback` is the first one."""
+
+    count: int = 0
+    traceback: str = ""
+    messages: dict[str, Messages] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one more failed item."""
+        error = outcome.error
+        self.count += 1
+        if error is None:
+            return
+        self.traceback = self.traceback or error.traceback
+        message = first_line(error.message)
+        if message not in self.messages and len(self.messages) >= MOST_COUNTED:
+            return
+        seen = self.messages.setdefault(message, Messages())
+        seen.count += 1
+        if len(seen.named) < MOST_NAMED:
+            seen.named.append(f"{show_id(outcome.id)} (line {outcome.line})")
+
+
+@click.command(
+    "failures",
+    cls=Command,
+    params=OPTIONS,
+    examples=(
+        "batchmill failures items.score.ckpt",
+        "batchmill failures items.score.ckpt --items > failed.jsonl",
+    ),
+)
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+def command(checkpoints: tuple[str, ...], json: bool, items: bool) -> int:
+    """What failed and why; or the failed items themselves."""
+    if json and items:
+        raise InvalidUsage("--json and --items exclude each other", "leave one of them out")
+    from batchmill.results import open_checkpoint
+
+    failed = (outcome for path in checkpoints for outcome in open_checkpoint(path).failures())
+    if items:
+        return print_items(failed)
+    if json:
+        with streams.stdout() as out:
+            for outcome in failed:
+                out.write(as_json(as_object(outcome)).encode() + b"\n")
+        return 0
+    streams.print_data("\n".join(render(group_by_type(failed))))
+    return 0
+
+
+def print_items(failed: Iterable[Outcome]) -> int:
+    """Print the failed items as they were; say how many are too large to have been kept."""
+    missing = 0
+    with streams.stdout() as out:
+        for outcome in failed:
+            if outcome.item is None:
+                missing += 1
+            else:
+                out.write(outcome.item.removesuffix(b"\n") + b"\n")
+    if missing:
+        streams.tell(f"batchmill: {missing} failed items above 64 KiB were not kept; `failures --json` has their lines")
+    return 0
+
+
+def as_object(outcome: Outcome) -> dict[str, Any]:
+    """One failed item as `--json` gives it."""
+    return {"id": outcome.id, "line": outcome.line, "error": outcome.error, "attempts": outcome.attempts,
+            "seconds": outcome.seconds}  # fmt: skip
+
+
+def group_by_type(failed: Iterable[Outcome]) -> dict[str, Group]:
+    """The failed items by error type, the commonest first."""
+    groups: dict[str, Group] = {}
+    for outcome in failed:
+        groups.setdefault(outcome.error.type if outcome.error else "?", Group()).add(outcome)
+    return dict(sorted(groups.items(), key=lambda pair: -pair[1].count))
+
+
+def render(groups: dict[str, Group]) -> Iterator[str]:
+    """The groups as lines of text."""
+    total = sum(group.count for group in groups.values())
+    yield f"{total} failed" if total else "nothing failed"
+    for name, group in groups.items():
+        yield ""
+        yield f"{group.count}x {escape(name, 160)}"
+        yield from _messages(group)
+        for line in group.traceback.rstrip().splitlines():
+            yield f"    | {escape(line, 500)}"
+
+
+def _messages(group: Group) -> Iterator[str]:
+    ordered = sorted(group.messages.items(), key=lambda pair: -pair[1].count)
+    for message, seen in ordered[:MOST_MESSAGES]:
+        more = f" and {seen.count - len(seen.named)} more" if seen.count > len(seen.named) else ""
+        yield f"  {seen.count}x {message or '(no message)'}"
+        yield f"     id {', '.join(seen.named)}{more}"
+    shown = sum(seen.count for _, seen in ordered[:MOST_MESSAGES])
+    if group.count > shown:
+        yield f"  {group.count - shown} more with other messages; --json has them all"

@@ -1,0 +1,84 @@
+"""Owns the list of commands and loads each only when it is called. Never imports the engine: `--help` must be quick."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+import click
+
+from batchmill_cli import streams
+from batchmill_cli.options import EPILOG, SETTINGS, Command, general
+
+# name -> the first line of its help. The module is batchmill_cli.<name>_command.
+COMMANDS = {
+    "run": "Call a Python function on every item of the input, on every core.",
+    "try": "Call it on one item, in this process, to see a result or the full traceback.",
+    "status": "How a run stands or ended, live or dead.",
+    "results": "Collect the results out of checkpoints.",
+    "failures": "What failed and why; or the failed items themselves.",
+    "verify": "Check a checkpoint for damage; rescue what is readable.",
+    "demo": "A real batch on a real input, no files needed.",
+}
+EXAMPLES = (
+    "batchmill run score.py:score items.jsonl -o scores.jsonl",
+    "batchmill run score.py:score items.jsonl -o scores.jsonl --resume",
+)
+
+
+class Program(click.Group):
+    """The group of all commands. `verbose` is set by `-v`, for the message that ends the program."""
+
+    verbose = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order in which a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"batchmill_cli.{cmd_name}_command").command
+        return command if isinstance(command, Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that `args` name; raises UsageError with the nearest name."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            close = difflib.get_close_matches(name, COMMANDS, 1)
+            hint = f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(COMMANDS)
+            raise click.UsageError(f"No such command {name!r}, {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; without any argument the help goes to stderr, and the status says that nothing was done."""
+        if not args:
+            streams.tell(ctx.get_help())
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples and the place where more is said."""
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {line}\n" for line in EXAMPLES))
+        formatter.write(f"\n{EPILOG}\n")
+
+
+program = Program(
+    name="batchmill",
+    help="Crunch CPU-heavy batches on every core, survive whatever happens, pick up where it stopped.",
+    params=[*general()],
+    context_settings=SETTINGS,
+    options_metavar="",
+    add_help_option=False,
+    subcommand_metavar="COMMAND ...",
+    no_args_is_help=False,
+)

@@ -1,0 +1,107 @@
+"""Owns the way out: the one place that turns an error into a message and an exit status. Never runs a batch itself.
+
+Nothing but the standard library's smallest modules is imported up here, so that Ctrl-C is understood from the first
+moment on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from batchmill_cli import streams
+
+if TYPE_CHECKING:
+    import click
+
+INTERNAL = 70
+LOST = 74
+# Statuses above 128 that mean death by a signal. A shell loop ends on Ctrl-C only when its child really died of SIGINT.
+DEADLY = {128 + number: number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)}
+
+
+def entry() -> NoReturn:
+    """Run the program on `sys.argv` and end the process. Never returns."""
+    try:
+        streams.reopen_standard()
+        status = _run(sys.argv[1:])
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    _leave(status)
+
+
+def _run(args: list[str]) -> int:
+    if os.name != "posix":
+        streams.tell("batchmill: runs on Linux and macOS; on Windows use it inside WSL")
+        return INTERNAL
+    import click
+
+    from batchmill_cli.group import program
+
+    try:
+        with program.make_context("batchmill", args) as context:
+            result = program.invoke(context)
+            return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        return _usage(error)
+    except streams.PipeClosed:
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        return _failed(error, verbose=program.verbose)
+
+
+def _usage(error: click.ClickException) -> int:
+    """One line for what click found wrong, with the place to look it up."""
+    message = error.format_message().strip().rstrip(".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "batchmill"
+    streams.tell(f"batchmill: {_clean(message)}; `{path} --help` shows what there is")
+    return error.exit_code
+
+
+def _failed(error: Exception, *, verbose: bool) -> int:
+    from batchmill.errors import BatchmillError
+
+    if isinstance(error, BatchmillError):
+        streams.tell(f"batchmill: {_clean(str(error))}")
+        return error.exit_code
+    if verbose:
+        import traceback
+
+        streams.tell("".join(traceback.format_exception(error)).rstrip())
+    hint = "" if verbose else "; run it with -v for the traceback, and please report it"
+    streams.tell(f"batchmill: internal error: {_clean(f'{type(error).__name__}: {error}')}{hint}")
+    return INTERNAL
+
+
+def _clean(text: str) -> str:
+    """Without control characters: names and messages come from the user's data. Its own line ends stay."""
+    try:
+        from batchmill.export import escape
+    except ImportError:  # a broken installation must still be able to say so
+        return text.encode("ascii", "backslashreplace").decode()
+    return "\n".join(escape(line, 4000) for line in text.splitlines())
+
+
+def _leave(status: int) -> NoReturn:
+    """End now. Not by `sys.exit`, which would wait for threads that may wait for a lane that hangs."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = status or 128 + signal.SIGPIPE
+    except OSError as error:
+        streams.tell(f"batchmill: {streams.output_lost(error)}")
+        status = status or LOST
+    if status in DEADLY:
+        _die(DEADLY[status])
+    os._exit(status)
+
+
+def _die(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)

@@ -1,0 +1,169 @@
+"""Owns how options look in help and how their texts become values. Never checks a range: Settings does.
+
+Options are declared as lists of `Option`, grouped under headings; nothing here knows what they are for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from batchmill_cli import streams
+
+SETTINGS: dict[str, Any] = {"max_content_width": 110}
+EPILOG = "`batchmill COMMAND --help` has the options of a command."
+GENERAL = "General"
+
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # generic since click 8.3 only
+
+
+class Option(click.Option):
+    """An option with the `group` under whose heading the help lists it; `env=False` keeps it out of the environment."""
+
+    def __init__(self, *names: str, group: str = GENERAL, env: bool = True, **attributes: Any) -> None:
+        super().__init__(list(names), allow_from_autoenv=env, **attributes)
+        self.group = group
+
+
+class Command(click.Command):
+    """A command whose help lists its options by group and ends with `examples`."""
+
+    def __init__(self, name: str, *, examples: Sequence[str] = (), **attributes: Any) -> None:
+        settings = {**SETTINGS, **attributes.pop("context_settings", {})}
+        params = [*attributes.pop("params", ()), *general()]
+        super().__init__(name, params=params, context_settings=settings, add_help_option=False, **attributes)
+        self.examples = tuple(examples)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings, in the order in which the groups first appear."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, Option) else None
+            if record is not None:
+                groups.setdefault(getattr(param, "group", GENERAL), []).append(record)
+        # One column for all groups, so that the eye finds it again: click would align each group by itself.
+        width = max(len(names) for records in groups.values() for names, _ in records)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl([(names.ljust(width), text) for names, text in records], col_max=width + 2)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are: click would fold them."""
+        if self.examples:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {line}\n" for line in self.examples))
+
+
+class Choice(ParamType):
+    """One word of a few; a wrong one is answered with the nearest."""
+
+    name = "choice"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = tuple(words)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The words, as help shows them."""
+        return "|".join(self.words)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word itself; raises InvalidUsage for any other."""
+        if value in self.words:
+            return str(value)
+        from batchmill.errors import InvalidUsage
+        from batchmill.settings import nearest
+
+        option = param.opts[-1] if param is not None else "value"
+        raise InvalidUsage(f"{option} {value!r} is unknown", nearest(str(value), self.words))
+
+
+class Whole(ParamType):
+    """A whole number; anything else is left as it is, for Settings to refuse with the range."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """An int where the text is one."""
+        digits = value[1:] if isinstance(value, str) and value.startswith("-") else value
+        return int(value) if isinstance(digits, str) and digits.isdecimal() else value
+
+
+def general() -> list[Option]:
+    """The options that every command has."""
+    return [
+        verbose(),
+        Option("--version", is_flag=True, expose_value=False, is_eager=True, env=False, callback=_show_version,
+               help="Show the version and exit."),
+        Option("-h", "--help", is_flag=True, expose_value=False, is_eager=True, env=False, callback=_show_help,
+               help="Show this help and exit."),
+    ]  # fmt: skip
+
+
+# Not click's own: its echo takes a closed stdout for a success, and other errors there for bugs.
+def _show_version(context: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from batchmill import __version__
+
+        streams.print_data(f"batchmill {__version__}")
+        context.exit()
+
+
+def _show_help(context: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        streams.print_data(context.get_help())
+        context.exit()
+
+
+def verbose() -> Option:
+    """The option `-v`, everywhere."""
+    return Option("-v", "--verbose", is_flag=True, expose_value=False, env=False, callback=_be_verbose,
+                  help="Say more: report and progress in a log too, tracebacks of internal errors.")  # fmt: skip
+
+
+def _be_verbose(context: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        vars(context.find_root().command)["verbose"] = True
+
+
+def is_verbose(context: click.Context) -> bool:
+    """Whether `-v` was given, before or after the command's name."""
+    return bool(getattr(context.find_root().command, "verbose", False))
+
+
+def parse_set(pairs: Iterable[str]) -> dict[str, Any]:
+    """`KEY=VALUE` texts as a mapping; VALUE is JSON where it parses, else the text. Raises InvalidUsage."""
+    from batchmill.errors import InvalidUsage
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise InvalidUsage(f"--set {pair!r} has no value", "write --set KEY=VALUE")
+        if key in values:
+            raise InvalidUsage(f"--set {key} is given twice", "leave one of them out")
+        values[key] = _json_or_text(text)
+    return values
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_constant(name: str) -> NoReturn:
+    # json takes NaN and Infinity, JSON does not: `--set mode=NaN` is the text.
+    raise ValueError(name)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given: without those that are None, False or empty, so that defaults stay in one place."""
+    return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}

@@ -1,0 +1,47 @@
+"""Owns `batchmill results`: which checkpoints, where to, in which form. Never decodes an outcome itself."""
+
+from __future__ import annotations
+
+import click
+
+from batchmill.settings import OUTPUT_FORMATS
+from batchmill_cli import streams
+from batchmill_cli.options import Choice, Command, Option
+
+OPTIONS = [
+    Option("-o", "--output", group="Output", default="-", metavar="FILE|-", help="Where to. [-: stdout]"),
+    Option(
+        "--output-format",
+        group="Output",
+        type=Choice(OUTPUT_FORMATS),
+        metavar="NAME",
+        default="jsonl",
+        help="jsonl or msgpack. [jsonl]",
+    ),
+    Option("--all", group="Output", is_flag=True, help="The failed items too, each with its error."),
+]
+
+
+@click.command(
+    "results",
+    cls=Command,
+    params=OPTIONS,
+    examples=(
+        "batchmill results items.score.ckpt -o scores.jsonl",
+        "batchmill results part1.ckpt part2.ckpt --all | jq .result",
+    ),
+)
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: bool) -> int:
+    """Collect the results out of checkpoints.
+
+    One object per item, {"id": …, "result": …}, in input order; live checkpoints give what they have so far.
+    """
+    from batchmill.results import write_results
+
+    if output != "-":
+        write_results(checkpoints, output, output_format, all, streams.tell)
+        return 0
+    with streams.stdout() as out:
+        write_results(checkpoints, out, output_format, all, streams.tell)
+    return 0

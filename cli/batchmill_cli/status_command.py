@@ -1,0 +1,71 @@
+"""Owns `batchmill status`: how a run stands or ended, as text or JSON. Never takes the checkpoint's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from batchmill.export import escape
+from batchmill.model import format_rate, format_size
+from batchmill_cli import streams
+from batchmill_cli.options import Command, Option
+from batchmill_cli.report import Commands, as_json, moment, render, report_object, span
+
+OPTIONS = [Option("--json", group="Output", is_flag=True, help="One object per checkpoint.")]
+
+
+@click.command(
+    "status",
+    cls=Command,
+    params=OPTIONS,
+    examples=("batchmill status items.score.ckpt", "batchmill status *.ckpt --json | jq .done"),
+)
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+def command(checkpoints: tuple[str, ...], json: bool) -> int:
+    """How a run stands or ended, live or dead."""
+    from batchmill.results import open_checkpoint
+
+    for number, path in enumerate(checkpoints):
+        status = open_checkpoint(path).status()
+        if json:
+            streams.print_data(as_json(as_object(status)))
+        else:
+            streams.print_data(("\n" if number else "") + "\n".join(describe(status)))
+    return 0
+
+
+def as_object(status: Any) -> dict[str, Any]:
+    """The status as `--json` gives it."""
+    names = ("path", "size", "runs", "live", "done", "failed", "total", "sample", "verdict")
+    facts = {name: getattr(status, name) for name in names}
+    return {**facts, "report": report_object(status.report) if status.report else None}
+
+
+def describe(status: Any) -> Iterator[str]:
+    """The status as lines of text: live or dead, the counts, the last sample, the last report in full."""
+    yield f"{escape(status.path, 300)}: {_life(status)}"
+    total = "?" if status.total is None else status.total
+    yield f"items     {total} total, {status.done} done, {status.failed} failed"
+    yield f"file      {format_size(status.size)}, {status.runs} runs, {status.verdict}"
+    if status.sample:
+        yield f"sample    {_sample(status.sample)}"
+    if status.report:
+        yield from ("", "last report:", render(status.report, Commands(), ""))
+
+
+def _life(status: Any) -> str:
+    if status.live is None:
+        return "not running"
+    who = f"pid {status.live.pid} on {escape(status.live.host, 60)}" if status.live.pid else "just begun"
+    since = f" since {moment(status.live.started)}" if status.live.pid else ""
+    return f"running{since} ({who})"
+
+
+def _sample(sample: Any) -> str:
+    rate = sample["done"] / sample["elapsed"] if sample["elapsed"] else 0.0
+    return (
+        f"{moment(sample['time'])}: {span(sample['elapsed'])} into the run, {format_rate(rate)} items/s,"
+        f" {sample['workers']} workers, cpu {sample['cpu_percent']:.0f}%, rss {format_size(sample['rss'])}"
+    )

@@ -1,0 +1,76 @@
+"""Owns `batchmill try`: one item in this process, for people who are writing the function. Never keeps anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import nullcontext, redirect_stdout
+from typing import Any
+
+import click
+
+from batchmill.errors import BatchmillError, InvalidUsage
+from batchmill.settings import FORMATS, Settings
+from batchmill_cli import streams
+from batchmill_cli.options import Choice, Command, Option, Whole, given, parse_set
+from batchmill_cli.report import as_json
+
+OPTIONS = [
+    Option("--id", group="Which item", metavar="ID", help="The item with this id. [the first item]"),
+    Option("--line", group="Which item", type=Whole(), help="The item on this line (or the N-th file)."),
+    Option("--set", group="Function", env=False, multiple=True, metavar="KEY=VALUE",
+           help="Pass KEY=VALUE (JSON, or a text) to the function; repeatable."),
+    Option("--init", group="Function", metavar="NAME", help="Call NAME (or MODULE:NAME) first."),
+    Option("--format", group="Input", type=Choice(FORMATS), metavar="NAME",
+           help="jsonl, lines or files. [auto: by suffix]"),
+    Option("--id-field", group="Input", metavar="NAME", help="The field that identifies an item. [id]"),
+]  # fmt: skip
+
+
+@click.command(
+    "try",
+    cls=Command,
+    params=OPTIONS,
+    examples=(
+        "batchmill try score.py:score items.jsonl",
+        "batchmill try score.py:score items.jsonl --id a17",
+    ),
+)
+@click.argument("function")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT")
+def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
+    """Call it on one item, in this process, to see a result or the full traceback.
+
+    breakpoint() works in the function. What it prints goes to stderr where stdout is not a terminal.
+    """
+    item_id, line = options.pop("id"), options.pop("line")
+    if item_id is not None and line is not None:
+        raise InvalidUsage("--id and --line exclude each other", "leave one of them out")
+    if line is not None and (not isinstance(line, int) or line < 1):
+        raise InvalidUsage(f"--line {line!r} is out of range", "give a whole number, 1 or more")
+    settings = Settings.of({**given(options), "set": parse_set(options["set"])})
+    from batchmill.run import trial
+
+    try:
+        with nullcontext() if streams.is_terminal(1) else redirect_stdout(sys.stderr):
+            result = trial(function, inputs, settings, id=item_id, line=line, init=settings.init)
+    except (BatchmillError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # the function's own, SystemExit too
+        sys.stderr.flush()
+        streams.tell(traceback_of(error).rstrip())
+        return 1
+    streams.print_data(as_json(result))
+    return 0
+
+
+def traceback_of(error: BaseException) -> str:
+    """The full traceback, from the first frame that is not ours."""
+    import batchmill
+
+    ours = (os.path.dirname(batchmill.__file__), os.path.dirname(__file__))
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None and frames.tb_frame.f_code.co_filename.startswith(ours):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))

@@ -1,0 +1,105 @@
+"""Owns `batchmill verify`: the verdict on a checkpoint as text and exit status. Never repairs a file in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from batchmill.export import escape
+from batchmill.model import format_size
+from batchmill_cli import streams
+from batchmill_cli.options import Command, Option
+from batchmill_cli.report import as_json, show_id
+
+if TYPE_CHECKING:
+    from batchmill.salvage import Lost, Place, Salvaged, Verification
+
+DAMAGED = 65
+MOST_IDS = 1000
+
+OPTIONS = [
+    Option("--salvage", group="Rescue", is_flag=True,
+           help="Write every readable frame to NAME.salvaged.ckpt; the damaged file stays as it is."),
+    Option("--json", group="Output", is_flag=True, help="One object per checkpoint."),
+]  # fmt: skip
+
+
+@click.command(
+    "verify",
+    cls=Command,
+    params=OPTIONS,
+    examples=("batchmill verify items.score.ckpt", "batchmill verify items.score.ckpt --salvage"),
+)
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+def command(checkpoints: tuple[str, ...], salvage: bool, json: bool) -> int:
+    """Check a checkpoint for damage; rescue what is readable.
+
+    Exit 0: all is as it was written, or what a crash left unfinished at its end will be cut off by the next run.
+    Exit 65: it is damaged.
+    """
+    damaged = [path for path in checkpoints if not check(path, salvage, json)]
+    return DAMAGED if damaged else 0
+
+
+def check(path: str, salvage: bool, json: bool) -> bool:
+    """Say how one checkpoint is, and rescue it if asked to; whether a run could continue it."""
+    from batchmill.errors import CheckpointDamaged
+    from batchmill.framing import Kind
+    from batchmill.salvage import verify
+
+    found = None
+    try:
+        found = verify(path)
+        streams.print_data(as_json({**_object(found), "ok": found.ok}) if json else "\n".join(describe(found)))
+    except CheckpointDamaged as error:
+        if not salvage:
+            raise
+        streams.tell(f"batchmill: {escape(error.message, 1000)}")
+    if salvage:
+        _rescue(path, json)
+    return found is not None and found.verdict.kind is not Kind.CORRUPT
+
+
+def _rescue(path: str, json: bool) -> None:
+    from batchmill.salvage import salvage
+
+    rescued = salvage(path)
+    streams.print_data(as_json(rescued) if json else "\n".join(describe_rescue(rescued)))
+
+
+def _object(found: Verification) -> dict[str, object]:
+    return {name: getattr(found, name) for name in found.__slots__}
+
+
+def describe(found: Verification) -> Iterator[str]:
+    """The verdict as lines of text."""
+    live = f", written now by pid {found.live.pid} on {escape(found.live.host, 60)}" if found.live else ""
+    yield f"{escape(found.path, 300)}: {escape(str(found.verdict), 500)}"
+    yield f"  {found.outcomes} outcomes of {found.runs} runs in {format_size(found.size)}{live}"
+
+
+def describe_rescue(rescued: Salvaged) -> Iterator[str]:
+    """What was saved and what is gone, as lines of text."""
+    yield f"wrote {escape(rescued.path, 300)}: {rescued.kept} frames"
+    if rescued.meta_lost:
+        yield "  gone: frame 0, which said what the checkpoint belongs to; --accept-changes continues it"
+    for lost in rescued.lost:
+        yield from _describe_lost(lost)
+    if rescued.tail:
+        yield f"  gone: {rescued.tail} bytes at the end"
+
+
+def _describe_lost(lost: Lost) -> Iterator[str]:
+    frames = f"frame {lost.first}" if lost.first == lost.last else f"frames {lost.first} to {lost.last}"
+    yield f"  gone: {frames}, {_between(lost.before, lost.after)}"
+    if lost.ids:
+        more = f" and {len(lost.ids) - MOST_IDS} more" if len(lost.ids) > MOST_IDS else ""
+        yield f"    ids as far as they can be made out: {', '.join(map(show_id, lost.ids[:MOST_IDS]))}{more}"
+
+
+def _between(before: Place | None, after: Place | None) -> str:
+    low = f"after line {before.first + before.lines}" if before else "from the first line on"
+    high = f"before line {after.first + 1}" if after else "to the end"
+    return f"{low}, {high} (lines in the order they were read)"

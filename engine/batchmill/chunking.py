@@ -1,0 +1,61 @@
+"""Owns the size of the next chunk: seconds seen -> number of items. Pure arithmetic; never reads a clock.
+
+A chunk is cut by time, not by count. Its target duration keeps the parent's cost per chunk under a few percent of one
+core at this number of lanes (a chunk of D seconds on each of L lanes costs the parent L * cost / D of its core);
+towards the end it shrinks as in guided self-scheduling (Polychronopoulos and Kuck, 1987), so that no lane is left
+with a long tail.
+"""
+
+from __future__ import annotations
+
+PARENT_COST = 0.0005  # seconds of the parent's time per chunk, measured (bench/)
+PARENT_SHARE = 0.02  # of one core, that the parent may spend on chunks
+SHORTEST, LONGEST = 0.05, 0.5  # seconds a chunk aims at
+OVERRUN = 2.0  # a lane returns what it has when its chunk took this many times its target
+GROWTH = 8  # a chunk is at most so many times larger than the largest one seen: one fast item proves little
+_MEMORY = 0.3  # weight of the newest chunk in the mean
+
+
+class Pace:
+    """Follows the measured seconds per item and says how many items to send next.
+
+    `fixed` is the user's chunk size, or None for by time.
+    """
+
+    def __init__(self, lanes: int, fixed: int | None = None) -> None:
+        self._lanes = lanes
+        self._fixed = fixed
+        self._mean: float | None = None
+        self._largest = 0
+        self.target = min(LONGEST, max(SHORTEST, lanes * PARENT_COST / PARENT_SHARE))
+
+    @property
+    def slice(self) -> float:
+        """Seconds after which a lane returns what it has of its chunk; 0 means never (a fixed chunk size)."""
+        return 0.0 if self._fixed else self.target * OVERRUN
+
+    @property
+    def seconds_per_item(self) -> float:
+        """The running mean; 0.0 before anything is known."""
+        return self._mean or 0.0
+
+    def seen(self, items: int, seconds: float) -> None:
+        """Learn from a chunk of `items` items that ran `seconds`."""
+        if items <= 0:
+            return
+        mean = seconds / items
+        self._mean = mean if self._mean is None else self._mean + _MEMORY * (mean - self._mean)
+        self._largest = max(self._largest, items)
+
+    def next_size(self, remaining: float | None = None) -> int:
+        """Items for the next chunk (>= 1); `remaining` is the estimated number not handed out, None where unknown."""
+        if self._fixed:
+            return self._fixed
+        if self._mean is None:
+            return 1
+        size = min(self.target / max(self._mean, 1e-9), self._largest * GROWTH)
+        if remaining is not None:
+            # Half of an even share; but a chunk under ten times the parent's cost would only keep the parent busy.
+            least = 10 * PARENT_COST / max(self._mean, 1e-9)
+            size = min(size, max(remaining / (2 * self._lanes), least))
+        return max(1, int(size))

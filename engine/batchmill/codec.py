@@ -1,0 +1,404 @@
+"""Owns the payloads of frames: a chunk's reply as OUTCOMES, and the maps of all other frames. Never touches a file.
+
+An OUTCOMES payload is a msgpack array of ten, laid out so that the parent can append it without opening it:
+
+    0  head        bin of fixed size at offset 3: the numbers that counting and resuming need (`Head`)
+    1  ids         array, one per item; its size in bytes is in the head
+    2  results     array, one per item, nil where it failed; its size in bytes is in the head
+    3  failures    array of [item, type, message, traceback, raw item or nil]
+    4  seconds     bin, float32 per item
+    5  contents    bin, u32 per item: crc32 of the item's content
+    6  offsets     nil (item i is at first + i), or bin, u32 per item: its position less `first`
+    7  attempts    nil (all 1), or array of [item, attempts] for those above 1
+    8  supersedes  nil, or array of [item, seq, item of that frame, attempts]: the outcome there is replaced by the one
+                   here; attempts are those of the old one if it had failed, 0 if it was ok
+    9  items       nil, or array of bin: the raw items
+
+Numbers in bins are little-endian. Ids can be read without results, results without the columns after them.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from msgpack import Unpacker
+
+from batchmill.errors import CheckpointDamaged
+from batchmill.model import ItemError, Outcome
+from batchmill.packing import (
+    MAX_DEPTH,
+    MAX_PACKED,
+    array_header,
+    canonical,
+    digest_id,
+    id_key,
+    pack_result,
+    pack_value,
+)
+from batchmill.unpacking import MAX_EXT_DEPTH, MAX_MEMORY, UNWEIGHED, unpack_value
+
+__all__ = [
+    "HEAD_SIZE",
+    "MASKED",
+    "MAX_DEPTH",
+    "MAX_EXT_DEPTH",
+    "MAX_MEMORY",
+    "MAX_PACKED",
+    "NIL",
+    "PEEK",
+    "SUPERSEDES",
+    "Block",
+    "Failure",
+    "Head",
+    "canonical",
+    "digest_id",
+    "id_key",
+    "outcomes",
+    "pack_map",
+    "pack_outcomes",
+    "pack_result",
+    "pack_value",
+    "read_head",
+    "read_ids",
+    "unpack_map",
+    "unpack_outcomes",
+    "unpack_value",
+]
+
+SUPERSEDES = 1  # flag: element 8 is there
+MASKED = 2  # flag: not all lines of the block have their outcome in this frame
+NIL = b"\xc0"
+
+_HEAD = struct.Struct("<BBHIIIIIIIIIQQQddIHH16sII")
+HEAD_SIZE = _HEAD.size
+assert HEAD_SIZE == 112, "the head's layout is part of the file format"
+_OPENING = bytes((0x9A, 0xC4, HEAD_SIZE))  # an array of ten, a bin of HEAD_SIZE
+_BODY = len(_OPENING) + HEAD_SIZE
+PEEK = _BODY  # bytes of a payload that `read_head` needs
+_VERSION = 1
+
+
+class Head(NamedTuple):
+    """The fixed part of an OUTCOMES payload.
+
+    `lane`, `run`, `generation`, `input` (its ordinal) and `pid` say where it comes from; `lines` counts the raw lines
+    of the block that are covered, `items` those with an outcome here, of which `ok` and `failed`; `blank` the lines
+    passed over. `first` is the 0-based position of the block's first line in the whole input, `line` its 1-based number
+    within its own, `size` the block's bytes, `seconds` the chunk's wall time in its lane, `started` the epoch second.
+    `first_crc` is the crc32 of the first line, `digest` the BLAKE2b-16 of the block; `shard` of `shards` is 0/0 where
+    there is none. The last two are filled in by `pack_outcomes`.
+    """
+
+    version: int = _VERSION
+    flags: int = 0
+    lane: int = 0
+    run: int = 1
+    generation: int = 0
+    input: int = 0
+    lines: int = 0
+    items: int = 0
+    ok: int = 0
+    failed: int = 0
+    blank: int = 0
+    pid: int = 0
+    first: int = 0
+    line: int = 1
+    size: int = 0
+    seconds: float = 0.0
+    started: float = 0.0
+    first_crc: int = 0
+    shard: int = 0
+    shards: int = 0
+    digest: bytes = bytes(16)
+    ids_size: int = 0
+    results_size: int = 0
+
+    def pack(self) -> bytes:
+        """The head's HEAD_SIZE bytes. Raises struct.error for a number out of range."""
+        return _HEAD.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview, offset: int = 0) -> Head:
+        """The head at `offset` of `data`; raises struct.error where there is too little of it."""
+        return cls._make(_HEAD.unpack_from(data, offset))
+
+
+class Failure(NamedTuple):
+    """A failed item: its index in the block; the error's type name, message and traceback; the raw item if kept."""
+
+    item: int
+    type: str
+    message: str
+    traceback: str
+    raw: bytes | None
+
+
+def pack_outcomes(  # noqa: PLR0917 - a lane passes its columns in the file's order
+    head: Head,
+    ids: list[Any],
+    results: Sequence[bytes],
+    failures: Sequence[tuple[int, str, str, str, bytes | None]] = (),
+    seconds: array[float] | Iterable[float] = (),
+    contents: array[int] | Iterable[int] = (),
+    offsets: array[int] | Iterable[int] | None = None,
+    attempts: Iterable[tuple[int, int]] | None = None,
+    supersedes: Iterable[tuple[int, int, int, int]] | None = None,
+    items: list[bytes] | None = None,
+) -> bytes:
+    """The OUTCOMES payload; `results` are packed already (NIL where failed) and joined as they are.
+
+    The SUPERSEDES flag and the two sizes of the head are set here. Raises what `pack_value` raises, for an id.
+    """
+    packed_ids = pack_value(ids)
+    head = head._replace(
+        flags=head.flags | SUPERSEDES if supersedes else head.flags & ~SUPERSEDES,
+        ids_size=len(packed_ids),
+        results_size=len(array_header(len(results))) + sum(map(len, results)),
+    )
+    columns = (
+        [list(failure) for failure in failures],
+        _column("f", seconds),
+        _column("I", contents),
+        None if offsets is None else _column("I", offsets),
+        [list(pair) for pair in attempts or ()] or None,
+        [list(triple) for triple in supersedes or ()] or None,
+        items,
+    )
+    parts = [_OPENING, head.pack(), packed_ids, array_header(len(results)), *results, *map(pack_value, columns)]
+    return b"".join(parts)
+
+
+def _column(code: str, numbers: Iterable[Any]) -> bytes:
+    column = numbers if isinstance(numbers, array) and numbers.typecode == code else array(code, numbers)
+    if sys.byteorder == "big":
+        column = array(code, column)
+        column.byteswap()
+    return column.tobytes()
+
+
+def _numbers(code: str, data: Any, length: int) -> array[Any]:
+    if type(data) is not bytes or len(data) != 4 * length:
+        raise CheckpointDamaged("an outcome frame has a column of the wrong size")
+    column = array(code)
+    column.frombytes(data)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+def read_head(payload: bytes | memoryview) -> Head:
+    """The head of an OUTCOMES payload, of which PEEK bytes suffice; raises CheckpointDamaged."""
+    if len(payload) < _BODY or payload[: len(_OPENING)] != _OPENING:
+        raise CheckpointDamaged("an outcome frame does not begin with its head")
+    head = Head.unpack(payload, len(_OPENING))
+    if head.version != _VERSION:
+        raise CheckpointDamaged(f"an outcome frame has version {head.version}, which this batchmill does not know")
+    if head.ok + head.failed != head.items:
+        raise CheckpointDamaged("an outcome frame's counts do not add up")
+    return head
+
+
+def read_ids(payload: bytes | memoryview) -> list[Any]:
+    """The ids of an OUTCOMES payload, one per item, without decoding its results; raises CheckpointDamaged."""
+    head = _whole_head(payload)
+    return _list(memoryview(payload)[_BODY : _BODY + head.ids_size], head.items)
+
+
+def _whole_head(payload: bytes | memoryview) -> Head:
+    head = read_head(payload)
+    # Two columns take four bytes an item: a count that the payload has no room for must not size anything.
+    if _BODY + head.ids_size + head.results_size + 8 * head.items > len(payload):
+        raise CheckpointDamaged("an outcome frame is shorter than its head says")
+    return head
+
+
+def _list(data: bytes | memoryview, length: int) -> list[Any]:
+    value = unpack_value(data)
+    if type(value) is not list or len(value) != length:
+        raise CheckpointDamaged("an outcome frame has a column of the wrong length")
+    return value
+
+
+class Block:
+    """An OUTCOMES payload, each part decoded when it is first asked for; whatever it holds, CheckpointDamaged at most.
+
+    Results of a block above a few MB are decoded one at a time and not kept: 64 MiB of bytes can be GiB of objects.
+    """
+
+    __slots__ = ("_bounds", "_failed", "_ids", "_results", "_tail", "head", "payload")
+
+    def __init__(self, payload: bytes | memoryview) -> None:
+        self.payload = memoryview(payload)
+        self.head = _whole_head(payload)
+        self._ids: list[Any] | None = None
+        self._results: list[Any] | None = None
+        self._bounds: array[int] | None = None
+        self._tail: list[Any] | None = None
+        self._failed: dict[int, Failure] | None = None
+
+    def __len__(self) -> int:
+        return self.head.items
+
+    @property
+    def ids(self) -> list[Any]:
+        """One id per item."""
+        if self._ids is None:
+            self._ids = read_ids(self.payload)
+        return self._ids
+
+    @property
+    def _region(self) -> memoryview:
+        start = _BODY + self.head.ids_size
+        return self.payload[start : start + self.head.results_size]
+
+    def packed(self, index: int) -> memoryview:
+        """The packed result of item `index`, a slice of the payload (NIL where it failed)."""
+        if self._bounds is None:
+            self._bounds = _bounds(self._region, self.head.items)
+        return self._region[self._bounds[index] : self._bounds[index + 1]]
+
+    @property
+    def results(self) -> list[Any] | None:
+        """One result per item (None where it failed); or None where they are too large to be held all at once."""
+        if self._results is None and self.head.results_size <= UNWEIGHED:
+            self._results = _list(self._region, self.head.items)
+        return self._results
+
+    def result(self, index: int) -> Any:
+        """The result of item `index`; None where it failed."""
+        results = self.results
+        return unpack_value(self.packed(index)) if results is None else results[index]
+
+    def _element(self, number: int) -> Any:
+        if self._tail is None:
+            start = _BODY + self.head.ids_size + self.head.results_size
+            self._tail = _list(b"\x97" + self.payload[start:], 7)
+        return self._tail[number - 3]
+
+    @property
+    def failures(self) -> dict[int, Failure]:
+        """The failed items by their index, in order."""
+        if self._failed is None:
+            rows = _rows(self._element(3), (int, str, str, str, (bytes, type(None))), self.head.items)
+            self._failed = {row[0]: Failure(*row) for row in rows}
+            if len(self._failed) != self.head.failed:
+                raise CheckpointDamaged("an outcome frame's failures are not as many as its head says")
+        return self._failed
+
+    @property
+    def seconds(self) -> array[float]:
+        """The seconds that each item took."""
+        return _numbers("f", self._element(4), self.head.items)
+
+    @property
+    def contents(self) -> array[int]:
+        """The crc32 of each item's content."""
+        return _numbers("I", self._element(5), self.head.items)
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """Each item's position less `head.first`."""
+        column = self._element(6)
+        return range(self.head.items) if column is None else _numbers("I", column, self.head.items)
+
+    @property
+    def attempts(self) -> dict[int, int]:
+        """How often an item was tried, by index, for those tried more than once."""
+        return dict(_rows(self._element(7) or [], (int, int), self.head.items))
+
+    @property
+    def supersedes(self) -> list[tuple[int, int, int, int]]:
+        """(item here, frame seq, item there, attempts or 0 if ok) for each outcome replaced by one of this block."""
+        return [tuple(row) for row in _rows(self._element(8) or [], (int, int, int, int), self.head.items)]
+
+    @property
+    def items(self) -> list[bytes] | None:
+        """The raw items, where they were kept."""
+        column = self._element(9)
+        if column is None:
+            return None
+        if type(column) is not list or len(column) != self.head.items or set(map(type, column)) - {bytes}:
+            raise CheckpointDamaged("an outcome frame's items are not as many as its head says")
+        return column
+
+    def raw(self, index: int) -> bytes | None:
+        """The raw item, where it was kept: with `with_item`, or because it failed."""
+        if (items := self.items) is not None:
+            return items[index]
+        failure = self.failures.get(index)
+        return failure.raw if failure else None
+
+
+def _rows(rows: Any, kinds: tuple[Any, ...], items: int) -> list[Any]:
+    """`rows`, if they are lists of these types that begin with an index below `items`."""
+    if type(rows) is not list:
+        raise CheckpointDamaged("an outcome frame has a column that is none")
+    for row in rows:
+        right = type(row) is list and len(row) == len(kinds) and all(map(isinstance, row, kinds))
+        if not right or not 0 <= row[0] < items:
+            raise CheckpointDamaged("an outcome frame has a row that does not fit")
+    return rows
+
+
+def _bounds(region: memoryview, length: int) -> array[int]:
+    """Where each packed value of the array in `region` begins, and the end."""
+    reader = Unpacker(max_buffer_size=len(region) or 1)
+    bounds = array("I")
+    try:
+        reader.feed(region)
+        announced = reader.read_array_header()
+        bounds.append(reader.tell())
+        for _ in range(length):
+            reader.skip()
+            bounds.append(reader.tell())
+    except Exception as error:
+        raise CheckpointDamaged(f"an outcome frame's results cannot be read: {error}") from error
+    if announced != length or bounds[-1] != len(region):
+        raise CheckpointDamaged("an outcome frame has a column of the wrong length")
+    return bounds
+
+
+def unpack_outcomes(payload: bytes | memoryview) -> Block:
+    """The block of an OUTCOMES payload; only its head is checked now. Raises CheckpointDamaged."""
+    return Block(payload)
+
+
+def outcomes(block: Block, picks: Iterable[int] | None = None) -> Iterator[tuple[int, Outcome]]:
+    """(position in the input, Outcome) of the items `picks`, or of all; raises CheckpointDamaged."""
+    head, ids, failures, attempts = block.head, block.ids, block.failures, block.attempts
+    seconds, offsets, items = block.seconds, block.offsets, block.items
+    for index in range(head.items) if picks is None else picks:
+        failure = failures.get(index)
+        yield (
+            head.first + offsets[index],
+            Outcome(
+                id=ids[index],
+                ok=failure is None,
+                result=block.result(index) if failure is None else None,
+                error=ItemError(failure.type, failure.message, failure.traceback) if failure else None,
+                seconds=seconds[index],
+                attempts=attempts.get(index, 1),
+                line=head.line + offsets[index],
+                input=head.input,
+                item=items[index] if items is not None else failure.raw if failure else None,
+            ),
+        )
+
+
+def pack_map(values: dict[str, Any]) -> bytes:
+    """The payload of a META, RUN, SAMPLE, STRIKE, END or ORDER frame; raises as `pack_value`."""
+    return pack_value(values)
+
+
+def unpack_map(payload: bytes | memoryview, limit: int = MAX_PACKED) -> dict[str, Any]:
+    """The map that `pack_map` packed; raises CheckpointDamaged for anything else, or above `limit` bytes."""
+    if len(payload) > limit:
+        raise CheckpointDamaged(f"a frame's map of {len(payload)} bytes is above the limit of {limit}")
+    value = unpack_value(payload)
+    if type(value) is not dict or set(map(type, value)) - {str}:
+        raise CheckpointDamaged("a frame's payload is not a map with text keys")
+    return value

@@ -1,0 +1,275 @@
+"""Owns the system calls on files that must not be lost: open, lock, write, sync, link. Never knows what a frame means.
+
+Everything that can fail on a disk goes through a `Disk`, which is handed in: tests record writes and inject errors
+there, in the very calls that production makes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from batchmill.errors import CheckpointRefused
+
+_LOCK_PATIENCE = 0.3  # seconds; `status` holds a shared lock for a moment when it asks whether a run is alive
+_NO_SUPPORT = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EMLINK}
+
+
+class Disk:
+    """The calls themselves; each raises OSError as the system does."""
+
+    def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> int:
+        """Write `parts` at `offset`, in one call; the number of bytes taken may be fewer than there are."""
+        if hasattr(os, "pwritev"):
+            return os.pwritev(fd, parts, offset)
+        os.lseek(fd, offset, os.SEEK_SET)  # older macOS
+        return os.writev(fd, parts)
+
+    def sync(self, fd: int) -> None:
+        """Have everything written to `fd` on the disk itself before returning."""
+        if sys.platform == "darwin":
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync there leaves it in the drive's cache
+        else:
+            os.fdatasync(fd)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file at `size`."""
+        os.ftruncate(fd, size)
+
+    def lock(self, fd: int) -> None:
+        """Take the exclusive lock or raise BlockingIOError; it goes with the last descriptor of this opening.
+
+        Not a POSIX lock: that one is dropped when any descriptor of the file is closed in the process, and lets a
+        second run in the same process in.
+        """
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def link(self, temporary: str, path: str) -> None:
+        """Give the file its name; raises FileExistsError rather than replace one."""
+        os.link(temporary, path, follow_symlinks=False)
+
+    def rename(self, old: str, new: str) -> None:
+        """Move, replacing what is at `new`."""
+        os.rename(old, new)
+
+    def sync_directory(self, path: str) -> None:
+        """Have the names in the directory of `path` on the disk."""
+        fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def forget(self, fd: int, offset: int) -> None:
+        """Drop what is cached from `offset` on, so that reading it again shows what the disk has."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, offset, 0, os.POSIX_FADV_DONTNEED)
+
+    def close(self, fd: int) -> None:
+        """Close; an error here (NFS, quotas) means that something written was lost."""
+        os.close(fd)
+
+
+def open_regular(path: str, *, write: bool = False) -> int:
+    """A descriptor of an existing regular file; raises FileNotFoundError, and CheckpointRefused for anything else.
+
+    O_NONBLOCK, because opening a FIFO would wait for ever; it means nothing for a regular file.
+    """
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = "it is a symbolic link" if error.errno in (errno.ELOOP, errno.EMLINK) else error.strerror
+        raise CheckpointRefused(f"cannot open {path}: {why}", "name another file with -c") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise CheckpointRefused(f"{path} is not a regular file", "name another file with -c")
+    return fd
+
+
+def read_at(fd: int, offset: int, size: int) -> bytes:
+    """`size` bytes at `offset`; fewer only where the file ends."""
+    data = os.pread(fd, size, offset)
+    while len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def write_all(disk: Disk, fd: int, parts: Sequence[bytes], offset: int) -> None:
+    """Write all of `parts` at `offset`; a write cut short is carried on, which then names the reason."""
+    left: list[bytes | memoryview] = list(parts)
+    while left:
+        taken = disk.write(fd, left, offset)
+        if taken <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        offset += taken
+        while left and taken >= len(left[0]):
+            taken -= len(left.pop(0))
+        if taken:
+            left[0] = memoryview(left[0])[taken:]
+
+
+def try_lock(disk: Disk, fd: int, path: str) -> bool:
+    """Whether the exclusive lock was got; raises CheckpointRefused where the file system has none."""
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            disk.lock(fd)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        except OSError as error:
+            raise _unsupported(path, "locks", error) from error
+        else:
+            return True
+
+
+def is_locked(fd: int) -> bool:
+    """Whether another opening of the file holds the exclusive lock."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
+def is_same_file(status: os.stat_result, path: str) -> bool:
+    """Whether `path` names the file with this `os.fstat`; a path that cannot be looked at counts as unchanged."""
+    try:
+        at_path = os.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return os.path.samestat(at_path, status)
+
+
+def create_whole(
+    path: str,
+    parts: Iterable[bytes],
+    *,
+    disk: Disk,
+    replace: bool = False,
+    prepare: Callable[[int], None] | None = None,
+) -> int:
+    """A new file that has its name only once it is whole and on disk; returns its descriptor, 0600, open for writing.
+
+    Raises FileExistsError where `path` exists and `replace` is False, CheckpointRefused where the directory or its file
+    system does not allow it. `prepare` gets the descriptor before the name is given (to lock it).
+    """
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(6)}.tmp")
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _uncreatable(path, error) from error
+    try:
+        _fill(disk, fd, path, parts)
+        if prepare:
+            prepare(fd)
+        _give_name(disk, temporary, path, replace)
+    except BaseException:
+        os.close(fd)
+        raise
+    finally:
+        _remove(temporary)
+    return fd
+
+
+def save_beside(path: str, suffix: str, parts: Callable[[], Iterable[bytes]], disk: Disk) -> str:
+    """Write `parts` to NAME.suffix next to `path` (.2, .3, ... where taken; nothing is replaced); returns the name."""
+    for number in range(1, 1000):
+        name = sibling(path, suffix) if number == 1 else f"{sibling(path, suffix)}.{number}"
+        if os.path.lexists(name):
+            continue
+        try:
+            os.close(create_whole(name, parts(), disk=disk))
+        except FileExistsError:
+            continue
+        return name
+    raise CheckpointRefused(f"there are a thousand {sibling(path, suffix)} files", "move them away")
+
+
+def sibling(path: str, suffix: str, extension: str = "") -> str:
+    """The name of a file that belongs to the checkpoint `path`: `a/x.ckpt`, `damaged` -> `a/x.damaged`."""
+    return f"{os.path.splitext(path)[0]}.{suffix}{extension}"
+
+
+def chunks_of(fd: int, begin: int, end: int) -> Iterable[bytes]:
+    """The bytes of an open file, 1 MiB at a time."""
+    for offset in range(begin, end, 1 << 20):
+        yield read_at(fd, offset, min(1 << 20, end - offset))
+
+
+def file_system_of(path: str) -> str:
+    """The type of the file system that holds `path` (`nfs4`), or "this" where the system does not tell."""
+    best, kind = "", "this"
+    try:
+        where = os.path.realpath(os.path.dirname(path) or ".")
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                _, mounted, type, *_ = line.split(" ")
+                inside = where == mounted or where.startswith(mounted.rstrip("/") + "/")
+                if inside and len(mounted) >= len(best):
+                    best, kind = mounted, type
+    except OSError:
+        pass
+    return kind
+
+
+def _fill(disk: Disk, fd: int, path: str, parts: Iterable[bytes]) -> None:
+    offset = 0
+    try:
+        for part in parts:
+            write_all(disk, fd, [part], offset)
+            offset += len(part)
+        disk.sync(fd)
+    except OSError as error:
+        raise _uncreatable(path, error) from error
+
+
+def _give_name(disk: Disk, temporary: str, path: str, replace: bool) -> None:
+    try:
+        if replace:
+            disk.rename(temporary, path)
+        else:
+            disk.link(temporary, path)
+        disk.sync_directory(path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if not replace and error.errno in _NO_SUPPORT:
+            raise _unsupported(path, "hard links", error) from error
+        raise _uncreatable(path, error) from error
+
+
+def _remove(temporary: str) -> None:
+    try:
+        os.unlink(temporary)
+    except OSError:
+        pass
+
+
+def _uncreatable(path: str, error: OSError) -> CheckpointRefused:
+    return CheckpointRefused(f"cannot create {path}: {error.strerror}", "name another file with -c")
+
+
+def _unsupported(path: str, what: str, error: OSError) -> CheckpointRefused:
+    return CheckpointRefused(
+        f"the {file_system_of(path)} file system of {path} has no {what} ({error.strerror})",
+        "name a file on a local disk with -c",
+    )

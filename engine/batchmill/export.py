@@ -1,0 +1,313 @@
+"""Owns how outcomes read outside of batchmill: as JSON lines, as msgpack, on a screen. Never touches a file.
+
+What JSON cannot say becomes: tuple, set, frozenset, array: an array (sets sorted); datetime, date, time: ISO 8601;
+timedelta: seconds; bytes: base64; Decimal, Fraction, complex, UUID, Path: text; a number that is not finite: null;
+an integer of more than 4300 digits (which Python's own json refuses to read): hexadecimal text; a key that is no text:
+its text.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+import json.encoder
+import math
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from msgpack import Timestamp
+
+from batchmill.codec import Block, pack_value, unpack_outcomes
+from batchmill.errors import CheckpointDamaged
+
+_MAX_INT_BITS = 14_000  # below Python's limit of 4300 digits
+_ABSENT = object()
+
+
+def render(
+    payload: bytes | memoryview, picks: Sequence[int] | None = None, *, format: str, all: bool, with_item: bool
+) -> tuple[bytes, int]:
+    """The output of an OUTCOMES payload, and how many numbers in it were not finite and became null.
+
+    `picks` are item indices in the order wanted; None: every item in its order. Failed items are left out unless `all`.
+    `format` is "jsonl" (one object a line) or "msgpack" (one map an item, one after another). With `with_item` the item
+    stands beside its outcome where it was kept: parsed if it is JSON, else as text.
+    Raises CheckpointDamaged for a payload that is none.
+    """
+    block = unpack_outcomes(payload)
+    order: Sequence[int] = range(len(block)) if picks is None else picks
+    if not all and block.head.failed:
+        failures = block.failures
+        order = [index for index in order if index not in failures]
+    try:
+        if format == "msgpack":
+            return b"".join(_packed_entry(block, index, with_item) for index in order), 0
+        return _lines(block, order, with_item)
+    except RecursionError as error:
+        raise CheckpointDamaged("a result is nested too deeply to be written") from error
+
+
+class Selection(NamedTuple):
+    """The arguments of `render` as one value, to be sent to a lane."""
+
+    payload: bytes
+    picks: Sequence[int] | None = None
+    format: str = "jsonl"
+    all: bool = False
+    with_item: bool = False
+
+
+def render_selection(selection: Selection) -> tuple[bytes, int]:
+    """`render` of a selection."""
+    payload, picks, format, all, with_item = selection
+    return render(payload, picks, format=format, all=all, with_item=with_item)
+
+
+# --- msgpack ---------------------------------------------------------------------------------------------------------
+
+
+def _packed_entry(block: Block, index: int, with_item: bool) -> bytes:
+    item = _item(block, index) if with_item else _ABSENT
+    failure = block.failures.get(index)
+    return b"".join(
+        (
+            b"\x82\xa2id" if item is _ABSENT else b"\x83\xa2id",
+            pack_value(block.ids[index]),
+            b"\xa6result" if failure is None else b"\xa5error",
+            block.packed(index) if failure is None else pack_value(_error(failure.type, failure.message)),
+            b"" if item is _ABSENT else b"\xa4item" + pack_value(item),
+        )
+    )
+
+
+def _error(type: str, message: str) -> dict[str, str]:
+    return {"type": type, "message": message}
+
+
+def _item(block: Block, index: int) -> Any:
+    """The item as its function saw it: parsed JSON, else text; _ABSENT where it was not kept."""
+    raw = block.raw(index)
+    if raw is None:
+        return _ABSENT
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw.decode("utf-8", "surrogateescape")
+
+
+# --- JSON lines ------------------------------------------------------------------------------------------------------
+
+
+def _lines(block: Block, order: Sequence[int], with_item: bool) -> tuple[bytes, int]:
+    lines = None if with_item else _plain_lines(block, order)
+    nonfinite = 0
+    if lines is None:
+        lines = []
+        for index in order:
+            line, count = _line(_entry(block, index, with_item))
+            lines.append(line)
+            nonfinite += count
+    try:
+        return "".join(lines).encode(), nonfinite
+    except UnicodeEncodeError:
+        return b"".join(map(_encode_line, lines)), nonfinite
+
+
+def _plain_lines(block: Block, order: Sequence[int]) -> list[str] | None:
+    """The lines of ok items, at 1 µs each; None where one is not that simple, and all go the slower way."""
+    ids, results, failures = block.ids, block.results, block.failures if block.head.failed else ()
+    if results is None or (failures and any(index in failures for index in order)):
+        return None
+    try:
+        return [
+            f'{{"id": {id if type(id := ids[index]) is int else _encode(id)}, '
+            f'"result": {"".join(_chunks(results[index], 0))}}}\n'
+            for index in order
+        ]
+    except (TypeError, ValueError):
+        return None
+
+
+def _entry(block: Block, index: int, with_item: bool) -> dict[str, Any]:
+    failure = block.failures.get(index)
+    entry = {"id": block.ids[index]}
+    if failure is None:
+        entry["result"] = block.result(index)
+    else:
+        entry["error"] = _error(failure.type, failure.message)
+    if with_item and (item := _item(block, index)) is not _ABSENT:
+        entry["item"] = item
+    return entry
+
+
+def _line(entry: dict[str, Any]) -> tuple[str, int]:
+    """A line that may need the slow way, and the count of numbers that are not finite."""
+    try:
+        return _encode(entry) + "\n", 0
+    except (TypeError, ValueError):
+        plain = _Plain()
+        return _encode(plain.of(entry)) + "\n", plain.nonfinite
+
+
+def _encode_line(line: str) -> bytes:
+    try:
+        return line.encode()
+    except UnicodeEncodeError:
+        # A lone surrogate, which UTF-8 cannot carry: JSON's escapes can. Outside of strings a line is ASCII.
+        return _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], line).encode()
+
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+
+
+class _Plain:
+    """Turns any value of the codec into what JSON says natively, counting the numbers it has no word for."""
+
+    def __init__(self) -> None:
+        self.nonfinite = 0
+
+    def of(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is str or kind is bool or value is None:
+            return value
+        if kind is int:
+            return value if value.bit_length() < _MAX_INT_BITS else hex(value)
+        if kind is float:
+            return self._finite(value)
+        if kind is dict:
+            return self._map(value)
+        if kind is list or kind is tuple:
+            return self._list(value)
+        return self.of(_native(value))
+
+    def _finite(self, value: float) -> float | None:
+        if math.isfinite(value):
+            return value
+        self.nonfinite += 1
+        return None
+
+    # Loops, not comprehensions: before Python 3.12 those are frames of their own, and values may be 500 levels deep.
+    def _list(self, value: Iterable[Any]) -> list[Any]:
+        plain = []
+        for item in value:
+            plain.append(self.of(item))
+        return plain
+
+    def _map(self, value: dict[Any, Any]) -> dict[str, Any]:
+        plain = {}
+        for key, item in value.items():
+            plain[_key(key)] = self.of(item)
+        return plain
+
+
+def _key(key: Any) -> str:
+    """A key as text: what JSON would have written for it, without the quotes."""
+    if type(key) is str:
+        return key
+    if type(key) is float:
+        return repr(key)
+    plain = _Plain().of(key)
+    return plain if type(plain) is str else _encode(plain)
+
+
+def _native(value: Any) -> Any:
+    """One step from a value towards what JSON says natively; a TypeError for what is no value of the codec."""
+    convert = _NATIVE.get(type(value))
+    if convert is not None:
+        return convert(value)
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if hasattr(value, "dtype"):
+        return _numpy(value)
+    raise TypeError(f"no JSON for {type(value).__name__!r}")
+
+
+def _numpy(value: Any) -> Any:
+    if value.dtype.char == "g":
+        value = value.astype("f8")  # tolist() gives a long double as itself
+    # tolist() gives a datetime64 of nanoseconds as an int: its text says more.
+    return value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist()
+
+
+def _stamp(value: Timestamp) -> str:
+    try:
+        return str(value.to_datetime().isoformat())
+    except (OverflowError, ValueError):  # beyond the year 9999
+        return str(value)
+
+
+def _sorted(values: Iterable[Any]) -> list[Any]:
+    """A set in an order that is the same in every process, the natural one where there is one."""
+    items = list(values)
+    kinds = set(map(type, items))
+    natural = kinds <= _NUMBERS or (len(kinds) == 1 and kinds <= _ORDERED)
+    if natural and all(item == item for item in items):  # noqa: PLR0124 - not a number, and in no order
+        return sorted(items)
+    return sorted(items, key=lambda item: _encode(_Plain().of(item)))
+
+
+_NUMBERS = {bool, int, float}
+_ORDERED = {str, bytes, dt.date, dt.timedelta, Fraction, UUID}
+_NATIVE: dict[type, Callable[[Any], Any]] = {
+    set: _sorted,
+    frozenset: _sorted,
+    dt.datetime: dt.datetime.isoformat,
+    dt.date: dt.date.isoformat,
+    dt.time: dt.time.isoformat,
+    dt.timedelta: dt.timedelta.total_seconds,
+    Timestamp: _stamp,
+    bytes: lambda value: base64.b64encode(value).decode("ascii"),
+    Decimal: str,
+    Fraction: lambda value: f"{_digits(value.numerator)}/{_digits(value.denominator)}",
+    complex: str,
+    UUID: str,
+}
+
+
+def _digits(number: int) -> str:
+    return str(number) if number.bit_length() < _MAX_INT_BITS else hex(number)
+
+
+def _chunk_encoder() -> Callable[[Any, int], Iterable[str]]:
+    """JSON in one call of the C encoder: `JSONEncoder.encode` makes one anew for every value, at twice the time."""
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_native)
+        return lambda value, _: encoder.iterencode(value)
+    made: Callable[[Any, int], Iterable[str]] = make(
+        None, _native, json.encoder.encode_basestring, None, ": ", ", ", False, False, False
+    )
+    return made
+
+
+_chunks = _chunk_encoder()
+
+
+def _encode(value: Any) -> str:
+    return "".join(_chunks(value, 0))
+
+
+# --- screens ---------------------------------------------------------------------------------------------------------
+
+# Controls (ESC, CR, LF and NUL among them), marks that turn the direction of text, line separators, lone surrogates.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def escape(text: str, limit: int = 200) -> str:
+    """`text` fit for a terminal, a log line or a cell, in at most `limit` characters ("…" where it was cut).
+
+    What could move the cursor, turn the direction of text or end the line becomes \\xNN or \\uNNNN.
+    """
+    shown = _UNSAFE.sub(_escaped, text[: limit + 1])
+    return shown if len(shown) <= limit else shown[: max(0, limit - 1)] + "…"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -1,0 +1,233 @@
+"""Owns what an input format means: where items end, how one is parsed, what its id is. Never opens or reads a file.
+
+A block is bytes that hold whole records, each closed by the format's separator but perhaps the last. The parent cuts
+and splits blocks without looking into records; a lane parses them. Adding a format is adding a row to `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import json.scanner
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from batchmill.codec import digest_id, id_key
+from batchmill.errors import InvalidUsage
+from batchmill.model import Chunk
+
+MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
+MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
+_NEAR = 64  # records; fewer than this are found one by one, more by estimate and count
+
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "lines", ".list": "lines"}
+_COMPRESSED = (".gz", ".bz2", ".xz")
+
+
+class BadItem(Exception):
+    """A record that is no item: it becomes a failed item with this type name and message."""
+
+    def __init__(self, type: str, message: str) -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How records of a format are cut and parsed.
+
+    `separator` is one byte. `trim` takes away what surrounds a record (a carriage return, blanks) and leaves nothing
+    of a blank one, which is passed over. `parse` turns a trimmed record into the item and raises BadItem where it
+    cannot. `content_is_bytes` is False where a record only names its content (files), so that equal bytes do not mean
+    equal items.
+    """
+
+    name: str
+    separator: bytes
+    trim: Callable[[bytes], bytes]
+    parse: Callable[[bytes], Any]
+    content_is_bytes: bool = True
+
+
+_scan_json = json.scanner.make_scanner(json.JSONDecoder())  # type: ignore[attr-defined]  # half the cost of json.loads, which does what follows here in Python
+
+
+def _parse_json(raw: bytes) -> Any:
+    try:
+        text = raw.decode()
+        item, end = _scan_json(text, 0)
+        return item if end == len(text) else json.loads(text)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error) from None
+    except StopIteration as error:
+        raise BadItem("JSONDecodeError", f"not valid JSON: expecting value at column {error.value + 1}") from None
+    except ValueError as error:
+        raise BadItem("JSONDecodeError", f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise BadItem("JSONDecodeError", "not valid JSON: nested too deeply") from None
+
+
+def _not_utf8(error: UnicodeDecodeError) -> BadItem:
+    return BadItem("UnicodeDecodeError", f"not valid UTF-8: {error.reason} at byte {error.start}")
+
+
+def _parse_line(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error) from None
+
+
+def _parse_path(raw: bytes) -> str:
+    # What os.fsdecode does on every system with a file system of bytes: names that are not UTF-8 survive.
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _trim_line(raw: bytes) -> bytes:
+    return raw.removesuffix(b"\r") if raw.strip() else b""
+
+
+FORMATS = {
+    "jsonl": Format("jsonl", b"\n", bytes.strip, _parse_json),
+    "lines": Format("lines", b"\n", _trim_line, _parse_line),
+    "files": Format("files", b"\0", bytes, _parse_path, content_is_bytes=False),
+}
+
+
+def format_of(name: str) -> str:
+    """The format that a file name's suffix stands for; raises InvalidUsage naming `--format` where it stands for none.
+
+    Compression suffixes are seen through.
+    """
+    stem = name.lower()
+    for suffix in _COMPRESSED:
+        stem = stem.removesuffix(suffix)
+    dot = stem.rfind(".")
+    suffix = stem[dot:] if dot > stem.rfind("/") else ""
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    if suffix == ".json":
+        raise InvalidUsage(
+            f"{name}: a .json document is not a list of items",
+            f"make one with `jq -c '.[]' {name} > {name[:-5]}.jsonl`, or give --format jsonl if it has one item a line",
+        )
+    raise InvalidUsage(f"the format of {name} is not known", "give --format jsonl, lines or files")
+
+
+def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> tuple[int, int]:
+    """Where the next `records` records of `data` end: (offset after the last separator, records found).
+
+    Finds fewer when there are not so many closed records. Costs no per-record work for many records: it
+    estimates an end from the mean length so far, counts separators, and corrects.
+    """
+    position, found, size = start, 0, len(data)
+    mean = 0.0
+    while found < records:
+        missing = records - found
+        if missing <= _NEAR or not mean:
+            for _ in range(min(missing, _NEAR)):
+                end = data.find(separator, position)
+                if end < 0:
+                    return position, found
+                position, found = end + 1, found + 1
+        else:
+            guess = data.rfind(separator, position, min(size, position + max(1, int(0.9 * missing * mean))))
+            if guess < 0:
+                mean = 0.0
+                continue
+            counted = data.count(separator, position, guess + 1)
+            if counted > missing:
+                mean *= 0.5 * missing / counted
+                continue
+            position, found = guess + 1, found + counted
+        mean = (position - start) / found
+    return position, found
+
+
+def count_records(data: bytes, separator: bytes) -> int:
+    """Records in a block: its separators, and one more where the last record has none."""
+    return data.count(separator) + (1 if data and not data.endswith(separator) else 0)
+
+
+def split_records(data: bytes, separator: bytes) -> list[bytes]:
+    """The records of a block, without their separators."""
+    records = data.split(separator)
+    if not records[-1]:
+        records.pop()
+    return records
+
+
+_SCALARS = (str, int, float, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class IdRule:
+    """How an item's id is found: the field `field_name`, or (None) the rule of DESIGN.md section 3."""
+
+    field_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The rule's name, as the checkpoint's META keeps it."""
+        return "auto" if self.field_name is None else f"field:{self.field_name}"
+
+    def id_of(self, item: Any, raw: bytes) -> Any:
+        """The id of an item whose record is `raw`; raises BadItem where the named field is missing or no scalar."""
+        if self.field_name is not None:
+            return self._field(item, self.field_name)
+        if type(item) is dict:
+            found = item.get("id")
+            if found is not None and isinstance(found, _SCALARS):
+                return found
+            return digest_id(raw)
+        if type(item) is str:
+            return item if len(item) <= MAX_OWN_ID and len(raw) <= MAX_OWN_ID else digest_id(raw)
+        if type(item) in (int, float):
+            return item if len(raw) <= MAX_OWN_ID else digest_id(raw)
+        return digest_id(raw)
+
+    @staticmethod
+    def _field(item: Any, name: str) -> Any:
+        found = item.get(name) if isinstance(item, dict) else None
+        if found is None or not isinstance(found, _SCALARS):
+            what = "has no" if found is None else "has a list or an object in its"
+            raise BadItem("MissingId", f"the item {what} field {name!r} (--id-field)")
+        return found
+
+
+def digest_block(data: bytes) -> bytes:
+    """What a block is found again by: its 16-byte BLAKE2b digest."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def shard_of(id: Any, shards: int) -> int:
+    """Which of `shards` shards (1-based) an id belongs to: a digest of its typed form, the same on every machine."""
+    return int(digest_id(id_key(id))[:15], 16) % shards + 1
+
+
+def divide(chunk: Chunk, at: int, separator: bytes) -> tuple[Chunk, Chunk]:
+    """A chunk as two: its first `at` records and the rest (0 < at < chunk.records)."""
+    if isinstance(chunk.data, bytes):
+        middle, _ = cut(chunk.data, 0, at, separator)
+    else:
+        middle = at
+    skip, ids, earlier = chunk.skip, chunk.ids, chunk.earlier
+    head = chunk._replace(
+        records=at,
+        data=chunk.data[:middle],
+        skip=skip and skip[:at],
+        ids=ids and ids[:at],
+        earlier=earlier and {offset: e for offset, e in earlier.items() if offset < at},
+    )
+    tail = chunk._replace(
+        first=chunk.first + at,
+        line=chunk.line + at,
+        records=chunk.records - at,
+        data=chunk.data[middle:],
+        skip=skip and skip[at:],
+        ids=ids and ids[at:],
+        earlier=earlier and {offset - at: e for offset, e in earlier.items() if offset >= at},
+    )
+    return head, tail

@@ -1,0 +1,194 @@
+"""Owns the index of a checkpoint's outcomes: one row per OUTCOMES frame, in columns. Never opens the file.
+
+A row costs about a hundred bytes however many items its frame holds, so 10^7 outcomes fit in a few megabytes. What is
+known of single outcomes (which were replaced, which moved) is kept only where it is the exception.
+
+Order of results is by (generation, position). A generation is one ordering of the input: a new one begins when a run
+finds done items at other positions than before. The ORDER frame that begins generation g says from which position on
+things differ: what lies below that position in generation g-1 carries over.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from batchmill.codec import MASKED, Head
+from batchmill.model import Entry
+
+
+class Row(NamedTuple):
+    """One OUTCOMES frame: where its payload lies in the file, and what its head says."""
+
+    seq: int
+    offset: int
+    length: int
+    generation: int
+    first: int
+    records: int
+    items: int
+    failed: int
+    size: int
+    first_crc: int
+    flags: int
+    shard: int
+    shards: int
+    run: int
+
+
+class Piece(NamedTuple):
+    """Outcomes of frame `seq` that lie at positions [low, high) of generation `generation`.
+
+    Either those whose recorded position is in [low - shift, high - shift) (`place` is None), or the `high - low`
+    outcomes from index `place` on, at consecutive positions.
+    """
+
+    generation: int
+    low: int
+    high: int
+    seq: int
+    shift: int = 0
+    place: int | None = None
+
+
+class Index:
+    """Rows in the order of the file; `seq` numbers are those of frames, row numbers are dense."""
+
+    def __init__(self) -> None:
+        self._columns = tuple(array(code) for code in "QQQIQIIIQIBHHI")
+        self._digests = bytearray()
+        self.items = 0
+        self.failed = 0
+        self.blank = 0
+        self.generation = 1
+        self.replaced: dict[Entry, Entry] = {}
+        self.gone: dict[int, set[int]] = {}
+        self._starts: dict[int, int] = {}  # generation -> the position from which it differs from the one before
+        self._blocks: dict[int, tuple[int, int]] = {}  # seq -> (generation, first)
+        self._moved: dict[int, dict[int, tuple[int, int]]] = {}  # seq -> index -> (generation, position)
+
+    def __len__(self) -> int:
+        return len(self._digests) // 16
+
+    def add(self, seq: int, offset: int, length: int, head: Head) -> None:
+        """Add an OUTCOMES frame whose payload of `length` bytes lies at `offset`."""
+        values = (
+            seq, offset, length, head.generation, head.first, head.lines, head.items, head.failed, head.size,
+            head.first_crc, head.flags, head.shard, head.shards, head.run,
+        )  # fmt: skip
+        for column, value in zip(self._columns, values):
+            column.append(value)
+        self._digests += head.digest
+        self.items += head.items
+        self.failed += head.failed
+        self.blank += head.blank
+        self.generation = max(self.generation, head.generation)
+
+    def add_replaced(self, seq: int, supersedes: Iterable[Sequence[int]]) -> None:
+        """Frame `seq` replaces earlier outcomes: [index in it, seq, index, attempts], attempts 0 where that was ok."""
+        for place, old_seq, old_place, attempts in supersedes:
+            self.replaced[old_seq, old_place] = (seq, place)
+            self.gone.setdefault(old_seq, set()).add(old_place)
+            self.items -= 1
+            self.failed -= 1 if attempts else 0
+
+    def add_order(self, order: Mapping[str, Any]) -> None:
+        """Take in an ORDER frame."""
+        generation = int(order["generation"])
+        self.generation = max(self.generation, generation)
+        if order.get("from") is not None:
+            self._starts[generation] = int(order["from"])
+        for seq, first in order["blocks"]:
+            self._blocks[seq] = (generation, first)
+            self._moved.pop(seq, None)
+        for seq, place, count, position in order["items"]:
+            moved = self._moved.setdefault(seq, {})
+            moved.update((place + i, (generation, position + i)) for i in range(count))
+
+    def row(self, number: int) -> Row:
+        """The row with that number."""
+        return Row(*(column[number] for column in self._columns))
+
+    def number(self, seq: int) -> int:
+        """The row number of frame `seq`."""
+        seqs = self._columns[0]
+        number = bisect_left(seqs, seq)
+        if number == len(seqs) or seqs[number] != seq:
+            raise KeyError(seq)
+        return number
+
+    def digest(self, number: int) -> bytes:
+        """The digest of a row's block."""
+        return bytes(self._digests[16 * number : 16 * number + 16])
+
+    def place_of(self, row: Row) -> tuple[int, int] | None:
+        """(generation, position) of a whole block now, None where it is no longer in one piece."""
+        if row.seq in self._moved:
+            return None
+        generation, first = self._blocks.get(row.seq, (row.generation, row.first))
+        while (start := self._starts.get(generation + 1)) is not None and first < start:
+            if first + row.records > start:
+                return None
+            generation += 1
+        return generation, first
+
+    def position_of(self, entry: Entry, offset: int) -> tuple[int, int]:
+        """(generation, position) of one outcome now; `offset` is its recorded position less its frame's first."""
+        seq, place = entry
+        moved = self._moved.get(seq, {}).get(place)
+        if moved is not None:
+            generation, position = moved
+        else:
+            row = self.row(self.number(seq))
+            generation, first = self._blocks.get(seq, (row.generation, row.first))
+            position = first + offset
+        while position < self._starts.get(generation + 1, -1):
+            generation += 1
+        return generation, position
+
+    def pieces(self) -> list[Piece]:
+        """All outcomes as pieces, not yet sorted. Which of them were replaced (`gone`) is left to the reader."""
+        pieces: list[Piece] = []
+        for number in range(len(self)):
+            row = self.row(number)
+            generation, first = self._blocks.get(row.seq, (row.generation, row.first))
+            pieces += self._carried(generation, first, first + row.records, row.seq, first - row.first)
+        for seq, moved in self._moved.items():
+            for place, (generation, position) in sorted(moved.items()):
+                for piece in self._carried(generation, position, position + 1, seq, 0):
+                    add_piece(pieces, piece._replace(place=place))
+        return pieces
+
+    def moved(self, seq: int) -> Collection[int]:
+        """The indices of frame `seq` that an ordering placed one by one: they count there, not at their own place."""
+        return self._moved.get(seq, ())
+
+    def _carried(self, generation: int, low: int, high: int, seq: int, shift: int) -> list[Piece]:
+        start = self._starts.get(generation + 1, -1)
+        if low >= start:
+            return [Piece(generation, low, high, seq, shift)]
+        carried = self._carried(generation + 1, low, min(high, start), seq, shift)
+        return carried if high <= start else [*carried, Piece(generation, start, high, seq, shift)]
+
+
+def add_piece(pieces: list[Piece], piece: Piece) -> None:
+    """Append a piece of single outcomes, as part of the last one where it goes on from there."""
+    last = pieces[-1] if pieces else None
+    if (
+        last is not None
+        and last.place is not None
+        and piece.place == last.place + last.high - last.low
+        and (last.seq, last.generation, last.high) == (piece.seq, piece.generation, piece.low)
+    ):
+        pieces[-1] = last._replace(high=piece.high)
+    else:
+        pieces.append(piece)
+
+
+def is_whole(row: Row, shard: tuple[int, int] | None) -> bool:
+    """Whether equal bytes in the input mean that all of the frame's items are found: it holds all of its block."""
+    if row.flags & MASKED or not row.records:
+        return False
+    return not row.shards or (row.shard, row.shards) == shard

@@ -1,0 +1,191 @@
+"""Owns which chunks are in flight, on which lane, and what is to be handed out again. Never sends or runs anything.
+
+A chunk in flight (a flight) moves by this table; any other event raises IllegalMove and leaves everything as it was:
+
+    state      event      next      and then
+    HANDED     returned   over      records not done go back to the front of the queue
+    HANDED     shorten    SHORT     the records from `at` on go back to the front of the queue
+    SHORT      shorten    SHORT     the same, further down
+    SHORT      returned   over      as above; what was taken back is no longer its business
+    HANDED     lost       over      the suspect gets a strike; everything goes back, the suspect alone
+    SHORT      lost       over      the same
+
+Blame (TRAPS.md 10): the record on the board gets the strike. A lane that died with no record on the board counts
+against its chunk; the second time the chunk's records go one by one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from batchmill.model import Chunk, ItemError
+
+Divide = Callable[[Chunk, int], tuple[Chunk, Chunk]]
+
+
+class IllegalMove(RuntimeError):
+    """An event that the state table does not know: a defect of ours, never of the user's."""
+
+
+class State(Enum):
+    """Where a flight stands."""
+
+    HANDED = "handed"
+    SHORT = "short"
+
+
+@dataclass(slots=True)
+class Flight:
+    """A chunk handed to lane `lane` under the number `serial`."""
+
+    serial: int
+    lane: int
+    chunk: Chunk
+    state: State = State.HANDED
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A crash that the record at position `first` of the input is blamed for; `count` is how many it has now."""
+
+    first: int
+    count: int
+
+
+class Ledger:
+    """The chunks in flight and those to be handed out before any new input.
+
+    `divide` splits a chunk in two (formats.divide with the separator bound). A record whose strikes exceed
+    `crash_retries` comes out of the queue condemned: with a verdict instead of a run.
+    """
+
+    def __init__(self, divide: Divide, crash_retries: int = 1) -> None:
+        self._divide = divide
+        self._crash_retries = crash_retries
+        self._ready: deque[Chunk] = deque()
+        self._flights: dict[int, Flight] = {}
+        self._strikes: dict[int, int] = {}
+        self._next_serial = 1
+
+    # What is to be handed out
+
+    @property
+    def ready(self) -> int:
+        """Chunks waiting to be handed out (again)."""
+        return len(self._ready)
+
+    def put(self, chunk: Chunk) -> None:
+        """Queue a chunk behind the others."""
+        self._ready.append(chunk)
+
+    def take(self, records: int) -> Chunk | None:
+        """The next waiting chunk, cut to at most `records` records; None where none waits."""
+        if not self._ready:
+            return None
+        chunk = self._ready.popleft()
+        records = 1 if chunk.losses > 1 else records
+        if chunk.records > records:
+            chunk, rest = self._divide(chunk, records)
+            self._ready.appendleft(rest)
+        return chunk
+
+    def drop_ready(self) -> int:
+        """Forget what waits (the run stops): how many records that were."""
+        count = sum(chunk.to_run for chunk in self._ready)
+        self._ready.clear()
+        return count
+
+    # Flights
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(self._flights.values())
+
+    def on_lane(self, lane: int) -> list[Flight]:
+        """The flights on a lane, oldest first."""
+        return [flight for flight in self._flights.values() if flight.lane == lane]
+
+    def hand(self, chunk: Chunk, lane: int) -> Flight:
+        """Record that `chunk` goes to `lane`; the flight's serial names it from now on."""
+        flight = Flight(self._next_serial, lane, chunk)
+        self._flights[flight.serial] = flight
+        self._next_serial += 1
+        return flight
+
+    def returned(self, serial: int, records: int) -> Chunk:
+        """The lane answered for the first `records` records of flight `serial`; the rest waits again, first in line."""
+        flight = self._flight(serial)
+        chunk = flight.chunk
+        if not 0 <= records <= chunk.records:
+            raise IllegalMove(f"flight {serial} of {chunk.records} records returned {records}")
+        del self._flights[serial]
+        if records < chunk.records:
+            rest = chunk if records == 0 else self._divide(chunk, records)[1]
+            self._ready.appendleft(rest)
+        return chunk
+
+    def shorten(self, serial: int, at: int) -> None:
+        """Take the records from offset `at` on back from flight `serial`; its lane is known not to start them."""
+        flight = self._flight(serial)
+        chunk = flight.chunk
+        if not 0 <= at < chunk.records:
+            raise IllegalMove(f"flight {serial} of {chunk.records} records cannot be shortened to {at}")
+        if at == 0:
+            # An empty flight stays until its lane answers: only then may the lane be given more.
+            flight.chunk, rest = chunk._replace(records=0, data=chunk.data[:0], skip=None, earlier=None), chunk
+        else:
+            flight.chunk, rest = self._divide(chunk, at)
+        flight.state = State.SHORT
+        self._ready.appendleft(rest)
+
+    def lost(self, serial: int, suspect: int | None, *, blame: bool = True) -> Strike | None:
+        """The lane of flight `serial` is gone; `suspect` is the offset of the record it was running, if it was.
+
+        Everything waits again, first in line, the suspect alone. With `blame` False (the lane did not die of what it
+        ran) nobody is charged.
+        """
+        flight = self._flight(serial)
+        del self._flights[serial]
+        chunk = flight.chunk
+        if chunk.records == 0:
+            return None
+        if not blame:
+            self._ready.appendleft(chunk)
+            return None
+        if suspect is None and chunk.records > 1:
+            self._ready.appendleft(chunk._replace(losses=chunk.losses + 1))
+            return None
+        return self._strike(chunk, suspect or 0)
+
+    def _strike(self, chunk: Chunk, offset: int) -> Strike:
+        first = chunk.first + offset
+        count = self._strikes[first] = self._strikes.get(first, 0) + 1
+        before, rest = self._divide(chunk, offset) if offset else (None, chunk)
+        alone, after = self._divide(rest, 1) if rest.records > 1 else (rest, None)
+        for piece in (after, alone, before):
+            if piece is not None:
+                self._ready.appendleft(piece)
+        return Strike(first, count)
+
+    def condemned(self, strike: Strike) -> bool:
+        """Whether the record has had its last try."""
+        return strike.count > self._crash_retries
+
+    def condemn(self, first: int, verdict: ItemError) -> None:
+        """Give the waiting record at position `first` its verdict: it will be failed, not run."""
+        for index, chunk in enumerate(self._ready):
+            if chunk.first == first and chunk.records == 1:
+                self._ready[index] = chunk._replace(verdict=verdict)
+                return
+        raise IllegalMove(f"no record waits at position {first}")
+
+    def _flight(self, serial: int) -> Flight:
+        try:
+            return self._flights[serial]
+        except KeyError:
+            raise IllegalMove(f"flight {serial} is over, or never was") from None

@@ -1,0 +1,96 @@
+"""Owns what a module's source says it defines, read from its syntax tree. Never imports, runs or opens anything.
+
+So a wrong name can be refused, with the right ones, in a process that must not import the user's module.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from batchmill.errors import FunctionFailed, UnknownFunction
+
+_LISTED = 10  # names in a remedy
+# Whoever uses one of these may define names that a syntax tree does not show.
+_UNSURE = {"exec", "eval", "globals", "locals", "vars", "setattr", "__dict__", "modules", "__getattr__", "*"}
+_OWN_SCOPE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The top-level `functions` of a source in its order (public ones where there are any) and all names it binds.
+
+    `sure` is False where the module may bind more than its syntax tree shows.
+    """
+
+    functions: tuple[str, ...]
+    bound: frozenset[str]
+    sure: bool
+
+    @classmethod
+    def of(cls, source: bytes, where: str) -> Outline:
+        """The outline of a source, called `where` in messages; raises FunctionFailed when it is not Python."""
+        tree = _parse(source, where)
+        functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        public = [name for name in functions if not name.startswith("_")]
+        every = list(ast.walk(tree))
+        bound = set(_bound_in(tree))
+        bound.update(name for node in every if isinstance(node, ast.Global) for name in node.names)
+        used = {getattr(node, "id", getattr(node, "attr", None)) for node in every}
+        return cls(tuple(public or functions), frozenset(bound), _UNSURE.isdisjoint(used | bound))
+
+    def require(self, name: str, where: str) -> None:
+        """Raise UnknownFunction when the source surely does not bind the first part of the dotted `name`."""
+        first = name.partition(".")[0]
+        if self.sure and first not in self.bound:
+            raise no_name(first, where, self.functions, self.bound)
+
+    def __str__(self) -> str:
+        return f"functions in it: {', '.join(self.functions[:_LISTED])}" if self.functions else ""
+
+
+def no_name(name: str, where: str, functions: Iterable[str], known: Iterable[str]) -> UnknownFunction:
+    """The error for a `name` that is not in `where`: its remedy has the close names, else the functions there."""
+    listed = list(functions)
+    close = difflib.get_close_matches(name, [*listed, *sorted(set(known).difference(listed))], 3)
+    remedy = "define it there, or name another"
+    if close:
+        remedy = "did you mean " + " or ".join(close) + "?"
+    elif listed:
+        remedy = "functions in it: " + ", ".join(listed[:_LISTED])
+    return UnknownFunction(f"{where} has no {name!r}", remedy)
+
+
+def _parse(source: bytes, where: str) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the lane's import says them once more
+            return ast.parse(source, where)
+    except SyntaxError as error:
+        raise FunctionFailed(f"{where} has a syntax error in line {error.lineno}: {error.msg}") from None
+    except ValueError as error:  # a NUL byte, before 3.12
+        raise FunctionFailed(f"{where} is not Python source: {error}") from None
+
+
+def _bound_in(tree: ast.Module) -> Iterable[str]:
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        yield from _bound_by(node)
+        if not isinstance(node, _OWN_SCOPE):
+            todo.extend(ast.iter_child_nodes(node))
+
+
+def _bound_by(node: ast.AST) -> list[str]:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [node.name]
+    if isinstance(node, ast.Name):
+        return [node.id] if isinstance(node.ctx, ast.Store) else []
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+    if isinstance(node, (ast.MatchAs, ast.MatchStar)):
+        return [node.name] if node.name else []
+    return []

@@ -1,0 +1,318 @@
+"""Owns the lanes: executors, board, limits, kill and replacement. Never knows what a chunk means.
+
+    Pool --start--> Lane --hello--> ready --submit*--> events --...--> lost --gone--> (a new lane takes the slot)
+
+A lane is one worker process behind a ProcessPoolExecutor of its own (max_workers=1): when a worker dies its executor
+breaks, and that costs this lane alone. Whatever a lane answers comes as an Event to `put`, called in a thread of the
+executor. A lane is `gone` only when its process is confirmed dead: till then nothing it was running may run elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+from multiprocessing.reduction import DupFd
+from typing import Any, NamedTuple
+
+from batchmill import worker
+from batchmill.signals import held
+from batchmill.worker import NO_LIMIT, RECORD_BITS, LaneSetup
+
+_PRELOAD = ["batchmill.safe_path", "batchmill.worker"]
+_MASK = (1 << RECORD_BITS) - 1
+_LATE = 2.0  # seconds after which a broken executor's thread is not waited for any more
+_main_hidden = threading.Lock()
+
+
+class Event(NamedTuple):
+    """A lane's answer: `future` holds what the call `tag` returned or raised."""
+
+    lane: Lane
+    tag: Any
+    future: Future[Any]
+
+
+class Executor:
+    """The one place that touches what ProcessPoolExecutor keeps to itself (CPython 3.10 to 3.14)."""
+
+    def __init__(self, context: BaseContext, initargs: tuple[Any, ...]) -> None:
+        self._executor = ProcessPoolExecutor(1, context, worker.start, initargs)
+        self._process: Any = None
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """As ProcessPoolExecutor.submit; the first call starts the process."""
+        future = self._executor.submit(function, *arguments)
+        if self._process is None:
+            (self._process,) = self._executor._processes.values()
+            # A worker killed half-way through a reply must show as the end of the pipe: the manager thread would
+            # wait for the rest for ever while this process itself holds a writing end (FAULTS.md row 22).
+            self._executor._result_queue._writer.close()
+        return future
+
+    @property
+    def pid(self) -> int:
+        """The worker's process."""
+        return int(self._process.pid)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the manager thread has ended: only then may anyone else ask for the exit code."""
+        thread = self._executor._executor_manager_thread
+        return thread is None or not thread.is_alive()
+
+    @property
+    def exitcode(self) -> int | None:
+        """The worker's exit status, -N for signal N, 255 where its fork server died; None where nobody knows."""
+        try:
+            code: int | None = self._process.exitcode
+        except (OSError, ValueError, AssertionError):
+            return None
+        return code
+
+    def shutdown(self) -> None:
+        """Let the worker end when it has nothing more to do; returns at once."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class Lane:
+    """One worker process in slot `slot`. `outstanding` holds the tags it has not answered."""
+
+    def __init__(self, slot: int, executor: Executor) -> None:
+        self.slot = slot
+        self.executor = executor
+        self.outstanding: list[Any] = []
+        self.ready = False
+        self.lost = False
+        self.lowered = False
+        self.pid = 0
+        self.pidfd: int | None = None
+        self.started = time.monotonic()
+        self.lost_at = 0.0
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process is confirmed to have ended."""
+        if self.pidfd is not None:
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            return bool(poll.poll(0))
+        return self.executor.is_over or not _exists(self.pid)
+
+
+class Pool:
+    """The lanes of a run. `put` takes Events, from any thread.
+
+    `kwargs` go to every call of the function; `output` is a descriptor that workers write to in place of stderr.
+    """
+
+    def __init__(
+        self,
+        setup: LaneSetup,
+        kwargs: dict[str, Any],
+        size: int,
+        put: Callable[[Event], None],
+        *,
+        start_method: str | None = None,
+        preload: Sequence[str] = (),
+        output: int | None = None,
+    ) -> None:
+        self._context = multiprocessing.get_context(start_method or default_start_method())
+        self._put = put
+        self._setup = pickle.dumps(setup)
+        self._kwargs = pickle.dumps(kwargs)
+        self._output = output
+        self._board = self._context.RawArray("q", 2 * size)
+        self._view = memoryview(self._board).cast("B").cast("q")
+        self._preload = list(preload)
+        self.lanes: dict[int, Lane] = {}
+        self._dying: list[Lane] = []
+        self.size = size
+
+    @property
+    def start_method(self) -> str:
+        """How workers are started."""
+        return str(self._context.get_start_method())
+
+    def start(self, slot: int) -> Lane:
+        """Start a lane in a free slot; its `hello` comes as an Event with the tag "hello". Raises OSError."""
+        self._view[2 * slot] = 0
+        self._view[2 * slot + 1] = NO_LIMIT
+        output = None if self._output is None else DupFd(self._output) if self.start_method != "fork" else self._output
+        executor = Executor(self._context, (self._board, slot, self._setup, self._kwargs, output))
+        lane = Lane(slot, executor)
+        # INT, TERM and HUP go to all processes of a terminal, and would end a lane that has not yet said otherwise.
+        with held(), _hidden_main():
+            if self.start_method == "forkserver":
+                self._ensure_server()
+            self.submit(lane, "hello", worker.hello)
+        lane.pid = executor.pid
+        lane.pidfd = _pidfd(lane.pid)
+        self.lanes[slot] = lane
+        return lane
+
+    def _ensure_server(self) -> None:
+        multiprocessing.set_forkserver_preload([*_PRELOAD, *self._preload])
+        safe = os.environ.get("PYTHONSAFEPATH")
+        os.environ["PYTHONSAFEPATH"] = "1"  # 3.11+: not even a user's module named like a standard one is met
+        try:
+            forkserver.ensure_running()
+        finally:
+            if safe is None:
+                del os.environ["PYTHONSAFEPATH"]
+            else:
+                os.environ["PYTHONSAFEPATH"] = safe
+
+    def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
+        """Have the lane call `function`; False where the lane turns out to be broken (an Event will tell)."""
+        if lane.lowered and not lane.outstanding:
+            self._view[2 * lane.slot + 1] = NO_LIMIT
+            lane.lowered = False
+        lane.outstanding.append(tag)
+        try:
+            future = lane.executor.submit(function, *arguments)
+        except RuntimeError as error:  # BrokenProcessPool is one
+            future = Future()
+            future.set_exception(error)
+        future.add_done_callback(lambda done: self._put(Event(lane, tag, done)))
+        return not future.done() or future.exception() is None
+
+    def answered(self, lane: Lane, tag: Any) -> None:
+        """Note that an Event for `tag` has come."""
+        if tag in lane.outstanding:
+            lane.outstanding.remove(tag)
+
+    # The board
+
+    def running(self, lane: Lane) -> tuple[int, int] | None:
+        """(serial, offset) of the record that the lane is running, or was when it died; None between chunks."""
+        number = self._view[2 * lane.slot]
+        return (number >> RECORD_BITS, (number & _MASK) - 1) if number else None
+
+    def lower(self, lane: Lane, serial: int, offset: int) -> None:
+        """Forbid the lane to start record `offset` of chunk `serial`, and any later one, till all it has is answered."""
+        number = (serial << RECORD_BITS) + 1 + offset
+        self._view[2 * lane.slot + 1] = min(number, self._view[2 * lane.slot + 1])
+        lane.lowered = True
+
+    # Ends
+
+    def kill(self, lane: Lane) -> None:
+        """Kill the lane's worker and all that its items started, at once."""
+        lane.lowered = True
+        self._view[2 * lane.slot + 1] = 0
+        _kill_group(lane.pid)
+
+    def give_up(self, lane: Lane) -> None:
+        """The lane's executor is broken, or it must go: kill what is left of it; `gone` says when its slot is free."""
+        if lane.lost:
+            return
+        lane.lost = True
+        lane.lost_at = time.monotonic()
+        self.kill(lane)
+        self._dying.append(lane)
+        self.lanes.pop(lane.slot, None)
+
+    def gone(self) -> Iterator[Lane]:
+        """The lanes given up whose process is dead and whose executor has come to rest since the last call."""
+        for lane in list(self._dying):
+            if not lane.is_dead:
+                _kill_group(lane.pid)  # it may have been starting, before it made its group
+                continue
+            if lane.executor.is_over or time.monotonic() - lane.lost_at > _LATE:
+                self._dying.remove(lane)
+                _close(lane.pidfd)
+                lane.pidfd = None
+                yield lane
+
+    @property
+    def dying(self) -> int:
+        """Lanes given up that are not confirmed dead yet."""
+        return len(self._dying)
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' processes."""
+        return [lane.pid for lane in self.lanes.values()]
+
+    def close(self, patience: float) -> None:
+        """End all lanes: those that are idle by themselves, the rest by SIGKILL after `patience` seconds."""
+        lanes = [*self.lanes.values(), *self._dying]
+        for lane in lanes:
+            lane.executor.shutdown()
+        deadline = time.monotonic() + patience
+        for lane in lanes:
+            while not lane.is_dead and time.monotonic() < deadline:
+                _wait_dead(lane, deadline - time.monotonic())
+        for lane in lanes:
+            _kill_group(lane.pid)
+            _close(lane.pidfd)
+            lane.pidfd = None
+        self.lanes.clear()
+        self._dying.clear()
+
+
+def default_start_method() -> str:
+    """Forkserver wherever there is one: fork after threads deadlocks, spawn is ten times slower."""
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Workers would run the parent's main module again: a script without a guard, or a whole console script."""
+    with _main_hidden:
+        found = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = found
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
+
+
+def _kill_group(pid: int) -> None:
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except OSError:
+            pass  # it has gone, or has not made its group yet
+
+
+def _wait_dead(lane: Lane, patience: float) -> None:
+    if lane.pidfd is None:
+        time.sleep(min(0.01, max(0.0, patience)))
+        return
+    poll = select.poll()
+    poll.register(lane.pidfd, select.POLLIN)
+    poll.poll(max(0.0, patience) * 1000)

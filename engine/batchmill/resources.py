@@ -1,0 +1,266 @@
+"""Owns what the machine has and what a run uses of it: cores, memory, descriptors, samples. Never starts or kills.
+
+The only user of psutil, which is imported where it is used: `batchmill --help` must not wait for it. Files below /proc
+and /sys are read under a `root` that tests replace.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchmill.model import Usage
+
+if TYPE_CHECKING:
+    import psutil
+
+DESCRIPTORS_PER_LANE = 8  # counted on CPython 3.10-3.13: `ulimit -n 1024` ended at lane 127
+DESCRIPTORS_SPARE = 24  # inputs, checkpoint, output, the fork server
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+# These take OMP_NUM_THREADS where they have no value of their own: a user who set that one meant them too.
+_FOLLOW_OMP = {"OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS"}
+
+
+def usable_cores(
+    *, root: str = "/", environ: Mapping[str, str] | None = None, affinity: int | None = None
+) -> tuple[int, str]:
+    """The cores this process may use, and what says so: the least of the limits that are set.
+
+    Limits: CPU affinity, the cgroup's CPU quota rounded up (a lane on half a core is better than none),
+    SLURM_CPUS_PER_TASK and PYTHON_CPU_COUNT.
+    """
+    environ = os.environ if environ is None else environ
+    limits = [(affinity, "CPU affinity") if affinity else _affinity()]
+    limits += [(math.ceil(quota), "cgroup CPU quota") for quota in _quotas(root)]
+    for name in ("SLURM_CPUS_PER_TASK", "PYTHON_CPU_COUNT"):
+        text = environ.get(name, "").strip()
+        if text.isdecimal() and len(text) < 10:
+            limits.append((int(text), name))
+    return min((limit for limit in limits if limit[0] > 0), key=lambda limit: limit[0])
+
+
+def worker_count(
+    setting: str | int, *, root: str = "/", environ: Mapping[str, str] | None = None, affinity: int | None = None
+) -> tuple[int, str]:
+    """The number of workers for `--workers` (a validated "auto", "N%" of the usable cores, or N), and what says so."""
+    if isinstance(setting, int):
+        return setting, "--workers"
+    cores, source = usable_cores(root=root, environ=environ, affinity=affinity)
+    if setting == "auto":
+        return cores, source
+    share = float(setting.rstrip("%")) / 100
+    return max(1, int(cores * share + 1e-9)), f"{setting} of {cores} ({source})"
+
+
+def thread_caps(workers: int, cores: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables to set before the user's imports, so that numeric libraries in all lanes fit into `cores`."""
+    threads = str(max(1, cores // max(1, workers)))
+    left_out = _FOLLOW_OMP if environ.get("OMP_NUM_THREADS") else set()
+    return {name: threads for name in THREAD_VARIABLES if not environ.get(name) and name not in left_out}
+
+
+def _affinity() -> tuple[int, str]:
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":
+        allowed = len(os.sched_getaffinity(0))
+        return (allowed, "CPU affinity") if allowed < cores else (cores, "cores of the machine")
+    return cores, "cores of the machine"
+
+
+def _quotas(root: str) -> Iterator[float]:
+    for folder in _cgroup_folders(root, "cpu"):
+        quota, _, period = _read(folder, "cpu.max").partition(" ")  # version 2
+        if not quota:
+            quota, period = _read(folder, "cpu.cfs_quota_us"), _read(folder, "cpu.cfs_period_us")
+        if quota.isdecimal() and period.isdecimal() and int(period):
+            yield int(quota) / int(period)
+
+
+def _free_in_cgroups(root: str) -> Iterator[int]:
+    for folder in _cgroup_folders(root, "memory"):
+        limit, used, cache = _read(folder, "memory.max"), _read(folder, "memory.current"), "inactive_file"
+        if not used:
+            limit, used = _read(folder, "memory.limit_in_bytes"), _read(folder, "memory.usage_in_bytes")
+            cache = "total_inactive_file"
+        if limit.isdecimal() and used.isdecimal():
+            # The kernel drops inactive file pages before it kills anyone.
+            stat = dict(line.split(" ", 1) for line in _read(folder, "memory.stat").splitlines() if " " in line)
+            yield max(0, int(limit) - max(0, int(used) - int(stat.get(cache, "0"))))
+
+
+def _cgroup_folders(root: str, controller: str) -> Iterator[str]:
+    """This process's cgroup and all above it that can be seen: a limit counts wherever in the tree it is set."""
+    own = dict(_memberships(root))
+    for line in _read(root, "proc/self/mountinfo").splitlines():
+        fields, _, tail = line.partition(" - ")
+        kind, _, rest = tail.partition(" ")
+        key = {"cgroup2": "", "cgroup": controller}.get(kind)
+        if key not in own or (key and key not in rest.rpartition(" ")[2].split(",")):
+            continue
+        top, mount = (part.replace("\\040", " ") for part in fields.split(" ")[3:5])
+        # In a container without a cgroup namespace the path is the host's, and the mount shows only our own group.
+        inside = own[key].removeprefix(top.rstrip("/")) if f"{own[key]}/".startswith(f"{top.rstrip('/')}/") else ""
+        parts = [part for part in inside.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            yield os.path.join(root, mount.lstrip("/"), *parts[:depth])
+
+
+def _memberships(root: str) -> Iterator[tuple[str, str]]:
+    for line in _read(root, "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            yield controller, path
+
+
+def _read(folder: str, name: str) -> str:
+    try:
+        with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def available_memory(*, root: str = "/") -> int:
+    """Bytes that can be allocated before the machine, or a cgroup of this process, runs out."""
+    import psutil
+
+    return min([psutil.virtual_memory().available, *_free_in_cgroups(root)])
+
+
+def raise_descriptor_limit(lanes: int) -> int:
+    """Raise the soft limit of open files as far as `lanes` need it; return how many lanes it allows (at least 1).
+
+    Not to the hard limit: that may be 10**9, and old programs close every descriptor up to it one by one.
+    """
+    import resource
+
+    spare = _open_descriptors() + DESCRIPTORS_SPARE
+    wanted = spare + lanes * DESCRIPTORS_PER_LANE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+            soft = target
+        except (OSError, ValueError):  # macOS has a lower limit of its own beside the hard one
+            pass
+    if soft == resource.RLIM_INFINITY:
+        return lanes
+    return max(1, min(lanes, (soft - spare) // DESCRIPTORS_PER_LANE))
+
+
+def _open_descriptors() -> int:
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:
+        return 3
+
+
+def filesystem_of(path: str) -> str:
+    """The file system that holds `path`, for a message: `nfs4 at /home`."""
+    import psutil
+
+    real = os.path.realpath(path)
+    found = ("unknown file system", "")
+    for mount in psutil.disk_partitions(all=True):
+        point = mount.mountpoint
+        # Of two mounts at one place the later hides the earlier.
+        if len(point) >= len(found[1]) and f"{real}/".startswith(f"{point.rstrip('/')}/"):
+            found = (mount.fstype or "unknown file system", point)
+    return f"{found[0]} at {found[1] or real}"
+
+
+@dataclass(slots=True)
+class _Seen:
+    process: psutil.Process
+    seconds: float = 0.0
+    rss: int = 0
+
+
+class Monitor:
+    """Samples the CPU and memory of the parent and its lanes.
+
+    `cpu_seconds` is what all of them used since the monitor was made (the lanes' own children included, once those have
+    ended), also of lanes that died; `peak_rss` the largest sum of resident bytes seen, in which pages that lanes share
+    count once for each of them. `clock` gives seconds.
+    """
+
+    def __init__(self, parent_pid: int, clock: Callable[[], float] = time.monotonic) -> None:
+        import psutil
+
+        self.cpu_seconds = 0.0
+        self.peak_rss = 0
+        self._clock = clock
+        self._lanes: dict[int, _Seen] = {}
+        self._gone = 0.0
+        self._parent = _Seen(psutil.Process(parent_pid))
+        self._look(self._parent, children=False)
+        self._before = self._parent.seconds
+        self._last = (clock(), 0.0)
+        self._percent = 0.0
+
+    def sample(self, pids: Iterable[int]) -> Usage:
+        """Usage now, with `pids` as the lanes; `cpu_percent` is of the time since the last sample (100 = one core)."""
+        self._keep(set(pids))
+        self._look(self._parent, children=False)  # its children may be the lanes
+        for seen in self._lanes.values():
+            self._look(seen, children=True)
+        lanes = list(self._lanes.values())
+        self.cpu_seconds = self._parent.seconds - self._before + self._gone + sum(seen.seconds for seen in lanes)
+        rss = self._parent.rss + sum(seen.rss for seen in lanes)
+        self.peak_rss = max(self.peak_rss, rss)
+        return Usage(self._since_last(), rss, self._parent.rss, _load())
+
+    def _keep(self, pids: set[int]) -> None:
+        import psutil
+
+        for pid in self._lanes.keys() - pids:
+            self._gone += self._lanes.pop(pid).seconds
+        for pid in pids - self._lanes.keys():
+            try:
+                self._lanes[pid] = _Seen(psutil.Process(pid))
+            except psutil.Error:
+                pass
+
+    def _look(self, seen: _Seen, children: bool) -> None:
+        import psutil
+
+        try:
+            with seen.process.oneshot():
+                times, rss = seen.process.cpu_times(), seen.process.memory_info().rss
+        except psutil.Error:  # it has gone since: its seconds count, its memory does not
+            seen.rss = 0
+            return
+        seconds = times.user + times.system
+        if children:
+            seconds += times.children_user + times.children_system
+        if seconds < seen.seconds:  # another process under the same number
+            self._gone += seen.seconds
+        seen.seconds, seen.rss = seconds, rss
+
+    def _since_last(self) -> float:
+        now, (then, seconds) = self._clock(), self._last
+        if now > then:
+            self._percent = max(0.0, 100 * (self.cpu_seconds - seconds) / (now - then))
+            self._last = (now, self.cpu_seconds)
+        return self._percent
+
+
+def _load() -> float:
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return 0.0

@@ -1,0 +1,226 @@
+"""Owns looking at a damaged checkpoint and copying what is good out of it. Never changes the file it looks at."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from batchmill.codec import pack_map, read_head, read_ids
+from batchmill.disk import Disk, create_whole, open_regular, read_at, sibling
+from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointRefused
+from batchmill.framing import (
+    HEADER_SIZE,
+    MAX_PAYLOAD,
+    PEEK,
+    FileHeader,
+    FrameRef,
+    FrameType,
+    Kind,
+    Verdict,
+    find_damaged_frames,
+    find_frames,
+    find_seed,
+    frame_bytes,
+    payload_of,
+)
+from batchmill.reader import Holder, Reader
+
+_MAX_LOST = 1_000_000  # gaps are filled frame by frame; a hostile seq must not fill the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found: `size` in bytes, valid `frames` before the damage, `runs` and `outcomes` (items) in them.
+
+    `kinds` counts the frames by FrameType name. `live` is who is writing the file now, or None.
+    """
+
+    path: str
+    size: int
+    frames: int
+    outcomes: int
+    runs: int
+    kinds: dict[str, int]
+    verdict: Verdict
+    live: Holder | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong: CLEAN, or the unfinished last frame of a live run."""
+        return self.verdict.kind is Kind.CLEAN or (self.verdict.kind is Kind.TORN and self.live is not None)
+
+
+def verify(path: str) -> Verification:
+    """Check every byte of the file, without a lock; raises as `Reader` does where there is not even a file header."""
+    with Reader(path) as reader:
+        live, size = reader.live(), reader.size
+        scan = reader.scan(verify=True)
+        kinds: Counter[str] = Counter()
+        outcomes = 0
+        for ref, shown in scan:
+            kinds[FrameType(ref.type).name] += 1
+            if ref.type == FrameType.OUTCOMES:
+                outcomes += _place(ref, shown).items
+        assert scan.verdict is not None
+        runs = kinds[FrameType.RUN.name]
+        return Verification(path, size, scan.verdict.frames, outcomes, runs, dict(kinds), scan.verdict, live)
+
+
+class Place(NamedTuple):
+    """Where the outcomes of frame `seq` stand in the input: from position `first` on, `lines` lines, `items` items."""
+
+    seq: int
+    first: int
+    lines: int
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Frames `first` to `last` (seqs) are gone.
+
+    Which items they held is not known, but `before` and `after` are the nearest frames with outcomes around them.
+    `place` and `ids` are what their damaged bytes still show, not to be relied on; None and () where nothing.
+    """
+
+    first: int
+    last: int
+    before: Place | None
+    after: Place | None
+    place: Place | None = None
+    ids: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """What `salvage` wrote: the new file's `path`, how many frames were `kept`, what is `lost`.
+
+    `meta_lost`: frame 0 was among the lost, and the new one is the map {"lost": True}. `tail` counts the bytes after
+    the last valid frame, which may have been frames too.
+    """
+
+    path: str
+    kept: int
+    lost: tuple[Lost, ...]
+    meta_lost: bool
+    tail: int
+
+
+def salvage(path: str, out: str | None = None, *, disk: Disk | None = None) -> Salvaged:
+    """Write every valid frame of `path` into a new checkpoint, `NAME.salvaged.ckpt` or `out`, which opens CLEAN.
+
+    Frames keep their seq, by which others refer to them: an empty GAP frame stands for each that is gone. Raises
+    FileNotFoundError, CheckpointDamaged (nothing to salvage), CheckpointRefused (the new file exists or cannot be
+    created), CheckpointMismatch (written by a newer batchmill).
+    """
+    fd = open_regular(path)
+    try:
+        source = _Source(fd, path)
+        out = out or sibling(path, "salvaged", os.path.splitext(path)[1] or ".ckpt")
+        os.close(create_whole(out, source.parts(), disk=disk or Disk()))
+        return source.report(out)
+    except FileExistsError as error:
+        raise CheckpointRefused(f"{out} exists", "move it away, or name another file") from error
+    finally:
+        os.close(fd)
+
+
+class _Source:
+    """The frames of a damaged file by seq."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        self._path = path
+        self._size = os.fstat(fd).st_size
+        self._seed = self._find_seed()
+        self._refs: dict[int, FrameRef] = {}
+        for ref, _ in find_frames(self._pread, self._size, self._seed, 0):
+            self._refs.setdefault(ref.seq, ref)
+        self._last = max(self._refs, default=-1)
+        lost = self._last + 1 - len(self._refs)
+        if not self._refs or lost > _MAX_LOST:
+            raise CheckpointDamaged(f"{path}: nothing can be salvaged ({len(self._refs)} valid frames, {lost} missing)")
+        meta = self._refs.get(0)
+        self._meta_lost = meta is None or meta.type != FrameType.META
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        return read_at(self._fd, offset, size)
+
+    def _find_seed(self) -> int:
+        try:
+            return FileHeader.unpack(self._pread(0, HEADER_SIZE), self._path).seed
+        except CheckpointDamaged:
+            seed = find_seed(self._pread, self._size)
+            if seed is None:
+                raise
+            return seed
+
+    def parts(self) -> Iterator[bytes]:
+        """The new file: a new id, the old frames under their old seqs, watermarks that promise nothing yet."""
+        header = FileHeader(os.urandom(16))
+        yield header.pack()
+        for seq in range(self._last + 1):
+            type, payload = self._frame(seq)
+            head, crc = frame_bytes(header.seed, seq, 0, type, payload)
+            yield from (head, payload, crc)
+
+    def _frame(self, seq: int) -> tuple[int, bytes]:
+        if seq == 0 and self._meta_lost:
+            return FrameType.META, pack_map({"lost": True})
+        ref = self._refs.get(seq)
+        if ref is None:
+            return FrameType.GAP, b""
+        payload = payload_of(self._seed, ref, self._pread(ref.start, ref.end - ref.start))
+        if payload is None:
+            raise CheckpointDamaged(f"{self._path} changes while it is read", "try again when no run uses it")
+        return ref.type, payload
+
+    def report(self, out: str) -> Salvaged:
+        hints = self._hints()
+        gaps = list(_gaps(sorted(self._refs)))
+        lost = tuple(self._lost(first, last, hints) for first, last in gaps)
+        tail = self._size - max(ref.end for ref in self._refs.values())
+        return Salvaged(out, len(self._refs), lost, self._meta_lost, tail)
+
+    def _lost(self, first: int, last: int, hints: dict[int, FrameRef]) -> Lost:
+        before, after = self._near(range(first - 1, -1, -1)), self._near(range(last + 1, self._last + 1))
+        hint = next((hints[seq] for seq in range(first, last + 1) if seq in hints), None)
+        return Lost(first, last, before, after, *(self._guess(hint) if hint else (None, ())))
+
+    def _hints(self) -> dict[int, FrameRef]:
+        refs = find_damaged_frames(self._pread, self._size, self._seed, 0)
+        return {ref.seq: ref for ref in refs if ref.type == FrameType.OUTCOMES and ref.seq not in self._refs}
+
+    def _near(self, seqs: Iterable[int]) -> Place | None:
+        for seq in seqs:
+            ref = self._refs.get(seq)
+            if ref is not None and ref.type == FrameType.OUTCOMES:
+                return _place(ref, self._pread(ref.offset, min(PEEK, ref.length)))
+        return None
+
+    def _guess(self, ref: FrameRef) -> tuple[Place | None, tuple[Any, ...]]:
+        payload = self._pread(ref.offset, min(ref.length, MAX_PAYLOAD))
+        place = _place(ref, payload)
+        try:
+            return place if place.items else None, tuple(read_ids(payload))
+        except BatchmillError:
+            return place if place.items else None, ()
+
+
+def _place(ref: FrameRef, shown: bytes) -> Place:
+    try:
+        head = read_head(shown)
+    except CheckpointDamaged:
+        return Place(ref.seq, 0, 0, 0)
+    return Place(ref.seq, head.first, head.lines, head.items)
+
+
+def _gaps(seqs: list[int]) -> Iterator[tuple[int, int]]:
+    expected = 0
+    for seq in seqs:
+        if seq > expected:
+            yield expected, seq - 1
+        expected = seq + 1

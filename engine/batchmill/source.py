@@ -1,0 +1,482 @@
+"""Owns the way from INPUTs, standard input or Python iterables to chunks: lazily and in bounded memory. Never parses.
+
+Two sources with one face (Source): ByteSource cuts blocks of whole records out of files and pipes, ItemSource collects
+the items of an iterable. Local files are read in the loop's own thread; whatever can stall (pipes, compressed files,
+generators) is pulled by a feeder thread, which calls `notify` when the loop should look again (TRAPS.md 13).
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import pickle
+import queue
+import stat
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from itertools import islice
+from typing import Any, Protocol
+
+from batchmill import formats
+from batchmill.errors import InputBroken, InputMissing, InvalidUsage
+from batchmill.formats import MAX_ITEM, Format
+from batchmill.model import Chunk, ItemError
+
+BLOCK = 1 << 20  # bytes read at once
+MAX_CHUNK = 4 << 20  # bytes of a chunk, but for a single record that is longer
+_KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
+_STALE = 0.02  # seconds after which items that were pulled go out, even if fewer than asked for
+_BOM = b"\xef\xbb\xbf"
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+Notify = Callable[[], None]
+
+
+class Source(Protocol):
+    """Where chunks come from."""
+
+    def take(self, records: int) -> Chunk | None:
+        """The next chunk of up to `records` records; None where there is none now, or (`ended`) none any more."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether all input was taken."""
+
+    @property
+    def position(self) -> int:
+        """Records taken so far: the position of the next one."""
+
+    @property
+    def total(self) -> int | None:
+        """Records in the whole input (blank ones included), None while that is not known."""
+
+    @property
+    def remaining(self) -> float | None:
+        """About how many records are left, None where nobody knows."""
+
+    def close(self) -> None:
+        """Let go of files and threads."""
+
+
+class Feed(Protocol):
+    """Bytes of one INPUT: `read` gives the next ones, b"" at the end, None where there are none yet."""
+
+    def read(self) -> bytes | None:
+        """See the class."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class _Direct:
+    """Feed of a local file or of listed paths, read in the caller's thread."""
+
+    def __init__(self, read: Callable[[], bytes], close: Callable[[], None]) -> None:
+        self.read = read
+        self.close = close
+
+
+class _Threaded:
+    """Feed of whatever may stall: a thread reads ahead, a few blocks at most."""
+
+    def __init__(self, read: Callable[[], bytes], close: Callable[[], None], notify: Notify) -> None:
+        self._read, self._close, self._notify = read, close, notify
+        self._blocks: queue.Queue[bytes | Exception] = queue.Queue(4)
+        self._closed = False
+        threading.Thread(target=self._pull, name="batchmill-feeder", daemon=True).start()
+
+    def _pull(self) -> None:
+        block: bytes | Exception = b"-"
+        while block and not isinstance(block, Exception) and not self._closed:
+            try:
+                block = self._read()
+            except Exception as error:
+                block = error
+            self._blocks.put(block)
+            self._notify()
+
+    def read(self) -> bytes | None:
+        try:
+            block = self._blocks.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(block, Exception):
+            raise block
+        return block
+
+    def close(self) -> None:
+        # The thread may be inside a read that never ends; it is a daemon, and its file is closed with the process.
+        self._closed = True
+        while not self._blocks.empty():
+            self._blocks.get_nowait()
+
+
+class ByteSource:
+    """Blocks of whole records out of INPUTs, one after the other. A chunk never spans two of them."""
+
+    def __init__(self, inputs: Sequence[str], format: Format, notify: Notify) -> None:
+        """Check that all INPUTs are there; raises InputMissing, or InvalidUsage for a directory."""
+        self._format = format
+        self._separator = format.separator
+        self._names = list(inputs)
+        if format.name == "files":
+            self._openers: list[Callable[[], Feed]] = [lambda: _listing(self._names)]
+            self._label = ["the files"]
+        else:
+            self._openers = [_opener(name, notify) for name in self._names]
+            self._label = self._names
+        _check_inputs(self._names, directories=format.name == "files")
+        self._census = _Census(self._names, format)
+        self._feed: Feed | None = None
+        self._input = -1
+        self._buffer = b""
+        self._offset = 0
+        self._line = 1
+        self._drained = True  # the current feed has given all its bytes
+        self._bytes = 0  # taken so far, to tell the mean length of a record
+        self.position = 0
+        self.ended = False
+
+    @property
+    def total(self) -> int | None:
+        """See Source."""
+        return self.position if self.ended else self._census.total
+
+    @property
+    def remaining(self) -> float | None:
+        """See Source: by count once the inputs were counted, else by bytes."""
+        if self._census.total is not None:
+            return max(0, self._census.total - self.position)
+        if self._census.size is None or not self.position:
+            return None
+        return max(0.0, (self._census.size - self._bytes) * self.position / max(1, self._bytes))
+
+    def take(self, records: int) -> Chunk | None:
+        """See Source. Raises InputBroken where the input ends in an error of its own."""
+        while self.look(1):
+            end, found = formats.cut(self._buffer, self._offset, records, self._separator)
+            if end - self._offset > MAX_CHUNK and found > 1:
+                end, found = self._cut_bytes(MAX_CHUNK)
+            if found < records and end - self._offset < MAX_CHUNK and self._more():
+                continue
+            if not found:
+                return self._last_record()
+            return self.claim(end - self._offset, found)
+        return None
+
+    def look(self, size: int) -> int:
+        """Have `size` bytes of the current INPUT at hand if it has so many; how many there are (0: none now)."""
+        while len(self._buffer) - self._offset < size:
+            if not self._more() and (len(self._buffer) > self._offset or not self._open_next()):
+                break
+        return len(self._buffer) - self._offset
+
+    @property
+    def window(self) -> tuple[bytes, int]:
+        """The buffered bytes and the offset of the next record in them."""
+        return self._buffer, self._offset
+
+    @property
+    def at_end_of_input(self) -> bool:
+        """Whether the buffer holds all that is left of the current INPUT."""
+        return self._drained
+
+    def claim(self, size: int, records: int) -> Chunk:
+        """Take the next `size` bytes, which are `records` whole records."""
+        data = self._buffer[self._offset : self._offset + size]
+        chunk = Chunk(self.position, self._line, self._input, records, data)
+        self._offset += size
+        self._bytes += size
+        self.position += records
+        self._line += records
+        return chunk
+
+    def close(self) -> None:
+        """See Source."""
+        self.ended = True
+        self._census.stop()
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+
+    def _cut_bytes(self, size: int) -> tuple[int, int]:
+        end = self._buffer.rfind(self._separator, self._offset, self._offset + size) + 1
+        if not end:
+            return formats.cut(self._buffer, self._offset, 1, self._separator)
+        return end, self._buffer.count(self._separator, self._offset, end)
+
+    def _last_record(self) -> Chunk | None:
+        """No separator is at hand: an INPUT's last record, one too long to be an item, or one not all here yet."""
+        left = len(self._buffer) - self._offset
+        if self._drained:
+            return self.claim(left, 1)
+        return self._too_long() if left > MAX_ITEM else None
+
+    def _too_long(self) -> Chunk:
+        kept = self._buffer[self._offset : self._offset + _KEPT]
+        end = -1
+        while end < 0:
+            self._bytes += len(self._buffer) - self._offset
+            self._buffer, self._offset = b"", 0
+            if not self._more(wait=True):
+                break
+            end = self._buffer.find(self._separator)
+        self._offset = end + 1
+        chunk = Chunk(self.position, self._line, self._input, 1, kept)
+        self.position += 1
+        self._line += 1
+        limit = f"larger than {MAX_ITEM >> 20} MiB"
+        return chunk._replace(verdict=ItemError("ItemTooLarge", f"the item is {limit}: write a file, list its path"))
+
+    def _more(self, wait: bool = False) -> bool:
+        """Read on in the current INPUT; False where it has no more, or none yet."""
+        if self._drained or self._feed is None:
+            return False
+        block = self._read()
+        while block is None and wait:
+            time.sleep(_STALE)
+            block = self._read()
+        if block is None:
+            return False
+        if not block:
+            self._drained = True
+            return False
+        if self._line == 1 and not self._buffer:
+            block = block.removeprefix(_BOM) if self._format.name != "files" else block
+        self._buffer = self._buffer[self._offset :] + block
+        self._offset = 0
+        return True
+
+    def _read(self) -> bytes | None:
+        assert self._feed is not None
+        try:
+            return self._feed.read()
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            name = self._label[self._input]
+            raise InputBroken(
+                f"{name} cannot be read to its end: {error}", "what was read before it is kept"
+            ) from error
+
+    def _open_next(self) -> bool:
+        """Go on to the next INPUT; False where the current one may still give bytes, or none is left."""
+        if not self._drained:
+            return False
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+        if self._input + 1 >= len(self._openers):
+            self.ended = True
+            return False
+        self._input += 1
+        self._feed = self._openers[self._input]()
+        self._buffer, self._offset, self._line, self._drained = b"", 0, 1, False
+        return True
+
+
+def _check_inputs(names: Sequence[str], directories: bool) -> None:
+    for name in names:
+        if name == "-":
+            continue
+        try:
+            mode = os.stat(name).st_mode
+            if not stat.S_ISDIR(mode):
+                os.close(os.open(name, os.O_RDONLY | os.O_NONBLOCK))
+        except OSError as error:
+            raise InputMissing(f"{name}: {error.strerror}", "check the path of INPUT") from None
+        if stat.S_ISDIR(mode) and not directories:
+            raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
+
+
+def _opener(name: str, notify: Notify) -> Callable[[], Feed]:
+    suffix = os.path.splitext(name)[1].lower()
+
+    def open_it() -> Feed:
+        try:
+            if name == "-":
+                return _Threaded(lambda: os.read(0, BLOCK), lambda: None, notify)
+            if suffix in _OPENERS:
+                unpacked = _OPENERS[suffix](name, "rb")
+                return _Threaded(lambda: unpacked.read(BLOCK), unpacked.close, notify)
+            raw = io.FileIO(name)
+        except OSError as error:
+            raise InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT") from None
+        if stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+            return _Direct(lambda: raw.read(BLOCK) or b"", raw.close)
+        return _Threaded(lambda: raw.read(BLOCK) or b"", raw.close, notify)
+
+    return open_it
+
+
+def _listing(names: Sequence[str]) -> Feed:
+    """The paths of `--format files`, each closed by NUL."""
+    paths = (os.fsencode(path) + b"\0" for name in names for path in walk(name))
+    return _Direct(lambda: b"".join(islice(paths, 512)), lambda: None)
+
+
+def walk(name: str) -> Iterator[str]:
+    """The files that an INPUT of `--format files` stands for: itself, or those below it, sorted, none hidden."""
+    if not os.path.isdir(name):
+        yield name
+        return
+    with os.scandir(name) as found:
+        entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(entry.path)
+        elif entry.is_file():
+            yield entry.path
+
+
+class _Census:
+    """Counts the records of plain local files in a thread, for the progress line's total and the end of the run."""
+
+    def __init__(self, names: Sequence[str], format: Format) -> None:
+        self.total: int | None = None
+        self.size: int | None = None
+        self._format = format
+        self._stop = False
+        if format.name == "files" or all(_is_plain(name) for name in names):
+            if format.name != "files":
+                self.size = sum(os.path.getsize(name) for name in names)
+            threading.Thread(target=self._count, args=(list(names),), name="batchmill-census", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def _count(self, names: Sequence[str]) -> None:
+        total = 0
+        try:
+            for name in names:
+                for count in self._of_paths(name) if self._format.name == "files" else self._of_records(name):
+                    total += count
+                    if self._stop:
+                        return
+        except OSError:
+            return  # the loop reads the same file, and says so
+        self.total = total
+
+    def _of_paths(self, name: str) -> Iterator[int]:
+        return (1 for _ in walk(name))
+
+    def _of_records(self, name: str) -> Iterator[int]:
+        separator, last = self._format.separator, b"\n"
+        with open(name, "rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                yield block.count(separator)
+                last = block[-1:]
+        if last not in (separator, b"\n"):
+            yield 1
+
+
+def _is_plain(name: str) -> bool:
+    return name != "-" and os.path.splitext(name)[1].lower() not in _OPENERS and os.path.isfile(name)
+
+
+class ItemSource:
+    """The items of an iterable, pulled by a thread only when the loop has asked for them.
+
+    `id` gives an item's id, or is None. What the iterable or `id` raises comes out of `take`, after what came before.
+    """
+
+    def __init__(self, items: Iterable[Any], id: Callable[[Any], Any] | None, notify: Notify) -> None:
+        self._total = len(items) if isinstance(items, Sized) else None
+        self._notify = notify
+        self._pulled: deque[Any] = deque()
+        self._demand = 0
+        self._asked = threading.Condition()
+        self._asked_at = 0.0
+        self._over = False
+        self._error: BaseException | None = None
+        self.position = 0
+        self.ended = False
+        self._id = id
+        threading.Thread(target=self._pull, args=(items,), name="batchmill-feeder", daemon=True).start()
+
+    def _pull(self, items: Iterable[Any]) -> None:
+        try:
+            iterator = iter(items)
+            while self._is_asked():
+                item = next(iterator)
+                pickled = _pickled(item)
+                self._pulled.append(pickled if self._id is None else (pickled, self._id(item)))
+                if len(self._pulled) >= self._demand:
+                    self._notify()
+        except StopIteration:
+            pass
+        except BaseException as error:
+            self._error = error
+        self._over = True
+        self._notify()
+
+    def _is_asked(self) -> bool:
+        """Wait until the loop wants more than there is; False when it wants no more at all."""
+        if len(self._pulled) >= self._demand:
+            with self._asked:
+                self._asked.wait_for(lambda: len(self._pulled) < self._demand or self._over)
+        return not self._over
+
+    @property
+    def total(self) -> int | None:
+        """See Source."""
+        return self.position if self.ended else self._total
+
+    @property
+    def remaining(self) -> float | None:
+        """See Source."""
+        return None if self._total is None else max(0, self._total - self.position)
+
+    def take(self, records: int) -> Chunk | None:
+        """See Source. Raises what the iterable raised."""
+        over = self._over
+        if len(self._pulled) < records and not over:
+            self._ask(records)
+            if not self._pulled or time.monotonic() - self._asked_at < _STALE:
+                return None
+        taken = [self._pulled.popleft() for _ in range(min(records, len(self._pulled)))]
+        self._asked_at, self._demand = 0.0, 0
+        if not taken:
+            self.ended = True
+            if self._error is not None:
+                raise self._error
+            return None
+        items, ids = zip(*taken) if self._id is not None else (tuple(taken), None)
+        chunk = Chunk(self.position, self.position + 1, 0, len(taken), tuple(items), ids=ids)
+        self.position += len(taken)
+        return chunk
+
+    def _ask(self, records: int) -> None:
+        if not self._asked_at:
+            self._asked_at = time.monotonic()
+        with self._asked:
+            self._demand = records
+            self._asked.notify()
+
+    def close(self) -> None:
+        """See Source."""
+        self.ended = True
+        with self._asked:
+            self._over = True
+            self._asked.notify()
+
+
+def _pickled(item: Any) -> bytes | ItemError:
+    """One item, pickled by itself: one that cannot be costs one item, on either side."""
+    try:
+        return pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        return ItemError(type(error).__name__, f"the item cannot be sent to a worker: {error}")
+
+
+def standard_input_is_closed() -> bool:
+    """Whether descriptor 0 is not open for reading (`<&-`)."""
+    try:
+        os.fstat(0)
+    except OSError:
+        return True
+    return sys.stdin is None

@@ -1,0 +1,252 @@
+"""Owns how msgpack bytes become values again. Never executes or trusts what it reads, never takes unbounded memory.
+
+Plain values are plain msgpack. The others are extension types, readable with any msgpack library:
+
+    code  type                payload
+    64    int above 64 bits   two's complement, big-endian
+    65    tuple               a msgpack array
+    66    set                 a msgpack array, sorted by its elements' bytes
+    67    frozenset           the same
+    68    complex             two float64, big-endian
+    69    datetime            one byte of fold, then ISO 8601 text
+    70    date                ISO 8601 text
+    71    time                one byte of fold, then ISO 8601 text
+    72    timedelta           days, seconds, microseconds: three int32, big-endian
+    73    Decimal             its text
+    74    Fraction            a msgpack array: numerator, denominator
+    75    UUID                its 16 bytes
+    76    Path                one byte (0 Path, 1 PurePosixPath, 2 PureWindowsPath), then the text
+    77    numpy array         a msgpack array: dtype, shape, the bytes in C order
+    78    numpy scalar        the same with an empty shape
+
+An aware datetime keeps its UTC offset, not its zone's name. A dataclass becomes a map, a namedtuple a tuple, an Enum
+its value; a subclass of str, int, float, list or dict becomes its base.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import math
+import pathlib
+import struct
+import threading
+from collections.abc import Callable
+from decimal import Decimal
+from enum import IntEnum
+from fractions import Fraction
+from typing import Any
+from uuid import UUID
+
+from msgpack import unpackb
+
+from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointMismatch
+
+MAX_EXT_DEPTH = 100  # tuples and sets in each other: two Python frames a level
+MAX_MEMORY = 256 << 20  # estimated size of a value once it is unpacked
+# One byte of msgpack becomes at most about 90 bytes of Python objects (an empty map): up to this size no value can
+# exceed MAX_MEMORY, and it need not be weighed.
+UNWEIGHED = MAX_MEMORY // 100
+
+
+class Ext(IntEnum):
+    """The codes of the extension types; part of the file format."""
+
+    INT = 64
+    TUPLE = 65
+    SET = 66
+    FROZENSET = 67
+    COMPLEX = 68
+    DATETIME = 69
+    DATE = 70
+    TIME = 71
+    TIMEDELTA = 72
+    DECIMAL = 73
+    FRACTION = 74
+    UUID = 75
+    PATH = 76
+    ARRAY = 77
+    SCALAR = 78
+
+
+class _Depth(threading.local):
+    now = 0
+
+
+_depth = _Depth()
+
+
+def unpack_value(data: bytes | memoryview) -> Any:
+    """The value of the msgpack bytes `data`, of any origin: nothing is executed and memory is bounded.
+
+    Raises CheckpointDamaged for bytes that are no value, CheckpointMismatch where numpy is needed and missing.
+    """
+    if len(data) > UNWEIGHED:
+        _check_memory(data)
+    try:
+        return unpackb(data, **READING)
+    except BatchmillError:
+        raise
+    except Exception as error:
+        # MemoryError and RecursionError among them: hostile bytes may raise anything that a constructor can raise.
+        raise CheckpointDamaged(f"a value in the checkpoint cannot be read: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Why, in the error's own words, without its remedy."""
+    return error.message if isinstance(error, BatchmillError) else str(error) or type(error).__name__
+
+
+def _extension(code: int, data: bytes) -> Any:
+    read = _READERS.get(code)
+    if read is None:
+        raise ValueError(f"unknown extension type {code}")
+    return read(data)
+
+
+def _nested(data: bytes) -> list[Any]:
+    if _depth.now >= MAX_EXT_DEPTH:
+        raise ValueError("nested too deeply")
+    _depth.now += 1
+    try:
+        value = unpackb(data, **READING)
+    finally:
+        _depth.now -= 1
+    if type(value) is not list:
+        raise ValueError("an extension type without its array")
+    return value
+
+
+def _read_moment(kind: Any, data: bytes) -> Any:
+    return kind.fromisoformat(data[1:].decode("ascii")).replace(fold=data[0])
+
+
+def _read_fraction(data: bytes) -> Fraction:
+    if len(data) > 64 << 10:
+        raise ValueError("a fraction of more than 64 KiB")  # its reduction takes quadratic time
+    numerator, denominator = _nested(data)
+    return Fraction(numerator, denominator)
+
+
+def _read_path(data: bytes) -> pathlib.PurePath:
+    kind = (pathlib.Path, pathlib.PurePosixPath, pathlib.PureWindowsPath)[data[0]]
+    return kind(data[1:].decode("utf-8", "surrogatepass"))
+
+
+def _read_numpy(data: bytes) -> Any:
+    descr, shape, raw = _nested(data)
+    try:
+        import numpy as np
+    except ImportError:
+        raise CheckpointMismatch(
+            "a result is a numpy value, and numpy is not installed here", "pip install numpy"
+        ) from None
+    if type(descr) not in (str, list) or type(shape) is not list or type(raw) is not bytes:
+        raise ValueError("a numpy value without dtype, shape or bytes")
+    dtype = np.lib.format.descr_to_dtype(descr)
+    _check_shape(shape, dtype, len(raw))
+    # Copied, as results are writable when they are made; an empty buffer is refused by ndarray.
+    return np.ndarray(shape, dtype, raw).copy() if raw else np.zeros(shape, dtype)
+
+
+def _check_shape(shape: list[Any], dtype: Any, size: int) -> None:
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError("a numpy shape that is none")
+    # Without its zeros: (2**40, 0) has no elements, but becomes 2**40 lists on its way to JSON.
+    extent = math.prod(max(1, length) for length in shape)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != size or extent > max(size, 1 << 16):
+        raise ValueError("a numpy value of the wrong size")
+
+
+_READERS: dict[int, Callable[[bytes], Any]] = {
+    Ext.INT: lambda data: int.from_bytes(data, "big", signed=True),
+    Ext.TUPLE: lambda data: tuple(_nested(data)),
+    Ext.SET: lambda data: set(_nested(data)),
+    Ext.FROZENSET: lambda data: frozenset(_nested(data)),
+    Ext.COMPLEX: lambda data: complex(*struct.unpack(">dd", data)),
+    Ext.DATETIME: functools.partial(_read_moment, dt.datetime),
+    Ext.DATE: lambda data: dt.date.fromisoformat(data.decode("ascii")),
+    Ext.TIME: functools.partial(_read_moment, dt.time),
+    Ext.TIMEDELTA: lambda data: dt.timedelta(*struct.unpack(">iii", data)),
+    Ext.DECIMAL: lambda data: Decimal(data.decode("ascii")),
+    Ext.FRACTION: _read_fraction,
+    Ext.UUID: lambda data: UUID(bytes=data),
+    Ext.PATH: _read_path,
+    Ext.ARRAY: _read_numpy,
+    Ext.SCALAR: lambda data: _read_numpy(data)[()],
+}
+# The limits on lengths are those of the bytes at hand, which is what msgpack does by itself.
+READING: dict[str, Any] = {"strict_map_key": False, "unicode_errors": "surrogatepass", "ext_hook": _extension}
+
+
+# --- what a value will weigh -----------------------------------------------------------------------------------------
+
+
+_NESTED = frozenset((Ext.TUPLE, Ext.SET, Ext.FROZENSET, Ext.FRACTION, Ext.ARRAY, Ext.SCALAR))
+
+
+def _fixed(byte: int) -> tuple[int, int]:
+    """(bytes to the next token, estimated bytes of the object) for a first byte; no step where a length follows."""
+    for low, high, step, weight in (
+        (0x00, 0x7F, 1, 0),
+        (0x80, 0x80, 1, 88),
+        (0x81, 0x8F, 1, 250 + 72 * (byte & 15)),
+        (0x90, 0x9F, 1, 80 + 8 * (byte & 15)),
+        (0xA0, 0xBF, 1 + (byte & 31), 72 + (byte & 31)),
+        (0xC4, 0xC9, 0, 0),
+        (0xCA, 0xCA, 5, 24),
+        (0xCB, 0xCB, 9, 24),
+        (0xCC, 0xCF, 1 + (1 << (byte & 3)), 32),
+        (0xD0, 0xD3, 1 + (1 << (byte & 3)), 32),
+        (0xD4, 0xDF, 0, 0),
+        (0xE0, 0xFF, 1, 32),
+    ):
+        if low <= byte <= high:
+            return step, weight
+    return 1, 0  # nil, the booleans, and the byte that is never used
+
+
+_FIXED = tuple(_fixed(byte) for byte in range(256))
+# First byte of a token with a length: (bytes of that length, the kind of token).
+_VARIABLE = {
+    **{0xC4 + n: (1 << n, "bin") for n in range(3)},
+    **{0xC7 + n: (1 << n, "ext") for n in range(3)},
+    **{0xD4 + n: (0, "ext") for n in range(5)},
+    **{0xD9 + n: (1 << n, "str") for n in range(3)},
+    **{0xDC + n: (2 << n, "array") for n in range(2)},
+    **{0xDE + n: (2 << n, "map") for n in range(2)},
+}
+
+
+def _check_memory(data: bytes | memoryview) -> None:
+    """Raise CheckpointDamaged if unpacking `data` would take more than about MAX_MEMORY.
+
+    64 MiB of empty maps would be 6 GiB of dicts, and msgpack limits each length but not their sum. The tokens are
+    walked in Python, some 0.1 µs each, without building anything.
+    """
+    at, total, end = 0, 0, len(data)
+    while at < end:
+        step, weight = _FIXED[data[at]]
+        if not step:
+            step, weight = _measure(data, at)
+        at += step
+        total += weight
+        if total > MAX_MEMORY:
+            raise CheckpointDamaged(f"a value would take more than {MAX_MEMORY >> 20} MiB of memory when read")
+
+
+def _measure(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    width, kind = _VARIABLE[data[at]]
+    start = at + 1 + width
+    length = int.from_bytes(data[at + 1 : start], "big") if width else 1 << (data[at] - 0xD4)
+    if kind == "array":
+        return 1 + width, 80 + 8 * length
+    if kind == "map":
+        return 1 + width, 250 + 72 * length
+    if kind == "str":
+        # One character outside of Latin-1 makes every character of its string take up to four bytes.
+        return 1 + width + length, 72 + (length if bytes(data[start : start + length]).isascii() else 4 * length)
+    if kind == "bin":
+        return 1 + width + length, 40 + length
+    nested = start < len(data) and data[start] in _NESTED
+    return 2 + width + (0 if nested else length), 256 + 2 * length

@@ -1,0 +1,113 @@
+"""Help, version and wrong names: what a newcomer meets first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchmill import __version__
+from batchmill_cli.group import COMMANDS
+from cli_kit import batchmill, environment
+
+LATER = ("--timeout", "--retries", "--metrics", "--wait", "--worker-memory", "--time-limit", "exec", "bench")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_every_command(flag: str) -> None:
+    ended = batchmill(flag)
+    assert ended.returncode == 0
+    assert all(f"  {name} " in ended.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_two_examples(name: str) -> None:
+    ended = batchmill(name, "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.split("Examples:")[1].count(f"\n  batchmill {name}") == 2
+    assert "--version" in ended.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_and_the_command_say_the_same(name: str) -> None:
+    from batchmill_cli.group import program
+
+    command = program.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    assert (command.help or "").split("\n\n")[0].replace("\n", " ") == COMMANDS[name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help(name: str) -> None:
+    from batchmill_cli.group import program
+
+    command = program.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    assert [p.name for p in command.params if p.param_type_name == "option" and not getattr(p, "help", "")] == []
+
+
+def test_help_is_narrow_enough_for_a_terminal_and_groups_the_options() -> None:
+    text = batchmill("run", "--help", env={"COLUMNS": "80"}).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings[0] == "Everyday:"
+    assert len(headings) >= 6
+
+
+def test_what_is_not_there_yet_is_not_shown() -> None:
+    text = batchmill("run", "--help").stdout + batchmill("--help").stdout
+    assert [word for word in LATER if f" {word} " in text] == []
+
+
+@pytest.mark.parametrize("arguments", [["--version"], *([name, "--version"] for name in COMMANDS)])
+def test_the_version_is_everywhere(arguments: list[str]) -> None:
+    ended = batchmill(*arguments)
+    assert (ended.returncode, ended.stdout) == (0, f"batchmill {__version__}\n")
+
+
+def test_without_arguments_the_help_goes_to_stderr_and_the_status_is_2() -> None:
+    ended = batchmill()
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Commands:" in ended.stderr
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("rnu", "'run'"), ("result", "'results'"), ("verfiy", "'verify'")])
+def test_an_unknown_command_is_answered_with_the_nearest(wrong: str, right: str) -> None:
+    ended = batchmill(wrong, "x")
+    assert ended.returncode == 2
+    assert f"did you mean {right}" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_missing_argument_is_one_line_that_names_it() -> None:
+    ended = batchmill("run")
+    assert ended.returncode == 2
+    assert "FUNCTION" in ended.stderr
+    assert "`batchmill run --help`" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_help_imports_neither_the_engine_nor_its_packages() -> None:
+    script = (
+        "import sys; from batchmill_cli.group import program; program.get_help(program.make_context('b', ['run']));"
+        "print([m for m in sys.modules if m.split('.')[0] in ('psutil', 'msgpack', 'multiprocessing', 'concurrent')"
+        " or m.startswith('batchmill.')])"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "[]\n"
+
+
+def test_modules_of_the_working_directory_are_not_taken_for_ours(tmp_path: Path) -> None:
+    for name in ("click", "msgpack", "psutil", "batchmill_cli", "engine", "cli", "model"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    for start in (
+        ["-m", "batchmill"],
+        ["-P", "-m", "batchmill"] if sys.version_info >= (3, 11) else ["-m", "batchmill"],
+    ):
+        ended = subprocess.run(
+            [sys.executable, *start, "run", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+            env=environment(), check=False,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stderr) == (0, "")
