@@ -47,13 +47,14 @@ def shell(script: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str
 class Terminal:
     """The program in a pty of its own session, as a person has it: it gets Ctrl-C from the terminal."""
 
-    def __init__(self, arguments: Sequence[str], cwd: Path, *, columns: int = 100, **env: str) -> None:
+    def __init__(self, arguments: Sequence[str], cwd: Path, *, columns: int = 100, command: Sequence[str] = PROGRAM,
+                 **env: str) -> None:  # fmt: skip
         self.seen = b""
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.chdir(cwd)
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
-            os.execve(sys.executable, [*PROGRAM, *arguments], environment(**env))
+            os.execvpe(command[0], [*command, *arguments], environment(**env))
 
     def read_until(self, ready: Callable[[bytes], bool]) -> None:
         """Read until `ready(all that was seen)`; AssertionError after a minute or at the end."""

@@ -52,6 +52,7 @@ def test_the_sizes_of_the_format_page_are_those_of_the_code() -> None:
     assert MAX_FRAME == MAX_PAYLOAD + OVERHEAD
 
 
+@settings(deadline=None, max_examples=100)
 @given(st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1))
 def test_a_file_header_survives_packing(id: bytes, cap: int) -> None:
     header = FileHeader(id, cap)
@@ -81,6 +82,7 @@ def test_a_newer_version_or_an_unknown_feature_is_refused_as_newer(header: FileH
         FileHeader.unpack(header.pack())
 
 
+@settings(deadline=None, max_examples=100)
 @given(payload_lists, st.integers(0, 6))
 def test_every_file_written_is_read_back_as_it_was(payloads: list[bytes], sync_every: int) -> None:
     built = build(payloads, sync_every=sync_every)
@@ -90,6 +92,7 @@ def test_every_file_written_is_read_back_as_it_was(payloads: list[bytes], sync_e
     assert verdict.synced == built.watermark
 
 
+@settings(deadline=None, max_examples=100)
 @given(payload_lists, st.data())
 def test_whatever_happens_to_the_bytes_no_wrong_frame_is_shown(payloads: list[bytes], data: st.DataObject) -> None:
     built = build(payloads, sync_every=2)
@@ -104,7 +107,7 @@ def test_whatever_happens_to_the_bytes_no_wrong_frame_is_shown(payloads: list[by
         assert built.data.startswith(changed)  # cut at the end of a frame: the known limit
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=2000))
 def test_no_bytes_at_all_make_a_scan_fail(rest: bytes) -> None:
     _, verdict = scan_bytes(HEADER.pack() + rest)
@@ -217,6 +220,7 @@ def test_a_frame_with_a_good_head_and_a_bad_payload_is_found_as_damaged() -> Non
     assert list(find_damaged_frames(pread_of(changed), len(changed), HEADER.seed, 0)) == [built.refs[7]]
 
 
+@settings(deadline=None, max_examples=100)
 @given(st.binary(min_size=16, max_size=16))
 def test_the_seed_of_a_lost_file_header_is_recovered_from_the_frames(id: bytes) -> None:
     header = FileHeader(id)

@@ -102,10 +102,9 @@ def test_the_commands_that_continue_show_and_collect_are_printed() -> None:
     ]
 
 
-def test_items_that_kept_an_old_result_are_always_named() -> None:
-    text = render(report(changed=7, repeated=2, **GOOD), Commands(), "h")
-    assert "7 changed items kept their old result (--rerun-changed runs them)" in text
-    assert "2 repeated ids" in text
+def test_repeats_and_warnings_are_notes() -> None:
+    text = render(report(repeated=2, warnings=("7 changed items kept their old result",), **GOOD), Commands(), "h")
+    assert "note      2 repeated ids, each its own item\n          7 changed items kept" in text
 
 
 @pytest.mark.parametrize(("share", "text"), [(1.0, "100.0%"), (0.9999, "99.9%"), (0.0, "0.0%"), (0.5, "50.0%")])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.signals import STARTING, Watch, ignored
+from batchmill.signals import STARTING, Watch, held
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
 
@@ -137,7 +137,7 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
     seen: list[Any] = []
 
     def elsewhere() -> None:
-        with Heard().watch, ignored():
+        with Heard().watch, held():
             seen.append([signal.getsignal(signum) for signum in HANDLED])
 
     thread = threading.Thread(target=elsewhere)
@@ -146,17 +146,16 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
     assert seen == [before]
 
 
-def test_ignored_signals_do_nothing_inside_and_everything_after() -> None:
+def test_held_signals_come_after_the_block_and_none_is_lost() -> None:
     heard = Heard()
     with heard.watch:
-        with ignored():
-            for signum in STARTING:
-                os.kill(os.getpid(), signum)
-            started = child("import signal; print(signal.getsignal(signal.SIGTERM) is signal.SIG_IGN)")
-        assert heard.calls == []
-        heard.after(0, signal.SIGTERM)
-    assert started.stdout.strip() == "True"
-    assert heard.calls == [("SIGTERM", False)]
+        with held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            born = child("import signal; print(signal.SIGTERM in signal.pthread_sigmask(0, []))")
+            assert heard.calls == []
+        assert heard.calls == [("SIGTERM", False)]
+    assert born.stdout.strip() == "True"
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STARTING)
 
 
 @pytest.mark.parametrize("signum", [*STARTING, signal.SIGPIPE])

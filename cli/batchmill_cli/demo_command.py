@@ -46,16 +46,16 @@ def command(checkpoint: str, **options: Any) -> int:
     settings = Settings.of(
         {**given(options), "format": "files", "resume": True, "fresh_if_finished": True, "progress_interval": 0.1}
     )
-    report, _ = crunch(FUNCTION, files, settings, {"checkpoint": checkpoint, "output": None, "no_checkpoint": False},
+    ended = crunch(FUNCTION, files, settings, {"checkpoint": checkpoint, "output": None, "no_checkpoint": False},
                        manner)  # fmt: skip
     again = shlex.join(["demo", *sys.argv[sys.argv.index("demo") + 1 :]])
     program, path = program_name(sys.argv[0]), shlex.quote(checkpoint)
     commands = Commands(
-        resume=f"{program} {again}" if report.exit_code else "",
-        show=f"{program} failures {path}" if report.failed else "",
+        resume=f"{program} {again}" if ended.report.exit_code else "",
+        show=f"{program} failures {path}" if ended.report.failed else "",
         collect=f"{program} results {path} -o FILE",
     )
-    status = close(report, commands, manner)
+    status = close(ended, commands, manner)
     if status == 0:
         streams.print_data("\n".join(most_complex(checkpoint, root)))
         say(f"To see it resume: run `{program} {again}` again, press Ctrl-C half-way, and run it once more.")

@@ -78,7 +78,7 @@ class Screen:
     """stderr during a run. Safe to call from several threads.
 
     `mode` is "line", "log" or "none"; `interval` the seconds between lines (None: as DESIGN.md says). With `hold`,
-    messages are kept until `release`: a run in a crontab that succeeds says nothing.
+    messages are kept in `held`: a run in a crontab that succeeds says nothing.
     """
 
     def __init__(self, mode: str, interval: float | None = None, *, hold: bool = False, fd: int = 2,
@@ -87,7 +87,8 @@ class Screen:
         self._fd = fd
         self._clock = clock
         self._interval = max(interval or 0.0, REDRAW_SECONDS) if mode == "line" else interval or LOG_SECONDS
-        self._held: deque[str] | None = deque(maxlen=HELD_MESSAGES) if hold else None
+        self.held: deque[str] = deque(maxlen=HELD_MESSAGES)
+        self._hold = hold
         self._lock = RLock()
         self._asked = False
         # The first drawn line comes at once, the first logged one after the interval.
@@ -119,8 +120,8 @@ class Screen:
 
     def say(self, message: str) -> None:
         """Show a message on a line of its own, above the progress line; or keep it, with `hold`."""
-        if self._held is not None:
-            self._held.append(message)
+        if self._hold:
+            self.held.append(message)
         else:
             self.show(message)
 
@@ -138,9 +139,9 @@ class Screen:
 
     def release(self) -> None:
         """Show what was held, and hold nothing more."""
-        held, self._held = self._held, None
-        for message in held or ():
-            self.show(message)
+        self._hold = False
+        while self.held:
+            self.show(self.held.popleft())
 
     def finish(self, snapshot: Snapshot | None = None) -> None:
         """Wipe the progress line; in a log, say the last one."""

@@ -120,9 +120,8 @@ def _failures(groups: Sequence[FailureGroup]) -> Iterator[str]:
 
 
 def _notes(report: Report) -> Iterator[str]:
+    # Changed items and older source are among the warnings.
     counted = (
-        (report.changed, "changed items kept their old result (--rerun-changed runs them)"),
-        (report.older_source, "results were made by other source of the function"),
         (report.repeated, "repeated ids, each its own item"),
         (report.blank, "blank lines passed over"),
     )

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import click
@@ -104,6 +104,15 @@ class Manner:
         return self.quiet or not (self.terminal or self.verbose or self.mode == "log")
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What is left of a run: its report, the checkpoint's path (None: none was kept), and messages not yet shown."""
+
+    report: Report
+    checkpoint: str | None
+    held: tuple[str, ...]
+
+
 def settings_of(options: Mapping[str, Any]) -> Settings:
     """The Settings that these options ask for; raises InvalidUsage."""
     names = {field.name for field in fields(Settings)}
@@ -158,8 +167,8 @@ def command(context: click.Context, /, function: str, inputs: tuple[str, ...], *
 
         streams.print_data(describe(function, inputs, settings, options))
         return 0
-    report, checkpoint = crunch(function, inputs, settings, options, manner)
-    return close(report, next_commands(report, checkpoint, options, manner), manner)
+    ended = crunch(function, inputs, settings, options, manner)
+    return close(ended, next_commands(ended, options, manner), manner)
 
 
 def _named(error: InvalidUsage, context: click.Context) -> InvalidUsage:
@@ -173,11 +182,10 @@ def _named(error: InvalidUsage, context: click.Context) -> InvalidUsage:
 
 def crunch(
     function: str, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any], manner: Manner
-) -> tuple[Report, str | None]:
-    """Run the batch with its progress on stderr; its report, and the checkpoint's path where one is kept."""
-    from batchmill.run import Batch
-
+) -> Ended:
+    """Run the batch with its progress on stderr."""
     from batchmill.resources import worker_count
+    from batchmill.run import Batch
     from batchmill.signals import Watch
 
     screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)
@@ -213,22 +221,23 @@ def crunch(
             screen.release()
             raise
         screen.finish(batch.snapshot())
-    if is_shown(report.exit_code, terminal=manner.terminal, verbose=manner.verbose, quiet=manner.quiet):
-        screen.release()
-    return report, None if options["no_checkpoint"] else batch.checkpoint_path
+    return Ended(report, batch.checkpoint_path, tuple(screen.held))
 
 
-def close(report: Report, commands: Commands, manner: Manner) -> int:
+def close(ended: Ended, commands: Commands, manner: Manner) -> int:
     """Say what is to be said at the end; the exit status."""
+    report = ended.report
     if is_shown(report.exit_code, terminal=manner.terminal, verbose=manner.verbose, quiet=manner.quiet):
-        streams.tell(render(report, commands, socket.gethostname()))
+        # Every warning was a message too: those already shown are not repeated, those held come with the report.
+        streams.tell(render(replace(report, warnings=ended.held), commands, socket.gethostname()))
     if manner.json:
         streams.print_data(as_json(report_object(report)))
     return report.exit_code
 
 
-def next_commands(report: Report, checkpoint: str | None, options: Mapping[str, Any], manner: Manner) -> Commands:
+def next_commands(ended: Ended, options: Mapping[str, Any], manner: Manner) -> Commands:
     """What to type next after this run, as the shell would take it."""
+    report, checkpoint = ended.report, ended.checkpoint
     if not checkpoint:
         return Commands()
     program = program_name(sys.argv[0])

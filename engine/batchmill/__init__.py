@@ -1,3 +1,68 @@
-"""batchmill."""
+"""batchmill crunches CPU-heavy batches on every core, survives what happens, and picks up where it stopped.
+
+    report = batchmill.run(score, items, checkpoint="scores.ckpt", resume=True)
+
+Owns the public names; never does any work, and imports nothing until a name is asked for. How the house is divided:
+`batch` joins the parts and `loop` keeps lanes busy; `pool` and `worker` are the lanes; `source`, `matching` and
+`intake` say what is to be done; `checkpoint` keeps outcomes and `results` reads them. Start at `batch`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from batchmill.api import Stream, map, run, stream
+    from batchmill.errors import BatchmillError, ItemsFailed
+    from batchmill.model import FailureExample, FailureGroup, ItemError, Outcome, Report, Snapshot, Usage
+    from batchmill.results import Results, Status, open_checkpoint, write_results
+    from batchmill.settings import Settings
+
+__all__ = [
+    "BatchmillError",
+    "FailureExample",
+    "FailureGroup",
+    "ItemError",
+    "ItemsFailed",
+    "Outcome",
+    "Report",
+    "Results",
+    "Settings",
+    "Snapshot",
+    "Status",
+    "Stream",
+    "Usage",
+    "__version__",
+    "map",
+    "open_checkpoint",
+    "run",
+    "stream",
+    "write_results",
+]
+
+_HOMES = {
+    "api": ("Stream", "map", "run", "stream"),
+    "errors": ("BatchmillError", "ItemsFailed"),
+    "model": ("FailureExample", "FailureGroup", "ItemError", "Outcome", "Report", "Snapshot", "Usage"),
+    "results": ("Results", "Status", "open_checkpoint", "write_results"),
+    "settings": ("Settings",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing everything here would cost each `--help` a tenth of a second, and would let the fork server import
+    # before the working directory is off its path (safe_path).
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'batchmill' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"batchmill.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -165,7 +165,7 @@ def pack_outcomes(  # noqa: PLR0917 - a lane passes its columns in the file's or
         _column("I", contents),
         None if offsets is None else _column("I", offsets),
         [list(pair) for pair in attempts or ()] or None,
-        [list(triple) for triple in supersedes or ()] or None,
+        [list(row) for row in supersedes or ()] or None,
         items,
     )
     parts = [_OPENING, head.pack(), packed_ids, array_header(len(results)), *results, *map(pack_value, columns)]

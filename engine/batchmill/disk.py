@@ -108,7 +108,7 @@ def read_at(fd: int, offset: int, size: int) -> bytes:
 
 def write_all(disk: Disk, fd: int, parts: Sequence[bytes], offset: int) -> None:
     """Write all of `parts` at `offset`; a write cut short is carried on, which then names the reason."""
-    left: list[bytes | memoryview] = list(parts)
+    left: list[bytes | memoryview] = [part for part in parts if part]
     while left:
         taken = disk.write(fd, left, offset)
         if taken <= 0:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from msgpack import Timestamp
@@ -51,22 +51,6 @@ def render(
         return _lines(block, order, with_item)
     except RecursionError as error:
         raise CheckpointDamaged("a result is nested too deeply to be written") from error
-
-
-class Selection(NamedTuple):
-    """The arguments of `render` as one value, to be sent to a lane."""
-
-    payload: bytes
-    picks: Sequence[int] | None = None
-    format: str = "jsonl"
-    all: bool = False
-    with_item: bool = False
-
-
-def render_selection(selection: Selection) -> tuple[bytes, int]:
-    """`render` of a selection."""
-    payload, picks, format, all, with_item = selection
-    return render(payload, picks, format=format, all=all, with_item=with_item)
 
 
 # --- msgpack ---------------------------------------------------------------------------------------------------------
@@ -172,38 +156,32 @@ class _Plain:
     def __init__(self) -> None:
         self.nonfinite = 0
 
+    # One frame a level (and a comprehension would be another, before Python 3.12): values may be 500 levels deep.
     def of(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is str or kind is bool or value is None:
-            return value
-        if kind is int:
+        while type(value) not in _JSON:
+            value = _native(value)
+        if isinstance(value, dict):
+            plain_map = {}
+            for key, item in value.items():
+                plain_map[_key(key)] = self.of(item)
+            return plain_map
+        if isinstance(value, (list, tuple)):
+            plain_list = []
+            for item in value:
+                plain_list.append(self.of(item))
+            return plain_list
+        return self._scalar(value)
+
+    def _scalar(self, value: Any) -> Any:
+        if type(value) is int:
             return value if value.bit_length() < _MAX_INT_BITS else hex(value)
-        if kind is float:
-            return self._finite(value)
-        if kind is dict:
-            return self._map(value)
-        if kind is list or kind is tuple:
-            return self._list(value)
-        return self.of(_native(value))
+        if type(value) is float and not math.isfinite(value):
+            self.nonfinite += 1
+            return None
+        return value
 
-    def _finite(self, value: float) -> float | None:
-        if math.isfinite(value):
-            return value
-        self.nonfinite += 1
-        return None
 
-    # Loops, not comprehensions: before Python 3.12 those are frames of their own, and values may be 500 levels deep.
-    def _list(self, value: Iterable[Any]) -> list[Any]:
-        plain = []
-        for item in value:
-            plain.append(self.of(item))
-        return plain
-
-    def _map(self, value: dict[Any, Any]) -> dict[str, Any]:
-        plain = {}
-        for key, item in value.items():
-            plain[_key(key)] = self.of(item)
-        return plain
+_JSON = frozenset((type(None), bool, int, float, str, list, tuple, dict))
 
 
 def _key(key: Any) -> str:

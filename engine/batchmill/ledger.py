@@ -63,7 +63,7 @@ class Ledger:
     """
 
     def __init__(self, divide: Divide, crash_retries: int = 1) -> None:
-        self._divide = divide
+        self.divide = divide
         self._crash_retries = crash_retries
         self._ready: deque[Chunk] = deque()
         self._flights: dict[int, Flight] = {}
@@ -81,6 +81,10 @@ class Ledger:
         """Queue a chunk behind the others."""
         self._ready.append(chunk)
 
+    def put_first(self, chunk: Chunk) -> None:
+        """Queue a chunk before the others."""
+        self._ready.appendleft(chunk)
+
     def take(self, records: int) -> Chunk | None:
         """The next waiting chunk, cut to at most `records` records; None where none waits."""
         if not self._ready:
@@ -88,7 +92,7 @@ class Ledger:
         chunk = self._ready.popleft()
         records = 1 if chunk.losses > 1 else records
         if chunk.records > records:
-            chunk, rest = self._divide(chunk, records)
+            chunk, rest = self.divide(chunk, records)
             self._ready.appendleft(rest)
         return chunk
 
@@ -125,7 +129,7 @@ class Ledger:
             raise IllegalMove(f"flight {serial} of {chunk.records} records returned {records}")
         del self._flights[serial]
         if records < chunk.records:
-            rest = chunk if records == 0 else self._divide(chunk, records)[1]
+            rest = chunk if records == 0 else self.divide(chunk, records)[1]
             self._ready.appendleft(rest)
         return chunk
 
@@ -139,7 +143,7 @@ class Ledger:
             # An empty flight stays until its lane answers: only then may the lane be given more.
             flight.chunk, rest = chunk._replace(records=0, data=chunk.data[:0], skip=None, earlier=None), chunk
         else:
-            flight.chunk, rest = self._divide(chunk, at)
+            flight.chunk, rest = self.divide(chunk, at)
         flight.state = State.SHORT
         self._ready.appendleft(rest)
 
@@ -165,8 +169,8 @@ class Ledger:
     def _strike(self, chunk: Chunk, offset: int) -> Strike:
         first = chunk.first + offset
         count = self._strikes[first] = self._strikes.get(first, 0) + 1
-        before, rest = self._divide(chunk, offset) if offset else (None, chunk)
-        alone, after = self._divide(rest, 1) if rest.records > 1 else (rest, None)
+        before, rest = self.divide(chunk, offset) if offset else (None, chunk)
+        alone, after = self.divide(rest, 1) if rest.records > 1 else (rest, None)
         for piece in (after, alone, before):
             if piece is not None:
                 self._ready.appendleft(piece)

@@ -44,7 +44,8 @@ class Matcher:
     """The outcomes of earlier runs that no record of this run's input has been matched with yet.
 
     `read` gives the columns of a frame. `by_block` is False where equal bytes do not mean equal items.
-    `skipped`, `changed` count done items, `placed` tells where in this input they are.
+    `skipped` counts items with an ok result, `failed` those that stay failed, `changed` those among the skipped whose
+    content is another now, `blank` empty records among them; `placed` tells where in this input they all are.
     """
 
     def __init__(self, index: Index, settings: Settings, read: Callable[[Row], Block], by_block: bool = True) -> None:
@@ -73,7 +74,9 @@ class Matcher:
         self.handed = 0  # the position up to which work was handed out, kept by the caller
         self.placed: list[Piece] = []
         self.skipped = 0
+        self.failed = 0
         self.changed = 0
+        self.blank = 0
 
     @property
     def exhausted(self) -> bool:
@@ -111,10 +114,13 @@ class Matcher:
             Piece(self.generation, chunk.first, chunk.first + row.records, row.seq, chunk.first - row.first)
         )
         again: dict[int, Earlier] = {}
+        failed_before = self.failed
         if row.failed or row.seq in self._index.gone:
             again = self._exceptions(row, chunk)
         self._close(number, self._left[number])
-        self.skipped += row.items - len(again)
+        if self._settings.shard is None:
+            self.blank += row.records - row.items
+        self.skipped += row.items - len(again) - (self.failed - failed_before)
         return _only(chunk, again) if again else None
 
     def _exceptions(self, row: Row, chunk: Chunk) -> dict[int, Earlier]:
@@ -130,7 +136,9 @@ class Matcher:
                 self._take(entry)
                 self._taken.add(entry)
                 self._place(entry, chunk.first + offset)
-            if entry[1] in last.failures and self._settings.retry_failed:
+            if entry[1] in last.failures and not self._settings.retry_failed:
+                self.failed += 1
+            elif entry[1] in last.failures:
                 again[offset] = Earlier(*entry, last.attempts.get(entry[1], 1))
         return again
 
@@ -162,10 +170,10 @@ class Matcher:
                 packed = ((number << _PLACE_BITS | place) << _CRC_BITS | content) << 1 | (place in failed)
                 self._ids.setdefault(id_key(id), []).append(packed)
 
-    def match(self, chunk: Chunk, scan: Scan) -> tuple[Chunk | None, list[tuple[int, bytes]]]:
-        """Hold a scanned chunk against the outcomes: (the chunk with what is to run or None, records to set aside).
+    def match(self, chunk: Chunk, scan: Scan) -> tuple[Chunk, list[tuple[int, bytes]]]:
+        """Hold a scanned chunk against the outcomes: (the chunk, what is done masked out; records to set aside).
 
-        Records set aside are (offset, id); they are masked out of the chunk.
+        Records set aside are (offset, id); they are masked out too.
         """
         skip = bytearray(chunk.records)
         again: dict[int, Earlier] = {}
@@ -173,6 +181,7 @@ class Matcher:
         for offset, (key, content) in enumerate(zip(scan.keys, scan.contents)):
             if key is None:
                 skip[offset] = 1
+                self.blank += self._settings.shard is None
                 continue
             candidates = self._candidates(key)
             exact = [e for e in candidates if e >> 1 & 0xFFFFFFFF == content]
@@ -181,9 +190,7 @@ class Matcher:
             elif candidates:
                 aside.append((offset, key))
                 skip[offset] = 1
-        runs = 0 in skip
-        masked = 1 in skip
-        return (chunk._replace(skip=bytes(skip) if masked else None, earlier=again or None) if runs else None), aside
+        return chunk._replace(skip=bytes(skip) if 1 in skip else None, earlier=again or None), aside
 
     def _found(self, key: bytes, packed: int, position: int, again: dict[int, Earlier], offset: int) -> int:
         entry = self._claim(key, packed)
@@ -191,8 +198,14 @@ class Matcher:
         if packed & 1 and self._settings.retry_failed:
             again[offset] = Earlier(*entry, self._read_seq(entry[0]).attempts.get(entry[1], 1))
             return 0
-        self.skipped += 1
+        self._skip(bool(packed & 1))
         return 1
+
+    def _skip(self, failed: bool) -> None:
+        if failed:
+            self.failed += 1
+        else:
+            self.skipped += 1
 
     def settle(self, aside: Aside) -> Chunk | None:
         """After the end of the input: the chunk of a record set aside, or None if its old outcome stays."""
@@ -208,7 +221,7 @@ class Matcher:
             self.changed += 1
         rerun = self._settings.retry_failed if failed else self._settings.rerun_changed
         if not rerun:
-            self.skipped += 1
+            self._skip(bool(failed))
             return None
         # Attempts count tries of this content: a changed item starts anew, and 0 says that the old outcome was ok.
         return chunk._replace(earlier={0: Earlier(*entry, 1 if failed else 0)})

@@ -32,10 +32,11 @@ class Chunk(NamedTuple):
     """Consecutive records on their way to a lane.
 
     `first` is the position of the first record in the whole input, `line` its 1-based number within the INPUT with
-    ordinal `input`. `data` is a block of `records` records, or for Python items a tuple of their pickles (an ItemError for one that could not
-    be pickled), with `ids` where the caller gave them. `skip` has a non-zero byte for each record that is not to be run. `earlier` tells, by
-    offset in the chunk, which committed outcome a record replaces. `losses` counts the lanes that died over this chunk
-    without naming an item; `verdict` is the error of a condemned record: it is not run, but failed with it.
+    ordinal `input`. `data` is a block of `records` records, or for Python items a tuple of their pickles (an
+    ItemError for one that could not be pickled), with `ids` where the caller gave them. `skip` has a non-zero byte
+    for each record that is not to be run. `earlier` tells, by offset in the chunk, which committed outcome a record
+    replaces. `losses` counts the lanes that died over this chunk without naming an item; `verdict` is the error of a
+    condemned record: it is not run, but failed with it.
     """
 
     first: int

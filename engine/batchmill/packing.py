@@ -182,9 +182,14 @@ def _pack_int(value: int, level: _Level) -> ExtType:
 
 
 def _pack_moment(code: int, value: dt.datetime | dt.time) -> ExtType:
-    if value.tzinfo is not None and value.utcoffset() is None:
-        raise TypeError("a time whose zone has no fixed offset cannot be kept; return a datetime, or its isoformat()")
-    return ExtType(code, bytes((value.fold,)) + value.isoformat().encode())
+    text, offset = value.isoformat(), value.utcoffset()
+    # CPython reads an offset of less than a second as none, and a zone may need a date to know its offset.
+    lost = value.tzinfo is not None and (
+        offset is None or (offset.microseconds and type(value).fromisoformat(text).utcoffset() != offset)
+    )
+    if lost:
+        raise TypeError(f"the zone of the {type(value).__name__} {text} cannot be kept; return its isoformat()")
+    return ExtType(code, bytes((value.fold,)) + text.encode())
 
 
 def _pack_path(value: pathlib.PurePath, level: _Level) -> ExtType:
@@ -202,7 +207,8 @@ def _pack_numpy(value: Any, level: _Level) -> ExtType:
     if dtype.hasobject or np.lib.format.descr_to_dtype(descr) != dtype:
         raise TypeError(f"a numpy value of dtype {dtype} cannot be kept; return a list, or an array of plain numbers")
     code = Ext.ARRAY if isinstance(value, np.ndarray) else Ext.SCALAR
-    return ExtType(code, level.deeper().pack([descr, list(value.shape), value.tobytes()]))
+    raw = value.tobytes() if dtype.itemsize else b""  # numpy.str_("") has no size, but four bytes
+    return ExtType(code, level.deeper().pack([descr, list(value.shape), raw]))
 
 
 _EXACT: dict[type, _Convert] = {

@@ -59,7 +59,7 @@ class Executor:
             (self._process,) = self._executor._processes.values()
             # A worker killed half-way through a reply must show as the end of the pipe: the manager thread would
             # wait for the rest for ever while this process itself holds a writing end (FAULTS.md row 22).
-            self._executor._result_queue._writer.close()
+            self._executor._result_queue._writer.close()  # type: ignore[attr-defined]
         return future
 
     @property
@@ -70,7 +70,7 @@ class Executor:
     @property
     def is_over(self) -> bool:
         """Whether the manager thread has ended: only then may anyone else ask for the exit code."""
-        thread = self._executor._executor_manager_thread
+        thread: Any = self._executor._executor_manager_thread
         return thread is None or not thread.is_alive()
 
     @property
@@ -100,6 +100,7 @@ class Lane:
         self.pid = 0
         self.pidfd: int | None = None
         self.started = time.monotonic()
+        self.busy_since = 0.0  # when it was last given something while it had nothing else
         self.lost_at = 0.0
 
     @property
@@ -180,6 +181,8 @@ class Pool:
         if lane.lowered and not lane.outstanding:
             self._view[2 * lane.slot + 1] = NO_LIMIT
             lane.lowered = False
+        if not lane.outstanding:
+            lane.busy_since = time.monotonic()
         lane.outstanding.append(tag)
         try:
             future = lane.executor.submit(function, *arguments)
@@ -193,6 +196,7 @@ class Pool:
         """Note that an Event for `tag` has come."""
         if tag in lane.outstanding:
             lane.outstanding.remove(tag)
+            lane.busy_since = time.monotonic()
 
     # The board
 
@@ -202,7 +206,7 @@ class Pool:
         return (number >> RECORD_BITS, (number & _MASK) - 1) if number else None
 
     def lower(self, lane: Lane, serial: int, offset: int) -> None:
-        """Forbid the lane to start record `offset` of chunk `serial`, and any later one, till all it has is answered."""
+        """Forbid the lane to start record `offset` of chunk `serial` or any later one, till all it has is answered."""
         number = (serial << RECORD_BITS) + 1 + offset
         self._view[2 * lane.slot + 1] = min(number, self._view[2 * lane.slot + 1])
         lane.lowered = True

@@ -1,13 +1,14 @@
 """Owns the count of repeated ids, in bounded memory. Never reads a file.
 
-Most inputs carry ids that increase. Then each chunk's least and greatest id are proof enough: where neighbouring chunks
-do not overlap, no id repeats, and nothing had to be kept. Otherwise ids are counted by digest; above `EXACT` of them one
-part in so many is counted and scaled up, for equal ids always fall into the same part.
+Most inputs carry ids that increase. Then each chunk's least and greatest id are proof enough: where neighbouring
+chunks do not overlap, no id repeats, and nothing had to be kept. Otherwise ids are counted by hash; above `EXACT` of
+them one part in so many is counted and scaled up, for equal ids always fall into the same part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from batchmill.codec import id_key
@@ -53,7 +54,7 @@ class Spans:
         if self._broken:
             return False
         spans = [self._by_start[first] for first in sorted(self._by_start)]
-        return all(self._increases(a[2], b[1]) for a, b in zip(spans, spans[1:]))
+        return all(self._increases(a[2], b[1]) for a, b in pairwise(spans))
 
 
 def count_repeats(columns: Iterable[list[Any]], total: int) -> int:

@@ -90,20 +90,17 @@ class Watch:
 
 
 @contextmanager
-def ignored(signals: Iterable[signal.Signals] = STARTING) -> Iterator[None]:
-    """Ignore `signals` inside the block, as a child started in it will too; nothing outside the main thread.
+def held(signals: Iterable[signal.Signals] = STARTING) -> Iterator[None]:
+    """Hold `signals` back inside the block: they arrive after it, and a child started in it is born with them held.
 
-    Blocking them instead (pthread_sigmask) would lose none, but children inherit the mask and no lane would ever
-    unblock: a signal that falls into these milliseconds is lost, and the person presses Ctrl-C again.
+    A child must let them in once it is ready (worker.start does; the fork server never does, and never needs to).
+    Ignoring them instead would lose those that fall into these milliseconds, and work in the main thread only.
     """
-    found: dict[signal.Signals, Any] = {}
+    found = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
-        if _in_main_thread():
-            for signum in signals:
-                found[signum] = signal.signal(signum, signal.SIG_IGN)
         yield
     finally:
-        _restore(found)
+        signal.pthread_sigmask(signal.SIG_SETMASK, found)
 
 
 def die_of(signum: int) -> NoReturn:

@@ -145,8 +145,9 @@ def _read_numpy(data: bytes) -> Any:
         raise ValueError("a numpy value without dtype, shape or bytes")
     dtype = np.lib.format.descr_to_dtype(descr)
     _check_shape(shape, dtype, len(raw))
-    # Copied, as results are writable when they are made; an empty buffer is refused by ndarray.
-    return np.ndarray(shape, dtype, raw).copy() if raw else np.zeros(shape, dtype)
+    # A bytearray, as results are writable when they are made (a copy would lose the padding of records).
+    # Not np.zeros for those without bytes: it makes <U1 of <U0.
+    return np.ndarray(shape, dtype, bytearray(raw)) if raw else np.ndarray(shape, dtype)
 
 
 def _check_shape(shape: list[Any], dtype: Any, size: int) -> None:
@@ -185,25 +186,28 @@ READING: dict[str, Any] = {"strict_map_key": False, "unicode_errors": "surrogate
 _NESTED = frozenset((Ext.TUPLE, Ext.SET, Ext.FROZENSET, Ext.FRACTION, Ext.ARRAY, Ext.SCALAR))
 
 
-def _fixed(byte: int) -> tuple[int, int]:
-    """(bytes to the next token, estimated bytes of the object) for a first byte; no step where a length follows."""
-    for low, high, step, weight in (
-        (0x00, 0x7F, 1, 0),
-        (0x80, 0x80, 1, 88),
-        (0x81, 0x8F, 1, 250 + 72 * (byte & 15)),
-        (0x90, 0x9F, 1, 80 + 8 * (byte & 15)),
-        (0xA0, 0xBF, 1 + (byte & 31), 72 + (byte & 31)),
-        (0xC4, 0xC9, 0, 0),
-        (0xCA, 0xCA, 5, 24),
-        (0xCB, 0xCB, 9, 24),
-        (0xCC, 0xCF, 1 + (1 << (byte & 3)), 32),
-        (0xD0, 0xD3, 1 + (1 << (byte & 3)), 32),
-        (0xD4, 0xDF, 0, 0),
-        (0xE0, 0xFF, 1, 32),
+def _fixed(byte: int) -> tuple[int, int, int]:
+    """(bytes to the next token, estimated bytes of the object, values that follow less this one) for a first byte.
+
+    The step is 0 where a length follows.
+    """
+    for low, high, step, weight, values in (
+        (0x00, 0x7F, 1, 8, 0),
+        (0x80, 0x80, 1, 88, 0),
+        (0x81, 0x8F, 1, 250 + 72 * (byte & 15), 2 * (byte & 15)),
+        (0x90, 0x9F, 1, 88, byte & 15),
+        (0xA0, 0xBF, 1 + (byte & 31), 80 + (byte & 31), 0),
+        (0xC4, 0xC9, 0, 0, 0),
+        (0xCA, 0xCA, 5, 32, 0),
+        (0xCB, 0xCB, 9, 32, 0),
+        (0xCC, 0xCF, 1 + (1 << (byte & 3)), 40, 0),
+        (0xD0, 0xD3, 1 + (1 << (byte & 3)), 40, 0),
+        (0xD4, 0xDF, 0, 0, 0),
+        (0xE0, 0xFF, 1, 40, 0),
     ):
         if low <= byte <= high:
-            return step, weight
-    return 1, 0  # nil, the booleans, and the byte that is never used
+            return step, weight, values - 1
+    return 1, 8, -1  # nil, the booleans, and the byte that is never used
 
 
 _FIXED = tuple(_fixed(byte) for byte in range(256))
@@ -219,34 +223,40 @@ _VARIABLE = {
 
 
 def _check_memory(data: bytes | memoryview) -> None:
-    """Raise CheckpointDamaged if unpacking `data` would take more than about MAX_MEMORY.
+    """Raise CheckpointDamaged if unpacking `data` would take more than about MAX_MEMORY, or if it is not one value.
 
     64 MiB of empty maps would be 6 GiB of dicts, and msgpack limits each length but not their sum. The tokens are
     walked in Python, some 0.1 µs each, without building anything.
     """
-    at, total, end = 0, 0, len(data)
-    while at < end:
-        step, weight = _FIXED[data[at]]
+    at, total, open_values, end = 0, 0, 1, len(data)
+    # Every value still open takes a byte or more: lengths that were only announced are found out at once.
+    while 0 < open_values <= end - at and total <= MAX_MEMORY:
+        step, weight, values = _FIXED[data[at]]
         if not step:
-            step, weight = _measure(data, at)
+            step, weight, values = _measure(data, at)
         at += step
         total += weight
-        if total > MAX_MEMORY:
-            raise CheckpointDamaged(f"a value would take more than {MAX_MEMORY >> 20} MiB of memory when read")
+        open_values += values
+    if total > MAX_MEMORY:
+        raise CheckpointDamaged(f"a value would take more than {MAX_MEMORY >> 20} MiB of memory when read")
+    if open_values or at != end:
+        raise CheckpointDamaged("a value in the checkpoint does not end where its bytes do")
 
 
-def _measure(data: bytes | memoryview, at: int) -> tuple[int, int]:
+def _measure(data: bytes | memoryview, at: int) -> tuple[int, int, int]:
     width, kind = _VARIABLE[data[at]]
     start = at + 1 + width
     length = int.from_bytes(data[at + 1 : start], "big") if width else 1 << (data[at] - 0xD4)
     if kind == "array":
-        return 1 + width, 80 + 8 * length
+        return 1 + width, 88, length - 1
     if kind == "map":
-        return 1 + width, 250 + 72 * length
+        return 1 + width, 250 + 72 * length, 2 * length - 1
     if kind == "str":
         # One character outside of Latin-1 makes every character of its string take up to four bytes.
-        return 1 + width + length, 72 + (length if bytes(data[start : start + length]).isascii() else 4 * length)
+        wide = 1 if bytes(data[start : start + length]).isascii() else 4
+        return 1 + width + length, 80 + wide * length, -1
     if kind == "bin":
-        return 1 + width + length, 40 + length
-    nested = start < len(data) and data[start] in _NESTED
-    return 2 + width + (0 if nested else length), 256 + 2 * length
+        return 1 + width + length, 48 + length, -1
+    if start < len(data) and data[start] in _NESTED:
+        return 2 + width, 256 + 2 * length, 0
+    return 2 + width + length, 256 + 2 * length, -1

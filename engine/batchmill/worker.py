@@ -230,9 +230,11 @@ def _redirect(output: str, inherited: Any) -> None:
     for extra in {null, target} - {0, 1, 2}:
         os.close(extra)
     # The fork server's own streams may be anything; a lane's are line-buffered text, and never raise for a character.
-    sys.stdin = open(0, closefd=False)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the life of the process, as the next
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        stream = open(  # noqa: SIM115
+            descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+        )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

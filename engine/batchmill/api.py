@@ -1,0 +1,202 @@
+"""Owns the functions of the Python API: run, stream, map. Never prints and installs no signal handler."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from batchmill.batch import Batch
+from batchmill.codec import Block, outcomes
+from batchmill.errors import InvalidUsage, ItemsFailed
+from batchmill.model import Outcome, Report, Snapshot
+from batchmill.settings import Settings
+
+_BLOCKS_AHEAD = 8  # committed blocks that wait for the reader of a stream
+
+
+def run(
+    function: Callable[..., Any] | str,
+    items: Iterable[Any] | str | os.PathLike[str],
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    id: str | Callable[[Any], Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    init: Callable[[], Any] | str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    on_progress: Callable[[Snapshot], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+    name: str | None = None,
+    settings: Settings | None = None,
+    **settings_fields: Any,
+) -> Report:
+    """Call `function(item, **kwargs)` for every item, on all cores, and return the report.
+
+    `function` is a callable or a name ("tasks:score", "score.py:score"). `items` is any iterable, read lazily and never
+    further ahead than the window, or the path of an input file. `checkpoint` keeps every outcome (None: nothing is
+    kept); with `resume` items done before are skipped, by id. `id` is the name of a field, or a callable giving an
+    item's id; else it is the field "id" of a dict, the item itself where it is a str or number, or a digest of it.
+    `output` is a file for the results, in order. `on_progress` gets a Snapshot now and then (`progress_interval`
+    seconds), `on_message` one line for what a person should know. `name` identifies a lambda's checkpoint. Further
+    keywords are fields of Settings: durations in seconds or "30s", sizes in bytes or "2G".
+
+    Items that fail do not raise (`report.raise_for_failures()` does). Raises BatchmillError for what ends the batch,
+    ValueError for arguments out of range, what the iterable itself raises, and KeyboardInterrupt, each after committing
+    what was done.
+    """
+    batch = _batch(
+        function,
+        items,
+        checkpoint=checkpoint,
+        id=id,
+        kwargs=kwargs,
+        init=init,
+        output=output,
+        name=name,
+        settings=_settings(settings, {**settings_fields, "resume": resume} if resume else settings_fields, id),
+    )
+    return batch.run(on_progress, on_message)
+
+
+class Stream:
+    """The outcomes of a batch as they complete. Use it in a `with` block: leaving the block stops the batch.
+
+    `report` is the Report once the batch has ended, else None.
+    """
+
+    def __init__(self, batch: Callable[[Callable[[Block], None]], Batch]) -> None:
+        self._blocks: queue.Queue[Block | None] = queue.Queue(_BLOCKS_AHEAD)
+        self._batch = batch(self._blocks.put)
+        self._thread = threading.Thread(target=self._run, name="batchmill-stream")
+        self._error: BaseException | None = None
+        self._left = False
+        self.report: Report | None = None
+
+    def _run(self) -> None:
+        try:
+            self.report = self._batch.run()
+        except BaseException as error:
+            self._error = error
+        self._blocks.put(None)
+
+    def __enter__(self) -> Stream:
+        self._thread.start()
+        return self
+
+    def blocks(self) -> Iterator[Block]:
+        """The committed blocks, in the order in which they were; raises what ended the batch."""
+        while (block := self._blocks.get()) is not None:
+            yield block
+        self._blocks.put(None)  # iterating again ends at once
+        if self._error is not None and not self._left:
+            raise self._error
+
+    def __iter__(self) -> Iterator[Outcome]:
+        for block in self.blocks():
+            for _, outcome in outcomes(block):
+                yield outcome
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._left = True
+        self._batch.stop("left")
+        while self._thread.is_alive():
+            try:  # the batch may be waiting for room
+                self._blocks.get(timeout=0.05)
+            except queue.Empty:
+                pass
+        self._thread.join()
+
+
+def stream(
+    function: Callable[..., Any] | str,
+    items: Iterable[Any] | str | os.PathLike[str],
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    id: str | Callable[[Any], Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    init: Callable[[], Any] | str | None = None,
+    name: str | None = None,
+    settings: Settings | None = None,
+    **settings_fields: Any,
+) -> Stream:
+    """A `Stream` of outcomes as they complete; arguments as for `run`.
+
+    with batchmill.stream(score, items) as outcomes:
+        for outcome in outcomes: ...
+
+    A slow reader slows the batch down; nothing piles up.
+    """
+    fields = {**settings_fields, "resume": resume} if resume else settings_fields
+    chosen = _settings(settings, fields, id)
+    return Stream(
+        lambda sink: _batch(
+            function,
+            items,
+            checkpoint=checkpoint,
+            id=id,
+            kwargs=kwargs,
+            init=init,
+            name=name,
+            settings=chosen,
+            sink=sink,
+        )
+    )
+
+
+def map(
+    function: Callable[..., Any] | str,
+    items: Iterable[Any],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    init: Callable[[], Any] | str | None = None,
+    settings: Settings | None = None,
+    **settings_fields: Any,
+) -> list[Any]:
+    """The results of `function` for every item, in order. Raises ItemsFailed at the first failure, and stops then."""
+    found: list[tuple[int, Block]] = []
+    with stream(function, items, kwargs=kwargs, init=init, settings=settings, **settings_fields) as running:
+        for block in running.blocks():
+            for place, failure in block.failures.items():
+                where = f"item {block.head.first + block.offsets[place]}"
+                raise ItemsFailed(f"{where} failed: {failure.type}: {failure.message}", failure.traceback)
+            found.append((block.head.first, block))
+    found.sort(key=lambda pair: pair[0])
+    return [outcome.result for _, block in found for _, outcome in outcomes(block)]
+
+
+def _settings(settings: Settings | None, given: Mapping[str, Any], id: Any) -> Settings:
+    values = {**(settings.as_dict() if settings else {}), **given}
+    if isinstance(id, str):
+        values["id_field"] = id
+    return Settings.of(values)
+
+
+def _batch(
+    function: Callable[..., Any] | str,
+    items: Iterable[Any] | str | os.PathLike[str],
+    *,
+    checkpoint: str | os.PathLike[str] | None,
+    id: str | Callable[[Any], Any] | None,
+    settings: Settings,
+    output: str | os.PathLike[str] | None = None,
+    **rest: Any,
+) -> Batch:
+    is_path = isinstance(items, (str, os.PathLike))
+    if is_path and callable(id):
+        raise InvalidUsage("an id callable works on Python items", "name a field with id=, or pass the items")
+    return Batch(
+        function,
+        [os.fspath(items)] if isinstance(items, (str, os.PathLike)) else (),
+        items=None if isinstance(items, (str, os.PathLike)) else items,
+        settings=settings,
+        checkpoint=None if checkpoint is None else os.fspath(checkpoint),
+        no_checkpoint=checkpoint is None,
+        output=None if output is None else os.fspath(output),
+        id=id if callable(id) else None,
+        **rest,
+    )

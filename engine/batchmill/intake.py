@@ -1,0 +1,310 @@
+"""Owns what is to be done next: the input less what is done, and the chunks that came back. Never runs anything.
+
+    source --> matcher --> (skip)
+                 |  \\--unmatched--> scan in a lane --> masked chunk --\\
+                 \\--all matched: the rest is new ---------------------> ledger --> next()
+
+While outcomes of earlier runs are unmatched, the input is searched block by block. Records that match no block are held
+back, up to `_HELD` bytes: mostly the remaining blocks match, and what was held back turns out to be new without a look
+at a single id. Otherwise ids are loaded, and such records are scanned (matching.py).
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import IO, NamedTuple
+
+from batchmill import formats
+from batchmill.chunking import Pace
+from batchmill.formats import MAX_ITEM, Format
+from batchmill.ledger import Ledger
+from batchmill.matching import Aside, Matcher, Scan, set_aside
+from batchmill.model import Chunk
+from batchmill.source import MAX_CHUNK, ByteSource, Source
+
+_HELD = 8 << 20  # bytes of unmatched records held back before ids are loaded
+_SCAN = 5000  # records of a scan
+
+
+class Job(NamedTuple):
+    """What a lane is to do with a chunk: run it, or (`scan`) read its ids."""
+
+    chunk: Chunk
+    scan: bool = False
+
+
+class Intake:
+    """Where the loop gets its next job. `settled(first, end)` is called for records that need no run (any more).
+
+    `limit` is how many items may be handed out in all, None for no limit.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        format: Format | None,
+        *,
+        ledger: Ledger,
+        pace: Pace,
+        matcher: Matcher | None,
+        settled: Callable[[int, int], None],
+        limit: int | None = None,
+    ) -> None:
+        self._source = source
+        self._format = format
+        self._ledger = ledger
+        self._pace = pace
+        self._matcher = matcher
+        self._settled = settled
+        self._budget = limit
+        self._held: deque[Chunk] = deque()
+        self._held_bytes = 0
+        self._scans: deque[Chunk] = deque()
+        self._scanning = 0
+        self._spool: IO[bytes] | None = None
+        self._aside: Iterator[Aside] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will come any more, unless a chunk in flight comes back."""
+        return (
+            self._source.ended
+            and not self._ledger.ready
+            and not (self._held or self._scans or self._scanning)
+            and self._spool is None
+            and self._aside is None
+        )
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the limit forbids to hand out more."""
+        return self._budget is not None and self._budget <= 0
+
+    @property
+    def skipped(self) -> int:
+        """Items found done."""
+        return self._matcher.skipped if self._matcher else 0
+
+    def next(self, starved: bool = False) -> Job | None:
+        """The next job; None where there is none now. `starved`: a lane has nothing to do, so nothing is held back."""
+        if self._scans:
+            self._scanning += 1
+            return Job(self._scans.popleft(), scan=True)
+        if self.is_limited:
+            return None
+        size = self._pace.next_size(self._source.remaining)
+        if self._budget is not None:
+            size = min(size, self._budget)
+        while True:
+            chunk = self._ledger.take(size)
+            if chunk is not None:
+                return self._charge(chunk)
+            if not self._advance(size, starved):
+                return None
+            if self._scans:
+                self._scanning += 1
+                return Job(self._scans.popleft(), scan=True)
+
+    def _charge(self, chunk: Chunk) -> Job:
+        if self._budget is not None:
+            self._budget -= chunk.to_run
+        if self._matcher is not None:
+            self._matcher.handed = max(self._matcher.handed, chunk.first + chunk.records)
+        return Job(chunk)
+
+    def refund(self, items: int) -> None:
+        """Items that were handed out, and were blank or came back undone."""
+        if self._budget is not None:
+            self._budget += items
+
+    def probe_end(self) -> None:
+        """With the limit reached: find out whether the input happens to end here too."""
+        if isinstance(self._source, ByteSource):
+            self._source.look(1)
+        elif self._source.total == self._source.position:
+            self._source.close()
+
+    def _advance(self, size: int, starved: bool) -> bool:
+        """Move through the input; False where there is nothing to move through now."""
+        matcher = self._matcher
+        if matcher is None:
+            return self._put(self._source.take(size))
+        if matcher.exhausted and not self._aside:
+            while self._held:
+                self._ledger.put(self._held.popleft())
+            if self._ledger.ready:
+                return True
+            if not self._source.ended and self._put(self._source.take(size)):
+                return True
+            return self._settle_aside(matcher)
+        return self._match(matcher, starved)
+
+    def _put(self, chunk: Chunk | None) -> bool:
+        if chunk is None:
+            return False
+        self._ledger.put(chunk)
+        return True
+
+    # Matching
+
+    def _match(self, matcher: Matcher, starved: bool) -> bool:
+        if not self._source.ended:
+            if self._by_block and self._match_block(matcher):
+                return True
+            chunk = self._unmatched(matcher)
+            if chunk is not None:
+                self._hold(matcher, chunk)
+                return True
+        if self._held and (self._source.ended or starved):
+            self._scan_held(matcher)
+            return True
+        return self._settle_aside(matcher)
+
+    @property
+    def _by_block(self) -> bool:
+        return self._format is not None and self._format.content_is_bytes
+
+    def _match_block(self, matcher: Matcher) -> bool:
+        source = self._source
+        assert isinstance(source, ByteSource)
+        first = self._first_record(source)
+        if first is None:
+            return False
+        for number in matcher.candidates(zlib.crc32(first)):
+            found = self._block_at(source, matcher, number)
+            if found is not None:
+                chunk = source.claim(*found)
+                again = matcher.take_block(number, chunk)
+                if again is None:
+                    self._settled(chunk.first, chunk.first + chunk.records)
+                else:
+                    self._ledger.put(again)
+                return True
+        return False
+
+    def _first_record(self, source: ByteSource) -> bytes | None:
+        assert self._format is not None
+        have = source.look(1)
+        while have:
+            data, offset = source.window
+            end = data.find(self._format.separator, offset)
+            if end >= 0 or source.at_end_of_input:
+                return data[offset : end if end >= 0 else None]
+            more = source.look(have + 1)
+            if more <= have or more > MAX_ITEM:
+                return None
+            have = more
+        return None
+
+    def _block_at(self, source: ByteSource, matcher: Matcher, number: int) -> tuple[int, int] | None:
+        """(bytes, records) of the row's block if it stands here in the input, else None."""
+        assert self._format is not None
+        separator = self._format.separator
+        size = matcher.size_of(number)
+        have = source.look(size + 1)
+        if have < size:
+            return None
+        data, offset = source.window
+        block = data[offset : offset + size]
+        whole = block.endswith(separator)
+        closed = data[offset + size : offset + size + 1] == separator
+        # "abc" at the end of the input then must not be taken for the beginning of "abcd" now.
+        if not whole and not closed and not (have == size and source.at_end_of_input):
+            return None
+        if not matcher.is_block(number, block):
+            return None
+        return size + (not whole and closed), formats.count_records(block, separator)
+
+    def _unmatched(self, matcher: Matcher) -> Chunk | None:
+        """The next records up to one that may begin a block."""
+        source = self._source
+        if not self._by_block or not isinstance(source, ByteSource):
+            return source.take(_SCAN)
+        assert self._format is not None
+        if not source.look(1):
+            return None
+        data, offset = source.window
+        position, records = offset, 0
+        while records < _SCAN and position - offset < MAX_CHUNK:
+            end = data.find(self._format.separator, position)
+            if end < 0 or (records and matcher.candidates(zlib.crc32(data[position:end]))):
+                break
+            position, records = end + 1, records + 1
+        return source.claim(position - offset, records) if records else source.take(1)
+
+    def _hold(self, matcher: Matcher, chunk: Chunk) -> None:
+        self._held.append(chunk)
+        self._held_bytes += len(chunk.data)
+        if matcher.knows_items or not self._by_block or self._held_bytes > _HELD:
+            self._scan_held(matcher)
+
+    def _scan_held(self, matcher: Matcher) -> None:
+        if not matcher.knows_items:
+            matcher.load_ids()
+        self._scans.extend(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+
+    def scanned(self, chunk: Chunk, scan: Scan) -> None:
+        """A lane has read the ids of a chunk: skip, run or set aside its records."""
+        assert self._matcher is not None
+        self._scanning -= 1
+        masked, aside = self._matcher.match(chunk, scan)
+        keys = dict(aside)
+        for piece in set_aside(masked, list(keys), self._ledger.divide):
+            key = keys.get(piece.first - chunk.first)
+            if key is not None:
+                self._set_aside(Aside(piece._replace(skip=None), key))
+            elif piece.to_run:
+                self._ledger.put(piece)
+            else:
+                self._settled(piece.first, piece.first + piece.records)
+
+    def scan_lost(self, chunk: Chunk) -> None:
+        """The lane that was reading a chunk's ids is gone."""
+        self._scanning -= 1
+        self._scans.appendleft(chunk)
+
+    def _set_aside(self, aside: Aside) -> None:
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile(prefix="batchmill-")  # noqa: SIM115 - open until it is read back
+        pickle.dump(aside, self._spool, pickle.HIGHEST_PROTOCOL)
+
+    def _settle_aside(self, matcher: Matcher) -> bool:
+        """After the end of the input: decide one of the records set aside."""
+        if not self._source.ended or self._held or self._scans or self._scanning:
+            return False
+        if self._aside is None:
+            if self._spool is None:
+                return False
+            self._aside, self._spool = _unspool(self._spool), None
+        aside = next(self._aside, None)
+        if aside is None:
+            self._aside = None
+            return False
+        chunk = matcher.settle(aside)
+        if chunk is None:
+            self._settled(aside.chunk.first, aside.chunk.first + 1)
+        else:
+            self._ledger.put(chunk)
+        return True
+
+    def close(self) -> None:
+        """Let go of the source and of what was set aside."""
+        self._source.close()
+        if self._spool is not None:
+            self._spool.close()
+
+
+def _unspool(spool: IO[bytes]) -> Iterator[Aside]:
+    with spool:
+        spool.seek(0)
+        while True:
+            try:
+                yield pickle.load(spool)
+            except EOFError:
+                return

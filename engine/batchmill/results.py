@@ -1,0 +1,203 @@
+"""Owns reading a checkpoint: outcomes in order, failures, status, output files. Never writes a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Any
+
+from batchmill.checkpoint import Holder, Reader
+from batchmill.codec import Block, outcomes
+from batchmill.errors import InputMissing, OutputLost
+from batchmill.framing import FrameRef, FrameType, Verdict
+from batchmill.index import Row
+from batchmill.model import Outcome, Report
+from batchmill.ordering import Part, RenderOrder, Stretch, in_order, render_order, stretches
+from batchmill.resume import History
+from batchmill.tracker import report_of
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a checkpoint stands.
+
+    `live` is who holds it now, or None. `done` counts ok results, `failed` failed items, `total` the items of the input
+    (None: unknown). `runs` are the RUN maps in order, `report` is the last run's (None: it is live, or was killed),
+    `sample` the last SAMPLE map, `verdict` what reading the file to its end found.
+    """
+
+    path: str
+    size: int
+    meta: Mapping[str, Any]
+    runs: tuple[Mapping[str, Any], ...]
+    live: Holder | None
+    done: int
+    failed: int
+    total: int | None
+    report: Report | None
+    sample: Mapping[str, Any] | None
+    verdict: Verdict | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last run came to the end of its input."""
+        return self.live is None and self.report is not None and not self.report.stopped
+
+
+class Results:
+    """A checkpoint for reading, live or not, as it was when opened. Close it, or use it in a `with` block."""
+
+    def __init__(self, path: str) -> None:
+        self._reader = _open(path)
+        self._history = History()
+        try:
+            for ref, peek in self._reader.frames():
+                self._history.note(ref, peek)
+            self._history.load(self._reader.payload)
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def outcomes(self, all: bool = True) -> Iterator[Outcome]:
+        """Every item's outcome, in input order (by run, where the input changed between runs); ok ones unless `all`."""
+        for stretch in self._stretches():
+            parts = self._parts(stretch)
+            blocks = [Block(part.payload) for part in parts]
+            for _, _, number, index in in_order(parts, stretch.low, stretch.high):
+                ((_, outcome),) = outcomes(blocks[number], [index])
+                if all or outcome.ok:
+                    yield outcome
+
+    def failures(self) -> Iterator[Outcome]:
+        """The failed items, in order."""
+        index = self._history.index
+        rows = [index.row(number) for number in range(len(index))]
+        failed = sorted((row for row in rows if row.failed), key=lambda row: (row.generation, row.first, row.seq))
+        for row in failed:
+            block = Block(self._payload(row.seq))
+            gone = index.gone.get(row.seq, ())
+            for _, outcome in outcomes(block, [place for place in block.failures if place not in gone]):
+                yield outcome
+
+    def status(self) -> Status:
+        """How the checkpoint stands."""
+        history, index = self._history, self._history.index
+        live = self._reader.live()
+        report = None if live else history.last_report
+        return Status(
+            path=self._reader.path,
+            size=self._reader.size,
+            meta=self._reader.meta,
+            runs=tuple(history.runs[number] for number in sorted(history.runs)),
+            live=live,
+            done=index.items - index.failed,
+            failed=index.failed,
+            total=history.total,
+            report=report_of(report) if report else None,
+            sample=history.sample,
+            verdict=self._reader.verdict,
+        )
+
+    def rendered(self, format: str, all: bool) -> Iterator[tuple[bytes, int]]:
+        """The output in pieces: bytes, and how many numbers in them JSON could not say."""
+        for stretch in self._stretches():
+            order = RenderOrder(stretch.low, stretch.high, tuple(self._parts(stretch)), format, all, True)
+            yield render_order(order)
+
+    def _stretches(self) -> Iterator[Stretch]:
+        return stretches(self._history.index.pieces())
+
+    def _parts(self, stretch: Stretch) -> list[Part]:
+        index = self._history.index
+        parts = []
+        for piece in stretch.pieces:
+            gone: Any = index.gone.get(piece.seq, ())
+            moved = index.moved(piece.seq) if piece.place is None else ()
+            without = {*gone, *moved} if gone and moved else gone or moved
+            parts.append(Part(piece, self._payload(piece.seq), without))
+        return parts
+
+    def _payload(self, seq: int) -> bytes:
+        row = self._history.index.row(self._history.index.number(seq))
+        return self._reader.payload(_ref_of(row))
+
+
+def _ref_of(row: Row) -> FrameRef:
+    return FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES)
+
+
+def _open(path: str) -> Reader:
+    try:
+        return Reader(path)
+    except FileNotFoundError:
+        raise InputMissing(f"{path}: no such checkpoint", "check its path") from None
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Results:
+    """Open a checkpoint for reading, also one that is being written.
+
+    Raises InputMissing (no such file), CheckpointRefused (no regular file), CheckpointDamaged, CheckpointMismatch
+    (written by a newer batchmill).
+    """
+    return Results(os.fspath(path))
+
+
+def write_results(
+    paths: Sequence[str],
+    out: IO[bytes] | str,
+    *,
+    format: str = "jsonl",
+    all: bool = False,
+    on_message: Callable[[str], None] | None = None,
+) -> int:
+    """Write the results of checkpoints, one after the other, to a binary file object, or to a path (by renaming).
+
+    Items kept beside their results are written too. Returns the bytes written. Raises OutputLost, and as
+    `open_checkpoint` does.
+    """
+    if not isinstance(out, str):
+        return _write(paths, out, format, all, on_message)
+    temporary = f"{out}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            written = _write(paths, file, format, all, on_message)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise OutputLost(f"cannot write {out}: {error.strerror}", "check the path given to -o") from None
+    finally:
+        _unlink(temporary)
+    return written
+
+
+def _write(
+    paths: Iterable[str], out: IO[bytes], format: str, all: bool, on_message: Callable[[str], None] | None
+) -> int:
+    written = odd = 0
+    for path in paths:
+        with open_checkpoint(path) as results:
+            for data, count in results.rendered(format, all):
+                out.write(data)
+                written += len(data)
+                odd += count
+    if odd and on_message is not None:
+        on_message(f"{odd} numbers that JSON cannot say (NaN, infinity) were written as null")
+    return written
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

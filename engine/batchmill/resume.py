@@ -1,0 +1,214 @@
+"""Owns how a run comes to its checkpoint: its name, --resume, --fresh, whose it is. Never decides about an item."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, move_aside
+from batchmill.codec import Block, pack_map, read_head, unpack_map
+from batchmill.errors import CheckpointMismatch, CheckpointRefused, CheckpointUnwritable
+from batchmill.framing import FrameRef, FrameType
+from batchmill.index import Index
+from batchmill.settings import Settings
+
+# What a checkpoint belongs to, and how a person calls it.
+_IDENTITY = {
+    "function": "function",
+    "command": "command",
+    "set": "--set",
+    "format": "format",
+    "id_rule": "id rule",
+}
+
+
+@dataclass
+class History:
+    """What a checkpoint says of earlier runs: RUN and END maps in order, the last SAMPLE, and the index of outcomes."""
+
+    index: Index = field(default_factory=Index)
+    runs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ends: dict[int, dict[str, Any]] = field(default_factory=dict)
+    sample: dict[str, Any] | None = None
+    items_by_run: dict[int, int] = field(default_factory=dict)
+    _small: list[FrameRef] = field(default_factory=list)
+
+    def note(self, ref: FrameRef, peek: bytes) -> None:
+        """Take in a frame as a scan shows it; what needs its whole payload is read by `load`."""
+        if ref.type == FrameType.OUTCOMES:
+            head = read_head(peek)
+            self.index.add(ref.seq, ref.offset, ref.length, head)
+            self.items_by_run[head.run] = self.items_by_run.get(head.run, 0) + head.items
+            if head.flags & 1:
+                self._small.append(ref)
+        elif ref.type != FrameType.META:
+            self._small.append(ref)
+
+    def load(self, read: Callable[[FrameRef], bytes]) -> None:
+        """Read the frames that `note` put off."""
+        small, self._small = self._small, []
+        for ref in small:
+            self._load(ref, read(ref))
+
+    def _load(self, ref: FrameRef, payload: bytes) -> None:
+        if ref.type == FrameType.OUTCOMES:
+            self.index.add_replaced(ref.seq, Block(payload).supersedes)
+            return
+        values = unpack_map(payload)
+        if ref.type == FrameType.RUN:
+            self.runs.setdefault(values["run"], {}).update(values)
+        elif ref.type == FrameType.END:
+            self.ends[values["run"]] = values["report"]
+        elif ref.type == FrameType.SAMPLE:
+            self.sample = values
+        elif ref.type == FrameType.ORDER:
+            self.index.add_order(values)
+
+    @property
+    def last_report(self) -> dict[str, Any] | None:
+        """The report of the last run, None where it has none (it is live, or was killed)."""
+        return self.ends.get(max(self.runs, default=0))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last run came to the end of its input."""
+        last = self.last_report
+        return last is not None and not last["stopped"]
+
+    @property
+    def total(self) -> int | None:
+        """Items in the input, as far as any run knew."""
+        last = self.last_report
+        if last is not None and not last["stopped"]:
+            return int(last["total"])
+        return self.sample.get("total") if self.sample else None
+
+
+class Nowhere:
+    """The checkpoint of a run that keeps nothing: what is appended is gone."""
+
+    recovery = None
+
+    def __init__(self) -> None:
+        self._seq = 0
+
+    def append(self, type: FrameType, payload: bytes) -> FrameRef:
+        """As Checkpoint.append."""
+        self._seq += 1
+        return FrameRef(self._seq, 0, len(payload), type)
+
+    def read(self, ref: FrameRef) -> bytes:
+        """Nothing was kept: always raises CheckpointRefused."""
+        raise CheckpointRefused("this run keeps nothing")
+
+    def fileno(self) -> int:
+        """No descriptor: -1."""
+        return -1
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def default_name(first_input: str, function: str) -> str:
+    """The checkpoint's name where none is given: stem of the first INPUT, then of the function or program."""
+    stem = os.path.basename(os.path.abspath(first_input)).split(".")[0] or "batch"
+    return f"{stem}.{function}.ckpt"
+
+
+def open_checkpoint_for(
+    path: str | None,
+    meta: Mapping[str, Any],
+    settings: Settings,
+    on_error: Callable[[CheckpointUnwritable], None],
+    on_message: Callable[[str], None],
+) -> tuple[Checkpoint, History]:
+    """The checkpoint of a run that is to begin now, and what is in it. `path` None: a temporary one.
+
+    Raises CheckpointRefused (exists, and nothing says what to do with it; cannot be created), CheckpointBusy,
+    CheckpointMismatch (belongs to something else) and CheckpointDamaged.
+    """
+    if path is None:
+        return Checkpoint.temporary(meta), History()
+    if exists_with_outcomes(path):
+        if settings.fresh:
+            on_message(f"The old checkpoint is now {move_aside(path, settings.keep)}")
+        elif not settings.resume:
+            raise CheckpointRefused(
+                f"{path} exists",
+                "--resume continues it, --fresh moves it aside and begins anew, -c FILE names another",
+            )
+        else:
+            found = _continue(path, meta, settings, on_error, on_message)
+            if found is not None:
+                return found
+    return Checkpoint.create(path, meta, interval=settings.checkpoint_interval, on_error=on_error), History()
+
+
+def _continue(
+    path: str,
+    meta: Mapping[str, Any],
+    settings: Settings,
+    on_error: Callable[[CheckpointUnwritable], None],
+    on_message: Callable[[str], None],
+) -> tuple[Checkpoint, History] | None:
+    """Open an existing checkpoint, or move a finished one aside (None)."""
+    with Reader(path) as reader:
+        _check_identity(path, reader.meta, meta, settings)
+    history = History()
+    checkpoint = Checkpoint.open(path, interval=settings.checkpoint_interval, on_frame=history.note, on_error=on_error)
+    try:
+        if checkpoint.recovery:
+            on_message(checkpoint.recovery)
+        history.load(checkpoint.read)
+    except BaseException:
+        checkpoint.close()
+        raise
+    if not (settings.fresh_if_finished and history.is_finished):
+        return checkpoint, history
+    checkpoint.close()
+    on_message(f"The batch was finished: it begins anew, and the old checkpoint is {move_aside(path, settings.keep)}")
+    return None
+
+
+def _check_identity(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], settings: Settings) -> None:
+    if settings.accept_changes:
+        return
+    names = dict(_IDENTITY)
+    if theirs.get("default_name") and ours.get("default_name"):
+        names["input"] = "input"
+    differences = [
+        f"{name} {_shown(theirs.get(key))}, not {_shown(ours.get(key))}"
+        for key, name in names.items()
+        if theirs.get(key) != ours.get(key)
+    ]
+    if differences:
+        raise CheckpointMismatch(
+            f"{path} belongs to another batch: {'; '.join(differences)}",
+            "-c FILE names another checkpoint, --fresh begins anew, --accept-changes continues all the same",
+        )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def begin_run(checkpoint: Checkpoint, history: History, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Append the RUN frame of a run that begins; returns its map. A later RUN frame of the same number adds to it."""
+    run = {
+        "run": max(history.runs, default=0) + 1,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": time.time(),
+        "generation": history.index.generation,
+        **values,
+    }
+    checkpoint.append(FrameType.RUN, pack_map(run))
+    return run

@@ -1,0 +1,170 @@
+"""Owns the counts of a run, its snapshots, samples and report. Never talks to a terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from batchmill.codec import pack_map
+from batchmill.framing import FrameType
+from batchmill.model import FailureExample, FailureGroup, Report, Snapshot, Usage
+from batchmill.resources import Monitor
+from batchmill.worker import Tally
+
+SAMPLE_SECONDS = 10.0  # between SAMPLE frames
+USAGE_SECONDS = 1.0  # between looks at the processes
+EXAMPLES = 5  # failed items named per error type
+_RECENT = 0.1  # weight of the newest look in the rate that the ETA uses
+
+
+class Tracker:
+    """Counts outcomes as they are committed, and tells how the run stands.
+
+    `total` gives the number of records in the input (None: unknown), `before` the items found done. `append` commits a
+    frame; `on_progress` is called at most every `interval` seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        total: Callable[[], int | None],
+        before: Callable[[], tuple[int, int]],
+        append: Callable[[FrameType, bytes], object],
+        on_progress: Callable[[Snapshot], None] | None,
+        interval: float,
+        is_sharded: bool,
+    ) -> None:
+        self._total = total
+        self._before = before
+        self._append = append
+        self._on_progress = on_progress
+        self._interval = interval
+        self._is_sharded = is_sharded
+        self.started = time.time()
+        self._begun = time.monotonic()
+        self._monitor = Monitor(os.getpid())
+        self._usage: Usage | None = None
+        self._next_usage = self._begun
+        self._next_sample = self._begun + SAMPLE_SECONDS
+        self._next_progress = self._begun + interval
+        self._first_outcome: float | None = None
+        self._workers = 0
+        self._groups: dict[str, tuple[int, list[FailureExample]]] = {}
+        self.ok = 0
+        self.failed = 0
+        self.blank = 0
+
+    def add(self, tally: Tally) -> None:
+        """A chunk was committed."""
+        if self._first_outcome is None:
+            self._first_outcome = time.monotonic() - tally.seconds
+        self.ok += tally.ok
+        self.failed += tally.failed
+        self.blank += tally.blank
+        for type, count, examples in tally.groups:
+            before, named = self._groups.get(type, (0, []))
+            named.extend(examples[: EXAMPLES - len(named)])
+            self._groups[type] = (before + count, named)
+
+    @property
+    def total(self) -> int | None:
+        """Items in the input, as far as they are known: records less blank ones; None with a shard until the end."""
+        records = self._total()
+        return None if records is None or self._is_sharded else max(records - self.blank, self.done)
+
+    @property
+    def done(self) -> int:
+        """Items with an outcome, of this run or an earlier one."""
+        return self.ok + self.failed + sum(self._before())
+
+    def snapshot(self) -> Snapshot:
+        """How the run stands now."""
+        elapsed = time.monotonic() - self._begun
+        tried = self.ok + self.failed
+        busy = time.monotonic() - self._first_outcome if self._first_outcome is not None else 0.0
+        rate = tried / busy if busy > 0 else 0.0
+        total, done = self.total, self.done
+        eta = (total - done) / rate if total is not None and rate > 0 else None
+        failed = self.failed + self._before()[1]
+        return Snapshot(done, total, failed, self._before()[0], rate, eta, elapsed, self._workers, self._usage)
+
+    def tick(self, now: float, pids: list[int], workers: int) -> None:
+        """Sample and report progress if it is time; `now` is monotonic seconds."""
+        self._workers = workers
+        if now >= self._next_usage:
+            self._next_usage = now + USAGE_SECONDS
+            self._usage = self._monitor.sample(pids)
+        if now >= self._next_sample:
+            self._next_sample = now + SAMPLE_SECONDS
+            self._append(FrameType.SAMPLE, pack_map(self.sample()))
+        if self._on_progress is not None and now >= self._next_progress:
+            self._next_progress = now + self._interval
+            self._on_progress(self.snapshot())
+
+    def last_look(self, pids: list[int]) -> None:
+        """Take the last sample while the lanes are still there."""
+        self._usage = self._monitor.sample(pids)
+
+    def sample(self) -> dict[str, Any]:
+        """The payload of a SAMPLE frame."""
+        snapshot, usage = self.snapshot(), self._usage or Usage(0.0, 0, 0)
+        return {
+            "time": time.time(),
+            "elapsed": snapshot.elapsed,
+            "done": snapshot.done,
+            "failed": snapshot.failed,
+            "total": snapshot.total,
+            "workers": snapshot.workers,
+            "cpu_percent": usage.cpu_percent,
+            "rss": usage.rss,
+            "parent_rss": usage.parent_rss,
+            "load": usage.load,
+        }
+
+    def report(self, total: int, **rest: Any) -> Report:
+        """The report of the run, ended now; `rest` are the fields that the tracker does not know."""
+        skipped, failed_before = self._before()
+        failed = self.failed + failed_before
+        groups = sorted(self._groups.items(), key=lambda group: -group[1][0])
+        failures = [FailureGroup(type, count, tuple(named)) for type, (count, named) in groups]
+        if failed_before:
+            failures.append(FailureGroup("failed in an earlier run", failed_before, ()))
+        return Report(
+            started=self.started,
+            ended=time.time(),
+            total=total,
+            completed=self.ok,
+            skipped=skipped,
+            failed=failed,
+            remaining=max(0, total - self.ok - skipped - failed),
+            blank=self.blank,
+            seconds=time.monotonic() - self._begun,
+            cpu_seconds=self._monitor.cpu_seconds,
+            peak_rss=self._monitor.peak_rss,
+            failures=tuple(failures),
+            **rest,
+        )
+
+
+def report_map(report: Report) -> dict[str, Any]:
+    """A Report as an END frame keeps it."""
+    values = {name: getattr(report, name) for name in report.__slots__}
+    values["failures"] = [
+        [group.type, group.count, [[e.id, e.line, e.message] for e in group.examples]] for group in report.failures
+    ]
+    values["warnings"] = list(report.warnings)
+    values["settings"] = dict(report.settings)
+    return values
+
+
+def report_of(values: dict[str, Any]) -> Report:
+    """The Report that `report_map` made into a map; fields it does not know are left out."""
+    known = {name: values[name] for name in Report.__slots__ if name in values}
+    known["failures"] = tuple(
+        FailureGroup(type, count, tuple(FailureExample(*example) for example in examples))
+        for type, count, examples in values["failures"]
+    )
+    known["warnings"] = tuple(values["warnings"])
+    return Report(**known)
