@@ -19,6 +19,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/main_job.py
+	$(BIN)/python bench/kill_resume.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

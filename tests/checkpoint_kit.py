@@ -82,21 +82,30 @@ class QuickDisk(Disk):
         pass
 
 
+class Done(NamedTuple):
+    """One call that a RecordingDisk has seen."""
+
+    fd: int
+    verb: str
+    at: int = 0
+    data: bytes = b""
+
+
 class RecordingDisk(QuickDisk):
-    """Keeps what was written to the file that is being appended to, in order, for power-loss images."""
+    """Keeps what was done to each descriptor, in order, for power-loss images."""
 
     def __init__(self) -> None:
-        self.log: list[tuple[str, int, bytes]] = []
+        self.log: list[Done] = []
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> int:
-        self.log.append(("write", offset, b"".join(parts)))
+        self.log.append(Done(fd, "write", offset, b"".join(parts)))
         return super().write(fd, parts, offset)
 
     def sync(self, fd: int) -> None:
-        self.log.append(("sync", 0, b""))
+        self.log.append(Done(fd, "sync"))
 
     def truncate(self, fd: int, size: int) -> None:
-        self.log.append(("truncate", size, b""))
+        self.log.append(Done(fd, "truncate", size))
         super().truncate(fd, size)
 
 
@@ -170,14 +179,14 @@ class FailingDisk(QuickDisk):
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def power_loss(log: Sequence[tuple[str, int, bytes]], start: bytes, rng: random.Random) -> bytes:
+def power_loss(log: Sequence[Done], start: bytes, rng: random.Random) -> bytes:
     """What the disk may hold when the power goes at the end of `log`: any subset of the unsynced sectors is lost.
 
     A lost sector is as it was at the last sync (zeros where the file was shorter); the file is as long as it was at the
     last sync, or at any write since.
     """
     durable, now, sizes = start, bytearray(start), [len(start)]
-    for verb, at, data in log:
+    for _, verb, at, data in log:
         if verb == "sync":
             durable, sizes = bytes(now), [len(now)]
         elif verb == "truncate":

@@ -258,7 +258,7 @@ def test_close_and_sync_leave_nothing_unsynced(path: str) -> None:
     assert checkpoint.synced == checkpoint.end
     checkpoint.append(OUTCOMES, b"more")
     checkpoint.close()
-    assert [verb for verb, _, _ in disk.log[-4:]] == ["write", "sync", "write", "sync"]
+    assert [done.verb for done in disk.log[-4:]] == ["write", "sync", "write", "sync"]
 
 
 def test_nothing_is_synced_twice(path: str) -> None:
@@ -268,7 +268,7 @@ def test_nothing_is_synced_twice(path: str) -> None:
     checkpoint.sync()
     checkpoint.sync()
     checkpoint.close()
-    assert [verb for verb, _, _ in disk.log].count("sync") == 2  # one of them at creation
+    assert [done.verb for done in disk.log].count("sync") == 2  # one of them at creation
 
 
 def test_a_temporary_checkpoint_has_no_name_and_no_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +278,7 @@ def test_a_temporary_checkpoint_has_no_name_and_no_syncs(tmp_path: Path, monkeyp
         refs = [checkpoint.append(OUTCOMES, bytes([i]) * 1_000_000) for i in range(20)]
         assert [checkpoint.read(ref)[0] for ref in refs] == list(range(20))
         assert os.listdir(tmp_path) == []
-    assert "sync" not in [verb for verb, _, _ in disk.log]
+    assert "sync" not in [done.verb for done in disk.log]
 
 
 def test_an_interrupt_in_the_middle_of_a_write_leaves_no_trace(path: str) -> None:

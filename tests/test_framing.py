@@ -118,6 +118,20 @@ def test_a_file_without_frames_is_corrupt_because_meta_was_synced_before_it_had_
     assert scan_bytes(HEADER.pack())[1].kind is Kind.CORRUPT
 
 
+def test_damage_in_the_first_frame_is_corrupt_for_the_same_reason() -> None:
+    built = small_file(1)
+    for cut in range(HEADER_SIZE + 1, len(built.data)):
+        assert scan_bytes(built.data[:cut])[1].kind is Kind.CORRUPT, cut
+    assert scan_bytes(HEADER.pack() + bytes(600))[1].kind is Kind.CORRUPT
+
+
+def test_a_frame_that_seems_cut_short_is_not_torn_when_another_follows_it() -> None:
+    built = build([bytes(500), b"more"])
+    at = built.refs[1].offset
+    frames, verdict = scan_bytes(built.data[:at] + built.data[at + 300 :])
+    assert (len(frames), verdict.kind, verdict.later) == (1, Kind.CRASH_DAMAGE, 1)
+
+
 def test_a_frame_cut_short_is_torn() -> None:
     built = small_file()
     for cut in range(built.refs[-1].start + 1, len(built.data)):

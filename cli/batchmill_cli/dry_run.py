@@ -11,7 +11,7 @@ from batchmill.settings import Settings
 
 def describe(function: str, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any]) -> str:
     """The plan as text; raises what the run itself would raise before its first item."""
-    from batchmill.run import Batch
+    from batchmill.batch import Batch
 
     from batchmill.resources import worker_count
 

@@ -185,7 +185,7 @@ def crunch(
 ) -> Ended:
     """Run the batch with its progress on stderr."""
     from batchmill.resources import worker_count
-    from batchmill.run import Batch
+    from batchmill.batch import Batch
     from batchmill.signals import Watch
 
     screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)

@@ -50,7 +50,7 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
     if line is not None and (not isinstance(line, int) or line < 1):
         raise InvalidUsage(f"--line {line!r} is out of range", "give a whole number, 1 or more")
     settings = Settings.of({**given(options), "set": parse_set(options["set"])})
-    from batchmill.run import trial
+    from batchmill.trial import trial
 
     try:
         with nullcontext() if streams.is_terminal(1) else redirect_stdout(sys.stderr):

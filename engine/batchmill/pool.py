@@ -152,29 +152,18 @@ class Pool:
         self._view[2 * slot] = 0
         self._view[2 * slot + 1] = NO_LIMIT
         output = None if self._output is None else DupFd(self._output) if self.start_method != "fork" else self._output
-        executor = Executor(self._context, (self._board, slot, self._setup, self._kwargs, output))
-        lane = Lane(slot, executor)
         # INT, TERM and HUP go to all processes of a terminal, and would end a lane that has not yet said otherwise.
-        with held(), _hidden_main():
+        with held(), _hidden_main(), _helpers_environment():
             if self.start_method == "forkserver":
-                self._ensure_server()
+                multiprocessing.set_forkserver_preload([*_PRELOAD, *self._preload])
+                forkserver.ensure_running()
+            executor = Executor(self._context, (self._board, slot, self._setup, self._kwargs, output))
+            lane = Lane(slot, executor)
             self.submit(lane, "hello", worker.hello)
         lane.pid = executor.pid
         lane.pidfd = _pidfd(lane.pid)
         self.lanes[slot] = lane
         return lane
-
-    def _ensure_server(self) -> None:
-        multiprocessing.set_forkserver_preload([*_PRELOAD, *self._preload])
-        safe = os.environ.get("PYTHONSAFEPATH")
-        os.environ["PYTHONSAFEPATH"] = "1"  # 3.11+: not even a user's module named like a standard one is met
-        try:
-            forkserver.ensure_running()
-        finally:
-            if safe is None:
-                del os.environ["PYTHONSAFEPATH"]
-            else:
-                os.environ["PYTHONSAFEPATH"] = safe
 
     def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
         """Have the lane call `function`; False where the lane turns out to be broken (an Event will tell)."""
@@ -283,6 +272,27 @@ def _hidden_main() -> Iterator[None]:
             yield
         finally:
             sys.modules["__main__"] = found
+
+
+@contextmanager
+def _helpers_environment() -> Iterator[None]:
+    """What multiprocessing's own helper processes are born with; lanes get the parent's environment (worker.start).
+
+    PYTHONSAFEPATH (3.11+): not even a user's module named like a standard one is met by the fork server. And after a
+    kill -9 the resource tracker clears up semaphores, as it should, but must not talk about it.
+    """
+    quiet = "ignore:resource_tracker"
+    own = {"PYTHONSAFEPATH": "1", "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))}
+    found = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in found.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _pidfd(pid: int) -> int | None:
