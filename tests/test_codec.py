@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import datetime as dt
 import enum
+import inspect
 import math
 import os
 import pathlib
@@ -285,6 +286,15 @@ def test_too_deep_is_refused_and_never_a_recursion_error(make: Any, depth: int) 
 def test_the_depths_that_are_promised_come_back() -> None:
     for value in (nested(list, 500), nested_map(500), nested(tuple, 100), nested(frozenset, 100)):
         assert again(value) == value
+
+
+def test_a_caller_deep_in_its_own_stack_gets_no_recursion_error() -> None:
+    def descend(levels: int) -> bytes:
+        return descend(levels - 1) if levels else pack_result(nested(tuple, 90))
+
+    with pytest.raises(ValueError, match="nested too deeply"):
+        descend(sys.getrecursionlimit() - len(inspect.stack(0)) - 100)
+    assert again((1, (2,))) == (1, (2,))
 
 
 def test_a_list_that_contains_itself_is_refused() -> None:
@@ -619,6 +629,13 @@ def read_all(payload: bytes) -> None:
     list(codec.outcomes(block))
     assert block.contents is not None
     assert block.supersedes is not None
+
+
+def test_a_count_without_room_is_found_before_anything_is_sized_by_it() -> None:
+    payload = reply(head=Head(items=2**32 - 1, ok=2**32 - 1))
+    for read in (codec.unpack_outcomes, read_ids):
+        with pytest.raises(CheckpointDamaged, match="shorter than its head says"):
+            read(payload)
 
 
 def test_an_empty_reply_is_a_reply() -> None:

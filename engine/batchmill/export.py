@@ -207,8 +207,8 @@ def _native(value: Any) -> Any:
 
 
 def _numpy(value: Any) -> Any:
-    if value.dtype.char == "g":
-        value = value.astype("f8")  # tolist() gives a long double as itself
+    if value.dtype.char in "gG":
+        value = value.astype("f8" if value.dtype.char == "g" else "c16")  # tolist() gives a long double as itself
     # tolist() gives a datetime64 of nanoseconds as an int: its text says more.
     return value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist()
 

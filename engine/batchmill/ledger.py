@@ -154,8 +154,13 @@ class Ledger:
         ran) nobody is charged.
         """
         flight = self._flight(serial)
-        del self._flights[serial]
         chunk = flight.chunk
+        if suspect is not None and not 0 <= suspect < chunk.records:
+            if suspect < 0 or flight.state is not State.SHORT:
+                raise IllegalMove(f"flight {serial} of {chunk.records} records was lost at record {suspect}")
+            # Published before its lane saw that it was taken back: it was not started, here.
+            blame = False
+        del self._flights[serial]
         if chunk.records == 0:
             return None
         if not blame:

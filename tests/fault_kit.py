@@ -1,0 +1,309 @@
+"""Owns what the fault tests share: real runs in sessions of their own, the witness, and the oracle. Never a mock.
+
+The oracle of every fault: A what was committed before it is in the output, with the same bytes; B it does not run
+again; C no process of the run is left; D the output after resuming is that of an undisturbed run, byte for byte; E the
+exit status and one plain line name the cause. The witness is a side file to which each item appends its id first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchmill import Outcome, open_checkpoint
+from batchmill.checkpoint import read_frames
+from batchmill.errors import BatchmillError
+from batchmill.framing import FrameType
+from cli_kit import environment
+
+PROGRAM = str(Path(sys.executable).parent / "batchmill")
+LIMIT = 60.0  # seconds after which a run or a wait is given up
+METHODS = ("forkserver", "spawn", "fork")
+CHECKPOINT = "run.ckpt"
+
+FUNCTIONS = '''
+import ctypes, fcntl, os, time
+
+
+def note(*words):
+    """One line in the witness, in one write."""
+    witness = os.open("witness", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.write(witness, (" ".join(map(str, words)) + "\\n").encode())
+    os.close(witness)
+
+
+def work(item):
+    note(item["id"])
+    time.sleep(item.get("sleep", 0))
+    return {"n": item["n"], "square": item["n"] ** 2, "text": item.get("text")}
+
+
+def stuck(item):
+    """C code that never lets go of the interpreter."""
+    note(item["id"])
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def gated(item):
+    """Runs until somebody makes the file `go`."""
+    note(item["id"])
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+    return item["n"]
+
+
+def alone(item):
+    """Notes TWICE where another process is running the same item: the lock dies with its holder."""
+    lock = os.open(f"lock-{item['id']}", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        note("TWICE", item["id"], os.getpid())
+    note("start", item["id"], os.getpid())
+    time.sleep(item.get("sleep", 0))
+    note("end", item["id"], os.getpid())
+    os.close(lock)
+    return item["n"]
+
+
+def deadly(item):
+    note(item["id"])
+    do = item.get("do")
+    if do == "exit":
+        os._exit(7)
+    if do == "segfault":
+        ctypes.string_at(0)
+    if do == "abort":
+        os.abort()
+    time.sleep(item.get("sleep", 0))
+    return item["n"]
+
+
+def big(item):
+    note(item["id"])
+    return f"{item['n']:04d}" * 500
+
+
+def picky(item):
+    note(item["id"])
+    if item["n"] % 5 == 3 and not os.path.exists("mended"):
+        raise ValueError(f"bad {item['n']}")
+    return item["n"]
+
+
+def ident(item):
+    """The whole item: shows which occurrence of an id ran."""
+    note(item["id"], item.get("v"))
+    return item
+'''
+
+
+def prepare(directory: Path, items: Iterable[Mapping[str, Any]] = ()) -> Path:
+    """Put `f.py` and `items.jsonl` into a directory; returns the directory."""
+    (directory / "f.py").write_text(FUNCTIONS)
+    write_items(directory / "items.jsonl", items)
+    return directory
+
+
+def write_items(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+def numbered(count: int, **fields: Any) -> list[dict[str, Any]]:
+    """Items i0, i1, ... with their number `n` and the same further fields."""
+    return [{"id": f"i{n}", "n": n, **fields} for n in range(count)]
+
+
+# Processes
+
+
+def processes(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                stat = Path(f"/proc/{name}/stat").read_text()
+            except OSError:
+                continue
+            state, _, _, owner = stat[stat.rindex(")") + 2 :].split()[:4]
+            if int(owner) == session and state not in "ZX":
+                found.append(int(name))
+    return sorted(found)
+
+
+def parent_of(pid: int) -> int:
+    """The parent process, 0 where there is none any more."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat[stat.rindex(")") + 2 :].split()[1])
+
+
+def send(number: int, pids: Iterable[int]) -> None:
+    """Send a signal to processes that may have ended meanwhile."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def until(ready: Callable[[], Any], what: str) -> None:
+    """Wait until `ready()` is true; AssertionError when that takes a minute."""
+    deadline = time.monotonic() + LIMIT
+    while not ready():
+        assert time.monotonic() < deadline, f"not within {LIMIT:g} s: {what}"
+        time.sleep(0.01)
+
+
+def sweep(session: int) -> None:
+    """Kill whatever is left of a session that is not our own."""
+    assert session != os.getsid(0)
+    deadline = time.monotonic() + LIMIT
+    while (left := processes(session)) and time.monotonic() < deadline:
+        send(signal.SIGKILL, left)
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: its exit status (-N: died of signal N) and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Run:
+    """The program, started in a session of its own, with its output in files: nothing it leaves can block a test."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        stdin: int = subprocess.DEVNULL,
+        command: Sequence[str] = (PROGRAM, "run"),
+        before: Callable[[], None] | None = None,
+        **env: str,
+    ) -> None:
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [*command, *arguments], cwd=cwd, env=environment(**env), stdin=stdin, stdout=self._out, stderr=self._err,
+            start_new_session=True, preexec_fn=before,
+        )  # fmt: skip
+        self.pid = self.process.pid
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the parent process alone."""
+        self.process.send_signal(number)
+
+    def all(self) -> list[int]:
+        """Every process of the run."""
+        return processes(self.pid)
+
+    def end(self) -> Ended:
+        """Wait for the end of the parent process."""
+        status = self.process.wait(LIMIT)
+        said = []
+        for file in (self._out, self._err):
+            file.seek(0)
+            said.append(file.read().decode("utf-8", "replace"))
+        return Ended(status, *said)
+
+    def assert_gone(self) -> None:
+        """Oracle C: every process of the run ends."""
+        until(lambda: not self.all(), f"the end of {[_command_line(pid) for pid in self.all()]}")
+
+    def close(self) -> None:
+        """End what is left, by id."""
+        sweep(self.pid)
+        self.process.wait(LIMIT)
+        if self.process.stdin:
+            self.process.stdin.close()
+        self._out.close()
+        self._err.close()
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode()}"
+    except OSError:
+        return f"{pid}"
+
+
+@contextmanager
+def running(*arguments: str, cwd: Path, **options: Any) -> Iterator[Run]:
+    """A Run; whatever happens in the block, none of its processes outlives it."""
+    run = Run(*arguments, cwd=cwd, **options)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def finish(*arguments: str, cwd: Path, **options: Any) -> Ended:
+    """Run the program to its end; no process of it may be left then."""
+    with running(*arguments, cwd=cwd, **options) as run:
+        ended = run.end()
+        run.assert_gone()
+        assert "Traceback" not in ended.err or ended.status == 78, ended.err
+        return ended
+
+
+# The oracle
+
+
+def witnessed(directory: Path) -> list[str]:
+    """The lines of the witness, in order."""
+    path = directory / "witness"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def committed(directory: Path, name: str = CHECKPOINT) -> dict[Any, Outcome]:
+    """Every committed outcome by id; empty where there is no readable checkpoint yet."""
+    try:
+        with open_checkpoint(directory / name) as results:
+            return {outcome.id: outcome for outcome in results.outcomes()}
+    except BatchmillError:
+        return {}
+
+
+def strikes(directory: Path, name: str = CHECKPOINT) -> int:
+    """How many crashes items were blamed for."""
+    return sum(ref.type == FrameType.STRIKE for ref, _ in read_frames(str(directory / name)))
+
+
+def lines_of(path: Path) -> list[Any]:
+    """The objects in a jsonl file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def results_of(path: Path) -> dict[str, Any]:
+    """Results by id; every id must occur once."""
+    objects = lines_of(path)
+    assert max(Counter(str(o["id"]) for o in objects).values(), default=1) == 1
+    return {o["id"]: o["result"] for o in objects}
+
+
+def undisturbed(directory: Path, function: str = "work", *arguments: str) -> bytes:
+    """The output of a run that nothing disturbs, with a checkpoint and a witness of its own."""
+    ended = finish(
+        f"f.py:{function}", "items.jsonl", "-c", "undisturbed.ckpt", "-o", "undisturbed.jsonl", *arguments, cwd=directory
+    )
+    assert (ended.status, ended.err) == (0, "")
+    os.rename(directory / "witness", directory / "witness.undisturbed")
+    return (directory / "undisturbed.jsonl").read_bytes()

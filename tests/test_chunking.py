@@ -1,0 +1,192 @@
+"""Chunks by time, run on simulated lanes: a clock that is a number, lanes that are a heap, costs of every shape."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from typing import NamedTuple
+
+import pytest
+
+from batchmill.chunking import GROWTH, LONGEST, SHORTEST, Pace
+
+
+class Cut(NamedTuple):
+    """One chunk as it was handed out and came back: when, how many items, how many of them were run, how long."""
+
+    start: float
+    size: int
+    done: int
+    seconds: float
+
+
+class Simulated(NamedTuple):
+    """What a simulated run came to."""
+
+    makespan: float
+    cuts: list[Cut]
+    order: list[int]
+
+
+def simulate(costs: list[float], lanes: int, *, fixed: int | None = None, knows_total: bool = True) -> Simulated:
+    """Run `costs` (seconds per item) on `lanes` lanes, each taking a chunk when it is idle, learning as chunks end."""
+    pace = Pace(lanes, fixed)
+    waiting: deque[tuple[int, int]] = deque([(0, len(costs))])  # ranges of items, what came back first in line
+    free = [(0.0, lane) for lane in range(lanes)]
+    running: list[tuple[float, int, int, int, int, float]] = []
+    cuts: list[Cut] = []
+    order: list[int] = []
+    makespan = 0.0
+    while waiting or running:
+        if free and waiting:
+            now, lane = heapq.heappop(free)
+            first, end = waiting.popleft()
+            left = sum(b - a for a, b in waiting) + end - first
+            size = pace.next_size(left if knows_total else None)
+            if end - first > size:
+                waiting.appendleft((first + size, end))
+                end = first + size
+            done, seconds = 0, 0.0
+            for cost in costs[first:end]:
+                done, seconds = done + 1, seconds + cost
+                if pace.slice and seconds > pace.slice:
+                    break
+            cuts.append(Cut(now, end - first, done, seconds))
+            heapq.heappush(running, (now + seconds, lane, first, done, end, seconds))
+            continue
+        now, lane, first, done, end, seconds = heapq.heappop(running)
+        pace.seen(done, seconds)
+        order += range(first, first + done)
+        if first + done < end:
+            waiting.appendleft((first + done, end))
+        makespan = max(makespan, now)
+        # An idle lane sees what came back only now.
+        free = [(max(now, since), number) for since, number in free]
+        heapq.heapify(free)
+        heapq.heappush(free, (now, lane))
+    return Simulated(makespan, cuts, order)
+
+
+def drifting(rng: random.Random) -> list[float]:
+    return [0.0002 * (1 + 50 * i / 20_000) * rng.uniform(0.9, 1.1) for i in range(20_000)]
+
+
+def spread(rng: random.Random) -> list[float]:
+    return [10 ** rng.uniform(-6, 0) for _ in range(1500)]
+
+
+SHAPES = {
+    "constant": lambda rng: [0.001] * 10_000,
+    "bimodal": lambda rng: [rng.choice((0.0001, 0.02)) for _ in range(3000)],
+    "drifting": drifting,
+    "lognormal": lambda rng: [0.002 * rng.lognormvariate(0, 2) for _ in range(5000)],
+    "spread 10^6": spread,
+}
+LANES = (1, 2, 8, 32)
+
+
+@pytest.fixture(params=SHAPES)
+def costs(request: pytest.FixtureRequest) -> list[float]:
+    return SHAPES[request.param](random.Random(7))
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_every_item_is_run_once(costs: list[float], lanes: int) -> None:
+    assert sorted(simulate(costs, lanes).order) == list(range(len(costs)))
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("knows_total", [True, False])
+def test_the_makespan_is_near_the_lower_bound(costs: list[float], lanes: int, knows_total: bool) -> None:
+    """Within a fifth of max(sum / lanes, longest), and what one lane may be late by: its slice and one item."""
+    bound = max(sum(costs) / lanes, max(costs))
+    late = Pace(lanes).slice + max(costs)
+    assert simulate(costs, lanes, knows_total=knows_total).makespan <= 1.2 * bound + late
+
+
+def test_knowing_the_total_ends_closer_to_the_bound_than_not_knowing_it() -> None:
+    costs = [0.05] * 400
+    assert simulate(costs, 8).makespan < simulate(costs, 8, knows_total=False).makespan
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_no_chunk_outlasts_its_slice_by_more_than_an_item(costs: list[float], lanes: int) -> None:
+    allowed = Pace(lanes).slice + max(costs)
+    assert max(cut.seconds for cut in simulate(costs, lanes).cuts) <= allowed
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_chunks_of_equal_items_last_as_long_as_the_target(lanes: int) -> None:
+    cuts = simulate([0.0005] * 5000 * lanes, lanes, knows_total=False).cuts
+    settled = [cut.seconds for cut in cuts[4 * lanes : -lanes]]
+    target = Pace(lanes).target
+    assert settled
+    assert all(0.9 * target <= seconds <= 1.1 * target for seconds in settled)
+
+
+def test_chunks_follow_items_that_grow_dearer() -> None:
+    cuts = simulate(drifting(random.Random(1)), 2).cuts
+    middle = cuts[len(cuts) // 3 : 2 * len(cuts) // 3]
+    target = Pace(2).target
+    assert all(0.5 * target <= cut.seconds <= 2.0 * target for cut in middle)
+
+
+def test_the_first_chunk_of_every_lane_is_one_item(costs: list[float]) -> None:
+    assert [cut.size for cut in simulate(costs, 8).cuts[:8]] == [1] * 8
+
+
+def test_a_chunk_is_at_most_eight_times_the_largest_that_was_seen() -> None:
+    pace = Pace(2)
+    sizes = []
+    for _ in range(6):
+        sizes.append(pace.next_size())
+        pace.seen(sizes[-1], sizes[-1] * 1e-9)
+    assert sizes == [GROWTH**power for power in range(6)]
+
+
+def test_chunks_shrink_towards_the_end() -> None:
+    cuts = simulate([0.005] * 4000, 4).cuts
+    assert max(cut.size for cut in cuts) > 8
+    assert [cut.size for cut in cuts[-4:]] == [1] * 4
+
+
+def test_the_tail_is_not_cut_below_ten_times_the_parent_s_cost() -> None:
+    pace = Pace(4)
+    pace.seen(1000, 0.001)
+    assert pace.next_size(1) == 5000
+
+
+def test_an_estimate_of_nothing_left_still_gives_an_item() -> None:
+    pace = Pace(2)
+    pace.seen(1, 30.0)
+    assert pace.next_size(0.0) == 1
+
+
+def test_an_item_far_longer_than_the_target_goes_alone() -> None:
+    pace = Pace(2)
+    pace.seen(4, 400.0)
+    assert pace.next_size(1e6) == 1
+
+
+def test_items_that_take_no_time_do_not_divide_by_zero() -> None:
+    pace = Pace(1)
+    pace.seen(3, 0.0)
+    assert pace.next_size() == 3 * GROWTH
+
+
+def test_a_reply_without_items_teaches_nothing() -> None:
+    pace = Pace(1)
+    pace.seen(0, 12.0)
+    assert (pace.seconds_per_item, pace.next_size()) == (0.0, 1)
+
+
+def test_a_chunk_size_given_by_the_user_is_kept_and_never_cut_short() -> None:
+    pace = Pace(4, fixed=50)
+    pace.seen(50, 500.0)
+    assert (pace.next_size(3), pace.slice) == (50, 0.0)
+
+
+@pytest.mark.parametrize(("lanes", "seconds"), [(1, SHORTEST), (8, 0.2), (1000, LONGEST)])
+def test_the_target_grows_with_the_lanes_between_two_limits(lanes: int, seconds: float) -> None:
+    assert Pace(lanes).target == pytest.approx(seconds)
