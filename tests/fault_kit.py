@@ -25,7 +25,7 @@ from batchmill import Outcome, open_checkpoint
 from batchmill.checkpoint import read_frames
 from batchmill.errors import BatchmillError
 from batchmill.framing import FrameType
-from cli_kit import environment
+from cli_kit import Terminal, environment
 
 PROGRAM = str(Path(sys.executable).parent / "batchmill")
 LIMIT = 60.0  # seconds after which a run or a wait is given up
@@ -253,6 +253,16 @@ def running(*arguments: str, cwd: Path, **options: Any) -> Iterator[Run]:
         yield run
     finally:
         run.close()
+
+
+@contextmanager
+def at_terminal(*arguments: str, cwd: Path) -> Iterator[Terminal]:
+    """A run in a pty, as a person has it; none of its processes outlives the block."""
+    terminal = Terminal(["run", *arguments], cwd, command=[PROGRAM])
+    try:
+        yield terminal
+    finally:
+        sweep(terminal.pid)
 
 
 def finish(*arguments: str, cwd: Path, **options: Any) -> Ended:

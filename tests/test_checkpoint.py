@@ -208,7 +208,8 @@ def test_a_committed_frame_becomes_durable_within_the_interval(path: str) -> Non
         until(lambda: checkpoint.synced == checkpoint.end)
 
 
-def test_half_the_cap_is_synced_at_once_however_long_the_interval(path: str) -> None:
+def test_half_the_cap_is_synced_at_once_however_long_the_interval(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchmill.checkpoint._TICK", 3600.0)
     with Checkpoint.create(path, META, interval=3600, disk=QuickDisk()) as checkpoint:
         checkpoint.append(OUTCOMES, bytes(CAP // 2))
         until(lambda: checkpoint.synced == checkpoint.end)

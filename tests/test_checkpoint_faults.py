@@ -27,7 +27,8 @@ from batchmill.errors import (
     CheckpointRefused,
     CheckpointUnwritable,
 )
-from batchmill.framing import FILE_MAGIC, HEADER_SIZE, FileHeader, FrameType, Kind, Verdict, find_frames, find_seed
+from batchmill.framing import FILE_MAGIC, HEADER_SIZE, FileHeader, FrameType, Kind, Verdict, find_frames
+from batchmill.salvage import find_seed
 from checkpoint_kit import (
     FULL,
     HEADER,
@@ -318,6 +319,14 @@ def test_row_8_an_opening_judges_what_is_on_the_disk_and_not_what_is_in_the_cach
     Path(path).write_bytes(small_file().data)
     with Checkpoint.open(path, interval=None, disk=Watching(), on_frame=lambda ref, _: calls.append("frame")):
         assert calls[:3] == ["sync", "forget from 0", "frame"]
+
+
+def test_row_8_a_cut_is_on_the_disk_before_anything_is_written_after_it(path: str) -> None:
+    Path(path).write_bytes(small_file().data[:-3])
+    disk = RecordingDisk()
+    with Checkpoint.open(path, interval=None, disk=disk) as checkpoint:
+        checkpoint.append(OUTCOMES, b"work")
+    assert [done.verb for done in disk.log] == ["sync", "truncate", "sync", "write", "sync"]
 
 
 # Row 9: foreign, repeated, swapped frames

@@ -25,10 +25,10 @@ from batchmill.framing import (
     Scan,
     find_damaged_frames,
     find_frames,
-    find_seed,
     frame_bytes,
     payload_of,
 )
+from batchmill.salvage import find_seed
 from checkpoint_kit import HEADER, build, pread_of, scan_bytes, small_file
 
 payload_lists = st.lists(st.binary(max_size=300), max_size=12)

@@ -40,8 +40,8 @@ def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: 
     from batchmill.results import write_results
 
     if output != "-":
-        write_results(checkpoints, output, output_format, all, streams.tell)
+        write_results(checkpoints, output, format=output_format, all=all, on_message=streams.tell)
         return 0
     with streams.stdout() as out:
-        write_results(checkpoints, out, output_format, all, streams.tell)
+        write_results(checkpoints, out, format=output_format, all=all, on_message=streams.tell)
     return 0

@@ -54,7 +54,7 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
 
     try:
         with nullcontext() if streams.is_terminal(1) else redirect_stdout(sys.stderr):
-            result = trial(function, inputs, settings, id=item_id, line=line, init=settings.init)
+            result = trial(function, inputs, settings, id=item_id, line=line)
     except (BatchmillError, KeyboardInterrupt):
         raise
     except BaseException as error:  # the function's own, SystemExit too

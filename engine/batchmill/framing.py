@@ -36,6 +36,8 @@ Verdicts on the first byte P that is not part of a valid frame (first row that f
     TORN          no valid frame after P, and the rest is a short frame with a valid head, a head cut short, or zeros
     CRASH_DAMAGE  no frame, before P or after it, says that P was synced, and the rest is <= cap + one frame
     CORRUPT       anything else: what was promised is damaged
+
+Known limit: a file cut by someone else so that no later frame remains looks like an earlier crash.
 """
 
 from __future__ import annotations
@@ -371,25 +373,13 @@ def _next_magic(window: _Window, start: int) -> int | None:
     return None
 
 
-def find_seed(pread: Pread, size: int) -> int | None:
-    """The seed of a file whose header is lost, from its frames; None where no two of them agree.
+def seed_of(head: bytes) -> int:
+    """The seed that the head crc of this whole, undamaged head started from (for a file whose header is lost).
 
-    crc32 is linear: crc(head, seed) = crc(head, 0) xor L(seed), and L (the same for all heads, as all are 28 bytes) can
-    be inverted. Frames of one file give one seed; a head crc that was damaged itself gives some other.
+    crc32 is linear: crc(head, seed) = crc(head, 0) xor L(seed), and L, the same for all heads as all are 28 bytes, can
+    be inverted: Gaussian elimination over the images of the 32 single bits.
     """
-    seen: dict[int, int] = {}
-    for ref, _ in find_frames(pread, size, None, 0):
-        data = pread(ref.start, HEAD_SIZE)
-        seed = _unseed(crc32(data[: _HEAD.size]) ^ _CRC.unpack_from(data, _HEAD.size)[0])
-        seen[seed] = seen.get(seed, 0) + 1
-        if seen[seed] == 3:
-            break
-    best = max(seen, key=lambda seed: seen[seed], default=None)
-    return best if best is not None and seen[best] > 1 else None
-
-
-def _unseed(image: int) -> int:
-    """The seed with L(seed) = image, by Gaussian elimination over the images of the 32 single bits."""
+    image = crc32(head[: _HEAD.size]) ^ _CRC.unpack_from(head, _HEAD.size)[0]
     zeros = bytes(_HEAD.size)
     rows = [(crc32(zeros, 1 << bit) ^ crc32(zeros), 1 << bit) for bit in range(32)]
     seed = 0

@@ -12,6 +12,7 @@ from batchmill.codec import pack_map, read_head, read_ids
 from batchmill.disk import Disk, create_whole, open_regular, read_at, sibling
 from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointRefused
 from batchmill.framing import (
+    HEAD_SIZE,
     HEADER_SIZE,
     MAX_PAYLOAD,
     PEEK,
@@ -19,12 +20,13 @@ from batchmill.framing import (
     FrameRef,
     FrameType,
     Kind,
+    Pread,
     Verdict,
     find_damaged_frames,
     find_frames,
-    find_seed,
     frame_bytes,
     payload_of,
+    seed_of,
 )
 from batchmill.reader import Holder, Reader
 
@@ -126,6 +128,21 @@ def salvage(path: str, out: str | None = None, *, disk: Disk | None = None) -> S
         raise CheckpointRefused(f"{out} exists", "move it away, or name another file") from error
     finally:
         os.close(fd)
+
+
+def find_seed(pread: Pread, size: int) -> int | None:
+    """The crc seed of a file whose header is lost, from its frames; None where no two of them agree.
+
+    Frames of one file give one seed; a damaged head crc gives some other.
+    """
+    seen: Counter[int] = Counter()
+    for ref, _ in find_frames(pread, size, None, 0):
+        seed = seed_of(pread(ref.start, HEAD_SIZE))
+        seen[seed] += 1
+        if seen[seed] == 3:
+            break
+    best, votes = max(seen.items(), key=lambda entry: entry[1], default=(0, 0))
+    return best if votes > 1 else None
 
 
 class _Source:

@@ -1,0 +1,165 @@
+"""Faults of being told to stop: Ctrl-C at a terminal, TERM and HUP to the parent, to its group, to everybody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fault_kit import (
+    CHECKPOINT,
+    PROGRAM,
+    Run,
+    at_terminal,
+    committed,
+    finish,
+    lines_of,
+    numbered,
+    prepare,
+    processes,
+    running,
+    send,
+    strikes,
+    undisturbed,
+    until,
+    witnessed,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc")
+
+RUN = ("f.py:work", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "2")
+STUCK = ("f.py:stuck", "items.jsonl", "-c", CHECKPOINT, "-j", "2")
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+# Row 33
+
+
+def test_row_33_ctrl_c_once_drains_and_ends_by_sigint(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(100, sleep=0.1))
+    with at_terminal(*RUN, cwd=tmp_path) as terminal:
+        until(lambda: len(witnessed(tmp_path)) >= 4, "some items")
+        terminal.press(b"\x03")
+        assert terminal.end() == -INT
+        until(lambda: not processes(terminal.pid), "the end of all processes")
+        assert b"Traceback" not in terminal.seen
+    assert set(witnessed(tmp_path)) == set(committed(tmp_path))
+
+
+@pytest.mark.parametrize(("presses", "pause"), [(2, 1.2), (20, 0.1)])
+def test_row_33_ctrl_c_again_kills_workers_inside_c_code(presses: int, pause: float, tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(4))
+    with at_terminal(*STUCK, cwd=tmp_path) as terminal:
+        until(lambda: len(witnessed(tmp_path)) == 2, "two workers inside C code")
+        for press in range(presses):
+            time.sleep(pause if press else 0)
+            if not processes(terminal.pid):
+                break
+            terminal.press(b"\x03")
+        assert terminal.end() == -INT
+        until(lambda: not processes(terminal.pid), "the end of all processes")
+        assert b"Traceback" not in terminal.seen
+    assert committed(tmp_path) == {}
+
+
+# Row 34
+
+
+@pytest.mark.parametrize("number", [TERM, HUP])
+def test_row_34_what_does_not_end_within_the_grace_is_killed(number: signal.Signals, tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(4))
+    with running(*STUCK, "--grace", "0.3s", cwd=tmp_path) as run:
+        until(lambda: len(witnessed(tmp_path)) == 2, "two workers inside C code")
+        run.signal(number)
+        ended = run.end()
+        run.assert_gone()
+    assert ended.status == -number
+    assert f"ended by {number.name}" in ended.err
+    assert "Traceback" not in ended.err
+    assert strikes(tmp_path) == 0
+
+
+def test_row_34_hup_under_nohup_is_ignored(tmp_path: Path) -> None:
+    expected = undisturbed(prepare(tmp_path, numbered(30, sleep=0.03)))
+    with running(*RUN, cwd=tmp_path, command=("nohup", PROGRAM, "run")) as run:
+        until(lambda: len(witnessed(tmp_path)) >= 4, "some items")
+        send(HUP, run.all())
+        ended = run.end()
+        run.assert_gone()
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "out.jsonl").read_bytes() == expected
+    assert sorted(witnessed(tmp_path)) == sorted(committed(tmp_path))
+
+
+@pytest.mark.parametrize("whom", ["parent", "all"])
+@pytest.mark.parametrize("number", [TERM, HUP])
+def test_row_34_a_signal_during_start_up_ends_it_without_a_trace(
+    number: signal.Signals, whom: str, tmp_path: Path
+) -> None:
+    prepare(tmp_path, numbered(4))
+    for delay in (0.0, 0.1, 0.2, 0.3):
+        with running(*STUCK, "--grace", "0.2s", "--resume", cwd=tmp_path) as run:
+            time.sleep(delay)
+            send(number, run.all() if whom == "all" else [run.pid])
+            ended = run.end()
+            run.assert_gone()
+        assert ended.status == -number, (delay, ended.err)
+        assert "Traceback" not in ended.err, (delay, ended.err)
+        assert committed(tmp_path) == {}
+
+
+# Row 41
+
+
+def reach(run: Run, whom: str, number: signal.Signals) -> None:
+    """Send a signal to the parent, to its process group, or to every process of the run."""
+    if whom == "group":
+        os.killpg(run.pid, number)
+    else:
+        send(number, run.all() if whom == "all" else [run.pid])
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("whom", ["parent", "group", "all"])
+@pytest.mark.parametrize("number", [TERM, HUP, INT])
+def test_row_41_a_signal_drains_whoever_gets_it(
+    number: signal.Signals, whom: str, times: int, tmp_path: Path
+) -> None:
+    if times == 2 and whom == "group":
+        pytest.skip("less than twice to all")
+    prepare(tmp_path, numbered(40, sleep=0.1))
+    with running(*RUN, cwd=tmp_path) as run:
+        until(lambda: len(witnessed(tmp_path)) >= 4, "some items")
+        for _ in range(times):
+            reach(run, whom, number)
+            time.sleep(0.05)
+        ended = run.end()
+        run.assert_gone()
+    assert ended.status == -number
+    assert f"ended by {number.name}" in ended.err
+    assert "Traceback" not in ended.err
+    assert "resource_tracker" not in ended.err
+    done = committed(tmp_path)
+    assert sorted(witnessed(tmp_path)) == sorted(done), "what was started is committed, and nothing twice"
+    assert len(done) < 40
+    assert strikes(tmp_path) == 0
+
+
+def test_row_41_a_stopped_run_continues_to_the_undisturbed_output(tmp_path: Path) -> None:
+    expected = undisturbed(prepare(tmp_path, numbered(40, sleep=0.03)))
+    with running(*RUN, cwd=tmp_path) as run:
+        until(lambda: len(witnessed(tmp_path)) >= 6, "some items")
+        reach(run, "all", TERM)
+        assert run.end().status == -TERM
+    before = set(committed(tmp_path))
+    assert not (tmp_path / "out.jsonl").exists()
+    seen = len(witnessed(tmp_path))
+    ended = finish(*RUN, "--resume", cwd=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    assert not set(witnessed(tmp_path)[seen:]) & before
+    assert (tmp_path / "out.jsonl").read_bytes() == expected
+    assert len(lines_of(tmp_path / "out.jsonl")) == 40
