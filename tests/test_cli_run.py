@@ -139,7 +139,8 @@ def test_an_option_can_come_from_the_environment_and_the_command_line_wins(work:
         (["f.py:double", "missing.jsonl"], 66, "missing.jsonl"),
         (["f.py:double", "items.dat"], 2, "--format"),
         (["f.py:double", "items.jsonl", "-c", "no/such/dir/x.ckpt"], 73, "x.ckpt"),
-        (["f.py:double", "-"], 2, "-c"),
+        (["f.py:double", "-"], 2, "--format"),
+        (["f.py:double", "-", "--format", "jsonl"], 2, "-c"),
         (["broken.py:f", "items.jsonl"], 78, "ZeroDivisionError"),
     ],
 )

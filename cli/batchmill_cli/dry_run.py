@@ -12,7 +12,6 @@ from batchmill.settings import Settings
 def describe(function: str, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any]) -> str:
     """The plan as text; raises what the run itself would raise before its first item."""
     from batchmill.batch import Batch
-
     from batchmill.resources import worker_count
 
     batch = Batch(
@@ -43,7 +42,8 @@ def _checkpoint(path: str | None, settings: Settings) -> Iterator[str]:
     else:
         from batchmill.results import open_checkpoint
 
-        status = open_checkpoint(path).status()
+        with open_checkpoint(path) as results:
+            status = results.status()
         yield f"checkpoint {path} ({status.done} done, {status.failed} failed; {_fate(settings)})"
 
 

@@ -121,9 +121,8 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         values["set"] = parse_set(values["set"])
     if options.get("no_retry_failed"):
         values["retry_failed"] = False
-    if "progress_interval" not in values:
-        # A settings default serves logs and the API; a terminal's line follows the eye.
-        values["progress_interval"] = REDRAW_SECONDS
+    # The screen keeps --progress-interval itself: USR1 asks for a line in between.
+    values["progress_interval"] = REDRAW_SECONDS
     return Settings.of(values)
 
 
@@ -184,8 +183,8 @@ def crunch(
     function: str, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any], manner: Manner
 ) -> Ended:
     """Run the batch with its progress on stderr."""
-    from batchmill.resources import worker_count
     from batchmill.batch import Batch
+    from batchmill.resources import worker_count
     from batchmill.signals import Watch
 
     screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)

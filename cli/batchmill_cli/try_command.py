@@ -14,7 +14,6 @@ from batchmill.errors import BatchmillError, InvalidUsage
 from batchmill.settings import FORMATS, Settings
 from batchmill_cli import streams
 from batchmill_cli.options import Choice, Command, Option, Whole, given, parse_set
-from batchmill_cli.report import as_json
 
 OPTIONS = [
     Option("--id", group="Which item", metavar="ID", help="The item with this id. [the first item]"),
@@ -61,8 +60,22 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
         sys.stderr.flush()
         streams.tell(traceback_of(error).rstrip())
         return 1
-    streams.print_data(as_json(result))
+    streams.print_data(as_output(result))
     return 0
+
+
+def as_output(result: Any) -> str:
+    """The result as `run -o` would write it; raises InvalidUsage for one that a run could not keep."""
+    from batchmill.codec import Head, pack_outcomes
+    from batchmill.export import render
+    from batchmill.packing import pack_result
+
+    try:
+        payload = pack_outcomes(Head(lines=1, items=1, ok=1), [0], [pack_result(result)])
+    except (TypeError, ValueError) as error:
+        raise InvalidUsage(str(error), "a run would count this item as failed") from None
+    line, _ = render(payload, format="jsonl", all=False, with_item=False)
+    return line.decode().removeprefix('{"id": 0, "result": ').removesuffix("}\n")
 
 
 def traceback_of(error: BaseException) -> str:

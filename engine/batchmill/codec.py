@@ -39,14 +39,12 @@ from batchmill.packing import (
     pack_result,
     pack_value,
 )
-from batchmill.unpacking import MAX_EXT_DEPTH, MAX_MEMORY, UNWEIGHED, unpack_value
+from batchmill.unpacking import UNWEIGHED, unpack_value
 
 __all__ = [
     "HEAD_SIZE",
     "MASKED",
     "MAX_DEPTH",
-    "MAX_EXT_DEPTH",
-    "MAX_MEMORY",
     "MAX_PACKED",
     "NIL",
     "PEEK",

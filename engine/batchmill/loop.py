@@ -469,7 +469,7 @@ class Loop:
         if running and request.reason != "SIGPIPE":
             which = "1 item" if running == 1 else f"{running} items"
             self._on_message(f"Stopping: waiting up to {self._grace:g} s for {which}; once more stops at once")
-        for lane in self._pool.lanes.values():
+        for lane in list(self._pool.lanes.values()):
             self._pool.lower(lane, 0, 0)
             if not lane.ready:
                 self._pool.give_up(lane)

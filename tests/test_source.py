@@ -1,0 +1,412 @@
+"""Sources: chunks that joined are the input, whatever the read size; items pulled no further than asked for."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import pickle
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchmill import source as source_module
+from batchmill.errors import InputBroken, InputMissing, InvalidUsage
+from batchmill.formats import FORMATS, count_records, split_records
+from batchmill.model import Chunk, ItemError
+from batchmill.source import ByteSource, ItemSource, Source, walk
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+class Waker:
+    """What a source calls when the loop should look again; waits for it with a deadline."""
+
+    def __init__(self) -> None:
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def __call__(self) -> None:
+        self._woken.put(None)
+
+    def wait(self, seconds: float = 0.02) -> None:
+        try:
+            self._woken.get(timeout=seconds)
+        except queue.Empty:
+            pass
+
+
+def drain(source: Source, waker: Waker, records: int = 7) -> list[Chunk]:
+    """All chunks of a source, as a loop would take them."""
+    chunks: list[Chunk] = []
+    deadline = time.monotonic() + 30
+    while not source.ended:
+        assert time.monotonic() < deadline, "the source does not end"
+        chunk = source.take(records)
+        if chunk is not None:
+            chunks.append(chunk)
+        elif not source.ended:
+            waker.wait()
+    source.close()
+    return chunks
+
+
+def read_all(*paths: str | Path, format: str = "jsonl", records: int = 7) -> list[Chunk]:
+    waker = Waker()
+    return drain(ByteSource([str(path) for path in paths], FORMATS[format], waker), waker, records)
+
+
+def data_of(chunks: list[Chunk]) -> bytes:
+    return b"".join(chunk.data for chunk in chunks if isinstance(chunk.data, bytes))
+
+
+def check_numbers(chunks: list[Chunk]) -> None:
+    """Positions run on through all inputs, line numbers begin anew in each."""
+    position, lines = 0, {}
+    for chunk in chunks:
+        assert chunk.first == position
+        assert chunk.line == lines.get(chunk.input, 1)
+        position += chunk.records
+        lines[chunk.input] = chunk.line + chunk.records
+
+
+@pytest.fixture(params=[1, 2, 3, 16, 1 << 20])
+def read_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(source_module, "BLOCK", request.param)
+    return int(request.param)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+TEXTS = {
+    "closed": b"one\ntwo\n\nfour\n" * 5,
+    "without a newline at its end": b"one\ntwo\nthree",
+    "with carriage returns": b"one\r\ntwo\r\n",
+    "of blank lines": b"\n\n\n",
+    "of one byte": b"x",
+    "empty": b"",
+}
+
+
+@pytest.mark.usefixtures("read_size")
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("suffix", ["", *COMPRESSORS])
+def test_chunks_joined_are_the_input(tmp_path: Path, text: bytes, suffix: str) -> None:
+    path = tmp_path / f"in.txt{suffix}"
+    path.write_bytes(COMPRESSORS[suffix](text) if suffix else text)
+    chunks = read_all(path, records=3)
+    assert data_of(chunks) == text
+    assert sum(chunk.records for chunk in chunks) == count_records(text, b"\n")
+    check_numbers(chunks)
+
+
+@pytest.mark.usefixtures("read_size")
+def test_a_byte_order_mark_is_dropped_from_the_head_of_each_input(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for path in paths:
+        path.write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n")
+    assert data_of(read_all(*paths)) == b"one\n\xef\xbb\xbftwo\n" * 2
+
+
+@pytest.mark.usefixtures("read_size")
+def test_several_inputs_follow_each_other_and_share_no_chunk(tmp_path: Path) -> None:
+    texts = [b"a1\na2", b"", b"b1\n", b"c1\nc2\nc3\n"]
+    paths = [tmp_path / f"{number}.txt" for number in range(4)]
+    for path, text in zip(paths, texts):
+        path.write_bytes(text)
+    chunks = read_all(*paths, records=100)
+    assert [(chunk.input, chunk.data) for chunk in chunks] == [(0, b"a1\na2"), (2, b"b1\n"), (3, b"c1\nc2\nc3\n")]
+    check_numbers(chunks)
+
+
+@pytest.mark.usefixtures("read_size")
+def test_a_record_too_long_to_be_an_item_is_one_failed_item_and_the_next_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "MAX_ITEM", 50)
+    monkeypatch.setattr(source_module, "BLOCK", min(source_module.BLOCK, 16))
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"first\n" + b"x" * 500 + b"\nnext\nlast\n")
+    chunks = read_all(path, records=1)
+    assert [chunk.data for chunk in chunks if chunk.verdict is None] == [b"first\n", b"next\n", b"last\n"]
+    (long,) = [chunk for chunk in chunks if chunk.verdict is not None]
+    assert (long.first, long.line, long.records, set(long.data)) == (1, 2, 1, {ord("x")})
+    assert long.verdict is not None
+    assert long.verdict.type == "ItemTooLarge"
+    check_numbers(chunks)
+
+
+def test_a_last_record_too_long_to_be_an_item_is_one_failed_item(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "MAX_ITEM", 50)
+    monkeypatch.setattr(source_module, "BLOCK", 16)
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"first\n" + b"x" * 500)
+    assert [(chunk.first, chunk.verdict is None) for chunk in read_all(path)] == [(0, True), (1, False)]
+
+
+def test_a_chunk_of_long_records_is_cut_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "MAX_CHUNK", 100)
+    path = tmp_path / "in.txt"
+    path.write_bytes((b"x" * 29 + b"\n") * 20 + b"y" * 250 + b"\nend\n")
+    chunks = read_all(path, records=50)
+    assert data_of(chunks) == path.read_bytes()
+    assert all(len(chunk.data) <= 100 or chunk.records == 1 for chunk in chunks)
+    check_numbers(chunks)
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_a_compressed_input_cut_short_is_an_error_after_what_came_before(tmp_path: Path, suffix: str) -> None:
+    text = b"".join(os.urandom(20).hex().encode() + b"\n" for _ in range(3000))
+    path = tmp_path / f"in.txt{suffix}"
+    path.write_bytes(COMPRESSORS[suffix](text)[:-400])
+    waker = Waker()
+    source = ByteSource([str(path)], FORMATS["lines"], waker)
+    taken: list[Chunk] = []
+    with pytest.raises(InputBroken, match="cannot be read to its end"):
+        _take_until_it_raises(source, waker, taken)
+    source.close()
+    assert text.startswith(data_of(taken))
+
+
+def _take_until_it_raises(source: Source, waker: Waker, taken: list[Chunk]) -> None:
+    deadline = time.monotonic() + 30
+    while not source.ended and time.monotonic() < deadline:
+        chunk = source.take(10)
+        if chunk is not None:
+            taken.append(chunk)
+        else:
+            waker.wait()
+
+
+def test_a_pipe_gives_what_is_there_and_ends_when_it_is_closed(tmp_path: Path) -> None:
+    path = str(tmp_path / "pipe.txt")
+    os.mkfifo(path)
+    writer_may_close = threading.Event()
+
+    def write() -> None:
+        with open(path, "wb", buffering=0) as pipe:
+            pipe.write(b"one\ntwo\nthr")
+            writer_may_close.wait(30)
+            pipe.write(b"ee")
+
+    thread = threading.Thread(target=write)
+    # Held open from here, for a look at an INPUT opens and closes it, which the writer must not take for a reader gone.
+    holder = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    waker = Waker()
+    source = ByteSource([path], FORMATS["lines"], waker)
+    thread.start()
+    chunk = None
+    while chunk is None:
+        chunk = source.take(5)
+        waker.wait()
+    assert chunk.data == b"one\ntwo\n"
+    assert source.take(5) is None
+    assert not source.ended
+    writer_may_close.set()
+    assert data_of(drain(source, waker)) == b"three"
+    thread.join()
+    os.close(holder)
+
+
+def test_the_total_is_known_at_the_end_and_counts_every_record(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"a\n\nb\nlast")
+    waker = Waker()
+    source = ByteSource([str(path)], FORMATS["lines"], waker)
+    drain(source, waker)
+    assert (source.total, source.remaining) in ((4, 0), (4, 0.0))
+
+
+def test_the_census_counts_the_records_of_plain_files(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    paths[0].write_bytes(b"1\n2\n3")
+    paths[1].write_bytes(b"4\n5\n")
+    source = ByteSource([str(path) for path in paths], FORMATS["lines"], lambda: None)
+    deadline = time.monotonic() + 30
+    while source.total is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert (source.total, source.remaining) == (5, 5)
+    source.close()
+
+
+def test_a_missing_input_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    there = tmp_path / "a.txt"
+    there.write_bytes(b"1\n")
+    with pytest.raises(InputMissing, match=r"b\.txt: No such file"):
+        ByteSource([str(there), str(tmp_path / "b.txt")], FORMATS["lines"], lambda: None)
+
+
+def test_a_directory_is_no_list_of_lines(tmp_path: Path) -> None:
+    with pytest.raises(InvalidUsage, match="--format files"):
+        ByteSource([str(tmp_path)], FORMATS["lines"], lambda: None)
+
+
+# --- files as items --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b/2", "b/1", "a", "c/deep/x", ".hidden", ".git/config", "b/.secret", "with\nnewline"):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path / "tree"
+
+
+def test_a_directory_stands_for_its_files_sorted_and_none_hidden(tree: Path) -> None:
+    assert [os.path.relpath(path, tree) for path in walk(str(tree))] == ["a", "b/1", "b/2", "c/deep/x", "with\nnewline"]
+
+
+def test_a_link_to_a_file_is_an_item_and_one_to_a_directory_is_not_followed(tree: Path) -> None:
+    (tree / "c" / "loop").symlink_to(tree)
+    (tree / "c" / "link").symlink_to(tree / "a")
+    (tree / "c" / "nowhere").symlink_to(tree / "missing")
+    assert [os.path.relpath(path, tree) for path in walk(str(tree / "c"))] == ["c/deep/x", "c/link"]
+
+
+@pytest.mark.usefixtures("read_size")
+def test_each_file_below_an_input_is_a_record(tree: Path) -> None:
+    extra = tree / ".hidden"
+    chunks = read_all(tree, extra, format="files", records=2)
+    found = [os.fsdecode(path) for path in split_records(data_of(chunks), b"\0")]
+    assert found == [*walk(str(tree)), str(extra)]
+    check_numbers(chunks)
+
+
+# --- items of an iterable --------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """An iterable that counts how many items were pulled from it, and how many were ever asked for at once."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.pulled = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for item in range(self.count):
+            self.pulled += 1
+            yield item
+
+
+def items_of(chunks: list[Chunk]) -> list[Any]:
+    return [pickle.loads(raw) for chunk in chunks for raw in chunk.data if isinstance(raw, bytes)]
+
+
+def take(source: Source, records: int, waker: Waker) -> Chunk:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        chunk = source.take(records)
+        if chunk is not None:
+            return chunk
+        waker.wait()
+    raise AssertionError("nothing came")
+
+
+def test_all_items_come_in_order() -> None:
+    waker = Waker()
+    chunks = drain(ItemSource(iter(range(100)), None, waker), waker)
+    assert items_of(chunks) == list(range(100))
+    check_numbers(chunks)
+
+
+def test_nothing_is_pulled_before_it_is_asked_for() -> None:
+    items = Counted(100)
+    source = ItemSource(items, None, lambda: None)
+    time.sleep(0.05)
+    assert items.pulled == 0
+    source.close()
+
+
+def test_no_more_is_pulled_than_was_asked_for() -> None:
+    items, waker = Counted(100), Waker()
+    source = ItemSource(items, None, waker)
+    for wanted in (1, 4, 7):
+        chunk = take(source, wanted, waker)
+        assert chunk.records <= wanted
+        time.sleep(0.03)
+        assert items.pulled == source.position
+    source.close()
+
+
+def test_a_slow_iterable_gives_what_it_has() -> None:
+    may_go_on, waker = threading.Event(), Waker()
+
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        may_go_on.wait(30)
+        yield 3
+
+    source = ItemSource(items(), None, waker)
+    assert items_of([take(source, 50, waker)]) == [1, 2]
+    may_go_on.set()
+    assert items_of(drain(source, waker)) == [3]
+
+
+def test_what_an_iterable_raises_comes_after_the_items_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield from range(5)
+        raise RuntimeError("the database is gone")
+
+    waker = Waker()
+    source = ItemSource(items(), None, waker)
+    taken: list[Chunk] = []
+    with pytest.raises(RuntimeError, match="the database is gone"):
+        _take_until_it_raises(source, waker, taken)
+    assert items_of(taken) == list(range(5))
+    assert source.ended
+
+
+def test_what_an_id_callable_raises_stops_the_items() -> None:
+    waker = Waker()
+    source = ItemSource([{"k": 1}, {}, {"k": 3}], lambda item: item["k"], waker)
+    taken: list[Chunk] = []
+    with pytest.raises(KeyError):
+        _take_until_it_raises(source, waker, taken)
+    assert items_of(taken) == [{"k": 1}]
+
+
+def test_an_id_callable_gives_each_item_its_id() -> None:
+    waker = Waker()
+    chunks = drain(ItemSource([3, 1, 2], lambda item: item * 10, waker), waker, records=2)
+    assert [id for chunk in chunks for id in chunk.ids or ()] == [30, 10, 20]
+
+
+def test_an_item_that_cannot_be_pickled_is_an_error_in_its_place() -> None:
+    waker = Waker()
+    (chunk,) = drain(ItemSource([1, threading.Lock(), 3], None, waker), waker)
+    assert [type(raw) for raw in chunk.data] == [bytes, ItemError, bytes]
+    assert "cannot be sent to a worker" in chunk.data[1].message
+
+
+def test_what_is_no_iterable_raises_when_it_is_taken() -> None:
+    waker = Waker()
+    not_iterable: Any = 5
+    source = ItemSource(not_iterable, None, waker)
+    with pytest.raises(TypeError, match="not iterable"):
+        _take_until_it_raises(source, waker, [])
+
+
+def test_the_total_of_a_sized_iterable_is_known_from_the_start() -> None:
+    sized, lazy = ItemSource([1, 2, 3], None, lambda: None), ItemSource(iter([1]), None, lambda: None)
+    assert (sized.total, sized.remaining, lazy.total, lazy.remaining) == (3, 3, None, None)
+    sized.close()
+    lazy.close()
+
+
+def test_closing_ends_the_feeder() -> None:
+    before = threading.active_count()
+    source = ItemSource(iter(int, 1), None, lambda: None)
+    source.close()
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert threading.active_count() <= before
