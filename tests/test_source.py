@@ -120,7 +120,8 @@ def test_several_inputs_follow_each_other_and_share_no_chunk(tmp_path: Path) -> 
     for path, text in zip(paths, texts):
         path.write_bytes(text)
     chunks = read_all(*paths, records=100)
-    assert [(chunk.input, chunk.data) for chunk in chunks] == [(0, b"a1\na2"), (2, b"b1\n"), (3, b"c1\nc2\nc3\n")]
+    by_input = [data_of([chunk for chunk in chunks if chunk.input == number]) for number in range(4)]
+    assert by_input == texts
     check_numbers(chunks)
 
 
@@ -129,26 +130,50 @@ def test_a_record_too_long_to_be_an_item_is_one_failed_item_and_the_next_is_whol
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_module, "MAX_ITEM", 50)
-    monkeypatch.setattr(source_module, "BLOCK", min(source_module.BLOCK, 16))
+    monkeypatch.setattr(source_module, "_KEPT", 10)
     path = tmp_path / "in.txt"
     path.write_bytes(b"first\n" + b"x" * 500 + b"\nnext\nlast\n")
-    chunks = read_all(path, records=1)
-    assert [chunk.data for chunk in chunks if chunk.verdict is None] == [b"first\n", b"next\n", b"last\n"]
+    chunks = read_all(path)
+    assert data_of([chunk for chunk in chunks if chunk.verdict is None]) == b"first\nnext\nlast\n"
     (long,) = [chunk for chunk in chunks if chunk.verdict is not None]
-    assert (long.first, long.line, long.records, set(long.data)) == (1, 2, 1, {ord("x")})
+    assert (long.first, long.line, long.records, long.data) == (1, 2, 1, b"x" * 10)
     assert long.verdict is not None
     assert long.verdict.type == "ItemTooLarge"
     check_numbers(chunks)
 
 
+@pytest.mark.usefixtures("read_size")
 def test_a_last_record_too_long_to_be_an_item_is_one_failed_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_module, "MAX_ITEM", 50)
-    monkeypatch.setattr(source_module, "BLOCK", 16)
     path = tmp_path / "in.txt"
     path.write_bytes(b"first\n" + b"x" * 500)
     assert [(chunk.first, chunk.verdict is None) for chunk in read_all(path)] == [(0, True), (1, False)]
+
+
+@pytest.mark.usefixtures("read_size")
+def test_a_record_as_long_as_an_item_may_be_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "MAX_ITEM", 50)
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"x" * 50 + b"\n" + b"y" * 51 + b"\n" + b"z" * 50)
+    assert [chunk.verdict is None for chunk in read_all(path, records=1)] == [True, False, True]
+
+
+def test_a_record_of_any_length_takes_no_more_memory_than_an_item(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "MAX_ITEM", 50)
+    monkeypatch.setattr(source_module, "MAX_CHUNK", 40)
+    monkeypatch.setattr(source_module, "BLOCK", 10)
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"first\n" + b"x" * 5000 + b"\nnext\n")
+    source = ByteSource([str(path)], FORMATS["lines"], lambda: None)
+    held = []
+    while not source.ended:
+        source.take(100)
+        held.append(len(source.window[0]))
+    assert max(held) <= 60
 
 
 def test_a_chunk_of_long_records_is_cut_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

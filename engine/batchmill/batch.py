@@ -344,7 +344,7 @@ class _Session:
             tracker=self._tracker,
             output=self._output,
             commit=self._commit,
-            strike=lambda values: self._checkpoint.append(FrameType.STRIKE, pack_map(values)),
+            strike=self._strike,
             generation=lambda: self._matcher.generation if self._matcher else self._index.generation,
             on_ready=self._lanes_are_up,
             on_message=self._on_message,
@@ -375,6 +375,11 @@ class _Session:
             self._output.settle(chunk.first, end)
         if self._batch._sink is not None and tally.items:
             self._batch._sink(Block(payload))
+
+    def _strike(self, values: dict[str, Any]) -> None:
+        """A record is charged with a crash: durable before it is tried again."""
+        self._checkpoint.append(FrameType.STRIKE, pack_map(values))
+        self._checkpoint.sync()
 
     def _settled(self, first: int, end: int) -> None:
         if self._output is not None:
@@ -469,6 +474,9 @@ class _Session:
             settings=self._settings.as_dict(),
         )
         end = {"run": self._run["run"], "report": report_map(report)}
+        self._checkpoint.append(FrameType.SAMPLE, pack_map(self._tracker.sample()))
+        # The END frame then says that all before it is durable: damage there will not pass for a crash.
+        self._checkpoint.sync()
         self._checkpoint.append(FrameType.END, pack_map(end))
         self._checkpoint.close()
         if self._output is not None:

@@ -55,6 +55,7 @@ class Intake:
         limit: int | None = None,
     ) -> None:
         self._source = source
+        self._ended = False
         self._format = format
         self._ledger = ledger
         self._pace = pace
@@ -72,7 +73,7 @@ class Intake:
     def is_over(self) -> bool:
         """Whether nothing will come any more, unless a chunk in flight comes back."""
         return (
-            self._source.ended
+            self._source_ended
             and not self._ledger.ready
             and not (self._held or self._scans or self._scanning)
             and self._spool is None
@@ -126,7 +127,7 @@ class Intake:
         if isinstance(self._source, ByteSource):
             self._source.look(1)
         elif self._source.total == self._source.position:
-            self._source.close()
+            self.end()
 
     def _advance(self, size: int, starved: bool) -> bool:
         """Move through the input; False where there is nothing to move through now."""
@@ -138,7 +139,7 @@ class Intake:
                 self._ledger.put(self._held.popleft())
             if self._ledger.ready:
                 return True
-            if not self._source.ended and self._put(self._source.take(size)):
+            if not self._source_ended and self._put(self._source.take(size)):
                 return True
             return self._settle_aside(matcher)
         return self._match(matcher, starved)
@@ -152,14 +153,14 @@ class Intake:
     # Matching
 
     def _match(self, matcher: Matcher, starved: bool) -> bool:
-        if not self._source.ended:
+        if not self._source_ended:
             if self._by_block and self._match_block(matcher):
                 return True
             chunk = self._unmatched(matcher)
             if chunk is not None:
                 self._hold(matcher, chunk)
                 return True
-        if self._held and (self._source.ended or starved):
+        if self._held and (self._source_ended or starved):
             self._scan_held(matcher)
             return True
         return self._settle_aside(matcher)
@@ -276,7 +277,7 @@ class Intake:
 
     def _settle_aside(self, matcher: Matcher) -> bool:
         """After the end of the input: decide one of the records set aside."""
-        if not self._source.ended or self._held or self._scans or self._scanning:
+        if not self._source_ended or self._held or self._scans or self._scanning:
             return False
         if self._aside is None:
             if self._spool is None:
@@ -293,11 +294,13 @@ class Intake:
             self._ledger.put(chunk)
         return True
 
-    def close(self) -> None:
-        """Let go of the source and of what was set aside."""
-        self._source.close()
-        if self._spool is not None:
-            self._spool.close()
+    def end(self) -> None:
+        """Take nothing more from the source: it broke, or is known to have no more."""
+        self._ended = True
+
+    @property
+    def _source_ended(self) -> bool:
+        return self._ended or self._source.ended
 
 
 def _unspool(spool: IO[bytes]) -> Iterator[Aside]:

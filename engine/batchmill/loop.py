@@ -213,7 +213,7 @@ class Loop:
             return self._intake.next(starved)
         except Exception as error:
             # The input broke: what came before it is still done, and committed; then the error is raised.
-            self._intake.close()
+            self._intake.end()
             self.error = self.error or error
             return None
 

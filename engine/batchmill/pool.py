@@ -152,6 +152,7 @@ class Pool:
         self._view[2 * slot] = 0
         self._view[2 * slot + 1] = NO_LIMIT
         output = None if self._output is None else DupFd(self._output) if self.start_method != "fork" else self._output
+        self._ensure_tracker()
         # INT, TERM and HUP go to all processes of a terminal, and would end a lane that has not yet said otherwise.
         with held(), _hidden_main(), _helpers_environment():
             if self.start_method == "forkserver":
@@ -164,6 +165,16 @@ class Pool:
         lane.pidfd = _pidfd(lane.pid)
         self.lanes[slot] = lane
         return lane
+
+    def _ensure_tracker(self) -> None:
+        """Have multiprocessing's resource tracker run before any signal is held for what starts after it.
+
+        Starting it ends with letting INT and TERM in again, whoever held them: a fork server started in the same breath
+        then died of the TERM that `timeout` and systemd send to everybody, and with it every running item.
+        """
+        if self.start_method != "fork":
+            with held(), _helpers_environment():
+                resource_tracker.ensure_running()
 
     def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
         """Have the lane call `function`; False where the lane turns out to be broken (an Event will tell)."""

@@ -142,14 +142,16 @@ def read_meta(fd: int, header: FileHeader, path: str) -> dict[str, Any]:
 
 def holder_of(fd: int, header: FileHeader) -> Holder:
     """What the last RUN frame of an open file says of the run that wrote it; pid 0 where there is none."""
-    last = None
-    for ref, _ in Scan(lambda at, n: read_at(fd, at, n), os.fstat(fd).st_size, header, verify=False):
-        last = ref if ref.type == FrameType.RUN else last
+    scan = Scan(lambda at, n: read_at(fd, at, n), os.fstat(fd).st_size, header, verify=False)
+    runs = [ref for ref, _ in scan if ref.type == FrameType.RUN]
     try:
-        run = map_of(read_payload(fd, header, last, ""), "") if last else {}
-        return Holder(int(run["pid"]), str(run["host"]), float(run["started"]))
+        for ref in reversed(runs):
+            run = map_of(read_payload(fd, header, ref, ""), "")
+            if "pid" in run:  # a later RUN frame of the same run may only add to it
+                return Holder(int(run["pid"]), str(run["host"]), float(run["started"]))
     except (BatchmillError, KeyError, TypeError, ValueError, OverflowError):
-        return Holder(0, "", 0.0)
+        pass
+    return Holder(0, "", 0.0)
 
 
 def map_of(payload: bytes, path: str) -> dict[str, Any]:

@@ -105,6 +105,9 @@ class Nowhere:
         """Nothing was kept: always raises CheckpointRefused."""
         raise CheckpointRefused("this run keeps nothing")
 
+    def sync(self) -> None:
+        """Nothing to make durable."""
+
     def fileno(self) -> int:
         """No descriptor: -1."""
         return -1

@@ -139,6 +139,7 @@ class ByteSource:
         self._offset = 0
         self._line = 1
         self._drained = True  # the current feed has given all its bytes
+        self._may_have_bom = False
         self._bytes = 0  # taken so far, to tell the mean length of a record
         self.position = 0
         self.ended = False
@@ -163,11 +164,15 @@ class ByteSource:
             end, found = formats.cut(self._buffer, self._offset, records, self._separator)
             if end - self._offset > MAX_CHUNK and found > 1:
                 end, found = self._cut_bytes(MAX_CHUNK)
-            if found < records and end - self._offset < MAX_CHUNK and self._more():
+            have, size = len(self._buffer) - self._offset, end - self._offset
+            if found < records and have <= (MAX_CHUNK if found else MAX_ITEM) and self._more():
                 continue
-            if not found:
-                return self._last_record()
-            return self.claim(end - self._offset, found)
+            if (size - 1 if found else have) > MAX_ITEM:
+                return self._too_long()
+            if found:
+                return self.claim(size, found)
+            # No separator is at hand: an INPUT's last record, or one that is not all here yet.
+            return self.claim(have, 1) if self._drained else None
         return None
 
     def look(self, size: int) -> int:
@@ -199,7 +204,6 @@ class ByteSource:
 
     def close(self) -> None:
         """See Source."""
-        self.ended = True
         self._census.stop()
         if self._feed is not None:
             self._feed.close()
@@ -211,22 +215,17 @@ class ByteSource:
             return formats.cut(self._buffer, self._offset, 1, self._separator)
         return end, self._buffer.count(self._separator, self._offset, end)
 
-    def _last_record(self) -> Chunk | None:
-        """No separator is at hand: an INPUT's last record, one too long to be an item, or one not all here yet."""
-        left = len(self._buffer) - self._offset
-        if self._drained:
-            return self.claim(left, 1)
-        return self._too_long() if left > MAX_ITEM else None
-
     def _too_long(self) -> Chunk:
+        """Pass over the next record, which is too long to be an item: a chunk of its beginning, with its verdict."""
         kept = self._buffer[self._offset : self._offset + _KEPT]
-        end = -1
+        end = self._buffer.find(self._separator, self._offset)
         while end < 0:
             self._bytes += len(self._buffer) - self._offset
             self._buffer, self._offset = b"", 0
             if not self._more(wait=True):
                 break
             end = self._buffer.find(self._separator)
+        self._bytes += end + 1 - self._offset
         self._offset = end + 1
         chunk = Chunk(self.position, self._line, self._input, 1, kept)
         self.position += 1
@@ -247,10 +246,11 @@ class ByteSource:
         if not block:
             self._drained = True
             return False
-        if self._line == 1 and not self._buffer:
-            block = block.removeprefix(_BOM) if self._format.name != "files" else block
         self._buffer = self._buffer[self._offset :] + block
         self._offset = 0
+        if self._may_have_bom and len(self._buffer) >= len(_BOM):
+            self._may_have_bom = False
+            self._buffer = self._buffer.removeprefix(_BOM)
         return True
 
     def _read(self) -> bytes | None:
@@ -276,6 +276,7 @@ class ByteSource:
         self._input += 1
         self._feed = self._openers[self._input]()
         self._buffer, self._offset, self._line, self._drained = b"", 0, 1, False
+        self._may_have_bom = self._format.name != "files"
         return True
 
 
@@ -459,7 +460,6 @@ class ItemSource:
 
     def close(self) -> None:
         """See Source."""
-        self.ended = True
         with self._asked:
             self._over = True
             self._asked.notify()
