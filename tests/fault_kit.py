@@ -226,7 +226,7 @@ class Run:
 
     def assert_gone(self) -> None:
         """Oracle C: every process of the run ends."""
-        until(lambda: not self.all(), f"the end of {[_command_line(pid) for pid in self.all()]}")
+        until(lambda: not self.all(), f"the end of {[command_line(pid) for pid in self.all()]}")
 
     def close(self) -> None:
         """End what is left, by id."""
@@ -238,7 +238,8 @@ class Run:
         self._err.close()
 
 
-def _command_line(pid: int) -> str:
+def command_line(pid: int) -> str:
+    """The words that a process was started with, behind its number."""
     try:
         return f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode()}"
     except OSError:

@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cli_kit import PROGRAM, batchmill, environment, shell
@@ -216,6 +217,51 @@ def test_a_signal_drains_reports_and_is_what_the_process_dies_of(number: signal.
     assert 0 < done["done"] < 2000
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("whom", ["group", "all"])
+def test_signals_to_every_process_twice_at_once_drain_as_one(number: signal.Signals, whom: str, work: Path) -> None:
+    write_items(work / "items.jsonl", 2000)
+    run = subprocess.Popen(
+        [*PROGRAM, "run", "f.py:slow", "items.jsonl", "-c", "x.ckpt"], cwd=work, env=environment(),
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for_outcomes(work / "x.ckpt")
+    processes = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+    for _ in range(2):
+        if whom == "group":
+            os.killpg(run.pid, number)
+        else:
+            for process in processes:
+                process.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == -number
+    assert "Traceback" not in said
+    assert " 0 failed" in said
+    assert psutil.wait_procs(processes[1:], timeout=10)[1] == []
+
+
+def test_a_hangup_under_nohup_is_ignored(work: Path) -> None:
+    command = ["nohup", *PROGRAM, "run", "f.py:slow", "items.jsonl", "-c", "x.ckpt"]
+    run = subprocess.Popen(
+        command, cwd=work, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_for_outcomes(work / "x.ckpt")
+    run.send_signal(signal.SIGHUP)
+    run.communicate(timeout=60)
+    assert run.returncode == 0
+
+
+def test_term_at_any_moment_of_the_start_is_what_it_dies_of(work: Path) -> None:
+    for step in range(8):
+        command = [*PROGRAM, "run", "f.py:slow", "items.jsonl", "-c", f"{step}.ckpt", "--set", "seconds=1"]
+        run = subprocess.Popen(command, cwd=work, env=environment(), stderr=subprocess.PIPE, text=True)
+        time.sleep(0.05 + step * 0.06)
+        run.terminate()
+        _, said = run.communicate(timeout=60)
+        assert run.returncode == -signal.SIGTERM
+        assert "Traceback" not in said
+
+
 def test_a_reader_that_goes_away_ends_the_run_by_sigpipe_with_a_right_checkpoint(work: Path) -> None:
     write_items(work / "items.jsonl", 20000)
     ended = shell("$BM run f.py:double items.jsonl -o - -c x.ckpt | head -1; echo ${PIPESTATUS[0]}", work)
@@ -273,7 +319,7 @@ def test_usr1_shows_one_whole_line(work: Path) -> None:
 
 
 def test_ids_that_would_steer_a_terminal_are_escaped_in_the_report(work: Path) -> None:
-    nasty = "\x1b[2J\r\n\x00\u202e"
+    nasty = "=cmd()\x1b[2J\r\n\x00\u202e" + "x" * 100_000
     (work / "items.jsonl").write_text(json.dumps({"id": nasty, "n": 3}) + "\n")
     ended = batchmill("run", "f.py:picky", "items.jsonl", "-c", "x.ckpt", cwd=work)
     shown = batchmill("failures", "x.ckpt", cwd=work).stdout

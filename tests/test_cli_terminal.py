@@ -29,7 +29,7 @@ def loud(item):
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     (tmp_path / "f.py").write_text(FUNCTIONS)
-    (tmp_path / "items.jsonl").write_text("".join(f"{n}\n" for n in range(60)))
+    (tmp_path / "items.jsonl").write_text("".join(f"{n}\n" for n in range(30)))
     (tmp_path / "many.jsonl").write_text("".join(f"{n}\n" for n in range(5000)))
     return tmp_path
 
@@ -37,9 +37,9 @@ def work(tmp_path: Path) -> Path:
 def test_the_line_is_rewritten_in_place_and_the_report_stands_alone(work: Path) -> None:
     terminal = Terminal(["run", "f.py:slow", "items.jsonl", "-j", "2"], work)
     assert terminal.end() == 0
-    assert b"/60 " in terminal.seen
+    assert b"/30 " in terminal.seen
     rows = [row for row in screen_rows(terminal.seen, 100) if row]
-    assert rows[0].startswith("batchmill: all 60 items done (exit 0)")
+    assert rows[0].startswith("batchmill: all 30 items done (exit 0)")
     assert not any("| 0 failed |" in row for row in rows)
     assert b"\x1b" not in terminal.seen
 
@@ -56,21 +56,21 @@ def test_what_workers_print_stands_in_whole_lines_above_the_line(work: Path) -> 
     terminal = Terminal(["run", "f.py:loud", "items.jsonl", "-j", "2"], work)
     assert terminal.end() == 0
     rows = screen_rows(terminal.seen, 100)
-    assert sorted(row for row in rows if row.startswith("item")) == sorted(f"item {n} {'x' * 60}" for n in range(60))
+    assert sorted(row for row in rows if row.startswith("item ")) == sorted(f"item {n} {'x' * 60}" for n in range(30))
 
 
 def test_a_dumb_terminal_gets_whole_lines(work: Path) -> None:
     terminal = Terminal(["run", "f.py:slow", "items.jsonl", "--progress-interval", "0.2"], work, TERM="dumb")
     assert terminal.end() == 0
     assert b"\r" not in terminal.seen.replace(b"\r\n", b"\n")
-    assert b"/60 " in terminal.seen
+    assert b"/30 " in terminal.seen
 
 
 def test_a_resumed_run_first_says_so(work: Path) -> None:
     batchmill("run", "f.py:slow", "items.jsonl", "-c", "x.ckpt", "--limit", "12", cwd=work)
     terminal = Terminal(["run", "f.py:slow", "items.jsonl", "-c", "x.ckpt", "--resume"], work)
     assert terminal.end() == 0
-    assert b"Resuming from checkpoint: 12/60 done, 0 failed" in terminal.seen.splitlines()[0]
+    assert b"Resuming from checkpoint: 12/30 done, 0 failed" in terminal.seen.splitlines()[0]
 
 
 @pytest.mark.parametrize("presses", [1, 20])
@@ -100,9 +100,9 @@ def test_ctrl_c_again_kills_what_does_not_end(work: Path) -> None:
 
 
 def test_ctrl_c_at_any_moment_of_the_start_leaves_no_traceback(work: Path) -> None:
-    for step in range(12):
+    for step in range(8):
         terminal = Terminal(["run", "f.py:slow", "many.jsonl", "-c", f"{step}.ckpt"], work)
-        time.sleep(0.15 + step * 0.05)  # Python itself, before our first line, shows one
+        time.sleep(0.15 + step * 0.07)  # Python itself, before our first line, shows one
         terminal.press(b"\x03")
         assert terminal.end() == -signal.SIGINT
         assert b"Traceback" not in terminal.seen
@@ -113,4 +113,4 @@ def test_a_run_in_the_background_does_not_draw(work: Path) -> None:
     terminal = Terminal([], work, command=command)
     assert terminal.end() == 0
     assert b"| 0 failed |" not in terminal.seen
-    assert b"all 60 items done" in terminal.seen
+    assert b"all 30 items done" in terminal.seen

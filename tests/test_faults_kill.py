@@ -16,6 +16,7 @@ from fault_kit import (
     CHECKPOINT,
     METHODS,
     Run,
+    command_line,
     committed,
     finish,
     lines_of,
@@ -24,6 +25,7 @@ from fault_kit import (
     prepare,
     results_of,
     running,
+    send,
     strikes,
     undisturbed,
     until,
@@ -79,7 +81,7 @@ def test_row_1_a_run_killed_twenty_times_ends_as_if_undisturbed(tmp_path: Path) 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_row_1_holds_for_every_start_method(method: str, tmp_path: Path) -> None:
-    crash_and_resume(prepare(tmp_path, numbered(60, sleep=0.004)), 3, "--start-method", method)
+    crash_and_resume(prepare(tmp_path, numbered(60, sleep=0.004)), 2, "--start-method", method)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -121,11 +123,9 @@ def test_row_18_the_lock_is_free_as_soon_as_the_parent_was_killed(method: str, t
     assert len(results_of(tmp_path / "out.jsonl")) == 40
 
 
-def fork_server_of(run: Run) -> int:
-    """The one child of the parent that has children itself."""
-    children = [pid for pid in run.all() if parent_of(pid) == run.pid]
-    (server,) = [pid for pid in children if any(parent_of(other) == pid for other in run.all())]
-    return server
+def fork_servers_of(run: Run) -> list[int]:
+    """The fork server, if it runs now. Workers have its command line too, and it for a parent."""
+    return [pid for pid in run.all() if parent_of(pid) == run.pid and "forkserver" in command_line(pid)]
 
 
 def test_row_40_a_killed_fork_server_costs_no_strike_and_nothing_runs_twice_at_once(tmp_path: Path) -> None:
@@ -134,7 +134,8 @@ def test_row_40_a_killed_fork_server_costs_no_strike_and_nothing_runs_twice_at_o
     with running(*command, cwd=tmp_path) as run:
         for share in (5, 25):
             until(lambda: sum(line.startswith("end") for line in witnessed(tmp_path)) >= share, "some items")  # noqa: B023
-            os.kill(fork_server_of(run), signal.SIGKILL)
+            (server,) = fork_servers_of(run)
+            os.kill(server, signal.SIGKILL)
         ended = run.end()
         run.assert_gone()
     assert (ended.status, ended.err) == (0, "")
@@ -142,6 +143,21 @@ def test_row_40_a_killed_fork_server_costs_no_strike_and_nothing_runs_twice_at_o
     assert not [line for line in witnessed(tmp_path) if line.startswith("TWICE")]
     assert strikes(tmp_path) == 0
     assert all(outcome.attempts == 1 for outcome in committed(tmp_path).values())
+
+
+def test_row_40_a_fork_server_killed_while_lanes_start_is_replaced(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(6, sleep=0.01))
+    for delay in (0.0, 0.02, 0.05, 0.08, 0.12):
+        command = ("f.py:alone", "items.jsonl", "-c", f"{delay}.ckpt", "-o", "out.jsonl", "-j", "2")
+        with running(*command, cwd=tmp_path) as run:
+            until(lambda: fork_servers_of(run), "the fork server")  # noqa: B023
+            time.sleep(delay)
+            send(signal.SIGKILL, fork_servers_of(run))
+            ended = run.end()
+            run.assert_gone()
+        assert (ended.status, ended.err) == (0, ""), delay
+        assert [o["result"] for o in lines_of(tmp_path / "out.jsonl")] == list(range(6))
+    assert not [line for line in witnessed(tmp_path) if line.startswith("TWICE")]
 
 
 def test_row_20_an_item_that_kills_its_worker_fails_alone_and_by_name(tmp_path: Path) -> None:

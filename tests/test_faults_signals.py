@@ -109,7 +109,6 @@ def test_row_34_a_signal_during_start_up_ends_it_without_a_trace(
             run.assert_gone()
         assert ended.status == -number, (delay, ended.err)
         assert "Traceback" not in ended.err, (delay, ended.err)
-        assert committed(tmp_path) == {}
 
 
 # Row 41
@@ -123,14 +122,11 @@ def reach(run: Run, whom: str, number: signal.Signals) -> None:
         send(number, run.all() if whom == "all" else [run.pid])
 
 
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("whom", ["parent", "group", "all"])
+@pytest.mark.parametrize(("whom", "times"), [("parent", 1), ("group", 1), ("all", 1), ("all", 2)])
 @pytest.mark.parametrize("number", [TERM, HUP, INT])
 def test_row_41_a_signal_drains_whoever_gets_it(
     number: signal.Signals, whom: str, times: int, tmp_path: Path
 ) -> None:
-    if times == 2 and whom == "group":
-        pytest.skip("less than twice to all")
     prepare(tmp_path, numbered(40, sleep=0.1))
     with running(*RUN, cwd=tmp_path) as run:
         until(lambda: len(witnessed(tmp_path)) >= 4, "some items")

@@ -81,6 +81,14 @@ def read_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return int(request.param)
 
 
+@pytest.fixture
+def short_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item has at most 50 bytes, and a chunk 40 (as outside of tests, less than an item)."""
+    monkeypatch.setattr(source_module, "MAX_ITEM", 50)
+    monkeypatch.setattr(source_module, "MAX_CHUNK", 40)
+    monkeypatch.setattr(source_module, "_KEPT", 10)
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 TEXTS = {
@@ -125,12 +133,8 @@ def test_several_inputs_follow_each_other_and_share_no_chunk(tmp_path: Path) -> 
     check_numbers(chunks)
 
 
-@pytest.mark.usefixtures("read_size")
-def test_a_record_too_long_to_be_an_item_is_one_failed_item_and_the_next_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source_module, "MAX_ITEM", 50)
-    monkeypatch.setattr(source_module, "_KEPT", 10)
+@pytest.mark.usefixtures("read_size", "short_items")
+def test_a_record_too_long_to_be_an_item_is_one_failed_item_and_the_next_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_bytes(b"first\n" + b"x" * 500 + b"\nnext\nlast\n")
     chunks = read_all(path)
@@ -142,29 +146,24 @@ def test_a_record_too_long_to_be_an_item_is_one_failed_item_and_the_next_is_whol
     check_numbers(chunks)
 
 
-@pytest.mark.usefixtures("read_size")
-def test_a_last_record_too_long_to_be_an_item_is_one_failed_item(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source_module, "MAX_ITEM", 50)
+@pytest.mark.usefixtures("read_size", "short_items")
+def test_a_last_record_too_long_to_be_an_item_is_one_failed_item(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_bytes(b"first\n" + b"x" * 500)
     assert [(chunk.first, chunk.verdict is None) for chunk in read_all(path)] == [(0, True), (1, False)]
 
 
-@pytest.mark.usefixtures("read_size")
-def test_a_record_as_long_as_an_item_may_be_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_module, "MAX_ITEM", 50)
+@pytest.mark.usefixtures("read_size", "short_items")
+def test_a_record_as_long_as_an_item_may_be_is_one(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_bytes(b"x" * 50 + b"\n" + b"y" * 51 + b"\n" + b"z" * 50)
     assert [chunk.verdict is None for chunk in read_all(path, records=1)] == [True, False, True]
 
 
+@pytest.mark.usefixtures("short_items")
 def test_a_record_of_any_length_takes_no_more_memory_than_an_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_module, "MAX_ITEM", 50)
-    monkeypatch.setattr(source_module, "MAX_CHUNK", 40)
     monkeypatch.setattr(source_module, "BLOCK", 10)
     path = tmp_path / "in.txt"
     path.write_bytes(b"first\n" + b"x" * 5000 + b"\nnext\n")

@@ -211,6 +211,10 @@ def crunch(
         try:
             with Watch(stop, screen.ask):
                 report = batch.run(on_progress=screen.update, on_message=screen.say)
+        except BrokenPipeError:
+            if options["output"] != "-":
+                raise
+            raise streams.PipeClosed from None
         except CheckpointBusy as busy:
             if manner.quiet:
                 raise click.exceptions.Exit(busy.exit_code) from None
@@ -228,7 +232,9 @@ def close(ended: Ended, commands: Commands, manner: Manner) -> int:
     report = ended.report
     if is_shown(report.exit_code, terminal=manner.terminal, verbose=manner.verbose, quiet=manner.quiet):
         # Every warning was a message too: those already shown are not repeated, those held come with the report.
-        streams.tell(render(replace(report, warnings=ended.held), commands, socket.gethostname()))
+        path = os.path.relpath(ended.checkpoint) if ended.checkpoint and manner.terminal else ended.checkpoint
+        shown = replace(report, warnings=ended.held, checkpoint=path)
+        streams.tell(render(shown, commands, socket.gethostname()))
     if manner.json:
         streams.print_data(as_json(report_object(report)))
     return report.exit_code

@@ -52,11 +52,12 @@ def describe(status: Status) -> Iterator[str]:
     yield f"{escape(status.path, 300)}: {_life(status)}"
     total = "?" if status.total is None else status.total
     yield f"items     {total} total, {status.done} done, {status.failed} failed"
-    yield f"file      {format_size(status.size)}, {len(status.runs)} runs, {status.verdict}"
+    runs = "1 run" if len(status.runs) == 1 else f"{len(status.runs)} runs"
+    yield f"file      {format_size(status.size)}, {runs}, {status.verdict}"
     if status.sample:
         yield f"sample    {_sample(status.sample)}"
     if status.report:
-        yield from ("", "last report:", render(status.report, Commands(), ""))
+        yield from ("", "last report:", render(status.report, Commands(), str(status.runs[-1].get("host", "?"))))
 
 
 def _life(status: Status) -> str:

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 DAMAGED = 65
 MOST_IDS = 1000
+# By the name of the verdict's kind.
+WHAT_NEXT = {
+    "TORN": "a run that was killed leaves this; the next run cuts it off and goes on",
+    "CRASH_DAMAGE": "a power failure can leave this; the next run sets the rest aside and goes on. --salvage first"
+    " keeps what is readable in it",
+    "CORRUPT": "no crash leaves this; --salvage writes a new file with all that is readable",
+}
 
 OPTIONS = [
     Option("--salvage", group="Rescue", is_flag=True,
@@ -36,30 +43,32 @@ OPTIONS = [
 def command(checkpoints: tuple[str, ...], salvage: bool, json: bool) -> int:
     """Check a checkpoint for damage; rescue what is readable.
 
-    Exit 0: all is as it was written, or what a crash left unfinished at its end will be cut off by the next run.
-    Exit 65: it is damaged.
+    Exit 0: all is as it was written, up to an unfinished last frame at most, as a killed run leaves it. Exit 65: it is
+    damaged.
     """
     damaged = [path for path in checkpoints if not check(path, salvage, json)]
     return DAMAGED if damaged else 0
 
 
 def check(path: str, salvage: bool, json: bool) -> bool:
-    """Say how one checkpoint is, and rescue it if asked to; whether a run could continue it."""
-    from batchmill.errors import CheckpointDamaged
+    """Say how one checkpoint is, and rescue it if asked to; whether it is undamaged."""
+    from batchmill.errors import CheckpointDamaged, InputMissing
     from batchmill.framing import Kind
     from batchmill.salvage import verify
 
     found = None
     try:
         found = verify(path)
-        streams.print_data(as_json({**_object(found), "ok": found.ok}) if json else "\n".join(describe(found)))
+        streams.print_data(as_json(_object(found)) if json else "\n".join(describe(found)))
+    except FileNotFoundError:
+        raise InputMissing(f"{path}: no such checkpoint", "check its path") from None
     except CheckpointDamaged as error:
         if not salvage:
             raise
         streams.tell(f"batchmill: {escape(error.message, 1000)}")
     if salvage:
         _rescue(path, json)
-    return found is not None and found.verdict.kind is not Kind.CORRUPT
+    return found is not None and found.verdict.kind in (Kind.CLEAN, Kind.TORN)
 
 
 def _rescue(path: str, json: bool) -> None:
@@ -70,14 +79,16 @@ def _rescue(path: str, json: bool) -> None:
 
 
 def _object(found: Verification) -> dict[str, object]:
-    return {name: getattr(found, name) for name in found.__slots__}
+    return {**{name: getattr(found, name) for name in found.__slots__}, "ok": found.ok}
 
 
 def describe(found: Verification) -> Iterator[str]:
     """The verdict as lines of text."""
     live = f", written now by pid {found.live.pid} on {escape(found.live.host, 60)}" if found.live else ""
     yield f"{escape(found.path, 300)}: {escape(str(found.verdict), 500)}"
-    yield f"  {found.outcomes} outcomes of {found.runs} runs in {format_size(found.size)}{live}"
+    yield f"  {found.outcomes} outcomes in {format_size(found.size)}{live}"
+    if found.live is None and found.verdict.kind.name in WHAT_NEXT:
+        yield f"  {WHAT_NEXT[found.verdict.kind.name]}"
 
 
 def describe_rescue(rescued: Salvaged) -> Iterator[str]:

@@ -1,9 +1,9 @@
-"""batchmill crunches CPU-heavy batches on every core, survives what happens, and picks up where it stopped.
+"""Owns the public names of batchmill; never does any work, and imports nothing until a name is asked for.
 
     report = batchmill.run(score, items, checkpoint="scores.ckpt", resume=True)
 
-Owns the public names; never does any work, and imports nothing until a name is asked for. How the house is divided:
-`batch` joins the parts and `loop` keeps lanes busy; `pool` and `worker` are the lanes; `source`, `matching` and
+batchmill crunches CPU-heavy batches on every core, survives whatever happens meanwhile, and picks up where it stopped.
+How the house is divided: `batch` joins the parts and `loop` keeps lanes busy; `pool` and `worker` are the lanes; `source`, `matching` and
 `intake` say what is to be done; `checkpoint` keeps outcomes and `results` reads them. Start at `batch`.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from batchmill.version import __version__
 
 if TYPE_CHECKING:
     from batchmill.api import Stream, map, run, stream

@@ -39,6 +39,7 @@ from batchmill.resume import History, Nowhere, begin_run, default_name, open_che
 from batchmill.settings import Settings
 from batchmill.source import ByteSource, ItemSource, Source
 from batchmill.tracker import Tracker, report_map
+from batchmill.version import __version__
 from batchmill.worker import LaneSetup, Tally, in_lane
 
 _PATIENCE = 1.0  # seconds that idle workers get to end by themselves
@@ -140,8 +141,6 @@ class Batch:
             raise InvalidUsage("a lambda or an object has no name that a checkpoint could belong to", "give name=...")
 
     def _meta(self) -> dict[str, Any]:
-        from batchmill import __version__
-
         rule = "callable" if self._id is not None else IdRule(self.settings.id_field).name
         return {
             "function": self.spec.identity,

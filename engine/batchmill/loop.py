@@ -1,4 +1,5 @@
-"""Owns the loop that keeps lanes busy and commits what they answer. Joins the parts; knows no format and no option.
+"""Owns the loop that keeps lanes busy and commits what they answer. Joins the parts; never knows
+a format or an option.
 
     intake --job--> [fill] --submit--> lane ... Event --> [replied] --append--> checkpoint
        ^                                 |                     |--> tracker (counts), output, sink

@@ -34,6 +34,8 @@ from batchmill.worker import NO_LIMIT, RECORD_BITS, LaneSetup
 _PRELOAD = ["batchmill.safe_path", "batchmill.worker"]
 _MASK = (1 << RECORD_BITS) - 1
 _LATE = 2.0  # seconds after which a broken executor's thread is not waited for any more
+_SERVERS = 3  # fork servers that may die under the start of one lane
+_SERVER_PAUSE = 0.02  # seconds for a dying one to be seen as dead
 _main_hidden = threading.Lock()
 
 
@@ -149,6 +151,14 @@ class Pool:
 
     def start(self, slot: int) -> Lane:
         """Start a lane in a free slot; its `hello` comes as an Event with the tag "hello". Raises OSError."""
+        for _ in range(_SERVERS):
+            try:
+                return self._start(slot)
+            except (EOFError, ConnectionError):  # the fork server died in these milliseconds: there will be another
+                time.sleep(_SERVER_PAUSE)
+        raise OSError("the fork server dies again and again")
+
+    def _start(self, slot: int) -> Lane:
         self._view[2 * slot] = 0
         self._view[2 * slot + 1] = NO_LIMIT
         output = None if self._output is None else DupFd(self._output) if self.start_method != "fork" else self._output

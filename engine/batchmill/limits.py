@@ -1,0 +1,41 @@
+"""Owns how many failures end a run, and how many are still a success. Pure; never counts anything itself."""
+
+from __future__ import annotations
+
+from batchmill.settings import Settings
+
+FIRST = 100  # outcomes before a share means anything
+
+
+class FailureLimits:
+    """`max_failures` and `allow_failures` of the settings, as decisions."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.max_failures
+        self._allowed = settings.allow_failures
+
+    def reason_to_stop(self, ok: int, failed: int) -> str | None:
+        """Why the run must stop after so many outcomes of its own, or None."""
+        if self._most == "none":
+            return None
+        if self._most == "auto":
+            return f"the first {failed} items all failed" if failed >= FIRST and not ok else None
+        if isinstance(self._most, str):
+            return self._share(ok + failed, failed)
+        return f"{failed} items failed (--max-failures {self._most})" if failed >= self._most else None
+
+    def _share(self, tried: int, failed: int) -> str | None:
+        if tried < FIRST or not exceeds(failed, tried, str(self._most)):
+            return None
+        return f"{failed} of {tried} items failed (--max-failures {self._most})"
+
+    def is_success(self, failed: int, total: int) -> bool:
+        """Whether a batch of `total` items with so many failed ones counts as done (exit 0)."""
+        if isinstance(self._allowed, str):
+            return not exceeds(failed, total, self._allowed)
+        return failed <= self._allowed
+
+
+def exceeds(part: int, whole: int, percent: str) -> bool:
+    """Whether `part` is more than `percent` ("5%") of `whole`."""
+    return part * 100 > float(percent.rstrip("%")) * whole
