@@ -313,7 +313,14 @@ def results_of(path: Path) -> dict[str, Any]:
 def undisturbed(directory: Path, function: str = "work", *arguments: str) -> bytes:
     """The output of a run that nothing disturbs, with a checkpoint and a witness of its own."""
     ended = finish(
-        f"f.py:{function}", "items.jsonl", "-c", "undisturbed.ckpt", "-o", "undisturbed.jsonl", *arguments, cwd=directory
+        f"f.py:{function}",
+        "items.jsonl",
+        "-c",
+        "undisturbed.ckpt",
+        "-o",
+        "undisturbed.jsonl",
+        *arguments,
+        cwd=directory,
     )
     assert (ended.status, ended.err) == (0, "")
     os.rename(directory / "witness", directory / "witness.undisturbed")

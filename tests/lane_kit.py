@@ -11,8 +11,10 @@ from batchmill import worker
 from batchmill.codec import Block
 from batchmill.formats import FORMATS, IdRule, count_records
 from batchmill.function import Resolved
+from batchmill.identity import Identifier
 from batchmill.model import Chunk
-from batchmill.worker import NO_LIMIT, LaneSetup, Order, Tally
+from batchmill.reply import Tally
+from batchmill.worker import NO_LIMIT, LaneSetup, Order
 
 
 @contextmanager
@@ -44,7 +46,7 @@ def lane(
         directory="/",
         output="none",
     )
-    state.rule = IdRule(id_field)
+    state.identifier = Identifier(format, IdRule(id_field), shard, ids_needed)
     state.kwargs = dict(kwargs or {})
     state.resolved = Resolved(function, None, "digest")
     try:

@@ -19,9 +19,9 @@ TABLE: dict[int, tuple[str, ...]] = {
     1: (
         *("outline", "chunking", "framing", "ledger"),
         *("unpacking", "packing", "codec", "export"),
-        *("formats", "index", "ordering", "repeats", "matching"),
+        *("formats", "index", "ordering", "repeats", "matching", "reply", "limits", "retries", "watchdog"),
     ),
-    2: ("function", "resources", "signals", "source", "disk", "reader", "opening", "salvage", "checkpoint", "resume"),
+    2: ("lane", "identity", "function", "resources", "signals", "source", "disk", "reader", "opening", "salvage", "checkpoint", "resume"),
     3: ("worker", "tracker", "results", "trial"),
     4: ("pool", "intake", "output"),
     5: ("loop", "batch"),

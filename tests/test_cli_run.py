@@ -338,9 +338,11 @@ def test_users_modules_with_our_names_are_theirs_and_ours_are_ours(work: Path) -
     assert json.loads((work / "o").read_text().splitlines()[0])["result"] is True
 
 
-def test_nothing_is_left_in_the_temporary_directory(work: Path) -> None:
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+def test_nothing_is_left_in_the_temporary_directory(method: str, work: Path) -> None:
     (work / "tmp").mkdir()
-    assert batchmill("run", "f.py:double", "items.jsonl", cwd=work, env={"TMPDIR": str(work / "tmp")}).returncode == 0
+    command = ("run", "f.py:double", "items.jsonl", "--start-method", method)
+    assert batchmill(*command, cwd=work, env={"TMPDIR": str(work / "tmp")}).returncode == 0
     assert os.listdir(work / "tmp") == []
 
 

@@ -124,9 +124,7 @@ def reach(run: Run, whom: str, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize(("whom", "times"), [("parent", 1), ("group", 1), ("all", 1), ("all", 2)])
 @pytest.mark.parametrize("number", [TERM, HUP, INT])
-def test_row_41_a_signal_drains_whoever_gets_it(
-    number: signal.Signals, whom: str, times: int, tmp_path: Path
-) -> None:
+def test_row_41_a_signal_drains_whoever_gets_it(number: signal.Signals, whom: str, times: int, tmp_path: Path) -> None:
     prepare(tmp_path, numbered(40, sleep=0.1))
     with running(*RUN, cwd=tmp_path) as run:
         until(lambda: len(witnessed(tmp_path)) >= 4, "some items")

@@ -96,9 +96,19 @@ def _leave(status: int) -> NoReturn:
     except OSError as error:
         streams.tell(f"batchmill: {streams.output_lost(error)}")
         status = status or LOST
+    _tidy()
     if status in DEADLY:
         _die(DEADLY[status])
     os._exit(status)
+
+
+def _tidy() -> None:
+    """Remove the directory of the fork server's socket, which multiprocessing does in the exit that we do not take."""
+    if "multiprocessing.forkserver" in sys.modules:
+        import shutil
+        from multiprocessing import util
+
+        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
 
 
 def _die(number: int) -> None:

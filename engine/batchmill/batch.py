@@ -34,13 +34,14 @@ from batchmill.model import Chunk, Report, Snapshot
 from batchmill.output import Output
 from batchmill.pool import Pool
 from batchmill.repeats import Spans, count_repeats
+from batchmill.reply import Tally
 from batchmill.resources import raise_descriptor_limit, thread_caps, usable_cores, worker_count
 from batchmill.resume import History, Nowhere, begin_run, default_name, open_checkpoint_for
 from batchmill.settings import Settings
 from batchmill.source import ByteSource, ItemSource, Source
 from batchmill.tracker import Tracker, report_map
 from batchmill.version import __version__
-from batchmill.worker import LaneSetup, Tally, in_lane
+from batchmill.worker import LaneSetup, in_lane
 
 _PATIENCE = 1.0  # seconds that idle workers get to end by themselves
 _CACHED = 8  # decoded frames kept while the input is matched

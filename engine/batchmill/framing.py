@@ -10,7 +10,7 @@ This docstring is the format's definition; everything below follows it. All numb
               id                      16        random, new for every file
               u32 crc32 of the 32 bytes before
     frame   = magic  "\xf7BMF"         4
-              u32 length                        of the payload, <= 64 MiB
+              u32 length                        of the payload, <= 72 MiB
               u64 seq                           0, 1, 2, ... without gaps
               u64 synced                        the file is known to be on disk up to this offset
               u8 type, 3 zero bytes             FrameType
@@ -57,7 +57,7 @@ VERSION = 1
 FILE_MAGIC = b"\x89BMILL\r\n"
 FRAME_MAGIC = b"\xf7BMF"
 CAP = 8 << 20
-MAX_PAYLOAD = 64 << 20
+MAX_PAYLOAD = 72 << 20  # a result of 64 MiB, and what was in the reply before it
 PEEK = 256  # bytes of a payload that a scan shows: enough for the head of an OUTCOMES payload
 
 _FILE = struct.Struct("<8sHHI16s")

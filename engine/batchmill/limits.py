@@ -31,9 +31,8 @@ class FailureLimits:
 
     def is_success(self, failed: int, total: int) -> bool:
         """Whether a batch of `total` items with so many failed ones counts as done (exit 0)."""
-        if isinstance(self._allowed, str):
-            return not exceeds(failed, total, self._allowed)
-        return failed <= self._allowed
+        allowed = self._allowed
+        return not exceeds(failed, total, allowed) if isinstance(allowed, str) else failed <= allowed
 
 
 def exceeds(part: int, whole: int, percent: str) -> bool:

@@ -27,8 +27,9 @@ from batchmill.ledger import Flight, Ledger, Strike
 from batchmill.model import Chunk, ItemError
 from batchmill.output import Output
 from batchmill.pool import Event, Lane, Pool
+from batchmill.reply import Tally
 from batchmill.tracker import Tracker
-from batchmill.worker import Order, Ready, Tally
+from batchmill.worker import Order, Ready
 
 TICK = 0.1  # seconds between looks at what sends no events
 SOON = 0.002  # after which a lowered limit is sure to have been seen

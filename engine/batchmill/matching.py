@@ -72,6 +72,7 @@ class Matcher:
         self._from: int | None = None
         self.generation = index.generation
         self.handed = 0  # the position up to which work was handed out, kept by the caller
+        self._kept = 0  # the position up to which outcomes were found where they were before
         self.placed: list[Piece] = []
         self.skipped = 0
         self.failed = 0
@@ -110,6 +111,8 @@ class Matcher:
         if self._index.place_of(row) != (self.generation, chunk.first):
             self._note_move(chunk.first)
             self._blocks.append((row.seq, chunk.first))
+        else:
+            self._kept = max(self._kept, chunk.first + row.records)
         self.placed.append(
             Piece(self.generation, chunk.first, chunk.first + row.records, row.seq, chunk.first - row.first)
         )
@@ -270,6 +273,8 @@ class Matcher:
             self._note_move(position)
             piece = piece._replace(generation=self.generation)
             add_piece(self._items, piece)
+        else:
+            self._kept = max(self._kept, position + 1)
         add_piece(self.placed, piece)
 
     def _position_of(self, entry: Entry) -> tuple[int, int]:
@@ -278,9 +283,10 @@ class Matcher:
         return self._index.position_of(entry, entry[1] if offsets is None else offsets[entry[1]])
 
     def _note_move(self, position: int) -> None:
-        # What was handed out under the old generation stays in its place, even if it comes back after this.
+        # What was handed out under the old generation stays in its place, even if it comes back after this; and so
+        # does what was found in its place already, behind records that were held back or whose scan took longer.
         if self._from is None:
-            self._from = max(position, self.handed)
+            self._from = max(position, self.handed, self._kept)
             self.generation = self._base + 1
 
     def order(self, all: bool = False) -> dict[str, object] | None:

@@ -12,7 +12,7 @@ from batchmill.checkpoint import Holder, Reader
 from batchmill.codec import Block, outcomes
 from batchmill.errors import InputMissing, OutputLost
 from batchmill.framing import FrameRef, FrameType, Verdict
-from batchmill.index import Row
+from batchmill.index import Piece, Row
 from batchmill.model import Outcome, Report
 from batchmill.ordering import Part, RenderOrder, Stretch, in_order, render_order, stretches
 from batchmill.resume import History
@@ -72,24 +72,23 @@ class Results:
 
     def outcomes(self, all: bool = True) -> Iterator[Outcome]:
         """Every item's outcome, in input order (by run, where the input changed between runs); ok ones unless `all`."""
-        for stretch in self._stretches():
-            parts = self._parts(stretch)
-            blocks = [Block(part.payload) for part in parts]
-            for _, _, number, index in in_order(parts, stretch.low, stretch.high):
-                ((_, outcome),) = outcomes(blocks[number], [index])
-                if all or outcome.ok:
-                    yield outcome
+        return self._chosen(self._history.index.pieces(), lambda block, place: all or place not in block.failures)
 
     def failures(self) -> Iterator[Outcome]:
-        """The failed items, in order."""
+        """The failed items, in the same order."""
         index = self._history.index
-        rows = [index.row(number) for number in range(len(index))]
-        failed = sorted((row for row in rows if row.failed), key=lambda row: (row.generation, row.first, row.seq))
-        for row in failed:
-            block = Block(self._payload(row.seq))
-            gone = index.gone.get(row.seq, ())
-            for _, outcome in outcomes(block, [place for place in block.failures if place not in gone]):
-                yield outcome
+        failing = {row.seq for number in range(len(index)) if (row := index.row(number)).failed}
+        pieces = [piece for piece in index.pieces() if piece.seq in failing]
+        return self._chosen(pieces, lambda block, place: place in block.failures)
+
+    def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
+        for stretch in stretches(pieces):
+            parts = self._parts(stretch)
+            blocks = [Block(part.payload) for part in parts]
+            for _, _, number, place in in_order(parts, stretch.low, stretch.high):
+                if is_wanted(blocks[number], place):
+                    ((_, outcome),) = outcomes(blocks[number], [place])
+                    yield outcome
 
     def status(self) -> Status:
         """How the checkpoint stands."""
@@ -112,12 +111,9 @@ class Results:
 
     def rendered(self, format: str, all: bool) -> Iterator[tuple[bytes, int]]:
         """The output in pieces: bytes, and how many numbers in them JSON could not say."""
-        for stretch in self._stretches():
+        for stretch in stretches(self._history.index.pieces()):
             order = RenderOrder(stretch.low, stretch.high, tuple(self._parts(stretch)), format, all, True)
             yield render_order(order)
-
-    def _stretches(self) -> Iterator[Stretch]:
-        return stretches(self._history.index.pieces())
 
     def _parts(self, stretch: Stretch) -> list[Part]:
         index = self._history.index

@@ -15,6 +15,22 @@ from typing import Any
 
 from batchmill.errors import InvalidUsage
 
+_MANY = 2**53
+_DURATIONS = ("timeout", "retry_delay", "start_timeout", "checkpoint_interval", "grace", "progress_interval")
+_POSITIVE = ("timeout", "start_timeout", "progress_interval")
+# name: least, greatest, and the words (or a share, "%") that are as good as a number
+_WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
+    "chunk_size": (1, 10**9, ("auto",)),
+    "window": (1, 64, ()),
+    "keep": (1, 1000, ()),
+    "limit": (1, _MANY, ()),
+    "retries": (0, 1000, ()),
+    "crash_retries": (0, 1000, ()),
+    "max_failures": (1, _MANY, ("auto", "none", "%")),
+    "allow_failures": (0, _MANY, ("%",)),
+    "max_items_per_worker": (1, _MANY, ()),
+}
+
 FORMATS = ("auto", "jsonl", "lines", "files")
 OUTPUT_FORMATS = ("jsonl", "msgpack")
 START_METHODS = ("forkserver", "spawn", "fork")
@@ -22,6 +38,7 @@ WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ms|s|m|h|d)")
+_SHARE = re.compile(r"\d+(?:\.\d+)?%")
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(?:([KMGT])i?)?B?", re.IGNORECASE)
 
 
@@ -108,7 +125,17 @@ class Settings:
     accept_changes: bool = False
     checkpoint_interval: float = 1.0
     # limits
+    timeout: float | None = None
+    retries: int = 0
+    retry_delay: float = 1.0
+    crash_retries: int = 1
+    max_failures: str | int = "auto"
+    allow_failures: str | int = 0
     grace: float = 10.0
+    # machine
+    worker_memory: int | None = None
+    min_free_memory: int | None = None
+    max_items_per_worker: int | None = None
     # output
     output_format: str = "jsonl"
     # reporting
@@ -118,8 +145,15 @@ class Settings:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        for name in ("start_timeout", "checkpoint_interval", "grace", "progress_interval"):
-            put(name, _duration(name, getattr(self, name)))
+        for name in _DURATIONS:
+            if getattr(self, name) is not None:
+                put(name, _duration(name, getattr(self, name)))
+        for name in ("worker_memory", "min_free_memory"):
+            if getattr(self, name) is not None:
+                put(name, _size(name, getattr(self, name)))
+        for name, (low, high, also) in _WHOLES.items():
+            if getattr(self, name) is not None:
+                put(name, _whole(name, getattr(self, name), low, high, also))
         if self.shard is not None:
             put("shard", parse_shard(self.shard))
         put("preload", (self.preload,) if isinstance(self.preload, str) else tuple(self.preload))
@@ -127,11 +161,6 @@ class Settings:
             raise InvalidUsage(f"--set {self.set!r} is not a mapping", "give parameter names and their values")
         put("set", MappingProxyType(dict(self.set)))
         put("workers", _workers(self.workers))
-        put("chunk_size", _whole("chunk_size", self.chunk_size, 1, 10**9, also="auto"))
-        put("window", _whole("window", self.window, 1, 64))
-        put("keep", _whole("keep", self.keep, 1, 1000))
-        if self.limit is not None:
-            put("limit", _whole("limit", self.limit, 1, 2**53))
         _choice("format", self.format, FORMATS)
         _choice("output_format", self.output_format, OUTPUT_FORMATS)
         if self.start_method is not None:
@@ -196,7 +225,7 @@ def _duration(name: str, value: Any) -> float:
         seconds = parse_duration(value)
     except InvalidUsage as error:
         raise InvalidUsage(f"{_option(name)} {error.message}", error.remedy) from None
-    if seconds == 0 and name in ("start_timeout", "progress_interval"):
+    if seconds == 0 and name in _POSITIVE:
         raise InvalidUsage(f"{_option(name)} {value!r} is out of range", "give more than 0 seconds")
     return seconds
 
@@ -206,15 +235,24 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise InvalidUsage(f"{_option(name)} {value!r} is unknown", nearest(str(value), choices))
 
 
-def _whole(name: str, value: Any, low: int, high: int, also: str | None = None) -> Any:
-    if also is not None and value == also:
+def _whole(name: str, value: Any, low: int, high: int, also: tuple[str, ...] = ()) -> Any:
+    if isinstance(value, str) and value in also and value != "%":
+        return value
+    if "%" in also and isinstance(value, str) and _SHARE.fullmatch(value) and float(value[:-1]) <= 100:
         return value
     if isinstance(value, str) and value.isdecimal() and len(value) < 20:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        words = f"{also!r} or " if also else ""
+        words = "".join(f"{'a share such as 5%' if word == '%' else repr(word)}, or " for word in also)
         raise InvalidUsage(f"{_option(name)} {value!r} is out of range", f"give {words}a whole number, {low} to {high}")
     return value
+
+
+def _size(name: str, value: Any) -> int:
+    try:
+        return parse_size(value)
+    except InvalidUsage as error:
+        raise InvalidUsage(f"{_option(name)} {error.message}", error.remedy) from None
 
 
 def _workers(value: Any) -> str | int:
@@ -224,7 +262,7 @@ def _workers(value: Any) -> str | int:
     if isinstance(value, str) and value.endswith("%"):
         raise InvalidUsage(f"--workers {value!r} is out of range", "give 1% to 1000% of the usable cores")
     try:
-        result: str | int = _whole("workers", value, 1, 4096, also="auto")
+        result: str | int = _whole("workers", value, 1, 4096, ("auto",))
     except InvalidUsage as error:
         raise InvalidUsage(
             error.message, "give 'auto', 1 to 4096, or a share of the usable cores such as 50%"

@@ -10,8 +10,8 @@ from typing import Any
 from batchmill.codec import pack_map
 from batchmill.framing import FrameType
 from batchmill.model import FailureExample, FailureGroup, Report, Snapshot, Usage
+from batchmill.reply import Tally
 from batchmill.resources import Monitor
-from batchmill.worker import Tally
 
 SAMPLE_SECONDS = 10.0  # between SAMPLE frames
 USAGE_SECONDS = 1.0  # between looks at the processes

@@ -1,0 +1,163 @@
+"""Owns a chunk's reply: its columns while it grows, the frame it becomes, an exception as text. Never calls user code
+but the methods of an exception, and survives those.
+"""
+
+from __future__ import annotations
+
+import traceback
+import zlib
+from array import array
+from operator import lt
+from typing import Any, NamedTuple
+
+from batchmill.codec import MASKED, NIL, Head, pack_outcomes
+from batchmill.formats import digest_block
+from batchmill.model import Chunk, FailureExample, ItemError
+
+MAX_KEPT_ITEM = 64 << 10  # bytes of a failed item that are kept beside its error
+MAX_MESSAGE = 8 << 10  # characters of an error's message
+MAX_TRACEBACK = 48 << 10
+_EXAMPLES = 5  # failed items named per error type
+
+Group = tuple[str, int, tuple[FailureExample, ...]]
+
+
+class Tally(NamedTuple):
+    """What the parent must know of a reply without opening it.
+
+    `lines` records of the chunk were covered. `recovered` counts the outcomes here that replace a failed one. `low` and
+    `high` are the least and greatest id where all ids are of one type and strictly increase (else None): so repeated
+    ids can be ruled out without keeping any.
+    """
+
+    serial: int
+    lines: int
+    items: int
+    ok: int
+    failed: int
+    blank: int
+    recovered: int
+    seconds: float
+    low: Any
+    high: Any
+    groups: tuple[Group, ...]
+
+
+class Reply:
+    """The outcomes of one chunk, in the order of its records. `size` is about how many bytes they take."""
+
+    def __init__(self) -> None:
+        self.ids: list[Any] = []
+        self.results: list[bytes] = []
+        self.failures: list[tuple[int, str, str, str, bytes | None]] = []
+        self.seconds = array("f")
+        self.contents = array("I")
+        self.offsets = array("I")
+        self.raws: list[bytes] = []
+        self.size = 0
+        self.blank = 0
+        self.masked = False
+
+    def succeed(self, packed: bytes) -> None:
+        """The next outcome is this packed result."""
+        self.results.append(packed)
+        self.size += len(packed)
+
+    def fail(self, error: ItemError, raw: bytes) -> None:
+        """The next outcome is this error; the item's bytes are kept where they are not too many."""
+        kept = raw if len(raw) <= MAX_KEPT_ITEM else None
+        self.failures.append((len(self.results), error.type, error.message, error.traceback, kept))
+        self.results.append(NIL)
+        self.size += len(error.message) + len(error.traceback) + len(kept or b"")
+
+    def close(self, chunk: Chunk, block: bytes, separator: bytes, head: Head) -> tuple[bytes, Tally]:
+        """The OUTCOMES payload and its tally. `block` is the part of the chunk's data that was covered; `head` has what
+        only the lane knows (lane, run, generation, lines, pid, times, shard)."""
+        items, failed = len(self.ids), len(self.failures)
+        end = block.find(separator)
+        replaced = self._replaced(chunk)
+        head = head._replace(
+            flags=MASKED if self.masked else 0,
+            input=chunk.input,
+            items=items,
+            ok=items - failed,
+            failed=failed,
+            blank=self.blank,
+            first=chunk.first,
+            line=chunk.line,
+            size=len(block),
+            first_crc=zlib.crc32(block if end < 0 else block[:end]),
+            digest=digest_block(block),
+        )
+        payload = pack_outcomes(
+            head,
+            self.ids,
+            self.results,
+            self.failures,
+            self.seconds,
+            self.contents,
+            None if items == head.lines else self.offsets,
+            [(place, attempts + 1) for place, _, _, attempts in replaced if attempts],
+            replaced,
+            self.raws or None,
+        )
+        recovered = sum(1 for _, _, _, attempts in replaced if attempts)
+        tally = Tally(
+            0, head.lines, items, items - failed, failed, self.blank, recovered, head.seconds,
+            *_span(self.ids), self._groups(chunk.line),
+        )  # fmt: skip
+        return payload, tally
+
+    def _replaced(self, chunk: Chunk) -> list[tuple[int, int, int, int]]:
+        """(index here, frame seq, index there, attempts before) of the outcomes that these replace."""
+        earlier = chunk.earlier
+        if not earlier:
+            return []
+        return [(place, *earlier[offset]) for place, offset in enumerate(self.offsets) if offset in earlier]
+
+    def _groups(self, line: int) -> tuple[Group, ...]:
+        groups: dict[str, list[Any]] = {}
+        for place, type, message, _, _ in self.failures:
+            group = groups.setdefault(type, [0, []])
+            group[0] += 1
+            if len(group[1]) < _EXAMPLES:
+                group[1].append(FailureExample(self.ids[place], line + self.offsets[place], message))
+        return tuple((type, count, tuple(examples)) for type, (count, examples) in groups.items())
+
+
+def _span(ids: list[Any]) -> tuple[Any, Any]:
+    kind = type(ids[0]) if ids else None
+    if kind not in (int, str) or any(type(id) is not kind for id in ids):
+        return None, None
+    return (ids[0], ids[-1]) if all(map(lt, ids, ids[1:])) else (None, None)
+
+
+def describe(error: BaseException) -> ItemError:
+    """An exception as text of bounded length, whatever its methods do."""
+    try:
+        message = str(error)
+    except BaseException:
+        message = "(its message cannot be read)"
+    return ItemError(type(error).__name__, _bounded(message, MAX_MESSAGE), _trace(error))
+
+
+def _trace(error: BaseException) -> str:
+    try:
+        # The first frame is ours.
+        shown = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        lines = traceback.TracebackException(type(error), error, shown, limit=-40, compact=True).format()
+        text, size = [], 0
+        for line in lines:
+            text.append(_bounded(line, MAX_MESSAGE))
+            size += len(text[-1])
+            if size > MAX_TRACEBACK:
+                break
+        return _bounded("".join(text), MAX_TRACEBACK)
+    except BaseException:
+        return ""
+
+
+def _bounded(text: str, limit: int) -> str:
+    # Lone surrogates would make the text unreadable for other readers of the file.
+    text = text if len(text) <= limit else f"{text[:limit]} ... ({len(text)} characters)"
+    return text.encode("utf-8", "backslashreplace").decode()

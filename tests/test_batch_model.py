@@ -1,0 +1,401 @@
+"""Ledger, matching and checkpoint together, against a dictionary: no committed outcome is lost, changed or made again.
+
+Batches run here with all of their real parts but the processes: a random generator says when a lane answers, how far
+it came, and when it dies; when the parent is killed; and how the input is edited before the next run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from batchmill import intake, matching, ordering, worker
+from batchmill.batch import Batch, _Session
+from batchmill.codec import Block, digest_id, id_key, outcomes
+from batchmill.ledger import Flight
+from batchmill.model import Chunk, ItemError, Report
+from batchmill.ordering import render_order
+from batchmill.results import open_checkpoint
+from batchmill.settings import Settings
+from batchmill.worker import NO_LIMIT, RECORD_BITS, Order
+from checkpoint_kit import QuickDisk
+from lane_kit import lane
+
+LANES = 3
+
+
+def work(item: Any) -> None:
+    """What the checkpoints here belong to; lanes call World.call in its place."""
+
+
+class Made(NamedTuple):
+    """A committed outcome as the model knows it: whose, of which content, ok or not; `ticket` tells it from all others."""
+
+    key: bytes
+    content: str
+    ok: bool
+    ticket: int
+
+
+class World:
+    """The model: what was committed, by frame and index."""
+
+    def __init__(self) -> None:
+        self.live: dict[tuple[int, int], Made] = {}
+        self.tickets = itertools.count(1)
+        self.session = 0
+
+    def call(self, item: dict[str, Any]) -> Any:
+        if self.session <= item.get("fails", 0):
+            raise ValueError(next(self.tickets))
+        return [item["v"], next(self.tickets)]
+
+
+def key_of(raw: bytes) -> bytes:
+    try:
+        return id_key(json.loads(raw)["id"])
+    except ValueError:
+        return id_key(digest_id(raw))
+
+
+def content_of(raw: bytes) -> str:
+    try:
+        return str(json.loads(raw)["v"])
+    except ValueError:
+        return raw.decode()
+
+
+def made_of(outcome: Any) -> Made:
+    if outcome.ok:
+        return Made(id_key(outcome.id), outcome.result[0], True, outcome.result[1])
+    ticket = int(outcome.error.message) if outcome.error.type == "ValueError" else 0
+    return Made(id_key(outcome.id), content_of(outcome.item), False, ticket)
+
+
+class Plan:
+    """What a run on `records` must do, given what is committed, and how much of it was done."""
+
+    def __init__(self, records: list[bytes], live: list[Made], settings: Settings) -> None:
+        self.runs: Counter[bytes] = Counter()
+        self.forbidden: set[tuple[bytes, str]] = set()
+        self.skipped = self.failed = self.changed = 0
+        wanted: dict[bytes, Counter[str]] = {}
+        for raw in records:
+            wanted.setdefault(key_of(raw), Counter())[content_of(raw)] += 1
+        for key, contents in wanted.items():
+            self._of_id(key, contents, [made for made in live if made.key == key], settings)
+
+    def _of_id(self, key: bytes, wanted: Counter[str], live: list[Made], settings: Settings) -> None:
+        left_wanted, left_live = Counter(wanted), list(live)
+        for content, count in wanted.items():
+            same = sorted((made for made in live if made.content == content), key=lambda made: not made.ok)[:count]
+            for made in same:
+                left_live.remove(made)
+                left_wanted[content] -= 1
+                self._matched(key, made, settings.retry_failed if not made.ok else False)
+            if len(same) == count and all(made.ok for made in same):
+                self.forbidden.add((key, content))
+        rest = left_wanted.total()
+        for made in sorted(left_live, key=lambda made: not made.ok)[:rest]:
+            rest -= 1
+            self.changed += made.ok
+            self._matched(key, made, settings.rerun_changed if made.ok else settings.retry_failed)
+        self.runs[key] += rest
+
+    def _matched(self, key: bytes, made: Made, rerun: bool) -> None:
+        if rerun:
+            self.runs[key] += 1
+        else:
+            self.skipped += made.ok
+            self.failed += not made.ok
+
+    def committed(self, made: Made) -> None:
+        assert (made.key, made.content) not in self.forbidden, "it was done"
+        self.runs[made.key] -= 1
+        assert self.runs[made.key] >= 0, "it was run more often than it should have been"
+
+    @property
+    def is_done(self) -> bool:
+        return not any(self.runs.values())
+
+
+class Desk:
+    """One run, its lanes played by this process."""
+
+    def __init__(self, world: World, session: _Session, plan: Plan, rng: random.Random) -> None:
+        self.world = world
+        self.plan = plan
+        self.rng = rng
+        self.session = session
+        self.flights: dict[int, tuple[Flight, Order]] = {}
+        self.scans: list[Chunk] = []
+        self.charged: set[int] = set()
+
+    def run(self, kill: float) -> Report | None:
+        """The report, or None if the parent was killed on the way (with probability `kill` at each step)."""
+        moves = [self.hand] * 6 + [self.reply] * 5 + [self.scanned] * 3 + [self.shorten, self.lose]
+        for _ in range(20_000):
+            if self.rng.random() < kill:
+                return None
+            if self.session._intake.is_over and not self.flights and not self.scans and not len(self.session._ledger):
+                self.write_output()
+                return self.session._finish()
+            self.rng.choice(moves)()
+        raise AssertionError("the run does not end")
+
+    def hand(self) -> None:
+        job = self.session._intake.next(not self.flights and not self.scans)
+        if job is None:
+            return
+        if job.scan:
+            self.scans.append(job.chunk)
+            return
+        matcher = self.session._matcher
+        generation = matcher.generation if matcher else self.session._index.generation
+        flight = self.session._ledger.hand(job.chunk, self.rng.randrange(LANES))
+        self.flights[flight.serial] = flight, Order(flight.serial, 0.0, generation, job.chunk)
+
+    def first_in_line(self) -> tuple[Flight, Order] | None:
+        """The oldest flight of a lane: lanes work in order."""
+        return self.flights[min(self.flights)] if self.flights else None
+
+    def reply(self) -> None:
+        """A lane answers, for all of its chunk or (every third) for a part of it."""
+        found = self.rng.choice([*self.flights.values()]) if self.flights else None
+        if found is None:
+            return
+        flight, order = found
+        allowed = flight.chunk.records
+        if self.rng.random() < 0.3:
+            allowed = self.rng.randint(0, allowed)
+        board = worker._lane.board
+        board[1] = (order.serial << RECORD_BITS) + allowed + 1
+        payload, tally = worker.run_chunk(order)
+        board[1] = NO_LIMIT
+        del self.flights[flight.serial]
+        chunk = self.session._ledger.returned(tally.serial, tally.lines)
+        self.session._intake.refund(chunk.to_run - tally.items)
+        if tally.lines:
+            self.session._commit(chunk, payload, tally)
+            self.note(Block(payload))
+
+    def note(self, block: Block) -> None:
+        """Hold what was committed against the plan, and keep it."""
+        live = self.world.live
+        seq = self.session._new.row(len(self.session._new) - 1).seq
+        replaced = {place: (old_seq, old_place) for place, old_seq, old_place, _ in block.supersedes}
+        for place, (_, outcome) in enumerate(outcomes(block)):
+            made = made_of(outcome)
+            self.plan.committed(made)
+            if place in replaced:
+                old = live.pop(replaced[place])
+                assert old.key == made.key
+                assert not old.ok or old.content != made.content
+            live[seq, place] = made
+
+    def scanned(self) -> None:
+        if not self.scans:
+            return
+        chunk = self.scans.pop(self.rng.randrange(len(self.scans)))
+        if self.rng.random() < 0.2:
+            self.session._intake.scan_lost(chunk)
+        else:
+            self.session._intake.scanned(chunk, worker.scan_chunk(chunk))
+
+    def shorten(self) -> None:
+        """Take back what a lane has not started."""
+        if not self.flights:
+            return
+        flight, _ = self.rng.choice([*self.flights.values()])
+        if flight.chunk.records:
+            before = flight.chunk.to_run
+            self.session._ledger.shorten(flight.serial, self.rng.randrange(flight.chunk.records))
+            self.session._intake.refund(before - flight.chunk.to_run)
+
+    def lose(self) -> None:
+        """A lane dies, most of the time because of what it ran."""
+        number = self.rng.randrange(LANES)
+        lost = sorted(self.session._ledger.on_lane(number), key=lambda flight: -flight.serial)
+        for flight in lost:
+            del self.flights[flight.serial]
+            self.session._intake.refund(flight.chunk.to_run)
+            is_current = flight is lost[-1]
+            records = flight.chunk.records
+            suspect = self.rng.randrange(records) if is_current and records and self.rng.random() < 0.8 else None
+            strike = self.session._ledger.lost(flight.serial, suspect, blame=is_current)
+            if strike is None:
+                continue
+            self.session._strike({"position": strike.first, "count": strike.count, "exit": -11})
+            if self.session._ledger.condemned(strike) and self.may_be_condemned(strike.first):
+                self.session._ledger.condemn(strike.first, ItemError("WorkerDied", "the worker died"))
+
+    def may_be_condemned(self, position: int) -> bool:
+        """Only what has an id of its own: the model cannot tell two outcomes of one content, one failed, one not."""
+        for chunk in self.session._ledger._ready:
+            if chunk.first == position and chunk.records == 1 and isinstance(chunk.data, bytes):
+                return b'"only' in chunk.data
+        return False
+
+    def write_output(self) -> None:
+        output = self.session._output
+        assert output is not None
+        self.session._place_found()
+        output.finish()
+        while (found := output.next_order()) is not None:
+            number, order = found
+            output.rendered(number, *render_order(order))
+        assert output.is_done
+
+
+class Story:
+    """A checkpoint's life: runs, kills, and an input that changes between them."""
+
+    def __init__(self, directory: Path, rng: random.Random) -> None:
+        self.rng = rng
+        self.world = World()
+        self.input = directory / "in.jsonl"
+        self.output = directory / "out.jsonl"
+        self.checkpoint = directory / "c.ckpt"
+        self.fresh = itertools.count(1)
+        self.records = [self.new() for _ in range(rng.randint(1, 40))]
+
+    def new(self) -> bytes:
+        number, kind = next(self.fresh), self.rng.random()
+        if kind < 0.05:
+            return b""
+        if kind < 0.1:
+            return b"no json %d" % self.rng.randint(1, 3)
+        if kind < 0.3:
+            item = {"id": f"only {number}", "v": f"v{number}", "fails": self.rng.randint(0, 4)}
+        elif kind < 0.5:
+            item = {"id": self.rng.choice([1, "1", 1.0, 2]), "v": f"{self.rng.randint(1, 3)}"}
+        else:
+            item = {"id": number, "v": f"v{number}"}
+        return json.dumps(item).encode()
+
+    def edit(self) -> None:
+        for _ in range(self.rng.choice((0, 0, 1, 1, 3, 8))):
+            self.rng.choice([self.shuffle, self.rotate, self.insert, self.drop, self.double, self.change, self.grow])()
+
+    def somewhere(self) -> int:
+        return self.rng.randint(0, len(self.records))
+
+    def shuffle(self) -> None:
+        self.rng.shuffle(self.records)
+
+    def rotate(self) -> None:
+        at = self.somewhere()
+        self.records = self.records[at:] + self.records[:at]
+
+    def insert(self) -> None:
+        self.records.insert(self.somewhere(), self.new())
+
+    def grow(self) -> None:
+        self.records += [self.new() for _ in range(5)]
+
+    def drop(self) -> None:
+        at = self.somewhere()
+        del self.records[at : at + self.rng.randint(1, 4)]
+
+    def double(self) -> None:
+        if self.records:
+            found = self.rng.choice(self.records)
+            if b'"only' not in found:
+                self.records.insert(self.somewhere(), found)
+
+    def change(self) -> None:
+        changeable = [i for i, raw in enumerate(self.records) if raw.startswith(b"{")]
+        if changeable:
+            at = self.rng.choice(changeable)
+            item = json.loads(self.records[at])
+            self.records[at] = json.dumps({**item, "v": f"new {next(self.fresh)}"}).encode()
+
+    def run(self, kill: float) -> bool:
+        """One run to its end (True), or to the parent's."""
+        self.world.session += 1
+        closed = self.rng.random() < 0.7
+        self.input.write_bytes(b"\n".join(self.records) + (b"\n" if closed else b""))
+        settings = Settings(
+            resume=True,
+            workers=LANES,
+            chunk_size=self.rng.randint(1, 7),
+            retry_failed=self.rng.random() < 0.8,
+            rerun_changed=self.rng.random() < 0.3,
+        )
+        items = [raw for raw in self.records if raw.strip()]
+        plan = Plan(items, [*self.world.live.values()], settings)
+        batch = Batch(
+            work, [str(self.input)], settings=settings, checkpoint=str(self.checkpoint), output=str(self.output)
+        )
+        with ExitStack() as stack:
+            session = _Session(batch, stack, None, lambda _: None)
+            expected = plan.skipped, plan.failed, plan.changed
+            with lane(self.world.call, run=session._run["run"]):
+                report = Desk(self.world, session, plan, self.rng).run(kill)
+        if report is None:
+            self.tear()
+            return False
+        assert plan.is_done
+        assert report.changed == expected[2]
+        assert report.skipped == expected[0]
+        assert report.total == report.completed + report.skipped + report.failed == len(items)
+        self.check_output(items)
+        return True
+
+    def tear(self) -> None:
+        """The last write of a killed parent was cut short, sometimes."""
+        if self.rng.random() < 0.5:
+            data = self.checkpoint.read_bytes()
+            with self.checkpoint.open("ab") as file:
+                file.write(data[36 : 36 + self.rng.randint(1, 30)])
+
+    def check_output(self, items: list[bytes]) -> None:
+        """The output has this input's ok items, in its order; `results` has everything, and those in the same order."""
+        written = [json.loads(line) for line in self.output.read_bytes().splitlines()]
+        keys = [id_key(line["id"]) for line in written]
+        ok = iter(keys)
+        rest = Counter(keys)
+        for raw in items:
+            if rest[key_of(raw)]:
+                assert next(ok) == key_of(raw)
+                rest[key_of(raw)] -= 1
+        assert not rest.total()
+        with open_checkpoint(self.checkpoint) as results:
+            found = [outcome.result for outcome in results.outcomes(all=False)]
+        everything = iter(found)
+        assert all(line["result"] in everything for line in written), "not in the same order"
+
+    def check_checkpoint(self) -> None:
+        with open_checkpoint(self.checkpoint) as results:
+            found = [made_of(outcome) for outcome in results.outcomes()]
+            failed = [made_of(outcome) for outcome in results.failures()]
+            status = results.status()
+        assert Counter(found) == Counter(self.world.live.values())
+        assert failed == [made for made in found if not made.ok]
+        assert (status.done, status.failed) == (len(found) - len(failed), len(failed))
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_no_committed_outcome_is_lost_changed_or_made_again(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(seed)
+    monkeypatch.setattr("batchmill.checkpoint.Disk", QuickDisk)
+    story = Story(tmp_path, rng)
+    for _ in range(6):
+        monkeypatch.setattr(intake, "_HELD", rng.choice((0, 200, 8 << 20)))
+        monkeypatch.setattr(intake, "_SCAN", rng.choice((1, 4, 5000)))
+        monkeypatch.setattr(matching, "ORDER_LIMIT", rng.choice((1, 3, 5000)))
+        monkeypatch.setattr(ordering, "_POSITIONS", rng.choice((1, 5, 20_000)))
+        story.run(kill=rng.choice((0.0, 0.01, 0.05)))
+        story.check_checkpoint()
+        story.edit()
+    assert story.run(kill=0.0)
+    story.check_checkpoint()
