@@ -200,7 +200,7 @@ class Run:
         before: Callable[[], None] | None = None,
         **env: str,
     ) -> None:
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self.process = subprocess.Popen(
             [*command, *arguments], cwd=cwd, env=environment(**env), stdin=stdin, stdout=self._out, stderr=self._err,
             start_new_session=True, preexec_fn=before,

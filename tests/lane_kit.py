@@ -1,19 +1,23 @@
-"""Owns a lane without a process: the worker's code set up in this interpreter. Tests nothing."""
+"""Owns a lane without a process, the worker's code set up in this interpreter, and batches run on it. Tests nothing."""
 
 from __future__ import annotations
 
+import itertools
 from array import array
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from batchmill import worker
+from batchmill.batch import Batch, _Session
 from batchmill.codec import Block
 from batchmill.formats import FORMATS, IdRule, count_records
 from batchmill.function import Resolved
 from batchmill.identity import Identifier
-from batchmill.model import Chunk
+from batchmill.model import Chunk, Report
 from batchmill.reply import Tally
+from batchmill.settings import Settings
 from batchmill.worker import NO_LIMIT, LaneSetup, Order
 
 
@@ -65,3 +69,80 @@ def run_chunk(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation
     """What the lane answers for a chunk."""
     payload, tally = worker.run_chunk(Order(serial, seconds, generation, chunk))
     return Block(payload), tally
+
+
+class Played(NamedTuple):
+    """What became of a batch: its report, the items its function was called with, what it told a person."""
+
+    report: Report
+    calls: list[Any]
+    messages: list[str]
+
+
+def play(
+    function: Callable[[Any], Any],
+    inputs: Sequence[str | Path],
+    checkpoint: str | Path | None,
+    *,
+    output: str | Path | None = None,
+    until: int | None = None,
+    **settings: Any,
+) -> Played | None:
+    """Run a batch with all of its parts but the processes; None if it was killed after committing `until` chunks."""
+    messages: list[str] = []
+    calls: list[Any] = []
+
+    def called(item: Any) -> Any:
+        calls.append(item)
+        return function(item)
+
+    batch = Batch(
+        repr,
+        [str(path) for path in inputs],
+        settings=Settings(resume=True, workers=2, **settings),
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        no_checkpoint=checkpoint is None,
+        output=None if output is None else str(output),
+    )
+    with ExitStack() as stack:
+        session = _Session(batch, stack, None, messages.append)
+        stack.enter_context(
+            lane(
+                called,
+                format=batch._format,
+                id_field=batch.settings.id_field,
+                shard=batch.settings.shard,
+                with_item=batch.settings.with_item,
+                run=session._run["run"],
+            )
+        )
+        for number in itertools.count():
+            if number == until:
+                return None
+            if not _play_one(session):
+                break
+        if session._output is not None:
+            session._place_found()
+            session._output.finish()
+            while (found := session._output.next_order()) is not None:
+                session._output.rendered(found[0], *worker.render(found[1]))
+        return Played(session._finish(), calls, messages)
+
+
+def _play_one(session: _Session) -> bool:
+    """Run the next chunk; False where none is left."""
+    while not session._intake.is_over:
+        job = session._intake.next(starved=True)
+        if job is None:
+            continue
+        if job.scan:
+            session._intake.scanned(job.chunk, worker.scan_chunk(job.chunk))
+            continue
+        matcher = session._matcher
+        flight = session._ledger.hand(job.chunk, 0)
+        generation = matcher.generation if matcher else session._index.generation
+        payload, tally = worker.run_chunk(Order(flight.serial, 0.0, generation, job.chunk))
+        chunk = session._ledger.returned(tally.serial, tally.lines)
+        session._commit(chunk, payload, tally)
+        return True
+    return False

@@ -382,7 +382,7 @@ class Story:
         assert (status.done, status.failed) == (len(found) - len(failed), len(failed))
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(int(__import__("os").environ.get("SEEDS0","0")), int(__import__("os").environ.get("SEEDS","60"))))
 def test_no_committed_outcome_is_lost_changed_or_made_again(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,7 @@ def same(now: Outcome, before: Outcome) -> bool:
 
 def crash_and_resume(cwd: Path, kills: int, *arguments: str) -> None:
     seed = random.SystemRandom().randint(1, 10**6)
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # noqa: T201 - shown with a failure
     chance, expected = random.Random(seed), undisturbed(cwd)
     done: dict[str, Outcome] = {}
     for kill in range(kills):
@@ -150,7 +150,7 @@ def test_row_40_a_fork_server_killed_while_lanes_start_is_replaced(tmp_path: Pat
     for delay in (0.0, 0.02, 0.05, 0.08, 0.12):
         command = ("f.py:alone", "items.jsonl", "-c", f"{delay}.ckpt", "-o", "out.jsonl", "-j", "2")
         with running(*command, cwd=tmp_path) as run:
-            until(lambda: fork_servers_of(run), "the fork server")  # noqa: B023
+            until(lambda: fork_servers_of(run), "the fork server")
             time.sleep(delay)
             send(signal.SIGKILL, fork_servers_of(run))
             ended = run.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -80,6 +81,16 @@ def test_row_38_only_what_is_new_runs_and_the_output_follows_the_input(edit: str
     assert set(committed(tmp_path)) == kept  # `results` has everything
     assert again(tmp_path, items) == []  # and the way back is free
     assert output(tmp_path) == items
+
+
+def test_row_38_what_was_done_and_what_is_new_stream_out_in_input_order(tmp_path: Path) -> None:
+    items = numbered(100)
+    first(tmp_path, items)
+    for now in (EDITS["a line inserted"](items), [*shuffled(items), *NEW]):
+        write_items(tmp_path / "items.jsonl", now)
+        ended = finish("f.py:ident", "items.jsonl", "-c", CHECKPOINT, "--resume", "-o", "-", "-j", "2", cwd=tmp_path)
+        assert ended.status == 0, ended.err
+        assert [json.loads(line)["result"] for line in ended.out.splitlines()] == now
 
 
 def test_row_38_an_interrupted_run_may_continue_with_a_shuffled_input(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ class Job(NamedTuple):
 class Intake:
     """Where the loop gets its next job. `settled(first, end)` is called for records that need no run (any more).
 
+    An empty range says that some were found in a chunk whose other records run: their outcomes have their places now.
+
     `limit` is how many items may be handed out in all, None for no limit.
     """
 
@@ -90,16 +92,18 @@ class Intake:
         """Items found done."""
         return self._matcher.skipped if self._matcher else 0
 
-    def next(self, starved: bool = False) -> Job | None:
-        """The next job; None where there is none now. `starved`: a lane has nothing to do, so nothing is held back."""
+    def next(self, starved: bool = False, most: int | None = None) -> Job | None:
+        """The next job, of at most `most` records to run; None where there is none now.
+
+        `starved`: no lane has anything to do, so nothing is held back.
+        """
         if self._scans:
             self._scanning += 1
             return Job(self._scans.popleft(), scan=True)
         if self.is_limited:
             return None
         size = self._pace.next_size(self._source.remaining)
-        if self._budget is not None:
-            size = min(size, self._budget)
+        size = min(size, *(n for n in (self._budget, most) if n is not None), size)
         while True:
             chunk = self._ledger.take(size)
             if chunk is not None:
@@ -184,6 +188,7 @@ class Intake:
                     self._settled(chunk.first, chunk.first + chunk.records)
                 else:
                     self._ledger.put(again)
+                    self._settled(chunk.first, chunk.first)
                 return True
         return False
 
@@ -264,6 +269,7 @@ class Intake:
                 self._ledger.put(piece)
             else:
                 self._settled(piece.first, piece.first + piece.records)
+        self._settled(chunk.first, chunk.first)
 
     def scan_lost(self, chunk: Chunk) -> None:
         """The lane that was reading a chunk's ids is gone."""
@@ -292,6 +298,7 @@ class Intake:
             self._settled(aside.chunk.first, aside.chunk.first + 1)
         else:
             self._ledger.put(chunk)
+            self._settled(chunk.first, chunk.first)
         return True
 
     def end(self) -> None:

@@ -1,10 +1,9 @@
-"""Owns the loop that keeps lanes busy and commits what they answer. Joins the parts; never knows
-a format or an option.
+"""Owns the loop that keeps lanes busy and commits what they answer. Joins the parts; never knows a format or an option.
 
-    intake --job--> [fill] --submit--> lane ... Event --> [replied] --append--> checkpoint
-       ^                                 |                     |--> tracker (counts), output, sink
-       |                                 |--> [lane gone] --> ledger: the chunk runs again, the suspect alone
-       '--- what came back undone -------'--> [take back] : from a lane that is held up, for one that is idle
+    intake --job--> [fill] --submit--> lane ... Event --> [replied] --commit--> checkpoint, tracker, output, sink
+       ^                                 |
+       |                                 |--> [gone] --> ledger: the chunk runs again, the suspect alone
+       '--- what came back undone -------'--> recaller: from a lane that is held up, for one that is idle
 
 One thread, one queue. Lanes, the feeder, the sync thread and signals put things on it; nothing else touches the state.
 """
@@ -12,7 +11,6 @@ One thread, one queue. Lanes, the feeder, the sync thread and signals put things
 from __future__ import annotations
 
 import queue
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,28 +18,29 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batchmill import worker
+from batchmill.blame import SERVER_LOST, Blame, describe_exit, verdict
 from batchmill.chunking import Pace
 from batchmill.errors import CheckpointUnwritable, FunctionFailed, LanesLost
-from batchmill.intake import Intake
-from batchmill.ledger import Flight, Ledger, Strike
-from batchmill.model import Chunk, ItemError
+from batchmill.guard import Guard
+from batchmill.intake import Intake, Job
+from batchmill.ledger import Flight, Ledger
+from batchmill.model import Chunk
 from batchmill.output import Output
 from batchmill.pool import Event, Lane, Pool
+from batchmill.recall import SOON, Recaller
 from batchmill.reply import Tally
+from batchmill.retrier import Retrier
 from batchmill.tracker import Tracker
 from batchmill.worker import Order, Ready
 
 TICK = 0.1  # seconds between looks at what sends no events
-SOON = 0.002  # after which a lowered limit is sure to have been seen
 BRISK = 0.02  # between looks while lanes wait for input, or for a dead one to be gone
-HELD_UP = 0.005  # seconds a lane must have been at its chunk before anything is taken back from it
 LANE_STARTS = 5  # lanes in a row that may die while starting
-KILLS = 10  # times a record may be on the board of a lane that somebody else killed, before it is charged
 _STILL_IMPORTING = 10.0
 
 
 class Stop(NamedTuple):
-    """A request to stop: `reason` is a signal's name or "limit"; `insist` kills what is running."""
+    """A request to stop: `reason` is a signal's name or a word; `insist` kills what is running."""
 
     reason: str
     insist: bool
@@ -51,20 +50,25 @@ class Wake(NamedTuple):
     """New input may be there."""
 
 
-@dataclass
-class _TakeBack:
-    """A limit that was lowered, and is not known yet to have been seen in time."""
+@dataclass(frozen=True)
+class Callbacks:
+    """Whom the loop tells what.
 
-    lane: Lane
-    flight: Flight
-    at: int
-    due: float
+    `commit` appends an outcome frame and returns why the run must stop now, or None; `strike` makes a charge durable;
+    `generation` is that of the order of the input; `ready` hears the digest of the function's source once.
+    """
+
+    commit: Callable[[Chunk, bytes, Tally], str | None]
+    strike: Callable[[dict[str, Any]], None]
+    generation: Callable[[], int]
+    ready: Callable[[str], None]
+    message: Callable[[str], None]
 
 
 class Loop:
-    """Runs until the intake is over, or asked to stop.
+    """Runs until the intake is over, or asked to stop. `grace` and `start_timeout` are seconds.
 
-    `commit` appends an outcome frame and tells everyone who must know. `grace` and `start_timeout` are seconds.
+    What ended it early is in `stopped` ("" where nothing did) or `error`.
     """
 
     def __init__(
@@ -75,13 +79,11 @@ class Loop:
         intake: Intake,
         ledger: Ledger,
         pace: Pace,
+        guard: Guard,
+        retrier: Retrier,
         tracker: Tracker,
         output: Output | None,
-        commit: Callable[[Chunk, bytes, Tally], None],
-        strike: Callable[[dict[str, Any]], None],
-        generation: Callable[[], int],
-        on_ready: Callable[[str], None],
-        on_message: Callable[[str], None],
+        callbacks: Callbacks,
         window: int,
         grace: float,
         start_timeout: float,
@@ -91,16 +93,16 @@ class Loop:
         self._intake = intake
         self._ledger = ledger
         self._pace = pace
+        self._guard = guard
+        self._retrier = retrier
         self._tracker = tracker
         self._output = output
-        self._commit = commit
-        self._strike = strike
-        self._generation = generation
-        self._on_ready = on_ready
-        self._on_message = on_message
+        self._tell = callbacks
         self._window = window
         self._grace = grace
         self._start_timeout = start_timeout
+        self._recaller = Recaller(pool, ledger, intake.refund)
+        self._blame = Blame()
         self._scans: dict[int, tuple[Lane, Chunk]] = {}
         self._renders: dict[int, tuple[Lane, Any]] = {}
         self._rerender: list[tuple[int, Any]] = []
@@ -108,8 +110,6 @@ class Loop:
         self._any_ready = False
         self._failed_starts = 0
         self._told_importing = False
-        self._kills: dict[int, int] = {}
-        self._take_back: _TakeBack | None = None
         self._deadline: float | None = None
         self._killed = False
         self.stopped = ""
@@ -118,42 +118,39 @@ class Loop:
     # The loop
 
     def run(self) -> None:
-        """Keep the lanes busy until all is done. What ends the run early is in `stopped` or `error`."""
+        """Keep the lanes busy until all is done."""
         while not self._is_finished():
-            if not self._stopping:
+            if not self.stopped:
                 self._fill()
             for event in self._wait():
                 self._handle(event)
             self._tick()
 
-    @property
-    def _stopping(self) -> bool:
-        return bool(self.stopped)
-
     def _is_finished(self) -> bool:
-        busy = len(self._ledger) or self._scans or self._pool.dying
-        if self._stopping:
-            if self.stopped == "limit" and self._output is not None:
-                return not busy and not self._renders and self._finish_output()
-            return self._killed or not (busy or self._renders)
-        if busy or self._renders or self._rerender:
-            return False
-        if self._intake.is_limited:
+        if len(self._ledger) or self._scans or self._renders or self._rerender or self._pool.dying:
+            return self._killed
+        if self.stopped:
+            return self._is_over_early()
+        if self._intake.is_limited and not len(self._retrier):
             self._intake.probe_end()
             if not self._intake.is_over:
                 self.stopped = "limit"
-                return self._finish_output()
-        return self._intake.is_over and self._finish_output()
+                return self._is_over_early()
+        return self._intake.is_over and not len(self._retrier) and self._is_written()
 
-    def _finish_output(self) -> bool:
+    def _is_over_early(self) -> bool:
+        """Stopped by design, the output so far is still written; a signal leaves that to `results`."""
+        return self._killed or self.stopped.startswith("SIG") or self._is_written()
+
+    def _is_written(self) -> bool:
         if self._output is None:
             return True
         self._output.finish()
-        if self._output.is_done and not self._renders and not self._rerender:
-            return True
-        if self._stopping:
-            self._fill_renders()
-        return False
+        if self.stopped:
+            for lane in self._pool.lanes.values():
+                while self._has_room(lane) and self._give_render(lane):
+                    pass
+        return self._output.is_done and not self._renders and not self._rerender
 
     def _wait(self) -> list[Any]:
         """The events that are there, or come within a tick."""
@@ -166,16 +163,17 @@ class Loop:
             return events
 
     def _patience(self) -> float:
-        if self._take_back is not None:
+        if self._recaller.is_pending:
             return SOON
         idle = any(lane.ready and not lane.outstanding for lane in self._pool.lanes.values())
-        return BRISK if self._pool.dying or idle else TICK
+        waits = (self._guard.tick, self._retrier.wait(time.monotonic()))
+        return min(BRISK if self._pool.dying or idle else TICK, *(wait for wait in waits if wait is not None), TICK)
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Event):
             self._answered(event)
         elif isinstance(event, Stop):
-            self._stop(event)
+            self.stop(event.reason, event.insist)
         elif isinstance(event, CheckpointUnwritable):
             raise event
 
@@ -183,21 +181,18 @@ class Loop:
 
     def _fill(self) -> None:
         """Give every lane with room something to do, the idlest first."""
-        while True:
-            room = [lane for lane in self._pool.lanes.values() if self._has_room(lane)]
-            if not room:
-                break
-            lane = min(room, key=lambda lane: len(lane.outstanding))
-            if not self._give(lane):
-                self._plan_take_back()
+        while room := [lane for lane in self._pool.lanes.values() if self._has_room(lane)]:
+            if not self._give(min(room, key=lambda lane: len(lane.outstanding))):
+                if any(not lane.outstanding for lane in room):
+                    self._recaller.plan(time.monotonic())
                 break
         if not self._pool.lanes and not self._pool.dying and self._has_work():
             self._start_lane(0)
 
     def _has_room(self, lane: Lane) -> bool:
-        if not lane.ready or len(lane.outstanding) >= self._window:
+        if not lane.ready or lane.retiring or len(lane.outstanding) >= self._window:
             return False
-        return not (lane.lowered and lane.outstanding)
+        return not (lane.lowered and lane.outstanding) and self._guard.may_have_more(lane)
 
     def _has_work(self) -> bool:
         """Whether there is something to start the first lane for."""
@@ -206,43 +201,39 @@ class Loop:
         job = self._next_job()
         if job is None:
             return False
-        self._put_back(job)
+        if job.scan:
+            self._intake.scan_lost(job.chunk)
+        else:
+            self._intake.refund(job.chunk.to_run)
+            self._ledger.put_first(job.chunk)
         return True
 
-    def _next_job(self) -> Any:
+    def _next_job(self, most: int | None = None) -> Job | None:
         try:
-            starved = not len(self._ledger)
-            return self._intake.next(starved)
+            return self._intake.next(starved=not len(self._ledger), most=most)
         except Exception as error:
             # The input broke: what came before it is still done, and committed; then the error is raised.
             self._intake.end()
             self.error = self.error or error
             return None
 
-    def _put_back(self, job: Any) -> None:
-        if job.scan:
-            self._intake.scan_lost(job.chunk)
-        else:
-            self._intake.refund(job.chunk.to_run)
-            self._ledger.put_first(job.chunk)
-
     def _give(self, lane: Lane) -> bool:
-        if self._fill_render(lane):
+        if self._give_render(lane):
             return True
-        job = self._next_job()
+        job = self._next_job(self._guard.items_left(lane))
         if job is None:
             return False
         if job.scan:
-            tag = self._tag()
-            self._scans[tag] = (lane, job.chunk)
-            self._pool.submit(lane, ("scan", tag), worker.scan_chunk, job.chunk)
+            self._next_tag += 1
+            self._scans[self._next_tag] = (lane, job.chunk)
+            self._pool.submit(lane, ("scan", self._next_tag), worker.scan_chunk, job.chunk)
             return True
         flight = self._ledger.hand(job.chunk, lane.slot)
-        order = Order(flight.serial, self._pace.slice, self._generation(), job.chunk)
+        order = Order(flight.serial, self._pace.slice, self._tell.generation(), job.chunk)
         self._pool.submit(lane, ("run", flight.serial), worker.run_chunk, order)
         return True
 
-    def _fill_render(self, lane: Lane) -> bool:
+    def _give_render(self, lane: Lane) -> bool:
         if self._output is None:
             return False
         found = self._rerender.pop() if self._rerender else self._output.next_order()
@@ -253,47 +244,43 @@ class Loop:
         self._pool.submit(lane, ("render", number), worker.render, order)
         return True
 
-    def _fill_renders(self) -> None:
-        for lane in self._pool.lanes.values():
-            while self._has_room(lane) and self._fill_render(lane):
-                pass
-
-    def _tag(self) -> int:
-        self._next_tag += 1
-        return self._next_tag
-
     # Answers
 
     def _answered(self, event: Event) -> None:
-        lane, (kind, number) = event.lane, event.tag if event.tag != "hello" else ("hello", 0)
+        lane, (kind, number) = event.lane, event.tag
         self._pool.answered(lane, event.tag)
         if lane.lost:
             return  # its flights are taken care of when it is gone
         error = event.future.exception()
         if error is not None:
             self._broken(lane, error)
-        elif kind == "hello":
+            return
+        if kind == "hello":
             self._ready(lane, event.future.result())
         elif kind == "run":
-            self._replied(event.future)
+            self._replied(lane, event.future)
         elif kind == "scan":
             _, chunk = self._scans.pop(number)
-            if not self._stopping:
+            if not self.stopped:
                 self._intake.scanned(chunk, event.future.result())
         else:
             self._renders.pop(number)
             assert self._output is not None
             self._output.rendered(number, *event.future.result())
+        if lane.retiring:
+            self._pool.retire(lane)
 
-    def _replied(self, future: Future[tuple[bytes, Tally]]) -> None:
+    def _replied(self, lane: Lane, future: Future[tuple[bytes, Tally]]) -> None:
         payload, tally = future.result()
         chunk = self._ledger.returned(tally.serial, tally.lines)
-        if self._take_back is not None and self._take_back.flight.serial == tally.serial:
-            self._take_back = None
+        self._recaller.forget(serial=tally.serial)
         self._intake.refund(chunk.to_run - tally.items)
         self._pace.seen(tally.items, tally.seconds)
+        self._guard.counted(lane, tally.items)
         if tally.lines:
-            self._commit(chunk, payload, tally)
+            reason = self._tell.commit(chunk, payload, tally)
+            if reason is not None:
+                self.stop(reason)
 
     # Lanes
 
@@ -304,7 +291,7 @@ class Loop:
             remedy = "close other programs, or give fewer workers with -j"
             if not self._pool.lanes:
                 raise LanesLost(f"no worker can be started: {error}", remedy) from error
-            self._on_message(f"Only {len(self._pool.lanes)} workers could be started: {error}")
+            self._tell.message(f"Only {len(self._pool.lanes)} workers could be started: {error}")
             self._pool.size = len(self._pool.lanes)
 
     def _ready(self, lane: Lane, ready: Ready) -> None:
@@ -314,10 +301,10 @@ class Loop:
         self._failed_starts = 0
         if not self._any_ready:
             self._any_ready = True
-            self._on_ready(ready.source)
+            self._tell.ready(ready.source)
             # Only now: an import that fails is one error, not as many as there are lanes.
             for slot in range(self._pool.size):
-                if slot not in self._pool.lanes and not self._stopping:
+                if slot not in self._pool.lanes and not self.stopped:
                     self._start_lane(slot)
 
     def _broken(self, lane: Lane, error: BaseException) -> None:
@@ -329,119 +316,58 @@ class Loop:
     def _gone(self, lane: Lane) -> None:
         """A lane is confirmed dead: its chunks run again, and another lane takes its place."""
         code = lane.executor.exitcode
-        if not lane.ready and not self._stopping:
+        if not lane.ready and not self.stopped:
             self._died_starting(code)
         running = self._pool.running(lane)
-        for flight in sorted(self._ledger.on_lane(lane.slot), key=lambda flight: -flight.serial):
-            self._flight_lost(flight, running, code)
+        flights = sorted(self._ledger.on_lane(lane.slot), key=lambda flight: flight.serial)
+        for flight in reversed(flights):
+            current = flight.serial == running[0] if running is not None else flight is flights[0]
+            self._flight_lost(lane, flight, running[1] if running is not None and current else None, current)
         for tag in [tag for tag, (at, _) in self._scans.items() if at is lane]:
             self._intake.scan_lost(self._scans.pop(tag)[1])
         for number in [number for number, (at, _) in self._renders.items() if at is lane]:
             self._rerender.append((number, self._renders.pop(number)[1]))
-        if self._take_back is not None and self._take_back.lane is lane:
-            self._take_back = None
-        if not self._stopping and lane.slot < self._pool.size:
+        self._recaller.forget(lane=lane)
+        self._guard.verdicts.pop(lane, None)
+        if not self.stopped and lane.slot < self._pool.size:
             self._start_lane(lane.slot)
 
     def _died_starting(self, code: int | None) -> None:
         self._failed_starts += 1
         how = describe_exit(code)
-        if not self._any_ready and code != 255:
+        if not self._any_ready and code != SERVER_LOST:
             raise FunctionFailed(f"a worker {how} while importing the function", "try it with `batchmill try`")
         if self._failed_starts > LANE_STARTS:
             raise LanesLost(f"{self._failed_starts} workers in a row died while starting; the last one {how}")
 
-    def _flight_lost(self, flight: Flight, running: tuple[int, int] | None, code: int | None) -> None:
+    def _flight_lost(self, lane: Lane, flight: Flight, offset: int | None, current: bool) -> None:
+        """A flight comes back from a dead lane; if it was the `current` one, record `offset` of it may be to blame."""
         self._intake.refund(flight.chunk.to_run)
-        is_current = running is not None and running[0] == flight.serial
-        offset = running[1] if running is not None and is_current else None
-        oldest = min(other.serial for other in self._ledger.on_lane(flight.lane))
-        concerned = is_current or (running is None and flight.serial == oldest)
-        blame = concerned and not self._stopping and self._is_its_own_death(flight, offset, code)
+        code, sentence = lane.executor.exitcode, self._guard.verdicts.get(lane)
+        first = flight.chunk.first + (offset or 0)
+        memory = self._guard.memory_trouble(lane) if current and sentence is None else None
+        blame = current and not self.stopped
+        if sentence is None and blame:
+            blame = self._blame.is_its_own(first, code, memory)
         strike = self._ledger.lost(flight.serial, offset, blame=blame)
         if strike is None:
             return
-        self._strike({"position": strike.first, "count": strike.count, "exit": code})
-        if self._ledger.condemned(strike):
-            self._ledger.condemn(strike.first, _verdict(strike, code))
-
-    def _is_its_own_death(self, flight: Flight, offset: int | None, code: int | None) -> bool:
-        """Whether a lane's death may be laid to the record it was running.
-
-        255: its fork server died. None: nobody knows. SIGKILL: someone else's, unless it happens again and again.
-        """
-        if code in (None, 255):
-            return False
-        if code != -signal.SIGKILL:
-            return True
-        first = flight.chunk.first + (offset or 0)
-        self._kills[first] = self._kills.get(first, 0) + 1
-        return self._kills[first] > KILLS
-
-    # Taking back
-
-    def _plan_take_back(self) -> None:
-        """A lane is idle and nothing is left for it: find a lane that is held up, and what it has not started."""
-        if self._take_back is not None or not len(self._ledger):
-            return
-        if any(lane.outstanding for lane in self._pool.lanes.values()) and not self._idle_lanes():
-            return
-        best: tuple[int, Lane, Flight, int] | None = None
-        for flight in self._ledger:
-            lane = self._pool.lanes.get(flight.lane)
-            if lane is None or not flight.chunk.records:
-                continue
-            found = self._not_started(lane, flight)
-            if found is not None and (best is None or found[0] > best[0]):
-                best = (found[0], lane, flight, found[1])
-        if best is not None:
-            _, lane, flight, at = best
-            self._pool.lower(lane, flight.serial, at)
-            self._take_back = _TakeBack(lane, flight, at, time.monotonic() + SOON)
-
-    def _idle_lanes(self) -> bool:
-        return any(lane.ready and not lane.outstanding for lane in self._pool.lanes.values())
-
-    def _not_started(self, lane: Lane, flight: Flight) -> tuple[int, int] | None:
-        """(records to take back, from which offset on) of a flight; None where there is nothing worth it."""
-        running = self._pool.running(lane)
-        if running is None or time.monotonic() - lane.busy_since < HELD_UP:
-            return None
-        serial, offset = running
-        if serial < flight.serial:
-            return flight.chunk.records, 0
-        if serial > flight.serial:
-            return None
-        left = flight.chunk.records - offset - 1
-        return ((left + 1) // 2, flight.chunk.records - (left + 1) // 2) if left else None
-
-    def _check_take_back(self) -> None:
-        """A tick after the limit was lowered: what the lane has not started by now, it never will."""
-        back = self._take_back
-        if back is None or time.monotonic() < back.due:
-            return
-        running = self._pool.running(back.lane)
-        if running is None:
-            return  # between records, or its reply is on the way: look again
-        serial, offset = running
-        if serial == back.flight.serial and offset >= back.at:
-            back.at = offset + 1  # it published that one before it could see the limit
-            if back.at >= back.flight.chunk.records:
-                self._take_back = None
-            return
-        self._take_back = None
-        if serial <= back.flight.serial and back.at < back.flight.chunk.records:
-            chunk = back.flight.chunk
-            self._ledger.shorten(back.flight.serial, back.at)
-            self._intake.refund(chunk.to_run - back.flight.chunk.to_run)
+        self._tell.strike({"position": strike.first, "count": strike.count, "exit": code})
+        if sentence is not None:
+            self._ledger.condemn(strike.first, sentence)
+        elif self._ledger.condemned(strike):
+            self._ledger.condemn(strike.first, verdict(code, lane.pid, strike.count, memory))
 
     # Ticks and ends
 
     def _tick(self) -> None:
-        self._check_take_back()
+        now = time.monotonic()
+        self._recaller.check(now)
         for lane in self._pool.gone():
             self._gone(lane)
-        now = time.monotonic()
+        if not self.stopped:
+            self._retrier.look(now)
+        self._guard.look(now)
         if not self._any_ready:
             self._watch_first_import(now)
         if self._deadline is not None and now > self._deadline and not self._killed:
@@ -458,19 +384,20 @@ class Loop:
                 )
             if waited > _STILL_IMPORTING and not self._told_importing:
                 self._told_importing = True
-                self._on_message(f"Still importing the function's module after {waited:.0f} s")
+                self._tell.message(f"Still importing the function's module after {waited:.0f} s")
 
-    def _stop(self, request: Stop) -> None:
-        if request.insist and self._stopping:
-            self._kill_all()
-        if self._stopping:
+    def stop(self, reason: str, insist: bool = False) -> None:
+        """Hand out nothing more and let lanes return what they have; asked to `insist`, kill them."""
+        if self.stopped:
+            if insist:
+                self._kill_all()
             return
-        self.stopped = request.reason
+        self.stopped = reason
         self._deadline = time.monotonic() + self._grace
         running = sum(1 for lane in self._pool.lanes.values() if self._pool.running(lane))
-        if running and request.reason != "SIGPIPE":
+        if running and reason.startswith("SIG") and reason != "SIGPIPE":
             which = "1 item" if running == 1 else f"{running} items"
-            self._on_message(f"Stopping: waiting up to {self._grace:g} s for {which}; once more stops at once")
+            self._tell.message(f"Stopping: waiting up to {self._grace:g} s for {which}; once more stops at once")
         for lane in list(self._pool.lanes.values()):
             self._pool.lower(lane, 0, 0)
             if not lane.ready:
@@ -480,24 +407,3 @@ class Loop:
         self._killed = True
         for lane in list(self._pool.lanes.values()):
             self._pool.give_up(lane)
-
-    def interrupt(self) -> None:
-        """KeyboardInterrupt in the loop's own thread: the first drains, the next one kills."""
-        self._stop(Stop("SIGINT", insist=self._stopping))
-
-
-def describe_exit(code: int | None) -> str:
-    """How a process ended, in words."""
-    if code is None:
-        return "died"
-    if code >= 0:
-        return f"exited with status {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
-
-
-def _verdict(strike: Strike, code: int | None) -> ItemError:
-    times = "" if strike.count == 1 else f", {strike.count} times"
-    return ItemError("WorkerDied", f"the worker {describe_exit(code)} while running this item{times}")

@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from batchmill.codec import Block, id_key
+from batchmill.codec import SUPERSEDES, Block, id_key
 from batchmill.formats import digest_block
 from batchmill.index import Index, Piece, Row, add_piece, is_whole
 from batchmill.model import Chunk, Earlier, Entry
@@ -58,7 +58,7 @@ class Matcher:
             self._left[index.number(seq)] -= len(places)
         self._open = sum(1 for left in self._left if left)
         self._untouched = bytearray(b"\1" * len(index))
-        self._taken: set[Entry] = set()  # by way of the block whose outcomes they replaced
+        self._taken: set[Entry] = set()  # outcomes that replaced others: by item, or by way of the others' block
         self._offsets: dict[int, Sequence[int]] = {}  # of rows whose items are not at consecutive positions
         self._by_crc: dict[int, list[int]] = {}
         if by_block:
@@ -116,7 +116,7 @@ class Matcher:
         self.placed.append(
             Piece(self.generation, chunk.first, chunk.first + row.records, row.seq, chunk.first - row.first)
         )
-        again: dict[int, Earlier] = {}
+        again: dict[int, Earlier | None] = {}
         failed_before = self.failed
         if row.failed or row.seq in self._index.gone:
             again = self._exceptions(row, chunk)
@@ -126,15 +126,22 @@ class Matcher:
         self.skipped += row.items - len(again) - (self.failed - failed_before)
         return _only(chunk, again) if again else None
 
-    def _exceptions(self, row: Row, chunk: Chunk) -> dict[int, Earlier]:
-        """The records of a block to run again, by offset; outcomes that replaced some of the block's are taken too."""
+    def _exceptions(self, row: Row, chunk: Chunk) -> dict[int, Earlier | None]:
+        """The records of a block to run again, by offset; outcomes that replaced some of the block's are taken too.
+
+        None: another record with the same id has the outcome that replaced the block's.
+        """
         block = self._read(row)
-        offsets, again = block.offsets, {}
+        offsets = block.offsets
+        again: dict[int, Earlier | None] = {}
         for place in sorted({*block.failures, *self._index.gone.get(row.seq, ())}):
             offset, entry, last = offsets[place], (row.seq, place), block
             while entry in self._index.replaced:
                 entry = self._index.replaced[entry]
                 last = self._read_seq(entry[0])
+            if last is not block and (entry in self._taken or not self._left[self._index.number(entry[0])]):
+                again[offset] = None
+                continue
             if last is not block:
                 self._take(entry)
                 self._taken.add(entry)
@@ -251,7 +258,10 @@ class Matcher:
     def _claim(self, key: bytes, packed: int) -> Entry:
         assert self._ids is not None
         self._ids[key].remove(packed)
+        number = packed >> (_CRC_BITS + _PLACE_BITS + 1)
         entry = self._entry(packed)
+        if self._index.row(number).flags & SUPERSEDES:
+            self._taken.add(entry)
         self._take(entry)
         return entry
 
@@ -305,11 +315,11 @@ class Matcher:
         return order
 
 
-def _only(chunk: Chunk, wanted: dict[int, Earlier]) -> Chunk:
+def _only(chunk: Chunk, wanted: dict[int, Earlier | None]) -> Chunk:
     skip = bytearray(b"\1" * chunk.records)
     for offset in wanted:
         skip[offset] = 0
-    return chunk._replace(skip=bytes(skip), earlier=wanted)
+    return chunk._replace(skip=bytes(skip), earlier={at: found for at, found in wanted.items() if found is not None})
 
 
 def set_aside(chunk: Chunk, offsets: Sequence[int], divide: Callable[[Chunk, int], tuple[Chunk, Chunk]]) -> list[Chunk]:

@@ -49,26 +49,27 @@ class RenderOrder(NamedTuple):
 
 def stretches(pieces: Iterable[Piece]) -> Iterator[Stretch]:
     """Pieces as stretches, in the order of results."""
-    by_generation = groupby(sorted(pieces), key=itemgetter(0))
+    # Not by `place`, which may be None: a frame's only outcome can have moved to where it was.
+    by_generation = groupby(sorted(pieces, key=itemgetter(0, 1, 2, 3)), key=itemgetter(0))
     for _, group in by_generation:
         yield from _joined(_sweep(list(group)))
 
 
 def _sweep(pieces: list[Piece]) -> Iterator[Stretch]:
     """Cut at every beginning of a piece; `pieces` are sorted by `low`."""
-    active: list[tuple[int, Piece]] = []
+    active: list[tuple[int, int, Piece]] = []
     next_piece = 0
     low = 0
     while next_piece < len(pieces) or active:
         if not active:
             low = pieces[next_piece].low
         while next_piece < len(pieces) and pieces[next_piece].low == low:
-            heapq.heappush(active, (pieces[next_piece].high, pieces[next_piece]))
+            heapq.heappush(active, (pieces[next_piece].high, next_piece, pieces[next_piece]))
             next_piece += 1
-        high = max(end for end, _ in active)
+        high = max(end for end, _, _ in active)
         if next_piece < len(pieces):
             high = min(high, pieces[next_piece].low)
-        yield Stretch(low, high, tuple(piece for _, piece in active))
+        yield Stretch(low, high, tuple(piece for _, _, piece in active))
         low = high
         while active and active[0][0] <= low:
             heapq.heappop(active)

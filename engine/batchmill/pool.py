@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from batchmill import worker
 from batchmill.signals import held
-from batchmill.worker import NO_LIMIT, RECORD_BITS, LaneSetup
+from batchmill.worker import ALARM, COLUMNS, NO_LIMIT, RECORD_BITS, LaneSetup
 
 _PRELOAD = ["batchmill.safe_path", "batchmill.worker"]
 _MASK = (1 << RECORD_BITS) - 1
@@ -99,6 +99,9 @@ class Lane:
         self.ready = False
         self.lost = False
         self.lowered = False
+        self.retiring = False
+        self.items = 0  # answered for, in all
+        self.rss = 0  # bytes, when it was last looked at
         self.pid = 0
         self.pidfd: int | None = None
         self.started = time.monotonic()
@@ -137,7 +140,7 @@ class Pool:
         self._setup = pickle.dumps(setup)
         self._kwargs = pickle.dumps(kwargs)
         self._output = output
-        self._board = self._context.RawArray("q", 2 * size)
+        self._board = self._context.RawArray("q", COLUMNS * size)
         self._view = memoryview(self._board).cast("B").cast("q")
         self._preload = list(preload)
         self.lanes: dict[int, Lane] = {}
@@ -150,7 +153,7 @@ class Pool:
         return str(self._context.get_start_method())
 
     def start(self, slot: int) -> Lane:
-        """Start a lane in a free slot; its `hello` comes as an Event with the tag "hello". Raises OSError."""
+        """Start a lane in a free slot; its `hello` comes as an Event with the tag ("hello", 0). Raises OSError."""
         for _ in range(_SERVERS):
             try:
                 return self._start(slot)
@@ -159,8 +162,8 @@ class Pool:
         raise OSError("the fork server dies again and again")
 
     def _start(self, slot: int) -> Lane:
-        self._view[2 * slot] = 0
-        self._view[2 * slot + 1] = NO_LIMIT
+        self._view[COLUMNS * slot] = 0
+        self._view[COLUMNS * slot + 1] = NO_LIMIT
         output = None if self._output is None else DupFd(self._output) if self.start_method != "fork" else self._output
         self._ensure_tracker()
         # INT, TERM and HUP go to all processes of a terminal, and would end a lane that has not yet said otherwise.
@@ -170,7 +173,7 @@ class Pool:
                 forkserver.ensure_running()
             executor = Executor(self._context, (self._board, slot, self._setup, self._kwargs, output))
             lane = Lane(slot, executor)
-            self.submit(lane, "hello", worker.hello)
+            self.submit(lane, ("hello", 0), worker.hello)
         lane.pid = executor.pid
         lane.pidfd = _pidfd(lane.pid)
         self.lanes[slot] = lane
@@ -189,7 +192,7 @@ class Pool:
     def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
         """Have the lane call `function`; False where the lane turns out to be broken (an Event will tell)."""
         if lane.lowered and not lane.outstanding:
-            self._view[2 * lane.slot + 1] = NO_LIMIT
+            self._view[COLUMNS * lane.slot + 1] = NO_LIMIT
             lane.lowered = False
         if not lane.outstanding:
             lane.busy_since = time.monotonic()
@@ -212,13 +215,25 @@ class Pool:
 
     def running(self, lane: Lane) -> tuple[int, int] | None:
         """(serial, offset) of the record that the lane is running, or was when it died; None between chunks."""
-        number = self._view[2 * lane.slot]
+        number = self.number(lane)
         return (number >> RECORD_BITS, (number & _MASK) - 1) if number else None
+
+    def number(self, lane: Lane) -> int:
+        """The board's number of the record that the lane is running; 0 between chunks."""
+        return self._view[COLUMNS * lane.slot]
+
+    def ask_to_raise(self, lane: Lane, number: int) -> None:
+        """Have the lane raise Timeout in the record with that number, if it is still at it."""
+        self._view[COLUMNS * lane.slot + 2] = number
+        try:
+            os.kill(lane.pid, ALARM)
+        except OSError:
+            pass  # it died just now: an Event will tell
 
     def lower(self, lane: Lane, serial: int, offset: int) -> None:
         """Forbid the lane to start record `offset` of chunk `serial` or any later one, till all it has is answered."""
         number = (serial << RECORD_BITS) + 1 + offset
-        self._view[2 * lane.slot + 1] = min(number, self._view[2 * lane.slot + 1])
+        self._view[COLUMNS * lane.slot + 1] = min(number, self._view[COLUMNS * lane.slot + 1])
         lane.lowered = True
 
     # Ends
@@ -226,24 +241,36 @@ class Pool:
     def kill(self, lane: Lane) -> None:
         """Kill the lane's worker and all that its items started, at once."""
         lane.lowered = True
-        self._view[2 * lane.slot + 1] = 0
+        self._view[COLUMNS * lane.slot + 1] = 0
         _kill_group(lane.pid)
 
     def give_up(self, lane: Lane) -> None:
         """The lane's executor is broken, or it must go: kill what is left of it; `gone` says when its slot is free."""
         if lane.lost:
             return
+        self._let_go(lane)
+        self.kill(lane)
+
+    def _let_go(self, lane: Lane) -> None:
         lane.lost = True
         lane.lost_at = time.monotonic()
-        self.kill(lane)
         self._dying.append(lane)
         self.lanes.pop(lane.slot, None)
+
+    def retire(self, lane: Lane) -> None:
+        """Give the lane nothing more; when it has answered all it has, it ends by itself and its slot becomes free."""
+        lane.retiring = True
+        self.lower(lane, 0, 0)
+        if not lane.outstanding and not lane.lost:
+            self._let_go(lane)
+            lane.executor.shutdown()
 
     def gone(self) -> Iterator[Lane]:
         """The lanes given up whose process is dead and whose executor has come to rest since the last call."""
         for lane in list(self._dying):
             if not lane.is_dead:
-                _kill_group(lane.pid)  # it may have been starting, before it made its group
+                if not lane.retiring or time.monotonic() - lane.lost_at > _LATE:
+                    _kill_group(lane.pid)  # it may have been starting, before it made its group
                 continue
             if lane.executor.is_over or time.monotonic() - lane.lost_at > _LATE:
                 self._dying.remove(lane)

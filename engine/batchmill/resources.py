@@ -264,3 +264,33 @@ def _load() -> float:
         return os.getloadavg()[0]
     except OSError:
         return 0.0
+
+
+def rss_of(pid: int) -> int:
+    """Resident bytes of a process; 0 where it has gone."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP), and so does nothing until it is continued."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
+    except psutil.Error:
+        return False
+
+
+def oom_kills(*, root: str = "/") -> int:
+    """How many processes the kernel has killed for memory in our control group, as far as it says."""
+    for folder in _cgroup_folders(root, "memory"):
+        for line in (*_read(folder, "memory.events").splitlines(), *_read(folder, "memory.oom_control").splitlines()):
+            name, _, count = line.partition(" ")
+            if name == "oom_kill" and count.strip().isdecimal():
+                return int(count)
+    return 0

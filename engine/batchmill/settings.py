@@ -243,7 +243,7 @@ def _whole(name: str, value: Any, low: int, high: int, also: tuple[str, ...] = (
     if isinstance(value, str) and value.isdecimal() and len(value) < 20:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        words = "".join(f"{'a share such as 5%' if word == '%' else repr(word)}, or " for word in also)
+        words = "".join(f"{'a share such as 5%' if word == '%' else repr(word)} or " for word in also)
         raise InvalidUsage(f"{_option(name)} {value!r} is out of range", f"give {words}a whole number, {low} to {high}")
     return value
 

@@ -18,6 +18,7 @@ import stat
 import sys
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
@@ -34,6 +35,7 @@ _KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of t
 _STALE = 0.02  # seconds after which items that were pulled go out, even if fewer than asked for
 _BOM = b"\xef\xbb\xbf"
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 Notify = Callable[[], None]
 
@@ -140,6 +142,7 @@ class ByteSource:
         self._line = 1
         self._drained = True  # the current feed has given all its bytes
         self._may_have_bom = False
+        self._broken: InputBroken | None = None  # raised once all whole records before it were taken
         self._bytes = 0  # taken so far, to tell the mean length of a record
         self.position = 0
         self.ended = False
@@ -171,16 +174,24 @@ class ByteSource:
                 return self._too_long()
             if found:
                 return self.claim(size, found)
-            # No separator is at hand: an INPUT's last record, or one that is not all here yet.
+            # No separator is at hand: an INPUT's last record, or one that is not all here yet, or never will be.
+            if self._broken is not None:
+                raise self._broken
             return self.claim(have, 1) if self._drained else None
         return None
 
     def look(self, size: int) -> int:
-        """Have `size` bytes of the current INPUT at hand if it has so many; how many there are (0: none now)."""
+        """Have `size` bytes of the current INPUT at hand if it has so many; how many there are (0: none now).
+
+        Raises InputBroken where there are none because the input ended in an error.
+        """
         while len(self._buffer) - self._offset < size:
             if not self._more() and (len(self._buffer) > self._offset or not self._open_next()):
                 break
-        return len(self._buffer) - self._offset
+        have = len(self._buffer) - self._offset
+        if not have and self._broken is not None:
+            raise self._broken
+        return have
 
     @property
     def window(self) -> tuple[bytes, int]:
@@ -235,10 +246,10 @@ class ByteSource:
 
     def _more(self, wait: bool = False) -> bool:
         """Read on in the current INPUT; False where it has no more, or none yet."""
-        if self._drained or self._feed is None:
+        if self._drained or self._feed is None or self._broken is not None:
             return False
         block = self._read()
-        while block is None and wait:
+        while block is None and wait and self._broken is None:
             time.sleep(_STALE)
             block = self._read()
         if block is None:
@@ -257,11 +268,11 @@ class ByteSource:
         assert self._feed is not None
         try:
             return self._feed.read()
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except _UNREADABLE as error:
             name = self._label[self._input]
-            raise InputBroken(
-                f"{name} cannot be read to its end: {error}", "what was read before it is kept"
-            ) from error
+            self._broken = InputBroken(f"{name} cannot be read to its end: {error}", "what was read before it is kept")
+            self._broken.__cause__ = error
+            return None
 
     def _open_next(self) -> bool:
         """Go on to the next INPUT; False where the current one may still give bytes, or none is left."""
@@ -303,7 +314,7 @@ def _opener(name: str, notify: Notify) -> Callable[[], Feed]:
                 return _Threaded(lambda: os.read(0, BLOCK), lambda: None, notify)
             if suffix in _OPENERS:
                 unpacked = _OPENERS[suffix](name, "rb")
-                return _Threaded(lambda: unpacked.read(BLOCK), unpacked.close, notify)
+                return _Threaded(_whole_blocks(unpacked.read1), unpacked.close, notify)
             raw = io.FileIO(name)
         except OSError as error:
             raise InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT") from None
@@ -312,6 +323,27 @@ def _opener(name: str, notify: Notify) -> Callable[[], Feed]:
         return _Threaded(lambda: raw.read(BLOCK) or b"", raw.close, notify)
 
     return open_it
+
+
+def _whole_blocks(read: Callable[[int], bytes]) -> Callable[[], bytes]:
+    """Reading in blocks where `read` gives less at a time; what it gave before an error comes before the error.
+
+    `read(BLOCK)` of a compressed file would do, but for one that was cut short: it drops what it had unpacked.
+    """
+    failed: list[Exception] = []
+
+    def read_block() -> bytes:
+        block = bytearray()
+        try:
+            while not failed and len(block) < BLOCK and (part := read(BLOCK - len(block))):
+                block += part
+        except _UNREADABLE as error:
+            failed.append(error)
+        if failed and not block:
+            raise failed[0]
+        return bytes(block)
+
+    return read_block
 
 
 def _listing(names: Sequence[str]) -> Feed:

@@ -1,8 +1,8 @@
 """Owns the only code that runs in a lane: setting it up, running a chunk, scanning or rendering one. Never opens the
 checkpoint.
 
-The board is a shared array of 64-bit numbers, two per lane: the number of the record the lane is about to run (0: none)
-and a limit. A record's number is serial << 32 | offset + 1, which only grows, so that the parent can stop a lane at
+The board is a shared array of 64-bit numbers, three per lane: the number of the record the lane is about to run (0:
+none), a limit, and the number of a record that has taken too long. A record's number is serial << 32 | offset + 1, which only grows, so that the parent can stop a lane at
 once (limit 0), take back what was not started (a limit inside the chunk), or know whom to blame. The lane publishes
 first and then looks at the limit; the parent lowers the limit and then looks at the board again a tick later
 (TRAPS.md 11).
@@ -13,6 +13,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import pickle
+import signal
 import time
 from array import array
 from collections.abc import Callable
@@ -33,7 +34,8 @@ from batchmill.reply import Reply, Tally, describe
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32
-COLUMNS = 2  # numbers on the board per lane
+COLUMNS = 3  # numbers on the board per lane
+ALARM = signal.SIGUSR2  # sent by the parent after it wrote the third number
 MAX_REPLY = 4 << 20  # bytes of packed results after which a lane returns what it has
 MAX_OUTCOME = (64 << 20) - (256 << 10)  # bytes of a packed result, and its item if that is kept
 
@@ -53,6 +55,7 @@ class LaneSetup:
     environ: dict[str, str]
     directory: str
     output: str  # "stderr", "none" or a file's name
+    timeout: float | None = None
     close: tuple[int, ...] = ()  # descriptors that a forked lane inherited and must let go
 
 
@@ -84,9 +87,14 @@ class _Lane:
     resolved: Resolved
     error: BatchmillError | None = None
     started: bool = False
+    calling: bool = False
 
 
 _lane = _Lane()
+
+
+class Timeout(BaseException):
+    """Raised in an item that takes longer than --timeout. Not an Exception, so that few handlers swallow it."""
 
 
 def in_lane() -> bool:
@@ -107,6 +115,7 @@ def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, outp
     os.environ.clear()
     os.environ.update(setup.environ)
     faulthandler.disable()  # a crash is reported by the parent, in one line
+    signal.signal(ALARM, _on_alarm)
     _lane.started = True
     _lane.board = memoryview(board).cast("B").cast("q")
     _lane.slot = slot
@@ -122,6 +131,13 @@ def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, outp
         _lane.error = error
     except BaseException as error:
         _lane.error = failure("starting a worker", error)
+
+
+def _on_alarm(signum: int, frame: object) -> None:
+    """The parent says that a record takes too long: raise in it, if it is still the one that runs."""
+    board, slot = _lane.board, COLUMNS * _lane.slot
+    if _lane.calling and board[slot] and board[slot] == board[slot + 2]:
+        raise Timeout(f"timed out after {_lane.setup.timeout:g} s")
 
 
 def _initialize(init: Callable[[], Any] | None) -> None:
@@ -210,13 +226,30 @@ def _run_item(reply: Reply, found: Identified, verdict: ItemError | None) -> Non
     if verdict is not None:
         reply.fail(verdict, raw)
         return
+    outcome = _call(item)
+    if isinstance(outcome, ItemError):
+        reply.fail(outcome, raw)
+    elif keeps and len(outcome) + len(raw) > MAX_OUTCOME:
+        sentence = "the result and its item are larger than 64 MiB packed: write a file, return its path"
+        reply.fail(ItemError("ValueError", sentence), raw)
+    else:
+        reply.succeed(outcome)
+
+
+def _call(item: Any) -> bytes | ItemError:
+    """The function's packed result, or what it raised: SystemExit and KeyboardInterrupt of an item cost that item."""
     try:
-        packed = pack_result(_lane.resolved.function(item, **_lane.kwargs))
-        if keeps and len(packed) + len(raw) > MAX_OUTCOME:
-            raise ValueError("the result and its item are larger than 64 MiB packed: write a file, return its path")
-        reply.succeed(packed)
-    except BaseException as error:  # SystemExit and KeyboardInterrupt of an item cost that item
-        reply.fail(describe(error), raw)
+        try:
+            _lane.calling = True
+            packed = pack_result(_lane.resolved.function(item, **_lane.kwargs))
+            _lane.calling = False
+            return packed
+        except BaseException as error:
+            _lane.calling = False
+            return describe(error)
+    except Timeout as error:  # the alarm came while another error was being described
+        _lane.calling = False
+        return describe(error)
 
 
 def _covered(chunk: Chunk, done: int) -> bytes:

@@ -1,0 +1,49 @@
+"""Owns whether a dead lane's item is to blame, and in which words. Pure; never reads a process or a clock."""
+
+from __future__ import annotations
+
+import signal
+
+from batchmill.model import ItemError
+
+KILLS = 10  # times an item may be on the board of a lane that somebody else killed, before it is charged
+SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork server died
+
+
+class Blame:
+    """Judges the deaths of lanes. Keeps how often each record was on the board when its lane was killed from outside."""
+
+    def __init__(self) -> None:
+        self._kills: dict[int, int] = {}
+
+    def is_its_own(self, first: int, code: int | None, memory: str | None) -> bool:
+        """Whether the record at position `first` is charged with the death of its lane (exit status `code`).
+
+        Nobody is where the status is unknown or the fork server died. SIGKILL is someone else's, unless memory was
+        short (`memory` says how), or it happens again and again to the same record.
+        """
+        if code is None or code == SERVER_LOST:
+            return False
+        if code != -signal.SIGKILL or memory is not None:
+            return True
+        self._kills[first] = self._kills.get(first, 0) + 1
+        return self._kills[first] > KILLS
+
+
+def describe_exit(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is None:
+        return "died"
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def verdict(code: int | None, pid: int, tries: int, memory: str | None) -> ItemError:
+    """The error of an item that cost a lane (process `pid`) its life `tries` times."""
+    cause = f"; likely out of memory: {memory}" if memory is not None and code == -signal.SIGKILL else ""
+    times = f", {tries} times" if tries > 1 else ""
+    return ItemError("WorkerDied", f"the worker (pid {pid}) {describe_exit(code)} while running it{times}{cause}")

@@ -1,0 +1,120 @@
+"""Owns the limits on lanes while they run: time per item, memory, items per lane. Never touches a chunk.
+
+Every tick: an item that takes too long is first asked to raise, then its lane is killed; a lane above its memory, or
+with its share of items done, retires at the next item boundary; one far above its memory is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from batchmill.model import ItemError, format_size
+from batchmill.pool import Lane, Pool
+from batchmill.resources import available_memory, is_stopped, oom_kills, rss_of
+from batchmill.settings import Settings
+from batchmill.watchdog import Action, Watchdog
+
+FAR_ABOVE = 1.5  # times --worker-memory at which a lane is not waited for any more
+LOOK, CALM_LOOK = 0.2, 1.0  # seconds between looks at memory, with --worker-memory and without
+STOPPED_LOOK = 5.0  # seconds between looks for stopped workers
+SHORT = 0.05  # share of all memory; less than that free is trouble
+_PATIENCE = (0.5, 5.0)  # least and greatest wait between asking an item to raise and killing its lane
+
+
+class Guard:
+    """Watches the lanes of a pool. `verdicts` has, by lane, the error of an item that its lane was killed for."""
+
+    def __init__(self, pool: Pool, settings: Settings, tick: float, on_message: Callable[[str], None]) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._on_message = on_message
+        self._watchdog: Watchdog | None = None
+        if settings.timeout is not None:
+            patience = min(max(settings.timeout, _PATIENCE[0]), _PATIENCE[1])
+            self._watchdog = Watchdog(settings.timeout, patience, 2 * tick)
+        self._next_look = 0.0
+        self._next_stopped_look = STOPPED_LOOK
+        self._free: int | None = None
+        self._oom_kills = oom_kills()
+        self._told: set[int] = set()
+        self.verdicts: dict[Lane, ItemError] = {}
+
+    @property
+    def tick(self) -> float | None:
+        """Seconds between two calls of `look` that the limits need; None where any will do."""
+        return None if self._settings.timeout is None else max(0.01, self._settings.timeout / 20)
+
+    def look(self, now: float) -> None:
+        """Do what is due at `now` (monotonic seconds)."""
+        if self._watchdog is not None:
+            self._look_at_time(self._watchdog, now)
+        if now >= self._next_look:
+            self._next_look = now + (CALM_LOOK if self._settings.worker_memory is None else LOOK)
+            self._look_at_memory()
+        if now >= self._next_stopped_look:
+            self._next_stopped_look = now + STOPPED_LOOK
+            self._look_for_stopped()
+
+    def _look_at_time(self, watchdog: Watchdog, now: float) -> None:
+        numbers = {slot: self._pool.number(lane) for slot, lane in self._pool.lanes.items()}
+        for overdue in watchdog.look(now, ((slot, number) for slot, number in numbers.items() if number)):
+            lane = self._pool.lanes[overdue.slot]
+            if overdue.action is Action.RAISE:
+                self._pool.ask_to_raise(lane, overdue.number)
+            else:
+                sentence = f"killed after {overdue.seconds:.3g} s (--timeout {self._settings.timeout:g})"
+                self.condemn(lane, ItemError("Timeout", sentence))
+
+    def condemn(self, lane: Lane, error: ItemError) -> None:
+        """Kill a lane, and let the item that it is running fail with `error`."""
+        self.verdicts[lane] = error
+        self._pool.give_up(lane)
+
+    def _look_at_memory(self) -> None:
+        most = self._settings.worker_memory
+        if self._settings.min_free_memory is not None:
+            self._free = available_memory()
+        for lane in list(self._pool.lanes.values()):
+            rss = lane.rss = rss_of(lane.pid)
+            if most is None:
+                continue
+            if rss > FAR_ABOVE * most and self._pool.running(lane):
+                sentence = f"killed: its worker held {format_size(rss)} (--worker-memory {format_size(most)})"
+                self.condemn(lane, ItemError("OutOfMemory", sentence))
+            elif rss > most:
+                self._pool.retire(lane)
+
+    def counted(self, lane: Lane, items: int) -> None:
+        """A lane has answered for so many more items."""
+        lane.items += items
+        most = self._settings.max_items_per_worker
+        if most is not None and lane.items >= most:
+            self._pool.retire(lane)
+
+    def may_have_more(self, lane: Lane) -> bool:
+        """Whether memory allows to give the lane something: while it is short, only the first lane works on."""
+        least = self._settings.min_free_memory
+        if least is None or self._free is None or self._free >= least:
+            return True
+        busy = [other for other in self._pool.lanes.values() if other.outstanding]
+        return not busy
+
+    def items_left(self, lane: Lane) -> int | None:
+        """How many items the lane may still be given, None for any number."""
+        most = self._settings.max_items_per_worker
+        return None if most is None else max(1, most - lane.items)
+
+    def memory_trouble(self, lane: Lane) -> str | None:
+        """What points to memory as the cause of a lane's death, in words, or None."""
+        kills, free, rss = oom_kills(), available_memory(), lane.rss
+        was_killed = kills > self._oom_kills
+        self._oom_kills = kills
+        if was_killed or free < SHORT * (free + rss):
+            return f"RSS {format_size(rss)}, {format_size(free)} free"
+        return None
+
+    def _look_for_stopped(self) -> None:
+        for lane in self._pool.lanes.values():
+            if lane.pid not in self._told and is_stopped(lane.pid):
+                self._told.add(lane.pid)
+                self._on_message(f"Worker {lane.pid} is stopped; `kill -CONT {lane.pid}` lets it go on (see --timeout)")
