@@ -21,9 +21,9 @@ TABLE: dict[int, tuple[str, ...]] = {
         *("unpacking", "packing", "codec", "export"),
         *("formats", "index", "ordering", "repeats", "matching", "reply", "limits", "retries", "watchdog"),
     ),
-    2: ("lane", "identity", "function", "resources", "signals", "source", "disk", "reader", "opening", "salvage", "checkpoint", "resume"),
-    3: ("worker", "tracker", "results", "trial"),
-    4: ("pool", "intake", "output"),
+    2: ("lane", "identity", "blame", "function", "resources", "signals", "source", "disk", "reader", "opening", "salvage", "checkpoint", "resume"),
+    3: ("worker", "tracker", "results", "trial", "plan"),
+    4: ("pool", "intake", "output", "guard", "retrier", "recall", "recorder"),
     5: ("loop", "batch"),
     6: ("api", "__init__", "__main__"),
 }

@@ -24,7 +24,7 @@ from batchmill_cli.relay import Relay
 from batchmill_cli.report import Commands, as_json, is_shown, render, report_object, resume_command
 
 EVERYDAY, INPUT, WORKERS = "Everyday", "Input", "Workers"
-CHECKPOINT, OUTPUT, CRON = "Checkpoint", "Output", "Progress and stopping"
+CHECKPOINT, LIMITS, OUTPUT, CRON = "Checkpoint", "Limits", "Output", "Progress and stopping"
 
 OPTIONS = [
     Option("-c", "--checkpoint", group=EVERYDAY, metavar="FILE",
@@ -69,6 +69,17 @@ OPTIONS = [
     Option("--progress", group=CRON, type=Choice(MODES), metavar="NAME", default="auto",
            help="line, log or none. [auto: a line on a terminal]"),
     Option("--progress-interval", group=CRON, metavar="DUR", help="Between lines. [0.1s; log: 30s]"),
+    Option("--timeout", group=LIMITS, metavar="DUR", help="Fail an item that takes longer; kill it if need be."),
+    Option("--retries", group=LIMITS, type=Whole(), help=f"More tries for an item that fails. [{Settings.retries}]"),
+    Option("--retry-delay", group=LIMITS, metavar="DUR", help="Before the second try; doubles with each. [1s]"),
+    Option("--crash-retries", group=LIMITS, type=Whole(),
+           help=f"Tries after the first, for an item that kills its worker. [{Settings.crash_retries}]"),
+    Option("--max-failures", group=LIMITS, metavar="auto|none|N|N%",
+           help="Stop (exit 3) at so many. [auto: if the first 100 all fail]"),
+    Option("--allow-failures", group=LIMITS, metavar="N|N%", help="Exit 0 with no more than so many. [0]"),
+    Option("--worker-memory", group=LIMITS, metavar="SIZE", help="Replace a worker that holds more, such as 2G."),
+    Option("--min-free-memory", group=LIMITS, metavar="SIZE", help="Hand out less while less than this is free."),
+    Option("--max-items-per-worker", group=LIMITS, type=Whole(), help="Replace a worker after N items."),
     Option("--grace", group=CRON, metavar="DUR", help="For finishing after Ctrl-C or TERM. [10s]"),
 ]  # fmt: skip
 

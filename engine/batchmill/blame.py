@@ -1,4 +1,4 @@
-"""Owns whether a dead lane's item is to blame, and in which words. Pure; never reads a process or a clock."""
+"""Owns whether a dead lane's item is to blame, and in which words. Never reads a process or a clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork
 
 
 class Blame:
-    """Judges the deaths of lanes. Keeps how often each record was on the board when its lane was killed from outside."""
+    """Judges the deaths of lanes. Keeps how often a record was on the board when its lane was killed from outside."""
 
     def __init__(self) -> None:
         self._kills: dict[int, int] = {}

@@ -106,6 +106,9 @@ class Intake:
         size = min(size, *(n for n in (self._budget, most) if n is not None), size)
         while True:
             chunk = self._ledger.take(size)
+            if chunk is not None and not chunk.to_run:
+                self._settled(chunk.first, chunk.first + chunk.records)
+                continue
             if chunk is not None:
                 return self._charge(chunk)
             if not self._advance(size, starved):

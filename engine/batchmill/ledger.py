@@ -86,13 +86,13 @@ class Ledger:
         self._ready.appendleft(chunk)
 
     def take(self, records: int) -> Chunk | None:
-        """The next waiting chunk, cut to at most `records` records; None where none waits."""
+        """The next waiting chunk, cut to at most `records` records that are to run; None where none waits."""
         if not self._ready:
             return None
         chunk = self._ready.popleft()
-        records = 1 if chunk.losses > 1 else records
-        if chunk.records > records:
-            chunk, rest = self.divide(chunk, records)
+        at = _reach(chunk, 1 if chunk.losses > 1 else records)
+        if at < chunk.records:
+            chunk, rest = self.divide(chunk, at)
             self._ready.appendleft(rest)
         return chunk
 
@@ -166,10 +166,12 @@ class Ledger:
         if not blame:
             self._ready.appendleft(chunk)
             return None
-        if suspect is None and chunk.records > 1:
+        if suspect is None and chunk.to_run > 1:
             self._ready.appendleft(chunk._replace(losses=chunk.losses + 1))
             return None
-        return self._strike(chunk, suspect or 0)
+        if suspect is None:
+            suspect = max(0, chunk.skip.find(0)) if chunk.skip is not None else 0
+        return self._strike(chunk, suspect)
 
     def _strike(self, chunk: Chunk, offset: int) -> Strike:
         first = chunk.first + offset
@@ -198,3 +200,18 @@ class Ledger:
             return self._flights[serial]
         except KeyError:
             raise IllegalMove(f"flight {serial} is over, or never was") from None
+
+
+def _reach(chunk: Chunk, items: int) -> int:
+    """How many of a chunk's records have `items` among them that are to run; all, where none are behind those.
+
+    Else a few items to run among thousands that are done would cost a chunk and a frame for each of the thousands.
+    """
+    if chunk.skip is None:
+        return items
+    end = -1
+    for _ in range(items):
+        end = chunk.skip.find(0, end + 1)
+        if end < 0:
+            return chunk.records
+    return end + 1 if 0 in chunk.skip[end + 1 :] else chunk.records

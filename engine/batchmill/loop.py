@@ -267,6 +267,8 @@ class Loop:
             self._renders.pop(number)
             assert self._output is not None
             self._output.rendered(number, *event.future.result())
+            if self._output.is_unread:
+                self.stop("SIGPIPE")
         if lane.retiring:
             self._pool.retire(lane)
 

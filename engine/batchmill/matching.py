@@ -101,8 +101,15 @@ class Matcher:
         return self._index.row(number).size
 
     def is_block(self, number: int, data: bytes) -> bool:
-        """Whether `data` is that row's block."""
-        return digest_block(data) == self._index.digest(number)
+        """Whether `data` is that row's block, and what replaced some of its outcomes is not another record's by now."""
+        seq = self._index.row(number).seq
+        replaced = ((seq, place) for place in self._index.gone.get(seq, ()))
+        return digest_block(data) == self._index.digest(number) and all(map(self._is_last_free, replaced))
+
+    def _is_last_free(self, entry: Entry) -> bool:
+        while entry in self._index.replaced:
+            entry = self._index.replaced[entry]
+        return entry not in self._taken and self._left[self._index.number(entry[0])] > 0
 
     def take_block(self, number: int, chunk: Chunk) -> Chunk | None:
         """`chunk` is that row's block: skip what is done; the chunk with what must run again, or None."""
@@ -116,7 +123,7 @@ class Matcher:
         self.placed.append(
             Piece(self.generation, chunk.first, chunk.first + row.records, row.seq, chunk.first - row.first)
         )
-        again: dict[int, Earlier | None] = {}
+        again: dict[int, Earlier] = {}
         failed_before = self.failed
         if row.failed or row.seq in self._index.gone:
             again = self._exceptions(row, chunk)
@@ -126,22 +133,15 @@ class Matcher:
         self.skipped += row.items - len(again) - (self.failed - failed_before)
         return _only(chunk, again) if again else None
 
-    def _exceptions(self, row: Row, chunk: Chunk) -> dict[int, Earlier | None]:
-        """The records of a block to run again, by offset; outcomes that replaced some of the block's are taken too.
-
-        None: another record with the same id has the outcome that replaced the block's.
-        """
+    def _exceptions(self, row: Row, chunk: Chunk) -> dict[int, Earlier]:
+        """The records of a block to run again, by offset; outcomes that replaced some of the block's are taken too."""
         block = self._read(row)
-        offsets = block.offsets
-        again: dict[int, Earlier | None] = {}
+        offsets, again = block.offsets, {}
         for place in sorted({*block.failures, *self._index.gone.get(row.seq, ())}):
             offset, entry, last = offsets[place], (row.seq, place), block
             while entry in self._index.replaced:
                 entry = self._index.replaced[entry]
                 last = self._read_seq(entry[0])
-            if last is not block and (entry in self._taken or not self._left[self._index.number(entry[0])]):
-                again[offset] = None
-                continue
             if last is not block:
                 self._take(entry)
                 self._taken.add(entry)
@@ -315,11 +315,11 @@ class Matcher:
         return order
 
 
-def _only(chunk: Chunk, wanted: dict[int, Earlier | None]) -> Chunk:
+def _only(chunk: Chunk, wanted: dict[int, Earlier]) -> Chunk:
     skip = bytearray(b"\1" * chunk.records)
     for offset in wanted:
         skip[offset] = 0
-    return chunk._replace(skip=bytes(skip), earlier={at: found for at, found in wanted.items() if found is not None})
+    return chunk._replace(skip=bytes(skip), earlier=wanted)
 
 
 def set_aside(chunk: Chunk, offsets: Sequence[int], divide: Callable[[Chunk, int], tuple[Chunk, Chunk]]) -> list[Chunk]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import select
 from collections.abc import Callable, Collection, Iterator
 
 from batchmill.errors import OutputLost
@@ -35,7 +36,8 @@ class Frontier:
 class Output:
     """Where results go. `read` gives a frame's payload, `gone` the indices in it that were replaced.
 
-    `target` is "-" or a path. Raises OutputLost where it cannot be written, BrokenPipeError where nobody reads stdout.
+    `target` is "-" or a path. Raises OutputLost where it cannot be written; `is_unread` says that nobody reads stdout
+    any more.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Output:
         self._rendered: dict[int, bytes] = {}
         self._exhausted = True
         self.odd = 0
+        self.is_unread = False
 
     def _create(self) -> int:
         try:
@@ -124,6 +127,8 @@ class Output:
     def rendered(self, number: int, data: bytes, odd: int) -> None:
         """A lane has made stretch `number`: write it when its turn comes."""
         self.odd += odd
+        if self.is_unread:
+            return
         self._rendered[number] = data
         while self._next in self._rendered:
             self._write(self._rendered.pop(self._next))
@@ -133,9 +138,12 @@ class Output:
         rest = memoryview(data)
         try:
             while rest:
-                rest = rest[os.write(self._fd, rest) :]
+                try:
+                    rest = rest[os.write(self._fd, rest) :]
+                except BlockingIOError:  # somebody made stdout non-blocking
+                    select.select([], [self._fd], [])
         except BrokenPipeError:
-            raise
+            self.is_unread = True
         except OSError as error:
             where = "stdout" if self._streams else self.target
             raise OutputLost(f"cannot write {where}: {error.strerror}", "the checkpoint is complete") from None

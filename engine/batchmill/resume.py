@@ -93,6 +93,11 @@ class Nowhere:
 
     recovery = None
 
+    @staticmethod
+    def history() -> History:
+        """What it holds: nothing."""
+        return History()
+
     def __init__(self) -> None:
         self._seq = 0
 

@@ -56,6 +56,15 @@ class Tracker:
         self.failed = 0
         self.blank = 0
 
+    def forget(self, type: str, line: int) -> None:
+        """An item of this run that had failed with this error was tried again: what came of it counts instead."""
+        self.failed -= 1
+        count, named = self._groups[type]
+        if count == 1:
+            del self._groups[type]
+        else:
+            self._groups[type] = (count - 1, [example for example in named if example.line != line])
+
     def add(self, tally: Tally) -> None:
         """A chunk was committed."""
         if self._first_outcome is None:

@@ -2,10 +2,10 @@
 checkpoint.
 
 The board is a shared array of 64-bit numbers, three per lane: the number of the record the lane is about to run (0:
-none), a limit, and the number of a record that has taken too long. A record's number is serial << 32 | offset + 1, which only grows, so that the parent can stop a lane at
-once (limit 0), take back what was not started (a limit inside the chunk), or know whom to blame. The lane publishes
-first and then looks at the limit; the parent lowers the limit and then looks at the board again a tick later
-(TRAPS.md 11).
+none), a limit, and the number of a record that has taken too long. A record's number is serial << 32 | offset + 1,
+which only grows, so that the parent can stop a lane at once (limit 0), take back what was not started (a limit inside
+the chunk), or know whom to blame. The lane publishes first and then looks at the limit; the parent lowers the limit and
+then looks at the board again a tick later (TRAPS.md 11).
 """
 
 from __future__ import annotations

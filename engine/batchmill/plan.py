@@ -1,0 +1,162 @@
+"""Owns the arguments of a batch, checked: what to call, on what, and where results go. Never starts anything."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchmill import formats
+from batchmill.codec import pack_value
+from batchmill.errors import InvalidUsage
+from batchmill.formats import FORMATS, Format, IdRule
+from batchmill.function import FunctionSpec, of_callable, parse
+from batchmill.resume import default_name
+from batchmill.settings import Settings
+from batchmill.source import ByteSource, ItemSource, Source
+from batchmill.version import __version__
+
+STDOUT = "-"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch as it was asked for.
+
+    `items` is an iterable, or None where `inputs` are paths. `checkpoint` is an absolute path, or None where nothing is
+    to be kept; `default_name` says that nobody chose it. `format` is None for Python items. `id` gives an item's id.
+    """
+
+    spec: FunctionSpec
+    init: str | FunctionSpec | None
+    inputs: tuple[str, ...]
+    items: Iterable[Any] | None
+    settings: Settings
+    kwargs: Mapping[str, Any]
+    format: str | None
+    checkpoint: str | None
+    default_name: bool
+    output: str | None
+    id: Callable[[Any], Any] | None
+
+    @property
+    def cut(self) -> Format | None:
+        """How the INPUTs are cut and parsed; None for Python items."""
+        return None if self.format is None else FORMATS[self.format]
+
+    @property
+    def separator(self) -> bytes:
+        """What closes a record (any byte, for Python items)."""
+        return b"\n" if self.cut is None else self.cut.separator
+
+    def open_source(self, notify: Callable[[], None]) -> Source:
+        """The input, ready to be read; raises InputMissing."""
+        if self.items is not None:
+            return ItemSource(self.items, self.id, notify)
+        assert self.cut is not None
+        return ByteSource(self.inputs, self.cut, notify)
+
+    def meta(self) -> dict[str, Any]:
+        """What a new checkpoint's META frame says: whose it is."""
+        return {
+            "function": self.spec.identity,
+            "command": None,
+            "set": {key: _kept(value) for key, value in self.kwargs.items()},
+            "format": self.format or "items",
+            "id_rule": "callable" if self.id is not None else IdRule(self.settings.id_field).name,
+            "input": [name if name == STDOUT else os.path.abspath(name) for name in self.inputs],
+            "default_name": self.default_name,
+            "engine": __version__,
+            "created": time.time(),
+            "host": os.uname().nodename,
+        }
+
+
+def make_plan(
+    function: Callable[..., Any] | str,
+    inputs: Sequence[str],
+    *,
+    items: Iterable[Any] | None,
+    settings: Settings,
+    checkpoint: str | None,
+    no_checkpoint: bool,
+    output: str | None,
+    kwargs: Mapping[str, Any] | None,
+    init: Callable[[], Any] | str | None,
+    id: Callable[[Any], Any] | None,
+    name: str | None,
+) -> Plan:
+    """Check the arguments of a batch (see Batch); raises BatchmillError for what cannot work."""
+    spec = parse(function, os.getcwd()) if isinstance(function, str) else of_callable(function, name)
+    plan = Plan(
+        spec=spec,
+        init=of_callable(init) if callable(init) else init or settings.init,
+        inputs=tuple(inputs),
+        items=items,
+        settings=settings,
+        kwargs={**settings.set, **(kwargs or {})},
+        format=None if items is not None else _choose_format(inputs, settings),
+        checkpoint=None if no_checkpoint else _checkpoint_path(checkpoint, inputs, spec),
+        default_name=checkpoint is None and not no_checkpoint,
+        output=output,
+        id=id,
+    )
+    _check_names(plan)
+    return plan
+
+
+def _choose_format(inputs: Sequence[str], settings: Settings) -> str:
+    if settings.format != "auto":
+        return settings.format
+    if "-" in inputs:
+        raise InvalidUsage("the format of stdin is not known", "give --format jsonl, lines or files")
+    for name in inputs:
+        if os.path.isdir(name):
+            raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
+    found = {formats.format_of(name): name for name in inputs}
+    if len(found) != 1:
+        raise InvalidUsage(f"the INPUTs are of different formats ({', '.join(found)})", "run them one by one")
+    return next(iter(found))
+
+
+def _checkpoint_path(checkpoint: str | None, inputs: Sequence[str], spec: FunctionSpec) -> str:
+    if checkpoint is not None:
+        return os.path.abspath(checkpoint)
+    if "-" in inputs:
+        raise InvalidUsage("stdin gives the checkpoint no name", "give -c FILE, or --no-checkpoint")
+    return os.path.abspath(default_name(inputs[0], spec.name.rpartition(".")[2]))
+
+
+def _check_names(plan: Plan) -> None:
+    """Refuse INPUT, output and checkpoint being one file; an unnamed function needs a name for its checkpoint."""
+    output = plan.output if plan.output != STDOUT else None
+    seen = {_inode(name): name for name in plan.inputs if name != "-"}
+    seen.pop(None, None)
+    for what, path in (("the checkpoint", plan.checkpoint), ("the output", output)):
+        inode = None if path is None else _inode(path)
+        if inode is None or path is None:
+            continue
+        if inode in seen:
+            raise InvalidUsage(f"{what} {path} is the same file as {seen[inode]}", "name another file")
+        seen[inode] = path
+    if plan.checkpoint and not plan.spec.named:
+        raise InvalidUsage("a lambda or an object has no name that a checkpoint could belong to", "give name=...")
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _kept(value: Any) -> Any:
+    """A keyword argument as the checkpoint's identity keeps it: itself, or its type where it cannot be packed."""
+    try:
+        pack_value(value)
+    except (ValueError, TypeError):
+        return f"{type(value).__module__}.{type(value).__qualname__}"
+    return value

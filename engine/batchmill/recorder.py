@@ -1,0 +1,161 @@
+"""Owns what happens to a lane's reply: into the checkpoint first, then to all who count on it. Never opens a reply
+without a failed item, unless someone listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from batchmill.checkpoint import Checkpoint
+from batchmill.codec import Block, pack_map, read_head
+from batchmill.framing import FrameRef, FrameType
+from batchmill.index import Index, Piece, Row
+from batchmill.limits import FailureLimits
+from batchmill.matching import Matcher
+from batchmill.model import Chunk
+from batchmill.output import Output
+from batchmill.repeats import Spans, count_repeats
+from batchmill.reply import Tally
+from batchmill.resume import History, Nowhere
+from batchmill.retrier import Retrier
+from batchmill.tracker import Tracker
+
+_CACHED = 8  # decoded frames kept while the input is matched
+
+Sink = Callable[[Block], None]
+
+
+class Recorder:
+    """Commits outcomes. `matcher` is None where nothing was done before, `output` where none was asked for.
+
+    `retrier`, `tracker` and `output` are given once they are there, by `join`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | Nowhere, history: History, limits: FailureLimits, sink: Sink | None):
+        self._checkpoint = checkpoint
+        self._history = history
+        self._limits = limits
+        self._sink = sink
+        self._old = history.index
+        self._new = Index()  # the frames of this run
+        self._spans = Spans()
+        self._kept: dict[int, Block] = {}
+        self.why_stopped = ""
+
+    def join(self, matcher: Matcher | None, tracker: Tracker, output: Output | None, retrier: Retrier) -> None:
+        """Make known whom to tell."""
+        self._matcher = matcher
+        self._tracker = tracker
+        self._output = output
+        self._retrier = retrier
+
+    def commit(self, chunk: Chunk, payload: bytes, tally: Tally) -> str | None:
+        """Append a reply as it is, then tell everyone; a word for why the run must stop now, or None."""
+        self.append_order(all=False)
+        ref = self._checkpoint.append(FrameType.OUTCOMES, payload)
+        self._new.add(ref.seq, ref.offset, ref.length, read_head(payload))
+        block = Block(payload) if tally.failed or self._sink is not None else None
+        waiting = self._retrier.take(chunk, ref.seq, block) if tally.failed and block is not None else set()
+        self._count(chunk, tally)
+        if self._output is not None:
+            self._to_output(self._output, chunk, ref.seq, tally, waiting)
+        if self._sink is not None and block is not None and tally.items:
+            self._sink(block)
+        return self._reason_to_stop(block)
+
+    def _count(self, chunk: Chunk, tally: Tally) -> None:
+        first, end = chunk.first, chunk.first + tally.lines
+        replaced = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < tally.lines}
+        again = {offset: earlier for offset, earlier in replaced.items() if self._is_new(earlier.seq)}
+        for offset, earlier in again.items():
+            failure = self.block(earlier.seq).failures[earlier.place]
+            self._tracker.forget(failure.type, chunk.line + offset)
+        self._tracker.add(tally)
+        for earlier in replaced.values():
+            self._old.gone.setdefault(earlier.seq, set()).add(earlier.place)
+        if tally.items and not again:
+            whole = chunk.skip is None
+            self._spans.add(first, end, tally.low if whole else None, tally.high if whole else None)
+
+    def _is_new(self, seq: int) -> bool:
+        return len(self._new) > 0 and seq >= self._new.row(0).seq
+
+    def _to_output(self, output: Output, chunk: Chunk, seq: int, tally: Tally, waiting: Iterable[int]) -> None:
+        if tally.items:
+            output.add(Piece(0, chunk.first, chunk.first + tally.lines, seq))
+        settled = chunk.first
+        for offset in sorted(waiting):  # an item that will be tried again holds back what comes after it
+            output.settle(settled, chunk.first + offset)
+            settled = chunk.first + offset + 1
+        output.settle(settled, chunk.first + tally.lines)
+
+    def _reason_to_stop(self, block: Block | None) -> str | None:
+        reason = self._limits.reason_to_stop(self._tracker.ok, self._tracker.failed)
+        if reason is None or self.why_stopped:
+            return None
+        self.why_stopped = reason
+        if block is not None and block.failures:
+            last = next(iter(block.failures.values()))
+            self.why_stopped += f"; the last one: {last.traceback.rstrip() or last.message}"
+        return "max-failures"
+
+    def settled(self, first: int, end: int) -> None:
+        """The records at [first, end) need no run."""
+        if self._output is not None:
+            if self._matcher is not None:
+                for piece in self._matcher.placed:
+                    self._output.add(piece)
+                self._matcher.placed.clear()
+            self._output.settle(first, end)
+
+    def strike(self, values: dict[str, Any]) -> None:
+        """A record is charged with a crash: durable before it is tried again."""
+        self._checkpoint.append(FrameType.STRIKE, pack_map(values))
+        self._checkpoint.sync()
+
+    def append_order(self, all: bool) -> None:
+        """Write down what was found at another position, if there is enough of it, or `all` there is."""
+        order = self._matcher.order(all) if self._matcher else None
+        if order is not None:
+            self._checkpoint.append(FrameType.ORDER, pack_map(order))
+
+    # Reading back
+
+    def payload(self, seq: int) -> bytes:
+        """The payload of an outcome frame of this run, or of an earlier one."""
+        index = self._new if self._is_new(seq) else self._old
+        return self._checkpoint.read(_ref_of(index.row(index.number(seq))))
+
+    def block(self, seq: int) -> Block:
+        """The same, decoded. The last few are kept: neighbouring items mostly lie in the same frame."""
+        block = self._kept.pop(seq, None) or Block(self.payload(seq))
+        self._kept[seq] = block
+        if len(self._kept) > _CACHED:
+            del self._kept[next(iter(self._kept))]
+        return block
+
+    def gone(self, seq: int) -> frozenset[int]:
+        """The outcomes of a frame that were replaced."""
+        return frozenset(self._old.gone.get(seq, ()))
+
+    def repeated(self) -> int:
+        """Occurrences of an id after its first, in this run's input as far as the checkpoint holds it."""
+        last, fresh = self._history.last_report, not len(self._old)
+        if isinstance(self._checkpoint, Nowhere) or (fresh and self._spans.are_distinct):
+            return 0
+        if not fresh and last is not None and not len(self._new):
+            return int(last["repeated"])
+        rows = [index.row(number) for index in (self._old, self._new) for number in range(len(index))]
+        total = self._old.items + self._new.items
+        columns = (self._ids_of(row) for row in rows)
+        return count_repeats(columns, total)
+
+    def _ids_of(self, row: Row) -> list[Any]:
+        gone = self._old.gone.get(row.seq, ())
+        ids = Block(self._checkpoint.read(_ref_of(row))).ids
+        return [id for place, id in enumerate(ids) if place not in gone] if gone else ids
+
+
+def _ref_of(row: Row) -> FrameRef:
+    return FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES)
