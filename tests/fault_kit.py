@@ -162,10 +162,15 @@ def send(number: int, pids: Iterable[int]) -> None:
             pass
 
 
-def until(ready: Callable[[], Any], what: str) -> None:
-    """Wait until `ready()` is true; AssertionError when that takes a minute."""
+def until(ready: Callable[[], Any], what: str, session: int = 0) -> None:
+    """Wait until `ready()` is true; AssertionError when that takes a minute, or all of `session` ended before."""
     deadline = time.monotonic() + LIMIT
+    look = 0
     while not ready():
+        look += 1
+        if session and not look % 50 and not processes(session):
+            assert ready(), f"all processes ended before: {what}"
+            return
         assert time.monotonic() < deadline, f"not within {LIMIT:g} s: {what}"
         time.sleep(0.01)
 
@@ -214,6 +219,10 @@ class Run:
     def all(self) -> list[int]:
         """Every process of the run."""
         return processes(self.pid)
+
+    def until(self, ready: Callable[[], Any], what: str) -> None:
+        """Wait until `ready()` is true; AssertionError where the run ends before."""
+        until(ready, what, self.pid)
 
     def end(self) -> Ended:
         """Wait for the end of the parent process."""

@@ -71,6 +71,75 @@ def run_chunk(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation
     return Block(payload), tally
 
 
+class Stage:
+    """A batch with all of its real parts but the processes; closed by `stack`. `work` is what its lane calls."""
+
+    def __init__(
+        self,
+        work: Callable[[Any], Any],
+        inputs: Sequence[str | Path],
+        checkpoint: str | Path,
+        stack: ExitStack,
+        *,
+        output: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        self.messages: list[str] = []
+        batch = Batch(
+            repr,  # what the checkpoint belongs to
+            [str(path) for path in inputs],
+            settings=Settings(resume=True, workers=2, **settings),
+            checkpoint=str(checkpoint),
+            output=None if output is None else str(output),
+        )
+        self._session = session = _Session(batch.plan, batch._events, stack, self.messages.append)
+        session.build(None, None, None)
+        self.ledger = session._ledger
+        self.intake = session._loop._intake
+        self.matcher = session._matcher
+        self.board = stack.enter_context(
+            lane(
+                work,
+                format=batch.plan.format,
+                id_field=batch.plan.settings.id_field,
+                shard=batch.plan.settings.shard,
+                with_item=batch.plan.settings.with_item,
+                run=session._run["run"],
+            )
+        )
+
+    def order(self, chunk: Chunk, at: int) -> Order:
+        """Hand a chunk to lane `at`."""
+        generation = self.matcher.generation if self.matcher else self._session._history.index.generation
+        return Order(self.ledger.hand(chunk, at).serial, 0.0, generation, chunk)
+
+    def answer(self, order: Order) -> tuple[int, Block] | None:
+        """The lane's answer is taken in: (frame seq, what was committed); None where the lane covered nothing."""
+        payload, tally = worker.run_chunk(order)
+        chunk = self.ledger.returned(tally.serial, tally.lines)
+        self.intake.refund(chunk.to_run - tally.items)
+        if not tally.lines:
+            return None
+        recorder = self._session._recorder
+        recorder.commit(chunk, payload, tally)
+        return recorder._new.row(len(recorder._new) - 1).seq, Block(payload)
+
+    def strike(self, values: dict[str, Any]) -> None:
+        """A record is charged with a crash."""
+        self._session._recorder.strike(values)
+
+    def finish(self) -> Report:
+        """Write the output and the report."""
+        output = self._session._output
+        if output is not None:
+            self._session._recorder.settled(0, 0)
+            output.finish()
+            while (found := output.next_order()) is not None:
+                output.rendered(found[0], *worker.render(found[1]))
+            assert output.is_done
+        return self._session._finish()
+
+
 class Played(NamedTuple):
     """What became of a batch: its report, the items its function was called with, what it told a person."""
 
@@ -82,67 +151,35 @@ class Played(NamedTuple):
 def play(
     function: Callable[[Any], Any],
     inputs: Sequence[str | Path],
-    checkpoint: str | Path | None,
+    checkpoint: str | Path,
     *,
-    output: str | Path | None = None,
     until: int | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Played | None:
-    """Run a batch with all of its parts but the processes; None if it was killed after committing `until` chunks."""
-    messages: list[str] = []
+    """Run a batch on a Stage with one lane; None if it was killed after committing `until` chunks."""
     calls: list[Any] = []
 
     def called(item: Any) -> Any:
         calls.append(item)
         return function(item)
 
-    batch = Batch(
-        repr,
-        [str(path) for path in inputs],
-        settings=Settings(resume=True, workers=2, **settings),
-        checkpoint=None if checkpoint is None else str(checkpoint),
-        no_checkpoint=checkpoint is None,
-        output=None if output is None else str(output),
-    )
     with ExitStack() as stack:
-        session = _Session(batch, stack, None, messages.append)
-        stack.enter_context(
-            lane(
-                called,
-                format=batch._format,
-                id_field=batch.settings.id_field,
-                shard=batch.settings.shard,
-                with_item=batch.settings.with_item,
-                run=session._run["run"],
-            )
-        )
+        stage = Stage(called, inputs, checkpoint, stack, **options)
         for number in itertools.count():
             if number == until:
                 return None
-            if not _play_one(session):
-                break
-        if session._output is not None:
-            session._place_found()
-            session._output.finish()
-            while (found := session._output.next_order()) is not None:
-                session._output.rendered(found[0], *worker.render(found[1]))
-        return Played(session._finish(), calls, messages)
+            if not _play_one(stage):
+                return Played(stage.finish(), calls, stage.messages)
+    raise AssertionError
 
 
-def _play_one(session: _Session) -> bool:
+def _play_one(stage: Stage) -> bool:
     """Run the next chunk; False where none is left."""
-    while not session._intake.is_over:
-        job = session._intake.next(starved=True)
-        if job is None:
-            continue
-        if job.scan:
-            session._intake.scanned(job.chunk, worker.scan_chunk(job.chunk))
-            continue
-        matcher = session._matcher
-        flight = session._ledger.hand(job.chunk, 0)
-        generation = matcher.generation if matcher else session._index.generation
-        payload, tally = worker.run_chunk(Order(flight.serial, 0.0, generation, job.chunk))
-        chunk = session._ledger.returned(tally.serial, tally.lines)
-        session._commit(chunk, payload, tally)
-        return True
+    while not stage.intake.is_over:
+        job = stage.intake.next(starved=True)
+        if job is not None and job.scan:
+            stage.intake.scanned(job.chunk, worker.scan_chunk(job.chunk))
+        elif job is not None:
+            stage.answer(stage.order(job.chunk, 0))
+            return True
     return False

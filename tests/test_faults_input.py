@@ -29,7 +29,6 @@ from fault_kit import (
     results_of,
     running,
     undisturbed,
-    until,
     witnessed,
 )
 
@@ -49,7 +48,7 @@ def test_row_42_commits_go_on_while_stdin_stalls(tmp_path: Path) -> None:
         for part, count in ((b"".join(lines[:20]), 20), (b"".join(lines[20:29]) + lines[29][:10], 29)):
             pipe.write(part)
             pipe.flush()
-            until(lambda: len(committed(tmp_path)) == count, f"{count} outcomes")  # noqa: B023
+            run.until(lambda: len(committed(tmp_path)) == count, f"{count} outcomes")  # noqa: B023
         pipe.write(lines[29][10:])
         pipe.close()
         ended = run.end()
@@ -65,7 +64,7 @@ def test_row_42_a_signal_ends_a_run_whose_stdin_stalls(tmp_path: Path) -> None:
         assert run.process.stdin is not None
         run.process.stdin.write(b'{"id": "a", "n": 1}\n')
         run.process.stdin.flush()
-        until(lambda: len(committed(tmp_path)) == 1, "an outcome")
+        run.until(lambda: len(committed(tmp_path)) == 1, "an outcome")
         run.signal(signal.SIGTERM)
         assert run.end().status == -signal.SIGTERM
         run.assert_gone()

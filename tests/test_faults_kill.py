@@ -28,7 +28,6 @@ from fault_kit import (
     send,
     strikes,
     undisturbed,
-    until,
     witnessed,
 )
 
@@ -39,11 +38,13 @@ RUN = ("f.py:work", "items.jsonl", "-c", CHECKPOINT, "--resume", "-o", "out.json
 
 def kill_at_random(cwd: Path, chance: random.Random, *arguments: str) -> None:
     """Start a run and kill its parent: after a random number of further items, or of milliseconds of its start."""
-    before = len(witnessed(cwd))
     further = chance.randint(0, 25)
+    enough = len(witnessed(cwd)) + further
     with running(*RUN, *arguments, cwd=cwd) as run:
         if further:
-            until(lambda: len(witnessed(cwd)) >= before + further or run.process.poll() is not None, "further items")
+            run.until(
+                lambda: len(witnessed(cwd)) >= before + further or run.process.poll() is not None, "further items"
+            )
         time.sleep(chance.uniform(0, 0.01 if further else 0.4))
         run.signal(signal.SIGKILL)
         run.end()
@@ -89,7 +90,7 @@ def test_row_32_no_worker_outlives_the_parent_not_even_inside_c_code(method: str
     prepare(tmp_path, numbered(3))
     arguments = ("f.py:stuck", "items.jsonl", "-c", CHECKPOINT, "--chunk-size", "1", "--start-method", method)
     with running(*arguments, "-j", "3", cwd=tmp_path) as run:
-        until(lambda: len(witnessed(tmp_path)) == 3, "three workers inside C code")
+        run.until(lambda: len(witnessed(tmp_path)) == 3, "three workers inside C code")
         run.signal(signal.SIGKILL)
         run.end()
         run.assert_gone()
@@ -101,7 +102,7 @@ def test_row_32_what_an_item_started_dies_with_its_worker(tmp_path: Path) -> Non
         "import f, subprocess\n\ndef child(item):\n    subprocess.Popen(['sleep', '1000'])\n    f.stuck(item)\n"
     )
     with running("g.py:child", "items.jsonl", "-c", CHECKPOINT, "-j", "1", cwd=tmp_path) as run:
-        until(lambda: witnessed(tmp_path), "the item to run")
+        run.until(lambda: witnessed(tmp_path), "the item to run")
         run.signal(signal.SIGKILL)
         run.end()
         run.assert_gone()
@@ -112,7 +113,7 @@ def test_row_18_the_lock_is_free_as_soon_as_the_parent_was_killed(method: str, t
     prepare(tmp_path, numbered(40, sleep=0.02))
     arguments = (*RUN, "--start-method", method)
     with running(*arguments, cwd=tmp_path) as run:
-        until(lambda: committed(tmp_path), "an outcome")
+        run.until(lambda: committed(tmp_path), "an outcome")
         run.signal(signal.SIGKILL)
         run.end()
         with running(*arguments, cwd=tmp_path) as again:
@@ -133,7 +134,7 @@ def test_row_40_a_killed_fork_server_costs_no_strike_and_nothing_runs_twice_at_o
     command = ("f.py:alone", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "3")
     with running(*command, cwd=tmp_path) as run:
         for share in (5, 25):
-            until(lambda: sum(line.startswith("end") for line in witnessed(tmp_path)) >= share, "some items")  # noqa: B023
+            run.until(lambda: sum(line.startswith("end") for line in witnessed(tmp_path)) >= share, "some items")  # noqa: B023
             (server,) = fork_servers_of(run)
             os.kill(server, signal.SIGKILL)
         ended = run.end()
@@ -150,7 +151,7 @@ def test_row_40_a_fork_server_killed_while_lanes_start_is_replaced(tmp_path: Pat
     for delay in (0.0, 0.02, 0.05, 0.08, 0.12):
         command = ("f.py:alone", "items.jsonl", "-c", f"{delay}.ckpt", "-o", "out.jsonl", "-j", "2")
         with running(*command, cwd=tmp_path) as run:
-            until(lambda: fork_servers_of(run), "the fork server")
+            run.until(lambda: fork_servers_of(run), "the fork server")
             time.sleep(delay)
             send(signal.SIGKILL, fork_servers_of(run))
             ended = run.end()

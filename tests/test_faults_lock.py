@@ -21,7 +21,7 @@ def test_row_17_of_several_runs_at_once_one_runs_and_the_others_are_75(count: in
         runs = [stack.enter_context(running(*command, cwd=tmp_path)) for _ in range(count)]
         until(lambda: sum(run.process.poll() is None for run in runs) <= 1, "all but one to end")
         (holder,) = [run for run in runs if run.process.poll() is None]
-        until(lambda: witnessed(tmp_path), "the one to run")
+        holder.until(lambda: witnessed(tmp_path), "the one to run")
         (tmp_path / "go").touch()
         for run in runs:
             ended = run.end()
@@ -36,7 +36,7 @@ def test_row_17_fresh_does_not_take_a_live_checkpoint_away(tmp_path: Path) -> No
     prepare(tmp_path, numbered(6))
     command = ("f.py:gated", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "1")
     with running(*command, cwd=tmp_path) as run:
-        until(lambda: witnessed(tmp_path), "the first to run")
+        run.until(lambda: witnessed(tmp_path), "the first to run")
         ended = finish(*command, "--fresh", cwd=tmp_path)
         assert ended.status == 75
         assert str(run.pid) in ended.err

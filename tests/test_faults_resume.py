@@ -167,7 +167,7 @@ def test_row_38_of_one_id_the_occurrence_that_is_new_is_the_one_that_runs(order:
 
 def test_row_38_ids_are_compared_with_their_type(tmp_path: Path) -> None:
     first(tmp_path, [{"id": 1, "v": "number"}])
-    now = [{"id": "1", "v": "text"}, {"id": 1, "v": "number"}, {"id": True, "v": "truth"}]
+    now: Items = [{"id": "1", "v": "text"}, {"id": 1, "v": "number"}, {"id": True, "v": "truth"}]
     write_items(tmp_path / "items.jsonl", now)
     assert crunch(tmp_path, "--resume").status == 0
     assert sorted(line.split()[1] for line in witnessed(tmp_path)) == ["text", "truth"]

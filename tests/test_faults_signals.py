@@ -42,7 +42,7 @@ INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 def test_row_33_ctrl_c_once_drains_and_ends_by_sigint(tmp_path: Path) -> None:
     prepare(tmp_path, numbered(100, sleep=0.1))
     with at_terminal(*RUN, cwd=tmp_path) as terminal:
-        until(lambda: len(witnessed(tmp_path)) >= 4, "some items")
+        until(lambda: len(witnessed(tmp_path)) >= 4, "some items", terminal.pid)
         terminal.press(b"\x03")
         assert terminal.end() == -INT
         until(lambda: not processes(terminal.pid), "the end of all processes")
@@ -54,7 +54,7 @@ def test_row_33_ctrl_c_once_drains_and_ends_by_sigint(tmp_path: Path) -> None:
 def test_row_33_ctrl_c_again_kills_workers_inside_c_code(presses: int, pause: float, tmp_path: Path) -> None:
     prepare(tmp_path, numbered(4))
     with at_terminal(*STUCK, cwd=tmp_path) as terminal:
-        until(lambda: len(witnessed(tmp_path)) == 2, "two workers inside C code")
+        until(lambda: len(witnessed(tmp_path)) == 2, "two workers inside C code", terminal.pid)
         for press in range(presses):
             time.sleep(pause if press else 0)
             if not processes(terminal.pid):
@@ -73,7 +73,7 @@ def test_row_33_ctrl_c_again_kills_workers_inside_c_code(presses: int, pause: fl
 def test_row_34_what_does_not_end_within_the_grace_is_killed(number: signal.Signals, tmp_path: Path) -> None:
     prepare(tmp_path, numbered(4))
     with running(*STUCK, "--grace", "0.3s", cwd=tmp_path) as run:
-        until(lambda: len(witnessed(tmp_path)) == 2, "two workers inside C code")
+        run.until(lambda: len(witnessed(tmp_path)) == 2, "two workers inside C code")
         run.signal(number)
         ended = run.end()
         run.assert_gone()
@@ -86,7 +86,7 @@ def test_row_34_what_does_not_end_within_the_grace_is_killed(number: signal.Sign
 def test_row_34_hup_under_nohup_is_ignored(tmp_path: Path) -> None:
     expected = undisturbed(prepare(tmp_path, numbered(30, sleep=0.03)))
     with running(*RUN, cwd=tmp_path, command=("nohup", PROGRAM, "run")) as run:
-        until(lambda: len(witnessed(tmp_path)) >= 4, "some items")
+        run.until(lambda: len(witnessed(tmp_path)) >= 4, "some items")
         send(HUP, run.all())
         ended = run.end()
         run.assert_gone()
@@ -127,7 +127,7 @@ def reach(run: Run, whom: str, number: signal.Signals) -> None:
 def test_row_41_a_signal_drains_whoever_gets_it(number: signal.Signals, whom: str, times: int, tmp_path: Path) -> None:
     prepare(tmp_path, numbered(40, sleep=0.1))
     with running(*RUN, cwd=tmp_path) as run:
-        until(lambda: len(witnessed(tmp_path)) >= 4, "some items")
+        run.until(lambda: len(witnessed(tmp_path)) >= 4, "some items")
         for _ in range(times):
             reach(run, whom, number)
             time.sleep(0.05)
@@ -146,7 +146,7 @@ def test_row_41_a_signal_drains_whoever_gets_it(number: signal.Signals, whom: st
 def test_row_41_a_stopped_run_continues_to_the_undisturbed_output(tmp_path: Path) -> None:
     expected = undisturbed(prepare(tmp_path, numbered(40, sleep=0.03)))
     with running(*RUN, cwd=tmp_path) as run:
-        until(lambda: len(witnessed(tmp_path)) >= 6, "some items")
+        run.until(lambda: len(witnessed(tmp_path)) >= 6, "some items")
         reach(run, "all", TERM)
         assert run.end().status == -TERM
     before = set(committed(tmp_path))

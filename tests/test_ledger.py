@@ -185,6 +185,27 @@ def test_chunks_are_cut_to_what_was_asked_for() -> None:
     assert [piece.records if piece else None for piece in sizes] == [2, 2, 1, None]
 
 
+@pytest.mark.parametrize(
+    ("items", "pieces"),
+    [(1, [[0, 1, 2], [3, 4], [5, 6, 7]]), (2, [[0, 1, 2, 3, 4], [5, 6, 7]]), (3, [[0, 1, 2, 3, 4, 5, 6, 7]])],
+)
+def test_records_that_are_done_ride_along_and_are_not_counted(items: int, pieces: list[list[int]]) -> None:
+    """Thousands of done records must not cost a chunk each where chunks are of one item."""
+    ledger = Ledger(divide)
+    ledger.put(chunk(0, 8, skip=b"\1\1\0\1\0\0\1\1"))
+    taken = []
+    while (piece := ledger.take(items)) is not None:
+        taken.append(lines(piece))
+    assert taken == pieces
+
+
+def test_the_only_record_to_run_is_the_suspect_of_a_lane_that_died_without_one() -> None:
+    ledger = Ledger(divide)
+    flight = ledger.hand(chunk(10, 4, skip=b"\1\1\0\1"), lane=0)
+    assert ledger.lost(flight.serial, None) == Strike(12, 1)
+    assert waiting(ledger) == [[10, 11], [12], [13]]
+
+
 def test_dropping_what_waits_counts_the_records_that_were_to_run() -> None:
     ledger = Ledger(divide)
     ledger.put(chunk(0, 5))

@@ -7,6 +7,7 @@ import signal
 from batchmill.model import ItemError
 
 KILLS = 10  # times an item may be on the board of a lane that somebody else killed, before it is charged
+DISCONNECTED = "closed its connection (does the item close descriptors that are not its own?)"
 SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork server died
 
 
@@ -42,8 +43,8 @@ def describe_exit(code: int | None) -> str:
         return f"was killed by signal {-code}"
 
 
-def verdict(code: int | None, pid: int, tries: int, memory: str | None) -> ItemError:
-    """The error of an item that cost a lane (process `pid`) its life `tries` times."""
-    cause = f"; likely out of memory: {memory}" if memory is not None and code == -signal.SIGKILL else ""
+def verdict(how: str, pid: int, tries: int, memory: str | None) -> ItemError:
+    """The error of an item that cost a lane (process `pid`) its life `tries` times; `how` in words."""
+    cause = f"; likely out of memory: {memory}" if memory is not None and "SIGKILL" in how else ""
     times = f", {tries} times" if tries > 1 else ""
-    return ItemError("WorkerDied", f"the worker (pid {pid}) {describe_exit(code)} while running it{times}{cause}")
+    return ItemError("WorkerDied", f"the worker (pid {pid}) {how} while running it{times}{cause}")

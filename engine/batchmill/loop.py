@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batchmill import worker
-from batchmill.blame import SERVER_LOST, Blame, describe_exit, verdict
+from batchmill.blame import DISCONNECTED, SERVER_LOST, Blame, describe_exit, verdict
 from batchmill.chunking import Pace
 from batchmill.errors import CheckpointUnwritable, FunctionFailed, LanesLost
 from batchmill.guard import Guard
@@ -313,7 +313,7 @@ class Loop:
         """The lane's process died, or its executor did; what it was running is known once it is gone."""
         if not isinstance(error, RuntimeError):  # BrokenProcessPool is one; anything else is a defect of ours
             raise error
-        self._pool.give_up(lane)
+        self._pool.broke(lane, error)
 
     def _gone(self, lane: Lane) -> None:
         """A lane is confirmed dead: its chunks run again, and another lane takes its place."""
@@ -350,7 +350,7 @@ class Loop:
         memory = self._guard.memory_trouble(lane) if current and sentence is None else None
         blame = current and not self.stopped
         if sentence is None and blame:
-            blame = self._blame.is_its_own(first, code, memory)
+            blame = lane.disconnected or self._blame.is_its_own(first, code, memory)
         strike = self._ledger.lost(flight.serial, offset, blame=blame)
         if strike is None:
             return
@@ -358,7 +358,8 @@ class Loop:
         if sentence is not None:
             self._ledger.condemn(strike.first, sentence)
         elif self._ledger.condemned(strike):
-            self._ledger.condemn(strike.first, verdict(code, lane.pid, strike.count, memory))
+            how = DISCONNECTED if lane.disconnected else describe_exit(code)
+            self._ledger.condemn(strike.first, verdict(how, lane.pid, strike.count, memory))
 
     # Ticks and ends
 

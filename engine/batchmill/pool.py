@@ -33,6 +33,7 @@ from batchmill.worker import ALARM, COLUMNS, NO_LIMIT, RECORD_BITS, LaneSetup
 
 _PRELOAD = ["batchmill.safe_path", "batchmill.worker"]
 _MASK = (1 << RECORD_BITS) - 1
+_MOMENT = 0.05  # seconds that a process may take from closing its files to being dead
 _LATE = 2.0  # seconds after which a broken executor's thread is not waited for any more
 _SERVERS = 3  # fork servers that may die under the start of one lane
 _SERVER_PAUSE = 0.02  # seconds for a dying one to be seen as dead
@@ -100,6 +101,7 @@ class Lane:
         self.lost = False
         self.lowered = False
         self.retiring = False
+        self.disconnected = False
         self.items = 0  # answered for, in all
         self.rss = 0  # bytes, when it was last looked at
         self.pid = 0
@@ -243,6 +245,14 @@ class Pool:
         lane.lowered = True
         self._view[COLUMNS * lane.slot + 1] = 0
         _kill_group(lane.pid)
+
+    def broke(self, lane: Lane, error: BaseException) -> None:
+        """The lane's executor broke with `error`. Its process may be alive: then an item closed its pipe to us."""
+        # An end of file comes a moment before the process counts as dead; without one the fork server has gone.
+        if "EOFError" in str(error.__cause__):
+            _wait_dead(lane, _MOMENT)
+            lane.disconnected = not lane.is_dead
+        self.give_up(lane)
 
     def give_up(self, lane: Lane) -> None:
         """The lane's executor is broken, or it must go: kill what is left of it; `gone` says when its slot is free."""
