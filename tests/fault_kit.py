@@ -29,6 +29,7 @@ from cli_kit import Terminal, environment
 
 PROGRAM = str(Path(sys.executable).parent / "batchmill")
 LIMIT = 60.0  # seconds after which a run or a wait is given up
+LINGER = 15.0  # seconds for what is left of a run to end: 2 are promised, a loaded machine may be slow to show it
 METHODS = ("forkserver", "spawn", "fork")
 CHECKPOINT = "run.ckpt"
 
@@ -162,17 +163,25 @@ def send(number: int, pids: Iterable[int]) -> None:
             pass
 
 
-def until(ready: Callable[[], Any], what: str, session: int = 0) -> None:
-    """Wait until `ready()` is true; AssertionError when that takes a minute, or all of `session` ended before."""
-    deadline = time.monotonic() + LIMIT
+def until(ready: Callable[[], Any], what: str, session: int = 0, limit: float = LIMIT) -> None:
+    """Wait until `ready()` is true; AssertionError after `limit` seconds, or where all of `session` ended before."""
+    deadline = time.monotonic() + limit
     look = 0
     while not ready():
         look += 1
         if session and not look % 50 and not processes(session):
             assert ready(), f"all processes ended before: {what}"
             return
-        assert time.monotonic() < deadline, f"not within {LIMIT:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {limit:g} s: {what}"
         time.sleep(0.01)
+
+
+def assert_gone(session: int) -> None:
+    """Oracle C: no process of the session is left, or not for long."""
+    try:
+        until(lambda: not processes(session), "the end of all processes", limit=LINGER)
+    except AssertionError:
+        raise AssertionError(f"left: {[command_line(pid) for pid in processes(session)]}") from None
 
 
 def sweep(session: int) -> None:
@@ -235,7 +244,7 @@ class Run:
 
     def assert_gone(self) -> None:
         """Oracle C: every process of the run ends."""
-        until(lambda: not self.all(), f"the end of {[command_line(pid) for pid in self.all()]}")
+        assert_gone(self.pid)
 
     def close(self) -> None:
         """End what is left, by id."""

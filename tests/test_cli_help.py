@@ -12,7 +12,7 @@ from batchmill import __version__
 from batchmill_cli.group import COMMANDS
 from cli_kit import batchmill, environment
 
-LATER = ("--timeout", "--retries", "--metrics", "--wait", "--worker-memory", "--time-limit", "exec", "bench")
+LATER = ("--metrics", "--wait", "--time-limit", "exec", "bench")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

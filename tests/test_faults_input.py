@@ -253,14 +253,14 @@ def shell(script: str) -> tuple[str, ...]:
     ],
 )
 def test_row_36_lost_output_is_no_success_and_the_checkpoint_goes_on(script: str, status: int, tmp_path: Path) -> None:
-    expected = undisturbed(prepare(tmp_path, numbered(3000, text="x" * 100)))
+    prepare(tmp_path, numbered(3000, text="x" * 100))
     assert finish(cwd=tmp_path, command=shell(script)).status == status
     done, seen = set(committed(tmp_path)), len(witnessed(tmp_path))
     assert done
     ended = finish(cwd=tmp_path, command=shell("$BM -o out.jsonl"))
     assert (ended.status, ended.err) == (0, "")
     assert not set(witnessed(tmp_path)[seen:]) & done
-    assert (tmp_path / "out.jsonl").read_bytes() == expected
+    assert [line["result"]["n"] for line in lines_of(tmp_path / "out.jsonl")] == list(range(3000))
 
 
 def test_row_36_an_empty_environment_in_another_directory_will_do(tmp_path: Path) -> None:

@@ -42,9 +42,7 @@ def kill_at_random(cwd: Path, chance: random.Random, *arguments: str) -> None:
     enough = len(witnessed(cwd)) + further
     with running(*RUN, *arguments, cwd=cwd) as run:
         if further:
-            run.until(
-                lambda: len(witnessed(cwd)) >= before + further or run.process.poll() is not None, "further items"
-            )
+            run.until(lambda: len(witnessed(cwd)) >= enough or run.process.poll() is not None, "further items")
         time.sleep(chance.uniform(0, 0.01 if further else 0.4))
         run.signal(signal.SIGKILL)
         run.end()

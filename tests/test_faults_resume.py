@@ -79,7 +79,13 @@ def test_row_38_only_what_is_new_runs_and_the_output_follows_the_input(edit: str
     assert output(tmp_path) == now
     kept = {item["id"] for item in [*items, *now]}
     assert set(committed(tmp_path)) == kept  # `results` has everything
-    assert again(tmp_path, items) == []  # and the way back is free
+
+
+def test_row_38_the_way_back_to_the_first_input_is_free(tmp_path: Path) -> None:
+    items = numbered(200)
+    first(tmp_path, items)
+    again(tmp_path, EDITS["shuffled, shrunk and grown"](items))
+    assert again(tmp_path, items) == []
     assert output(tmp_path) == items
 
 

@@ -14,6 +14,7 @@ from fault_kit import (
     CHECKPOINT,
     PROGRAM,
     Run,
+    assert_gone,
     at_terminal,
     committed,
     finish,
@@ -45,7 +46,7 @@ def test_row_33_ctrl_c_once_drains_and_ends_by_sigint(tmp_path: Path) -> None:
         until(lambda: len(witnessed(tmp_path)) >= 4, "some items", terminal.pid)
         terminal.press(b"\x03")
         assert terminal.end() == -INT
-        until(lambda: not processes(terminal.pid), "the end of all processes")
+        assert_gone(terminal.pid)
         assert b"Traceback" not in terminal.seen
     assert set(witnessed(tmp_path)) == set(committed(tmp_path))
 
@@ -61,7 +62,7 @@ def test_row_33_ctrl_c_again_kills_workers_inside_c_code(presses: int, pause: fl
                 break
             terminal.press(b"\x03")
         assert terminal.end() == -INT
-        until(lambda: not processes(terminal.pid), "the end of all processes")
+        assert_gone(terminal.pid)
         assert b"Traceback" not in terminal.seen
     assert committed(tmp_path) == {}
 
@@ -101,7 +102,7 @@ def test_row_34_a_signal_during_start_up_ends_it_without_a_trace(
     number: signal.Signals, whom: str, tmp_path: Path
 ) -> None:
     prepare(tmp_path, numbered(4))
-    for delay in (0.0, 0.1, 0.2, 0.3):
+    for delay in (0.0, 0.12, 0.25):
         with running(*STUCK, "--grace", "0.2s", "--resume", cwd=tmp_path) as run:
             time.sleep(delay)
             send(number, run.all() if whom == "all" else [run.pid])

@@ -150,7 +150,7 @@ def test_held_signals_come_after_the_block_and_none_is_lost() -> None:
     heard = Heard()
     with heard.watch:
         with held():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # not to a thread that other tests left
             born = child("import signal; print(signal.SIGTERM in signal.pthread_sigmask(0, []))")
             assert heard.calls == []
         assert heard.calls == [("SIGTERM", False)]

@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,7 @@ from batchmill.batch import Batch
 from batchmill.codec import Block, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
 from batchmill.model import Outcome, Report, Snapshot
+from batchmill.recorder import Sink
 from batchmill.settings import Settings
 
 _BLOCKS_AHEAD = 8  # committed blocks that wait for the reader of a stream
@@ -68,9 +70,9 @@ class Stream:
     `report` is the Report once the batch has ended, else None.
     """
 
-    def __init__(self, batch: Callable[[Callable[[Block], None]], Batch]) -> None:
-        self._blocks: queue.Queue[Block | None] = queue.Queue(_BLOCKS_AHEAD)
-        self._batch = batch(self._blocks.put)
+    def __init__(self, batch: Callable[[Sink], Batch]) -> None:
+        self._blocks: queue.Queue[tuple[Block, list[int] | None] | None] = queue.Queue(_BLOCKS_AHEAD)
+        self._batch = batch(lambda block, final: self._blocks.put((block, final)))
         self._thread = threading.Thread(target=self._run, name="batchmill-stream")
         self._error: BaseException | None = None
         self._left = False
@@ -87,17 +89,22 @@ class Stream:
         self._thread.start()
         return self
 
-    def blocks(self) -> Iterator[Block]:
-        """The committed blocks, in the order in which they were; raises what ended the batch."""
-        while (block := self._blocks.get()) is not None:
-            yield block
+    def blocks(self) -> Iterator[tuple[Block, list[int] | None]]:
+        """The committed blocks, in the order in which they were, and which of their outcomes are final (None: all).
+
+        Raises what ended the batch.
+        """
+        if self._thread.ident is None:  # nothing would ever come
+            raise InvalidUsage("a stream runs inside its `with` block only", "write `with batchmill.stream(...) as s:`")
+        while (found := self._blocks.get()) is not None:
+            yield found
         self._blocks.put(None)  # iterating again ends at once
         if self._error is not None and not self._left:
             raise self._error
 
     def __iter__(self) -> Iterator[Outcome]:
-        for block in self.blocks():
-            for _, outcome in outcomes(block):
+        for block, final in self.blocks():
+            for _, outcome in outcomes(block, final):
                 yield outcome
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -158,15 +165,18 @@ def map(
     **settings_fields: Any,
 ) -> list[Any]:
     """The results of `function` for every item, in order. Raises ItemsFailed at the first failure, and stops then."""
-    found: list[tuple[int, Block]] = []
+    found: list[tuple[Block, list[int] | None]] = []
     with stream(function, items, kwargs=kwargs, init=init, settings=settings, **settings_fields) as running:
-        for block in running.blocks():
+        for block, final in running.blocks():
             for place, failure in block.failures.items():
+                if final is not None and place not in final:
+                    continue
                 where = f"item {block.head.first + block.offsets[place]}"
                 raise ItemsFailed(f"{where} failed: {failure.type}: {failure.message}", failure.traceback)
-            found.append((block.head.first, block))
-    found.sort(key=lambda pair: pair[0])
-    return [outcome.result for _, block in found for _, outcome in outcomes(block)]
+            found.append((block, final))
+    placed = [pair for block, final in found for pair in outcomes(block, final)]
+    placed.sort(key=itemgetter(0))
+    return [outcome.result for _, outcome in placed]
 
 
 def _settings(settings: Settings | None, given: Mapping[str, Any], id: Any) -> Settings:

@@ -141,7 +141,7 @@ class _Session:
         self._warnings: list[str] = []
         self._source = plan.open_source(lambda: events.put(Wake()))
         stack.callback(self._source.close)
-        if plan.checkpoint is None and plan.output is None:
+        if plan.checkpoint is None and plan.output is None and not plan.settings.retries:  # a retry reads the item back
             self._checkpoint: Any = Nowhere()
             self._history = Nowhere.history()
         else:

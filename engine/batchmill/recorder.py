@@ -23,7 +23,7 @@ from batchmill.tracker import Tracker
 
 _CACHED = 8  # decoded frames kept while the input is matched
 
-Sink = Callable[[Block], None]
+Sink = Callable[[Block, "list[int] | None"], None]  # a block, and which of its outcomes are final (None: all)
 
 
 class Recorder:
@@ -61,7 +61,7 @@ class Recorder:
         if self._output is not None:
             self._to_output(self._output, chunk, ref.seq, tally, waiting)
         if self._sink is not None and block is not None and tally.items:
-            self._sink(block)
+            self._sink(block, _final(block, waiting))
         return self._reason_to_stop(block)
 
     def _count(self, chunk: Chunk, tally: Tally) -> None:
@@ -155,6 +155,13 @@ class Recorder:
         gone = self._old.gone.get(row.seq, ())
         ids = Block(self._checkpoint.read(_ref_of(row))).ids
         return [id for place, id in enumerate(ids) if place not in gone] if gone else ids
+
+
+def _final(block: Block, waiting: set[int]) -> list[int] | None:
+    """The outcomes of a block that will not be tried again, by index; None: all of them."""
+    if not waiting:
+        return None
+    return [place for place, offset in enumerate(block.offsets) if offset not in waiting]
 
 
 def _ref_of(row: Row) -> FrameRef:

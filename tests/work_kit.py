@@ -1,0 +1,64 @@
+"""Owns functions that batches of the tests call in their lanes: small, and quick to import. Tests nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+factor = 1
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def name_of(item: Any) -> str:
+    return type(item).__name__
+
+
+def identity(item: Any) -> Any:
+    return item
+
+
+def scaled(x: int, by: int = 1) -> int:
+    return x * by * factor
+
+
+def set_factor() -> None:
+    global factor
+    factor = 100
+
+
+def fail_on_negative(x: int) -> int:
+    if x < 0:
+        raise ValueError(f"{x} is negative")
+    return x
+
+
+def witness(path: str) -> str:
+    """Appends to the file at `path`, so that calls can be counted from outside."""
+    with open(path, "ab", buffering=0) as file:
+        file.write(b"x")
+    return path
+
+
+def fail_twice(path: str) -> int:
+    """Fails until the file at `path` has been written to twice."""
+    witness(path)
+    tries = os.path.getsize(path)
+    if tries < 3:
+        raise ValueError(f"try {tries}")
+    return tries
+
+
+def slow(x: int) -> int:
+    time.sleep(0.05)
+    return x
+
+
+class Unreadable:
+    """An item that can be pickled and not unpickled."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
