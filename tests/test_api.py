@@ -349,9 +349,14 @@ def test_an_error_inside_the_block_stops_the_batch_and_goes_on() -> None:
         pass
 
     stream = batchmill.stream(work_kit.slow, Counted(10**9), workers=1)
-    with pytest.raises(Enough), stream as found:
-        for _ in found:
+
+    def read() -> None:
+        with stream:
+            next(iter(stream))
             raise Enough
+
+    with pytest.raises(Enough):
+        read()
     assert stream.report is not None
 
 

@@ -295,7 +295,7 @@ class Story:
         self.world.session += 1
         closed = self.rng.random() < 0.7
         self.input.write_bytes(b"\n".join(self.records) + (b"\n" if closed else b""))
-        settings = {
+        settings: dict[str, Any] = {
             "retry_failed": self.rng.random() < 0.8,
             "rerun_changed": self.rng.random() < 0.3,
             "chunk_size": self.rng.randint(1, 7),
@@ -343,6 +343,8 @@ class Story:
             found = [made_of(outcome) for outcome in results.outcomes()]
             failed = [made_of(outcome) for outcome in results.failures()]
             status = results.status()
+            rendered = b"".join(data for data, _ in results.rendered("jsonl", all=True))
+        assert [id_key(json.loads(line)["id"]) for line in rendered.splitlines()] == [made.key for made in found]
         assert Counter(found) == Counter(self.world.live.values())
         assert failed == [made for made in found if not made.ok]
         assert (status.done, status.failed) == (len(found) - len(failed), len(failed))

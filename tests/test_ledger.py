@@ -1,4 +1,4 @@
-"""The ledger: each move of its table, each move that is none, and a machine that no sequence of moves loses a record of."""
+"""The ledger: each move of its table, each move that is none, and that no sequence of moves loses a record."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,12 +18,12 @@ from batchmill.repeats import Spans, count_repeats
 def spans_of(ids: list[Any], cuts: list[int], rng: random.Random, gaps: set[int]) -> Spans:
     """The chunks of `ids` (cut at `cuts`) as ranges, in any order, those numbered in `gaps` left out."""
     bounds = sorted({0, len(ids), *(cut for cut in cuts if cut < len(ids))})
-    chunks = [(a, b) for number, (a, b) in enumerate(zip(bounds, bounds[1:])) if number not in gaps]
+    chunks = [(a, b) for number, (a, b) in enumerate(pairwise(bounds)) if number not in gaps]
     rng.shuffle(chunks)
     spans = Spans()
     for first, end in chunks:
         part = ids[first:end]
-        increases = all(a < b for a, b in zip(part, part[1:]))
+        increases = all(a < b for a, b in pairwise(part))
         spans.add(first, end, part[0] if increases else None, part[-1] if increases else None)
     return spans
 

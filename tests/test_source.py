@@ -67,7 +67,8 @@ def data_of(chunks: list[Chunk]) -> bytes:
 
 def check_numbers(chunks: list[Chunk]) -> None:
     """Positions run on through all inputs, line numbers begin anew in each."""
-    position, lines = 0, {}
+    position = 0
+    lines: dict[int, int] = {}
     for chunk in chunks:
         assert chunk.first == position
         assert chunk.line == lines.get(chunk.input, 1)
@@ -407,6 +408,7 @@ def test_an_id_callable_gives_each_item_its_id() -> None:
 def test_an_item_that_cannot_be_pickled_is_an_error_in_its_place() -> None:
     waker = Waker()
     (chunk,) = drain(ItemSource([1, threading.Lock(), 3], None, waker), waker)
+    assert isinstance(chunk.data, tuple)
     assert [type(raw) for raw in chunk.data] == [bytes, ItemError, bytes]
     assert "cannot be sent to a worker" in chunk.data[1].message
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
-from batchmill.codec import Block
+from batchmill.codec import Block, read_head
 from batchmill.export import render
 from batchmill.index import Piece
 
@@ -128,12 +128,18 @@ def render_order(order: RenderOrder) -> tuple[bytes, int]:
     return b"".join(texts), odd
 
 
+def _is_frame(part: Part) -> bool:
+    """Whether a piece is all of its frame: pieces are cut at the frontier of a stream, and where orderings differ."""
+    head, piece = read_head(part.payload), part.piece
+    low, high = piece.low - piece.shift, piece.high - piece.shift
+    return piece.place is None and low <= head.first and high >= head.first + head.lines
+
+
 def _groups(order: RenderOrder) -> Iterator[tuple[int, list[int] | None]]:
     """(part number, indices of it) in order; None for all of them."""
     if len(order.parts) == 1:
         only = order.parts[0]
-        whole = only.piece.place is None and not only.without
-        if whole and order.low <= only.piece.low and order.high >= only.piece.high:
+        if not only.without and order.low <= only.piece.low and order.high >= only.piece.high and _is_frame(only):
             yield 0, None
             return
     ordered = in_order(order.parts, order.low, order.high)
