@@ -21,7 +21,10 @@ TABLE: dict[int, tuple[str, ...]] = {
         *("unpacking", "packing", "codec", "export"),
         *("formats", "index", "ordering", "repeats", "matching", "reply", "limits", "retries", "watchdog"),
     ),
-    2: ("lane", "identity", "blame", "function", "resources", "signals", "source", "disk", "reader", "opening", "salvage", "checkpoint", "resume"),
+    2: (
+        *("lane", "identity", "blame", "function", "resources", "signals", "feed", "source"),
+        *("disk", "reader", "opening", "salvage", "checkpoint", "resume"),
+    ),
     3: ("worker", "tracker", "results", "trial", "plan"),
     4: ("pool", "intake", "output", "guard", "retrier", "recall", "recorder"),
     5: ("loop", "batch"),

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from batchmill import feed as feed_module
 from batchmill import source as source_module
 from batchmill.errors import InputBroken, InputMissing, InvalidUsage
+from batchmill.feed import walk
 from batchmill.formats import FORMATS, count_records, split_records
 from batchmill.model import Chunk, ItemError
-from batchmill.source import ByteSource, ItemSource, Source, walk
+from batchmill.source import ByteSource, ItemSource, Source
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
@@ -78,7 +80,7 @@ def check_numbers(chunks: list[Chunk]) -> None:
 
 @pytest.fixture(params=[1, 2, 3, 16, 1 << 20])
 def read_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(source_module, "BLOCK", request.param)
+    monkeypatch.setattr(feed_module, "BLOCK", request.param)
     return int(request.param)
 
 
@@ -165,7 +167,7 @@ def test_a_record_as_long_as_an_item_may_be_is_one(tmp_path: Path) -> None:
 def test_a_record_of_any_length_takes_no_more_memory_than_an_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_module, "BLOCK", 10)
+    monkeypatch.setattr(feed_module, "BLOCK", 10)
     path = tmp_path / "in.txt"
     path.write_bytes(b"first\n" + b"x" * 5000 + b"\nnext\n")
     source = ByteSource([str(path)], FORMATS["lines"], lambda: None)

@@ -14,6 +14,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from batchmill.errors import CheckpointRefused
 
@@ -93,6 +94,34 @@ def open_regular(path: str, *, write: bool = False) -> int:
         os.close(fd)
         raise CheckpointRefused(f"{path} is not a regular file", "name another file with -c")
     return fd
+
+
+class Place(NamedTuple):
+    """Where output goes: `fd` is open for writing; what it writes to is renamed from `temporary` to `path`, if at all."""
+
+    fd: int
+    temporary: str | None
+    path: str
+
+
+def open_output(path: str) -> Place:
+    """A file to write output to, under a temporary name; raises OSError.
+
+    A device or a FIFO is written to as it is: a rename would put a file in its place (in that of /dev/null, for root).
+    A symbolic link stays, and what it points to is replaced.
+    """
+    mode = os.stat(path).st_mode if os.path.exists(path) else stat.S_IFREG
+    if stat.S_ISDIR(mode) or path.endswith("/"):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if not stat.S_ISREG(mode):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # a FIFO without reader: an error
+        os.set_blocking(fd, True)
+        return Place(fd, None, path)
+    target = os.path.realpath(path)
+    temporary = f"{target}.{os.getpid()}.tmp"
+    return Place(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), temporary, target)
 
 
 def read_at(fd: int, offset: int, size: int) -> bytes:

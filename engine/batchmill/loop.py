@@ -132,7 +132,7 @@ class Loop:
         if self.stopped:
             return self._is_over_early()
         if self._intake.is_limited and not len(self._retrier):
-            self._intake.probe_end()
+            self._guarded(self._intake.probe_end)
             if not self._intake.is_over:
                 self.stopped = "limit"
                 return self._is_over_early()
@@ -209,10 +209,13 @@ class Loop:
         return True
 
     def _next_job(self, most: int | None = None) -> Job | None:
+        return self._guarded(lambda: self._intake.next(starved=not len(self._ledger), most=most))
+
+    def _guarded(self, look: Callable[[], Job | None]) -> Job | None:
+        """Look at the input. If it breaks, what came before is still done and committed; then the error is raised."""
         try:
-            return self._intake.next(starved=not len(self._ledger), most=most)
+            return look()
         except Exception as error:
-            # The input broke: what came before it is still done, and committed; then the error is raised.
             self._intake.end()
             self.error = self.error or error
             return None

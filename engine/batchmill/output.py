@@ -12,6 +12,7 @@ import os
 import select
 from collections.abc import Callable, Collection, Iterator
 
+from batchmill.disk import Place, open_output
 from batchmill.errors import OutputLost
 from batchmill.index import Piece
 from batchmill.ordering import Part, RenderOrder, Stretch, stretches
@@ -54,8 +55,8 @@ class Output:
         self._read = read
         self._gone = gone
         self._streams = target == STDOUT
-        self._temporary = f"{target}.{os.getpid()}.tmp"
-        self._fd = 1 if self._streams else self._create()
+        self._place = Place(1, None, target) if self._streams else self._open()
+        self._fd = self._place.fd
         self._pieces: list[Piece] = []
         self._frontier = Frontier()
         self._written = 0  # position up to which stretches were cut
@@ -68,9 +69,9 @@ class Output:
         self.odd = 0
         self.is_unread = False
 
-    def _create(self) -> int:
+    def _open(self) -> Place:
         try:
-            return os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            return open_output(self.target)
         except OSError as error:
             raise OutputLost(f"cannot write {self.target}: {error.strerror}", "check the path given to -o") from None
 
@@ -153,13 +154,16 @@ class Output:
         if self._streams or self._fd < 0:
             return None
         fd, self._fd = self._fd, -1
-        name = {"whole": self.target, "partial": f"{self.target}.partial"}.get(keep)
+        temporary, path = self._place.temporary, self._place.path
+        name = {"whole": path, "partial": f"{path}.partial"}.get(keep)
         try:
             os.close(fd)
+            if temporary is None:
+                return None if name is None else path
             if name is None:
-                os.unlink(self._temporary)
+                os.unlink(temporary)
             else:
-                os.replace(self._temporary, name)
+                os.replace(temporary, name)
         except OSError as error:
             raise OutputLost(f"cannot write {self.target}: {error.strerror}", "the checkpoint is complete") from None
         return name

@@ -7,6 +7,7 @@ from __future__ import annotations
 import traceback
 import zlib
 from array import array
+from collections.abc import Callable
 from operator import lt
 from typing import Any, NamedTuple
 
@@ -134,11 +135,15 @@ def _span(ids: list[Any]) -> tuple[Any, Any]:
 
 def describe(error: BaseException) -> ItemError:
     """An exception as text of bounded length, whatever its methods do."""
+    message = _told(lambda: str(error), "(its message cannot be read)")
+    return ItemError(_told(lambda: type(error).__name__, "Exception"), message, _trace(error))
+
+
+def _told(read: Callable[[], str], otherwise: str) -> str:
     try:
-        message = str(error)
+        return _bounded(str.__str__(read()), MAX_MESSAGE)  # of a subclass of str, no method is called
     except BaseException:
-        message = "(its message cannot be read)"
-    return ItemError(type(error).__name__, _bounded(message, MAX_MESSAGE), _trace(error))
+        return otherwise
 
 
 def _trace(error: BaseException) -> str:

@@ -10,7 +10,8 @@ from typing import IO, Any
 
 from batchmill.checkpoint import Holder, Reader
 from batchmill.codec import Block, outcomes
-from batchmill.errors import InputMissing, OutputLost
+from batchmill.disk import Place, open_output
+from batchmill.errors import InputMissing, InvalidUsage, OutputLost
 from batchmill.framing import FrameRef, FrameType, Verdict
 from batchmill.index import Piece, Row
 from batchmill.model import Outcome, Report
@@ -160,20 +161,26 @@ def write_results(
 ) -> int:
     """Write the results of checkpoints, one after the other, to a binary file object, or to a path (by renaming).
 
-    Items kept beside their results are written too. Returns the bytes written. Raises OutputLost, and as
-    `open_checkpoint` does.
+    Items kept beside their results are written too. Returns the bytes written. Raises OutputLost,
+    InvalidUsage where it would write over a checkpoint, and as `open_checkpoint` does.
     """
     if not isinstance(out, str):
         return _write(paths, out, format, all, on_message)
-    temporary = f"{out}.{os.getpid()}.tmp"
+    for path in paths:
+        if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
+            raise InvalidUsage(f"the output {out} is the same file as the checkpoint {path}", "name another file")
+    place: Place | None = None
     try:
-        with open(temporary, "wb") as file:
+        place = open_output(out)
+        with open(place.fd, "wb") as file:
             written = _write(paths, file, format, all, on_message)
-        os.replace(temporary, out)
+        if place.temporary is not None:
+            os.replace(place.temporary, place.path)
     except OSError as error:
         raise OutputLost(f"cannot write {out}: {error.strerror}", "check the path given to -o") from None
     finally:
-        _unlink(temporary)
+        if place is not None and place.temporary is not None:
+            _unlink(place.temporary)
     return written
 
 

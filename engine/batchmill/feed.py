@@ -1,0 +1,205 @@
+"""Owns the bytes of INPUTs: opening, unpacking, reading ahead, counting. Never cuts them into records.
+
+Local files are read in the loop's own thread. Whatever can stall (pipes, compressed files) is read by a feeder thread,
+which calls `notify` when the loop should look again (TRAPS.md 13).
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import queue
+import stat
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol
+
+from batchmill.errors import InputMissing, InvalidUsage
+from batchmill.formats import Format
+
+BLOCK = 1 << 20  # bytes read at once
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+Notify = Callable[[], None]
+
+
+class Feed(Protocol):
+    """Bytes of one INPUT: `read` gives the next ones, b"" at the end, None where there are none yet."""
+
+    def read(self) -> bytes | None:
+        """See the class."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class _Direct:
+    """Feed of a local file or of listed paths, read in the caller's thread."""
+
+    def __init__(self, read: Callable[[], bytes], close: Callable[[], None]) -> None:
+        self.read = read
+        self.close = close
+
+
+class _Threaded:
+    """Feed of whatever may stall: a thread reads ahead, a few blocks at most."""
+
+    def __init__(self, read: Callable[[], bytes], close: Callable[[], None], notify: Notify) -> None:
+        self._read, self._close, self._notify = read, close, notify
+        self._blocks: queue.Queue[bytes | Exception] = queue.Queue(4)
+        self._closed = False
+        threading.Thread(target=self._pull, name="batchmill-feeder", daemon=True).start()
+
+    def _pull(self) -> None:
+        block: bytes | Exception = b"-"
+        while block and not isinstance(block, Exception) and not self._closed:
+            try:
+                block = self._read()
+            except Exception as error:
+                block = error
+            self._blocks.put(block)
+            self._notify()
+
+    def read(self) -> bytes | None:
+        try:
+            block = self._blocks.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(block, Exception):
+            raise block
+        return block
+
+    def close(self) -> None:
+        # The thread may be inside a read that never ends; it is a daemon, and its file is closed with the process.
+        self._closed = True
+        while not self._blocks.empty():
+            self._blocks.get_nowait()
+
+
+def check_inputs(names: Sequence[str], directories: bool) -> None:
+    """Raise InputMissing for an INPUT that cannot be read, InvalidUsage for a directory that may not be one."""
+    for name in names:
+        if name == "-":
+            continue
+        try:
+            mode = os.stat(name).st_mode
+            if not stat.S_ISDIR(mode):
+                os.close(os.open(name, os.O_RDONLY | os.O_NONBLOCK))
+        except OSError as error:
+            raise InputMissing(f"{name}: {error.strerror}", "check the path of INPUT") from None
+        if stat.S_ISDIR(mode) and not directories:
+            raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
+
+
+def opener(name: str, notify: Notify) -> Callable[[], Feed]:
+    """What opens the feed of an INPUT (`-`: stdin); it raises InputMissing."""
+    suffix = os.path.splitext(name)[1].lower()
+
+    def open_it() -> Feed:
+        try:
+            if name == "-":
+                return _Threaded(lambda: os.read(0, BLOCK), lambda: None, notify)
+            if suffix in _OPENERS:
+                unpacked = _OPENERS[suffix](name, "rb")
+                return _Threaded(_whole_blocks(unpacked.read1), unpacked.close, notify)
+            raw = io.FileIO(name)
+        except OSError as error:
+            raise InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT") from None
+        if stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+            return _Direct(lambda: raw.read(BLOCK) or b"", raw.close)
+        return _Threaded(lambda: raw.read(BLOCK) or b"", raw.close, notify)
+
+    return open_it
+
+
+def _whole_blocks(read: Callable[[int], bytes]) -> Callable[[], bytes]:
+    """Reading in blocks where `read` gives less at a time; what it gave before an error comes before the error.
+
+    `read(BLOCK)` of a compressed file would do, but for one that was cut short: it drops what it had unpacked.
+    """
+    failed: list[Exception] = []
+
+    def read_block() -> bytes:
+        block = bytearray()
+        try:
+            while not failed and len(block) < BLOCK and (part := read(BLOCK - len(block))):
+                block += part
+        except UNREADABLE as error:
+            failed.append(error)
+        if failed and not block:
+            raise failed[0]
+        return bytes(block)
+
+    return read_block
+
+
+def listing(names: Sequence[str]) -> Feed:
+    """The paths of `--format files`, each closed by NUL."""
+    paths = (os.fsencode(path) + b"\0" for name in names for path in walk(name))
+    return _Direct(lambda: b"".join(islice(paths, 512)), lambda: None)
+
+
+def walk(name: str) -> Iterator[str]:
+    """The files that an INPUT of `--format files` stands for: itself, or those below it, sorted, none hidden."""
+    if not os.path.isdir(name):
+        yield name
+        return
+    with os.scandir(name) as found:
+        entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(entry.path)
+        elif entry.is_file():
+            yield entry.path
+
+
+class Census:
+    """Counts the records of plain local files in a thread: `total`, None until it is known; `size` in bytes."""
+
+    def __init__(self, names: Sequence[str], format: Format) -> None:
+        self.total: int | None = None
+        self.size: int | None = None
+        self._format = format
+        self._stop = False
+        if format.name == "files" or all(_is_plain(name) for name in names):
+            if format.name != "files":
+                self.size = sum(os.path.getsize(name) for name in names)
+            threading.Thread(target=self._count, args=(list(names),), name="batchmill-census", daemon=True).start()
+
+    def stop(self) -> None:
+        """Count no further."""
+        self._stop = True
+
+    def _count(self, names: Sequence[str]) -> None:
+        total = 0
+        try:
+            for name in names:
+                for count in self._of_paths(name) if self._format.name == "files" else self._of_records(name):
+                    total += count
+                    if self._stop:
+                        return
+        except OSError:
+            return  # the loop reads the same file, and says so
+        self.total = total
+
+    def _of_paths(self, name: str) -> Iterator[int]:
+        return (1 for _ in walk(name))
+
+    def _of_records(self, name: str) -> Iterator[int]:
+        separator, last = self._format.separator, b"\n"
+        with open(name, "rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                yield block.count(separator)
+                last = block[-1:]
+        if last not in (separator, b"\n"):
+            yield 1
+
+
+def _is_plain(name: str) -> bool:
+    return name != "-" and os.path.splitext(name)[1].lower() not in _OPENERS and os.path.isfile(name)

@@ -1,0 +1,67 @@
+"""How many failures end a run, and how many still are a success: decisions on counts alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batchmill.limits import FIRST, FailureLimits, exceeds
+from batchmill.settings import Settings
+
+
+def limits(**settings: Any) -> FailureLimits:
+    return FailureLimits(Settings(**settings))
+
+
+def test_auto_stops_only_where_the_first_hundred_all_failed() -> None:
+    auto = limits()
+    assert auto.reason_to_stop(0, FIRST - 1) is None
+    assert auto.reason_to_stop(0, FIRST) == "the first 100 items all failed"
+    assert auto.reason_to_stop(1, 10**6) is None
+
+
+@pytest.mark.parametrize(("ok", "failed"), [(0, 0), (0, FIRST), (5, 10**9)])
+def test_none_never_stops(ok: int, failed: int) -> None:
+    assert limits(max_failures="none").reason_to_stop(ok, failed) is None
+
+
+def test_a_number_stops_when_it_is_reached() -> None:
+    three = limits(max_failures=3)
+    assert three.reason_to_stop(10**6, 2) is None
+    assert three.reason_to_stop(10**6, 3) == "3 items failed (--max-failures 3)"
+    assert three.reason_to_stop(0, 4) == "4 items failed (--max-failures 3)"
+
+
+def test_a_share_stops_when_it_is_exceeded_and_not_before_a_hundred_were_tried() -> None:
+    tenth = limits(max_failures="10%")
+    assert tenth.reason_to_stop(0, FIRST - 1) is None
+    assert tenth.reason_to_stop(90, 10) is None
+    assert tenth.reason_to_stop(89, 11) == "11 of 100 items failed (--max-failures 10%)"
+
+
+def test_nothing_is_allowed_to_fail_unless_it_is_said() -> None:
+    assert limits().is_success(0, 10)
+    assert not limits().is_success(1, 10)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "failed", "total", "fine"),
+    [
+        (3, 3, 10, True),
+        (3, 4, 10, False),
+        ("10%", 1, 10, True),
+        ("10%", 2, 10, False),
+        ("0.5%", 5, 1000, True),
+        ("0.5%", 6, 1000, False),
+        ("10%", 0, 0, True),
+        ("100%", 10, 10, True),
+    ],
+)
+def test_as_many_as_allowed_may_fail(allowed: str | int, failed: int, total: int, fine: bool) -> None:
+    assert limits(allow_failures=allowed).is_success(failed, total) is fine
+
+
+@pytest.mark.parametrize(("part", "more"), [(33, False), (34, True)])
+def test_a_share_is_compared_without_rounding(part: int, more: bool) -> None:
+    assert exceeds(part, 1000, "3.3%") is more
