@@ -43,13 +43,13 @@ def witness(path: str) -> str:
     return path
 
 
-def fail_twice(path: str) -> int:
-    """Fails until the file at `path` has been written to twice."""
+def fail_twice(path: str) -> list[Any]:
+    """Fails until the file at `path` has been written to twice; its name, and how often it was written to."""
     witness(path)
     tries = os.path.getsize(path)
     if tries < 3:
         raise ValueError(f"try {tries}")
-    return tries
+    return [os.path.basename(path), tries]
 
 
 def slow(x: int) -> int:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from threading import RLock
 
+from batchmill.export import escape
 from batchmill.model import Snapshot
 from batchmill_cli import streams
 
@@ -126,8 +127,9 @@ class Screen:
             self.show(message)
 
     def show(self, text: str) -> None:
-        """Show `text` above the progress line, whatever is held."""
-        self.pass_on(text.encode("utf-8", "backslashreplace"))
+        """Show `text` above the progress line, whatever is held; harmless, for it may quote an error or a name."""
+        shown = "\n".join(escape(line, 4000) for line in text.splitlines())
+        self.pass_on(shown.encode("utf-8", "backslashreplace"))
 
     def pass_on(self, data: bytes) -> None:
         """Write whole lines (or a last piece of one) above the progress line, as they are."""

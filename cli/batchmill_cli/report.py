@@ -126,7 +126,8 @@ def _notes(report: Report) -> Iterator[str]:
         (report.blank, "blank lines passed over"),
     )
     yield from (f"{count} {text}" for count, text in counted if count)
-    yield from (escape(warning, 500) for warning in report.warnings)
+    for warning in report.warnings:
+        yield from (escape(line, 500) for line in warning.splitlines())
 
 
 def _section(label: str, lines: Sequence[str]) -> list[str]:

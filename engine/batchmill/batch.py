@@ -296,9 +296,11 @@ class _Session:
         source = self._run.get("source")
         if not source:
             return 0
-        made_by = {run: values.get("source") for run, values in self._history.runs.items()}
-        by_run = self._history.items_by_run
-        return sum(items for run, items in by_run.items() if made_by.get(run) not in (source, None))
+        older = {run for run, values in self._history.runs.items() if values.get("source") not in (source, None)}
+        index = self._history.index
+        rows = (index.row(number) for number in range(len(index)))
+        # Failed items that were tried again are gone too: neither those nor the ones that still fail are results.
+        return sum(row.items - max(row.failed, len(index.gone.get(row.seq, ()))) for row in rows if row.run in older)
 
     def _warn(self, sentence: str) -> None:
         self._warnings.append(sentence)

@@ -6,7 +6,7 @@ import signal
 
 from batchmill.model import ItemError
 
-KILLS = 10  # times an item may be on the board of a lane that somebody else killed, before it is charged
+KILLS = 10  # times an item may be on the board of a lane that somebody else seems to have killed, before it is charged
 DISCONNECTED = "closed its connection (does the item close descriptors that are not its own?)"
 SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork server died
 
@@ -20,12 +20,10 @@ class Blame:
     def is_its_own(self, first: int, code: int | None, memory: str | None) -> bool:
         """Whether the record at position `first` is charged with the death of its lane (exit status `code`).
 
-        Nobody is where the status is unknown or the fork server died. SIGKILL is someone else's, unless memory was
-        short (`memory` says how), or it happens again and again to the same record.
+        An unknown status and a lost fork server (or the item's own `exit(-1)`) are someone else's doing, and so is
+        SIGKILL unless memory was short (`memory` says how); but not if it happens again and again to the same record.
         """
-        if code is None or code == SERVER_LOST:
-            return False
-        if code != -signal.SIGKILL or memory is not None:
+        if code not in (None, SERVER_LOST, -signal.SIGKILL) or (code == -signal.SIGKILL and memory is not None):
             return True
         self._kills[first] = self._kills.get(first, 0) + 1
         return self._kills[first] > KILLS

@@ -97,7 +97,7 @@ def open_regular(path: str, *, write: bool = False) -> int:
 
 
 class Place(NamedTuple):
-    """Where output goes: `fd` is open for writing; what it writes to is renamed from `temporary` to `path`, if at all."""
+    """Where output goes: `fd` is open for writing to `temporary`, to be renamed to `path`; None: to `path` itself."""
 
     fd: int
     temporary: str | None

@@ -20,7 +20,7 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -296,6 +296,20 @@ def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resol
     _refuse_unfit(function, spec.display)
     found = None if init is None else _resolve_init(init, spec, module)
     return Resolved(function, found, _digest(spec.path or _source_of(module)))
+
+
+def check_arguments(spec: FunctionSpec, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise InvalidUsage where the function is known not to take an item and these keywords."""
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # many built-in functions do not tell
+        return
+    try:
+        signature.bind(None, **kwargs)
+    except TypeError as error:
+        named = ", ".join(list(signature.parameters)[1:]) or "none"
+        remedy = f"it is called with one item; what --set can name: {named}"
+        raise InvalidUsage(f"{spec.display} cannot be called so: {error}", remedy) from None
 
 
 def failure(doing: str, error: BaseException) -> FunctionFailed:

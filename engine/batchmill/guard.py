@@ -13,6 +13,7 @@ from batchmill.pool import Lane, Pool
 from batchmill.resources import available_memory, is_stopped, oom_kills, rss_of
 from batchmill.settings import Settings
 from batchmill.watchdog import Action, Watchdog
+from batchmill.worker import ALARM
 
 FAR_ABOVE = 1.5  # times --worker-memory at which a lane is not waited for any more
 LOOK, CALM_LOOK = 0.2, 1.0  # seconds between looks at memory, with --worker-memory and without
@@ -22,7 +23,7 @@ _PATIENCE = (0.5, 5.0)  # least and greatest wait between asking an item to rais
 
 
 class Guard:
-    """Watches the lanes of a pool. `verdicts` has, by lane, the error of an item that its lane was killed for."""
+    """Watches the lanes of a pool, and knows for which item it killed one."""
 
     def __init__(self, pool: Pool, settings: Settings, tick: float, on_message: Callable[[str], None]) -> None:
         self._pool = pool
@@ -37,7 +38,8 @@ class Guard:
         self._free: int | None = None
         self._oom_kills = oom_kills()
         self._told: set[int] = set()
-        self.verdicts: dict[Lane, ItemError] = {}
+        self._asked: dict[Lane, tuple[int, ItemError]] = {}
+        self._condemned: dict[Lane, tuple[int, ItemError]] = {}
 
     @property
     def tick(self) -> float | None:
@@ -59,16 +61,32 @@ class Guard:
         numbers = {slot: self._pool.number(lane) for slot, lane in self._pool.lanes.items()}
         for overdue in watchdog.look(now, ((slot, number) for slot, number in numbers.items() if number)):
             lane = self._pool.lanes[overdue.slot]
+            sentence = f"killed after {overdue.seconds:.3g} s (--timeout {self._settings.timeout:g}, pid {lane.pid})"
+            error = ItemError("Timeout", sentence)
             if overdue.action is Action.RAISE:
+                self._asked[lane] = (overdue.number, error)
                 self._pool.ask_to_raise(lane, overdue.number)
             else:
-                sentence = f"killed after {overdue.seconds:.3g} s (--timeout {self._settings.timeout:g})"
-                self.condemn(lane, ItemError("Timeout", sentence))
+                self._condemn(lane, overdue.number, error)
 
-    def condemn(self, lane: Lane, error: ItemError) -> None:
-        """Kill a lane, and let the item that it is running fail with `error`."""
-        self.verdicts[lane] = error
+    def _condemn(self, lane: Lane, number: int, error: ItemError) -> None:
+        """Kill a lane, and let the item with that number on the board fail with `error`."""
+        self._condemned[lane] = (number, error)
         self._pool.give_up(lane)
+
+    def verdict(self, lane: Lane, code: int | None) -> ItemError | None:
+        """The error of the item that a dead lane (exit status `code`) was killed for; None where it was not.
+
+        Nor where the lane had gone on to another item before the kill reached it: that one is innocent. An item that
+        puts back the default action of our signal dies of being asked to raise.
+        """
+        found = self._condemned.get(lane) or (self._asked.get(lane) if code == -ALARM else None)
+        return found[1] if found is not None and found[0] == self._pool.number(lane) else None
+
+    def forget(self, lane: Lane) -> None:
+        """A dead lane has been dealt with."""
+        self._asked.pop(lane, None)
+        self._condemned.pop(lane, None)
 
     def _look_at_memory(self) -> None:
         most = self._settings.worker_memory
@@ -78,9 +96,11 @@ class Guard:
             rss = lane.rss = rss_of(lane.pid)
             if most is None:
                 continue
-            if rss > FAR_ABOVE * most and self._pool.running(lane):
-                sentence = f"killed: its worker held {format_size(rss)} (--worker-memory {format_size(most)})"
-                self.condemn(lane, ItemError("OutOfMemory", sentence))
+            number = self._pool.number(lane)
+            if rss > FAR_ABOVE * most and number:
+                held = f"its worker (pid {lane.pid}) held {format_size(rss)}"
+                error = ItemError("OutOfMemory", f"killed: {held} (--worker-memory {format_size(most)})")
+                self._condemn(lane, number, error)
             elif rss > most:
                 self._pool.retire(lane)
 

@@ -47,7 +47,7 @@ class Identifier:
         if isinstance(chunk.data, tuple):
             return chunk.data
         if chunk.records == 1 and chunk.verdict is not None:  # it may be too long, and cut anywhere
-            return [chunk.data]
+            return [chunk.data.removesuffix(self.separator)]
         return formats.split_records(chunk.data, self.separator)
 
     def is_blank(self, record: Any) -> bool:

@@ -66,6 +66,10 @@ def _take_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
+def _no_breakpoint(*args: Any, **keywords: Any) -> None:
+    raise RuntimeError("breakpoint() works in `batchmill try`, not in a worker")
+
+
 def redirect(output: str, inherited: Any) -> None:
     """Close stdin, and send stdout and stderr where the run wants them.
 
@@ -85,6 +89,7 @@ def redirect(output: str, inherited: Any) -> None:
     os.dup2(target, 2)
     for extra in {null, target} - {0, 1, 2}:
         os.close(extra)
+    sys.breakpointhook = _no_breakpoint
     # The fork server's own streams may be anything; a lane's are line-buffered text, and never raise for a character.
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the life of the process, as the next
     for name, descriptor in (("stdout", 1), ("stderr", 2)):

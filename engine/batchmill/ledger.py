@@ -178,7 +178,7 @@ class Ledger:
         count = self._strikes[first] = self._strikes.get(first, 0) + 1
         before, rest = self.divide(chunk, offset) if offset else (None, chunk)
         alone, after = self.divide(rest, 1) if rest.records > 1 else (rest, None)
-        for piece in (after, alone, before):
+        for piece in (after, alone._replace(crashes=alone.crashes + 1), before):
             if piece is not None:
                 self._ready.appendleft(piece)
         return Strike(first, count)
@@ -192,6 +192,7 @@ class Ledger:
         for index, chunk in enumerate(self._ready):
             if chunk.first == first and chunk.records == 1:
                 self._ready[index] = chunk._replace(verdict=verdict)
+                self._strikes.pop(first, None)  # tried again (--retries), it begins anew
                 return
         raise IllegalMove(f"no record waits at position {first}")
 

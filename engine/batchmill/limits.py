@@ -14,12 +14,13 @@ class FailureLimits:
         self._most = settings.max_failures
         self._allowed = settings.allow_failures
 
-    def reason_to_stop(self, ok: int, failed: int) -> str | None:
-        """Why the run must stop after so many outcomes of its own, or None."""
+    def reason_to_stop(self, ok: int, failed: int, again: int = 0) -> str | None:
+        """Why the run must stop after so many outcomes of its own, or None; `again` of them had failed before it."""
         if self._most == "none":
             return None
         if self._most == "auto":
-            return f"the first {failed} items all failed" if failed >= FIRST and not ok else None
+            # What failed before says nothing of the function: a hundred such must not bar the way to new items.
+            return f"the first {failed} items all failed" if failed - again >= FIRST and not ok else None
         if isinstance(self._most, str):
             return self._share(ok + failed, failed)
         return f"{failed} items failed (--max-failures {self._most})" if failed >= self._most else None

@@ -333,7 +333,7 @@ class Loop:
         for number in [number for number, (at, _) in self._renders.items() if at is lane]:
             self._rerender.append((number, self._renders.pop(number)[1]))
         self._recaller.forget(lane=lane)
-        self._guard.verdicts.pop(lane, None)
+        self._guard.forget(lane)
         if not self.stopped and lane.slot < self._pool.size:
             self._start_lane(lane.slot)
 
@@ -348,7 +348,8 @@ class Loop:
     def _flight_lost(self, lane: Lane, flight: Flight, offset: int | None, current: bool) -> None:
         """A flight comes back from a dead lane; if it was the `current` one, record `offset` of it may be to blame."""
         self._intake.refund(flight.chunk.to_run)
-        code, sentence = lane.executor.exitcode, self._guard.verdicts.get(lane)
+        code = lane.executor.exitcode
+        sentence = self._guard.verdict(lane, code) if current else None
         first = flight.chunk.first + (offset or 0)
         memory = self._guard.memory_trouble(lane) if current and sentence is None else None
         blame = current and not self.stopped
@@ -361,7 +362,9 @@ class Loop:
         if sentence is not None:
             self._ledger.condemn(strike.first, sentence)
         elif self._ledger.condemned(strike):
-            how = DISCONNECTED if lane.disconnected else describe_exit(code)
+            # Status 1 between items: the executor's own code could not send the reply.
+            cut_off = lane.disconnected or (offset is None and code == 1)
+            how = DISCONNECTED if cut_off else describe_exit(code)
             self._ledger.condemn(strike.first, verdict(how, lane.pid, strike.count, memory))
 
     # Ticks and ends

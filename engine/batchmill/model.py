@@ -35,8 +35,8 @@ class Chunk(NamedTuple):
     ordinal `input`. `data` is a block of `records` records, or for Python items a tuple of their pickles (an
     ItemError for one that could not be pickled), with `ids` where the caller gave them. `skip` has a non-zero byte
     for each record that is not to be run. `earlier` tells, by offset in the chunk, which committed outcome a record
-    replaces. `losses` counts the lanes that died over this chunk without naming an item; `verdict` is the error of a
-    condemned record: it is not run, but failed with it.
+    replaces. `losses` counts the lanes that died over this chunk without naming an item; `crashes` those that a single
+    record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it.
     """
 
     first: int
@@ -48,6 +48,7 @@ class Chunk(NamedTuple):
     earlier: Mapping[int, Earlier] | None = None
     ids: tuple[Any, ...] | None = None
     losses: int = 0
+    crashes: int = 0
     verdict: ItemError | None = None
 
     @property

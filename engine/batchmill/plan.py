@@ -12,9 +12,10 @@ from batchmill import formats
 from batchmill.codec import pack_value
 from batchmill.errors import InvalidUsage
 from batchmill.formats import FORMATS, Format, IdRule
+from batchmill.framing import FILE_MAGIC
 from batchmill.function import FunctionSpec, of_callable, parse
 from batchmill.resume import default_name
-from batchmill.settings import Settings
+from batchmill.settings import WORKER_OUTPUTS, Settings
 from batchmill.source import ByteSource, ItemSource, Source
 from batchmill.version import __version__
 
@@ -132,25 +133,36 @@ def _checkpoint_path(checkpoint: str | None, inputs: Sequence[str], spec: Functi
 def _check_names(plan: Plan) -> None:
     """Refuse INPUT, output and checkpoint being one file; an unnamed function needs a name for its checkpoint."""
     output = plan.output if plan.output != STDOUT else None
-    seen = {_inode(name): name for name in plan.inputs if name != "-"}
-    seen.pop(None, None)
-    for what, path in (("the checkpoint", plan.checkpoint), ("the output", output)):
-        inode = None if path is None else _inode(path)
-        if inode is None or path is None:
+    prints = plan.settings.worker_output if plan.settings.worker_output not in WORKER_OUTPUTS else None
+    seen = {_file(name): name for name in plan.inputs if name != "-"}
+    for what, path in (("the checkpoint", plan.checkpoint), ("the output", output), ("--worker-output", prints)):
+        if path is None:
             continue
-        if inode in seen:
-            raise InvalidUsage(f"{what} {path} is the same file as {seen[inode]}", "name another file")
-        seen[inode] = path
+        file = _file(path)
+        if file in seen:
+            raise InvalidUsage(f"{what} {path} is the same file as {seen[file]}", "name another file")
+        seen[file] = path
+    if prints is not None and _is_checkpoint(prints):
+        raise InvalidUsage(f"--worker-output {prints} is a checkpoint", "name another file")
     if plan.checkpoint and not plan.spec.named:
         raise InvalidUsage("a lambda or an object has no name that a checkpoint could belong to", "give name=...")
 
 
-def _inode(path: str) -> tuple[int, int] | None:
+def _file(path: str) -> tuple[int, int] | str:
+    """What tells one file from another: its inode, or, while there is none, its real path."""
     try:
         status = os.stat(path)
     except OSError:
-        return None
+        return os.path.realpath(path)
     return status.st_dev, status.st_ino
+
+
+def _is_checkpoint(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(FILE_MAGIC)) == FILE_MAGIC
+    except OSError:
+        return False
 
 
 def _kept(value: Any) -> Any:

@@ -41,6 +41,7 @@ class Recorder:
         self._new = Index()  # the frames of this run
         self._spans = Spans()
         self._kept: dict[int, Block] = {}
+        self._failed_before = 0  # outcomes of this run whose items had failed in an earlier one
         self.why_stopped = ""
 
     def join(self, matcher: Matcher | None, tracker: Tracker, output: Output | None, retrier: Retrier) -> None:
@@ -72,6 +73,7 @@ class Recorder:
             failure = self.block(earlier.seq).failures[earlier.place]
             self._tracker.forget(failure.type, chunk.line + offset)
         self._tracker.add(tally)
+        self._failed_before += sum(1 for earlier in replaced.values() if earlier.attempts) - len(again)
         for earlier in replaced.values():
             self._old.gone.setdefault(earlier.seq, set()).add(earlier.place)
         if tally.items and not again:
@@ -91,7 +93,7 @@ class Recorder:
         output.settle(settled, chunk.first + tally.lines)
 
     def _reason_to_stop(self, block: Block | None) -> str | None:
-        reason = self._limits.reason_to_stop(self._tracker.ok, self._tracker.failed)
+        reason = self._limits.reason_to_stop(self._tracker.ok, self._tracker.failed, self._failed_before)
         if reason is None or self.why_stopped:
             return None
         self.why_stopped = reason

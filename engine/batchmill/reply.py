@@ -98,7 +98,7 @@ class Reply:
             self.seconds,
             self.contents,
             None if items == head.lines else self.offsets,
-            [(place, attempts + 1) for place, _, _, attempts in replaced if attempts],
+            self._attempts(chunk, replaced),
             replaced,
             self.raws or None,
         )
@@ -115,6 +115,14 @@ class Reply:
         if not earlier:
             return []
         return [(place, *earlier[offset]) for place, offset in enumerate(self.offsets) if offset in earlier]
+
+    def _attempts(self, chunk: Chunk, replaced: list[tuple[int, int, int, int]]) -> list[tuple[int, int]]:
+        """(index here, attempts) of the outcomes that took more than one, crashes among them."""
+        if not chunk.crashes:
+            return [(place, attempts + 1) for place, _, _, attempts in replaced if attempts]
+        before = replaced[0][3] if replaced else 0
+        attempts = before + chunk.crashes + (chunk.verdict is None)  # a condemned record was not run once more
+        return [(0, attempts)] if self.ids and attempts > 1 else []
 
     def _groups(self, line: int) -> tuple[Group, ...]:
         groups: dict[str, list[Any]] = {}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from types import TracebackType
 from typing import IO, Any
 
@@ -13,11 +16,14 @@ from batchmill.codec import Block, outcomes
 from batchmill.disk import Place, open_output
 from batchmill.errors import InputMissing, InvalidUsage, OutputLost
 from batchmill.framing import FrameRef, FrameType, Verdict
-from batchmill.index import Piece, Row
+from batchmill.index import Piece
 from batchmill.model import Outcome, Report
-from batchmill.ordering import Part, RenderOrder, Stretch, in_order, render_order, stretches
+from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretches
 from batchmill.resume import History
 from batchmill.tracker import report_of
+
+_SEQ_BITS = 40  # a checkpoint's number stands above its frames' seqs
+_SEQ_MASK = (1 << _SEQ_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,12 @@ class Results:
 
     def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
         for stretch in stretches(pieces):
-            parts = self._parts(stretch)
-            blocks = [Block(part.payload) for part in parts]
-            for _, _, number, place in in_order(parts, stretch.low, stretch.high):
-                if is_wanted(blocks[number], place):
-                    ((_, outcome),) = outcomes(blocks[number], [place])
+            parts = [self.part(piece) for piece in stretch.pieces]
+            ordered = in_order(parts, stretch.low, stretch.high)
+            for number, group in groupby(ordered, key=itemgetter(2)):
+                block = Block(parts[number].payload)
+                places = [place for _, _, _, place in group if is_wanted(block, place)]
+                for _, outcome in outcomes(block, places):
                     yield outcome
 
     def status(self) -> Status:
@@ -110,29 +117,36 @@ class Results:
             verdict=self._reader.verdict,
         )
 
-    def rendered(self, format: str, all: bool) -> Iterator[tuple[bytes, int]]:
-        """The output in pieces: bytes, and how many numbers in them JSON could not say."""
-        for stretch in stretches(self._history.index.pieces()):
-            order = RenderOrder(stretch.low, stretch.high, tuple(self._parts(stretch)), format, all, True)
-            yield render_order(order)
+    @property
+    def input(self) -> Any:
+        """The INPUTs that the checkpoint belongs to, as META has them."""
+        return self._reader.meta.get("input")
 
-    def _parts(self, stretch: Stretch) -> list[Part]:
+    def pieces(self) -> list[Piece]:
+        """All outcomes as pieces, for `ordering.stretches`."""
+        return self._history.index.pieces()
+
+    def part(self, piece: Piece) -> Part:
+        """A piece with its frame's payload, and the indices that do not count there."""
         index = self._history.index
-        parts = []
-        for piece in stretch.pieces:
-            gone: Any = index.gone.get(piece.seq, ())
-            moved = index.moved(piece.seq) if piece.place is None else ()
-            without = {*gone, *moved} if gone and moved else gone or moved
-            parts.append(Part(piece, self._payload(piece.seq), without))
-        return parts
-
-    def _payload(self, seq: int) -> bytes:
-        row = self._history.index.row(self._history.index.number(seq))
-        return self._reader.payload(_ref_of(row))
+        gone: Any = index.gone.get(piece.seq, ())
+        moved = index.moved(piece.seq) if piece.place is None else ()
+        without = {*gone, *moved} if gone and moved else gone or moved
+        row = index.row(index.number(piece.seq))
+        payload = self._reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES))
+        return Part(piece, payload, without)
 
 
-def _ref_of(row: Row) -> FrameRef:
-    return FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES)
+def _rendered(many: Sequence[Results], format: str, all: bool) -> Iterator[tuple[bytes, int]]:
+    """The output of checkpoints of one input (shards), in its order: bytes, and how many numbers JSON could not say."""
+    tagged = (
+        piece._replace(seq=piece.seq | number << _SEQ_BITS)
+        for number, results in enumerate(many)
+        for piece in results.pieces()
+    )
+    for stretch in stretches(tagged):
+        parts = (many[p.seq >> _SEQ_BITS].part(p._replace(seq=p.seq & _SEQ_MASK)) for p in stretch.pieces)
+        yield render_order(RenderOrder(stretch.low, stretch.high, tuple(parts), format, all, True))
 
 
 def _open(path: str) -> Reader:
@@ -159,10 +173,11 @@ def write_results(
     all: bool = False,
     on_message: Callable[[str], None] | None = None,
 ) -> int:
-    """Write the results of checkpoints, one after the other, to a binary file object, or to a path (by renaming).
+    """Write the results of checkpoints to a binary file object, or to a path (by renaming).
 
-    Items kept beside their results are written too. Returns the bytes written. Raises OutputLost,
-    InvalidUsage where it would write over a checkpoint, and as `open_checkpoint` does.
+    Checkpoints of one input (shards) are merged in its order; others come one after the other. Items kept beside their
+    results are written too. Returns the bytes written. Raises OutputLost, InvalidUsage where it would write over a
+    checkpoint, and as `open_checkpoint` does.
     """
     if not isinstance(out, str):
         return _write(paths, out, format, all, on_message)
@@ -188,15 +203,22 @@ def _write(
     paths: Iterable[str], out: IO[bytes], format: str, all: bool, on_message: Callable[[str], None] | None
 ) -> int:
     written = odd = 0
-    for path in paths:
-        with open_checkpoint(path) as results:
-            for data, count in results.rendered(format, all):
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_checkpoint(path)) for path in paths]
+        of_one_input = all_equal(results.input for results in opened)
+        for many in [opened] if of_one_input else [[results] for results in opened]:
+            for data, count in _rendered(many, format, all):
                 out.write(data)
                 written += len(data)
                 odd += count
     if odd and on_message is not None:
         on_message(f"{odd} numbers that JSON cannot say (NaN, infinity) were written as null")
     return written
+
+
+def all_equal(values: Iterable[Any]) -> bool:
+    """Whether there is at most one value among `values`."""
+    return len({repr(value) for value in values}) <= 1
 
 
 def _unlink(path: str) -> None:

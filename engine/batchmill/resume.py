@@ -34,7 +34,6 @@ class History:
     runs: dict[int, dict[str, Any]] = field(default_factory=dict)
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)
     sample: dict[str, Any] | None = None
-    items_by_run: dict[int, int] = field(default_factory=dict)
     _small: list[FrameRef] = field(default_factory=list)
 
     def note(self, ref: FrameRef, peek: bytes) -> None:
@@ -42,7 +41,6 @@ class History:
         if ref.type == FrameType.OUTCOMES:
             head = read_head(peek)
             self.index.add(ref.seq, ref.offset, ref.length, head)
-            self.items_by_run[head.run] = self.items_by_run.get(head.run, 0) + head.items
             if head.flags & 1:
                 self._small.append(ref)
         elif ref.type != FrameType.META:

@@ -68,4 +68,4 @@ def _alone(chunk: Chunk, offset: int, separator: bytes) -> Chunk:
     """One record of a chunk as a chunk of its own."""
     rest = formats.divide(chunk, offset, separator)[1] if offset else chunk
     alone = formats.divide(rest, 1, separator)[0] if rest.records > 1 else rest
-    return alone._replace(skip=None, verdict=None)
+    return alone._replace(skip=None, crashes=0, verdict=None)

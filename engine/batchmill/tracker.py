@@ -47,7 +47,7 @@ class Tracker:
         self._monitor = Monitor(os.getpid())
         self._usage: Usage | None = None
         self._next_usage = self._begun
-        self._next_sample = self._begun + SAMPLE_SECONDS
+        self._next_sample = self._begun + USAGE_SECONDS  # the first one soon, for `status`
         self._next_progress = self._begun + interval
         self._first_outcome: float | None = None
         self._workers = 0

@@ -18,13 +18,13 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from batchmill import formats
 from batchmill.codec import Head, id_key, pack_result
-from batchmill.errors import BatchmillError
+from batchmill.errors import BatchmillError, OutputLost
 from batchmill.formats import IdRule
-from batchmill.function import FunctionSpec, Resolved, failure, resolve
+from batchmill.function import FunctionSpec, Resolved, check_arguments, failure, resolve
 from batchmill.identity import Identified, Identifier
 from batchmill.lane import become_lane, redirect
 from batchmill.matching import Scan
@@ -88,6 +88,7 @@ class _Lane:
     error: BatchmillError | None = None
     started: bool = False
     calling: bool = False
+    forked: bool = False
 
 
 _lane = _Lane()
@@ -111,21 +112,23 @@ def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, outp
     setup: LaneSetup = pickle.loads(packed_setup)
     for descriptor in setup.close:
         os.close(descriptor)
-    redirect(setup.output, output)
     os.environ.clear()
     os.environ.update(setup.environ)
     faulthandler.disable()  # a crash is reported by the parent, in one line
     signal.signal(ALARM, _on_alarm)
     _lane.started = True
+    os.register_at_fork(after_in_child=_note_fork)
     _lane.board = memoryview(board).cast("B").cast("q")
     _lane.slot = slot
     _lane.setup = setup
     _lane.identifier = Identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
     try:
         os.chdir(setup.directory)
+        _redirect(setup.output, output)
         if setup.spec is not None:
             _lane.resolved = resolve(setup.spec, setup.init)
             _lane.kwargs = pickle.loads(packed_kwargs)
+            check_arguments(setup.spec, _lane.resolved.function, _lane.kwargs)
             _initialize(_lane.resolved.init)
     except BatchmillError as error:
         _lane.error = error
@@ -133,11 +136,30 @@ def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, outp
         _lane.error = failure("starting a worker", error)
 
 
+def _redirect(name: str, inherited: Any) -> None:
+    try:
+        redirect(name, inherited)
+    except OSError as error:
+        raise OutputLost(f"cannot write {name}: {error.strerror}", "check the path given to --worker-output") from None
+
+
 def _on_alarm(signum: int, frame: object) -> None:
     """The parent says that a record takes too long: raise in it, if it is still the one that runs."""
     board, slot = _lane.board, COLUMNS * _lane.slot
     if _lane.calling and board[slot] and board[slot] == board[slot + 2]:
         raise Timeout(f"timed out after {_lane.setup.timeout:g} s")
+
+
+def _note_fork() -> None:
+    _lane.forked = True
+
+
+def _leave_fork(status: object) -> NoReturn:
+    """End a process that the function forked and let return: it must not answer in the lane's place, or take its work.
+
+    As in any Python program, SystemExit says with which status.
+    """
+    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
 
 
 def _initialize(init: Callable[[], Any] | None) -> None:
@@ -241,11 +263,16 @@ def _call(item: Any) -> bytes | ItemError:
     try:
         try:
             _lane.calling = True
-            packed = pack_result(_lane.resolved.function(item, **_lane.kwargs))
+            result = _lane.resolved.function(item, **_lane.kwargs)
+            if _lane.forked:
+                _leave_fork(None)
+            packed = pack_result(result)
             _lane.calling = False
             return packed
         except BaseException as error:
             _lane.calling = False
+            if _lane.forked:
+                _leave_fork(error.code if isinstance(error, SystemExit) else 1)
             return describe(error)
     except Timeout as error:  # the alarm came while another error was being described
         _lane.calling = False

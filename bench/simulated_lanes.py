@@ -1,0 +1,307 @@
+"""Owns lanes that only pretend to work: a clock that is a number, a queue that moves it, a pool with the face of
+batchmill.pool.Pool. Never decides what runs where: that is the engine's, which is the real one.
+
+A lane does what worker.run_chunk does, in no time: publish a record, look at the limit, run it, stop after one that
+ends past the order's seconds. What the parent spends moves its clock, and nobody else's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import queue
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any, NamedTuple, cast
+
+from batchmill.model import Chunk
+from batchmill.pool import Event, Executor, Lane
+from batchmill.reply import Tally
+from batchmill.worker import NO_LIMIT, RECORD_BITS, Order, Ready
+
+
+class Overhead(NamedTuple):
+    """What the engine costs beside the items, in seconds.
+
+    `chunk` and `item` are the parent's CPU time per chunk and per item, `tick` that of a look without events;
+    `lane_chunk` and `lane_item` are a lane's own; `hop` is how long a message is under way.
+    """
+
+    chunk: float = 0.0004
+    item: float = 2e-7
+    tick: float = 0.00005
+    lane_chunk: float = 0.0002
+    lane_item: float = 2e-6
+    hop: float = 0.0002
+
+
+class Answer(NamedTuple):
+    """A future that is done."""
+
+    value: Any
+
+    def result(self) -> Any:
+        """What the call returned."""
+        return self.value
+
+    def exception(self) -> None:
+        """Simulated lanes do not break."""
+
+
+class SimulatedLane(Lane):
+    """A lane, and what its process would know: the orders that reached it, and how far it is with the first."""
+
+    def __init__(self, slot: int, started: float) -> None:
+        super().__init__(slot, cast(Executor, None))
+        self.started = started
+        self.pid = slot + 1
+        self.limit = NO_LIMIT
+        self.waiting: deque[tuple[Any, Order]] = deque()
+        self.tag: Any = None  # of the order that runs
+        self.order: Order | None = None
+        self.begun = 0.0
+        self.stop = 0  # records of it that will be run
+        self.ends = 0.0
+        self.moves = 0  # tells an end that was moved from the real one
+
+
+class World:
+    """Simulated time, and everything that happens in it but for the parent's own steps.
+
+    `costs` are the seconds of each item, in input order.
+    """
+
+    def __init__(self, costs: list[float], overhead: Overhead) -> None:
+        self.now = 0.0
+        self.overhead = overhead
+        self.sums = list(accumulate((cost + overhead.lane_item for cost in costs), initial=0.0))
+        self.inbox: deque[Event] = deque()
+        self.chunks = 0
+        self.parent = 0.0  # seconds the parent was busy
+        self.last_end = 0.0  # when the last record was run
+        self._future: list[tuple[float, int, SimulatedLane, int, Event | None]] = []
+        self._number = 0
+
+    def clock(self) -> float:
+        """Monotonic seconds, as the engine asks for them."""
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        """The parent is busy for so long."""
+        self.now += seconds
+        self.parent += seconds
+
+    def plan(self, at: float, lane: SimulatedLane, event: Event | None = None) -> None:
+        """Something happens at a lane, or (`event`) reaches the parent, at that time."""
+        self._number += 1
+        heapq.heappush(self._future, (at, self._number, lane, lane.moves, event))
+
+    def settle(self, until: float | None = None) -> None:
+        """Let happen what is due by now."""
+        limit = self.now if until is None else until
+        while self._future and self._future[0][0] <= limit:
+            self._happen()
+
+    def _happen(self) -> float:
+        at, _, lane, moves, event = heapq.heappop(self._future)
+        if event is not None:
+            self.inbox.append(event)
+        elif moves == lane.moves:
+            self._lane_moves(lane, at)
+        return at
+
+    def wait(self, seconds: float) -> bool:
+        """Move on to the next message for the parent, at most so far; whether there is one."""
+        until = self.now + seconds
+        self.settle()
+        while not self.inbox:
+            if not self._future or self._future[0][0] > until:
+                self.now = until
+                return False
+            self.now = max(self.now, self._happen())
+        return True
+
+    # A lane
+
+    def _lane_moves(self, lane: SimulatedLane, at: float) -> None:
+        if lane.order is not None:
+            if at < lane.ends:
+                return  # an order that arrived behind the one that runs
+            self._answer(lane, at)
+            at += self.overhead.lane_chunk
+        if lane.waiting:
+            self._begin(lane, at)
+
+    def _begin(self, lane: SimulatedLane, at: float) -> None:
+        lane.tag, order = lane.waiting.popleft()
+        lane.order, lane.begun = order, at
+        lane.stop = min(self._in_time(order), max(0, self._allowed(lane, order)))
+        self._end_at(lane, lane.stop)
+
+    def _in_time(self, order: Order) -> int:
+        """Records run before the order's seconds are over, the one that ends past them included."""
+        first, records = order.chunk.first, order.chunk.records
+        if not order.seconds:
+            return records
+        return bisect_right(self.sums, self.sums[first] + order.seconds, first + 1, first + records) - first
+
+    @staticmethod
+    def _allowed(lane: SimulatedLane, order: Order) -> int:
+        return lane.limit - ((order.serial << RECORD_BITS) + 1)
+
+    def _end_at(self, lane: SimulatedLane, stop: int) -> None:
+        assert lane.order is not None
+        first = lane.order.chunk.first
+        lane.stop, lane.ends = stop, lane.begun + self.sums[first + stop] - self.sums[first]
+        lane.moves += 1
+        self.plan(lane.ends, lane)
+
+    def _answer(self, lane: SimulatedLane, at: float) -> None:
+        order, done = lane.order, lane.stop
+        assert order is not None
+        self.chunks += 1
+        self.last_end = max(self.last_end, at) if done else self.last_end
+        tally = Tally(order.serial, done, done, done, 0, 0, 0, at - lane.begun, None, None, ())
+        event = Event(lane, lane.tag, cast(Any, Answer((b"", tally))))
+        self.plan(at + self.overhead.lane_chunk + self.overhead.hop, lane, event)
+        lane.order = None
+
+    def offset(self, lane: SimulatedLane) -> int | None:
+        """The offset in its chunk of the record that a lane is running, None between chunks."""
+        order = lane.order
+        if order is None or not lane.stop or self.now >= lane.ends:
+            return None
+        first = order.chunk.first
+        reached = bisect_right(self.sums, self.sums[first] + self.now - lane.begun, first, first + lane.stop)
+        return max(0, reached - 1 - first)
+
+    def lower(self, lane: SimulatedLane, number: int) -> None:
+        """Lower a lane's limit: what it has published by now it still runs."""
+        lane.limit = min(lane.limit, number)
+        offset = self.offset(lane)
+        if lane.order is not None and offset is not None:
+            stop = min(lane.stop, max(self._allowed(lane, lane.order), offset + 1))
+            if stop < lane.stop:
+                self._end_at(lane, stop)
+
+
+class SimulatedQueue:
+    """The loop's queue: waiting on it is what lets time pass."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def get(self, timeout: float) -> Event:
+        """As SimpleQueue.get."""
+        if not self._world.wait(timeout):
+            self._world.spend(self._world.overhead.tick)
+            raise queue.Empty
+        return self._world.inbox.popleft()
+
+    def get_nowait(self) -> Event:
+        """As SimpleQueue.get_nowait."""
+        self._world.settle()
+        if not self._world.inbox:
+            raise queue.Empty
+        return self._world.inbox.popleft()
+
+
+class SimulatedPool:
+    """What the loop and the recaller ask of batchmill.pool.Pool, answered by a World."""
+
+    def __init__(self, world: World, size: int) -> None:
+        self._world = world
+        self.size = size
+        self.lanes: dict[int, Lane] = {}
+        self.dying = 0
+        self.pids: list[int] = []
+
+    def start(self, slot: int) -> Lane:
+        """A lane that is up at once: starting up is no part of what is compared."""
+        lane = SimulatedLane(slot, self._world.now)
+        lane.outstanding.append(("hello", 0))
+        self.lanes[slot] = lane
+        self._world.inbox.append(Event(lane, ("hello", 0), cast(Any, Answer(Ready(lane.pid, "", None)))))
+        return lane
+
+    def submit(self, lane: SimulatedLane, tag: Any, function: object, order: Order) -> bool:
+        """See Pool.submit. Costs the parent half of a chunk, and its items."""
+        world = self._world
+        world.spend(world.overhead.chunk / 2 + world.overhead.item * order.chunk.records)
+        world.settle()
+        if lane.lowered and not lane.outstanding:
+            lane.limit, lane.lowered = NO_LIMIT, False
+        if not lane.outstanding:
+            lane.busy_since = world.now
+        lane.outstanding.append(tag)
+        lane.waiting.append((tag, order))
+        lane.moves += lane.order is None and len(lane.waiting) == 1
+        if lane.order is None and len(lane.waiting) == 1:
+            world.plan(world.now + world.overhead.hop, lane)
+        return True
+
+    def answered(self, lane: Lane, tag: Any) -> None:
+        """See Pool.answered. Costs the parent the other half of a chunk."""
+        lane.outstanding.remove(tag)
+        self._world.spend(self._world.overhead.chunk / 2 if tag[0] == "run" else 0.0)
+        lane.busy_since = self._world.now
+
+    def number(self, lane: SimulatedLane) -> int:
+        """See Pool.number."""
+        self._world.settle()
+        offset = self._world.offset(lane)
+        return 0 if offset is None or lane.order is None else (lane.order.serial << RECORD_BITS) + 1 + offset
+
+    def running(self, lane: SimulatedLane) -> tuple[int, int] | None:
+        """See Pool.running."""
+        number = self.number(lane)
+        return (number >> RECORD_BITS, (number & ((1 << RECORD_BITS) - 1)) - 1) if number else None
+
+    def lower(self, lane: SimulatedLane, serial: int, offset: int) -> None:
+        """See Pool.lower."""
+        self._world.settle()
+        self._world.lower(lane, (serial << RECORD_BITS) + 1 + offset)
+        lane.lowered = True
+
+    def gone(self) -> Iterator[Lane]:
+        """No simulated lane ever dies."""
+        return iter(())
+
+
+class SimulatedSource:
+    """An input of `total` items that is all there; a chunk of it is only its range."""
+
+    def __init__(self, total: int, knows_total: bool = True) -> None:
+        self.total: int | None = total
+        self.position = 0
+        self._end = total
+        self._knows_total = knows_total
+
+    @property
+    def ended(self) -> bool:
+        """See batchmill.source.Source."""
+        return self.position >= self._end
+
+    @property
+    def remaining(self) -> float | None:
+        """See batchmill.source.Source."""
+        return self._end - self.position if self._knows_total else None
+
+    def take(self, records: int) -> Chunk | None:
+        """See batchmill.source.Source."""
+        records = min(records, self._end - self.position)
+        if not records:
+            return None
+        chunk = Chunk(self.position, self.position + 1, 0, records, b"")
+        self.position += records
+        return chunk
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def divide(chunk: Chunk, at: int) -> tuple[Chunk, Chunk]:
+    """A chunk in two, as formats.divide does it with bytes."""
+    rest = chunk._replace(first=chunk.first + at, line=chunk.line + at, records=chunk.records - at)
+    return chunk._replace(records=at), rest
