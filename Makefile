@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SOAK_SECONDS ?= 600
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench soak format clean
 
 demo: $(READY)
 	$(BIN)/batchmill demo
@@ -20,6 +21,9 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/main_job.py
 	$(BIN)/python bench/kill_resume.py
+
+soak: $(READY)
+	$(BIN)/python bench/soak.py --seconds $(SOAK_SECONDS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

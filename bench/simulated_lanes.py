@@ -57,10 +57,11 @@ class SimulatedLane(Lane):
         self.started = started
         self.pid = slot + 1
         self.limit = NO_LIMIT
-        self.waiting: deque[tuple[Any, Order]] = deque()
+        self.waiting: deque[tuple[float, Any, Order]] = deque()  # when it arrives, and what
         self.tag: Any = None  # of the order that runs
         self.order: Order | None = None
-        self.begun = 0.0
+        self.begun = 0.0  # may lie ahead: the order is on its way
+        self.free = 0.0  # when it can begin another
         self.stop = 0  # records of it that will be run
         self.ends = 0.0
         self.moves = 0  # tells an end that was moved from the real one
@@ -108,7 +109,9 @@ class World:
         if event is not None:
             self.inbox.append(event)
         elif moves == lane.moves:
-            self._lane_moves(lane, at)
+            self._answer(lane, at)
+            if lane.waiting:
+                self._begin(lane, at)
         return at
 
     def wait(self, seconds: float) -> bool:
@@ -124,18 +127,15 @@ class World:
 
     # A lane
 
-    def _lane_moves(self, lane: SimulatedLane, at: float) -> None:
-        if lane.order is not None:
-            if at < lane.ends:
-                return  # an order that arrived behind the one that runs
-            self._answer(lane, at)
-            at += self.overhead.lane_chunk
-        if lane.waiting:
-            self._begin(lane, at)
+    def send(self, lane: SimulatedLane, tag: Any, order: Order) -> None:
+        """An order is on its way to a lane."""
+        lane.waiting.append((self.now + self.overhead.hop, tag, order))
+        if lane.order is None:
+            self._begin(lane, self.now)
 
     def _begin(self, lane: SimulatedLane, at: float) -> None:
-        lane.tag, order = lane.waiting.popleft()
-        lane.order, lane.begun = order, at
+        arrives, lane.tag, order = lane.waiting.popleft()
+        lane.order, lane.begun = order, max(at, arrives, lane.free)
         lane.stop = min(self._in_time(order), max(0, self._allowed(lane, order)))
         self._end_at(lane, lane.stop)
 
@@ -164,13 +164,13 @@ class World:
         self.last_end = max(self.last_end, at) if done else self.last_end
         tally = Tally(order.serial, done, done, done, 0, 0, 0, at - lane.begun, None, None, ())
         event = Event(lane, lane.tag, cast(Any, Answer((b"", tally))))
-        self.plan(at + self.overhead.lane_chunk + self.overhead.hop, lane, event)
-        lane.order = None
+        lane.order, lane.free = None, at + self.overhead.lane_chunk
+        self.plan(lane.free + self.overhead.hop, lane, event)
 
     def offset(self, lane: SimulatedLane) -> int | None:
         """The offset in its chunk of the record that a lane is running, None between chunks."""
         order = lane.order
-        if order is None or not lane.stop or self.now >= lane.ends:
+        if order is None or not lane.stop or not lane.begun <= self.now < lane.ends:
             return None
         first = order.chunk.first
         reached = bisect_right(self.sums, self.sums[first] + self.now - lane.begun, first, first + lane.stop)
@@ -180,8 +180,8 @@ class World:
         """Lower a lane's limit: what it has published by now it still runs."""
         lane.limit = min(lane.limit, number)
         offset = self.offset(lane)
-        if lane.order is not None and offset is not None:
-            stop = min(lane.stop, max(self._allowed(lane, lane.order), offset + 1))
+        if lane.order is not None and (offset is not None or self.now < lane.begun):
+            stop = min(lane.stop, max(self._allowed(lane, lane.order), 0 if offset is None else offset + 1))
             if stop < lane.stop:
                 self._end_at(lane, stop)
 
@@ -235,10 +235,7 @@ class SimulatedPool:
         if not lane.outstanding:
             lane.busy_since = world.now
         lane.outstanding.append(tag)
-        lane.waiting.append((tag, order))
-        lane.moves += lane.order is None and len(lane.waiting) == 1
-        if lane.order is None and len(lane.waiting) == 1:
-            world.plan(world.now + world.overhead.hop, lane)
+        world.send(lane, tag, order)
         return True
 
     def answered(self, lane: Lane, tag: Any) -> None:

@@ -315,7 +315,7 @@ def test_outcomes_come_as_they_complete() -> None:
 
 
 def test_items_are_pulled_no_further_ahead_than_the_window() -> None:
-    items = Counted(10_000)
+    items = Counted(100)
     with batchmill.stream(work_kit.slow, items, workers=1, window=2, chunk_size=1) as stream:
         for seen, _ in enumerate(stream, 1):
             # One chunk runs, one waits in its lane, one has been pulled and not handed out.
@@ -326,7 +326,7 @@ def test_items_are_pulled_no_further_ahead_than_the_window() -> None:
 
 
 def test_a_slow_reader_holds_the_batch_back() -> None:
-    items = Counted(100_000)
+    items = Counted(2000)
     with batchmill.stream(work_kit.square, items, workers=1, chunk_size=1) as stream:
         next(iter(stream))
         time.sleep(0.5)

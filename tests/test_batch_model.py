@@ -6,6 +6,7 @@ it came, and when it dies; when the parent is killed; and how the input is edite
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import random
@@ -20,7 +21,7 @@ from batchmill import intake, matching, ordering, worker
 from batchmill.codec import Block, digest_id, id_key, outcomes
 from batchmill.ledger import Flight
 from batchmill.model import Chunk, ItemError, Report
-from batchmill.results import open_checkpoint
+from batchmill.results import open_checkpoint, write_results
 from batchmill.settings import Settings
 from batchmill.worker import NO_LIMIT, RECORD_BITS, Order
 from checkpoint_kit import QuickDisk
@@ -343,8 +344,10 @@ class Story:
             found = [made_of(outcome) for outcome in results.outcomes()]
             failed = [made_of(outcome) for outcome in results.failures()]
             status = results.status()
-            rendered = b"".join(data for data, _ in results.rendered("jsonl", all=True))
-        assert [id_key(json.loads(line)["id"]) for line in rendered.splitlines()] == [made.key for made in found]
+        written = io.BytesIO()
+        write_results([str(self.checkpoint)], written, all=True)
+        keys = [id_key(json.loads(line)["id"]) for line in written.getvalue().splitlines()]
+        assert keys == [made.key for made in found]
         assert Counter(found) == Counter(self.world.live.values())
         assert failed == [made for made in found if not made.ok]
         assert (status.done, status.failed) == (len(found) - len(failed), len(failed))

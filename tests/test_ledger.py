@@ -178,6 +178,14 @@ def test_a_condemned_record_comes_out_with_its_verdict_and_no_other_does() -> No
     assert [piece.verdict if piece else None for piece in taken] == [None, VERDICT, None]
 
 
+def test_a_condemned_record_that_is_tried_again_begins_anew() -> None:
+    ledger = Ledger(divide, crash_retries=0)
+    for _ in range(2):
+        assert ledger.lost(ledger.hand(chunk(3, 1), lane=0).serial, 0) == Strike(3, 1)
+        ledger.condemn(3, VERDICT)
+        ledger.drop_ready()
+
+
 def test_chunks_are_cut_to_what_was_asked_for() -> None:
     ledger = Ledger(divide)
     ledger.put(chunk(0, 5))
@@ -326,6 +334,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.ledger.condemned(strike):
             self.ledger.condemn(strike.first, VERDICT)
             self.condemned.add(strike.first)
+            del self.strikes[strike.first]
 
     def _flight(self, serial: int) -> Any:
         return next(flight for flight in self.ledger if flight.serial == serial)

@@ -87,6 +87,7 @@ class Loop:
         window: int,
         grace: float,
         start_timeout: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._events = events
@@ -101,6 +102,7 @@ class Loop:
         self._window = window
         self._grace = grace
         self._start_timeout = start_timeout
+        self._clock = clock
         self._recaller = Recaller(pool, ledger, intake.refund)
         self._blame = Blame()
         self._scans: dict[int, tuple[Lane, Chunk]] = {}
@@ -166,7 +168,7 @@ class Loop:
         if self._recaller.is_pending:
             return SOON
         idle = any(lane.ready and not lane.outstanding for lane in self._pool.lanes.values())
-        waits = (self._guard.tick, self._retrier.wait(time.monotonic()))
+        waits = (self._guard.tick, self._retrier.wait(self._clock()))
         return min(BRISK if self._pool.dying or idle else TICK, *(wait for wait in waits if wait is not None), TICK)
 
     def _handle(self, event: Any) -> None:
@@ -184,7 +186,7 @@ class Loop:
         while room := [lane for lane in self._pool.lanes.values() if self._has_room(lane)]:
             if not self._give(min(room, key=lambda lane: len(lane.outstanding))):
                 if any(not lane.outstanding for lane in room):
-                    self._recaller.plan(time.monotonic())
+                    self._recaller.plan(self._clock())
                 break
         if not self._pool.lanes and not self._pool.dying and self._has_work():
             self._start_lane(0)
@@ -370,7 +372,7 @@ class Loop:
     # Ticks and ends
 
     def _tick(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         self._recaller.check(now)
         for lane in self._pool.gone():
             self._gone(lane)
@@ -402,7 +404,7 @@ class Loop:
                 self._kill_all()
             return
         self.stopped = reason
-        self._deadline = time.monotonic() + self._grace
+        self._deadline = self._clock() + self._grace
         running = sum(1 for lane in self._pool.lanes.values() if self._pool.running(lane))
         if running and reason.startswith("SIG") and reason != "SIGPIPE":
             which = "1 item" if running == 1 else f"{running} items"

@@ -146,8 +146,11 @@ class Output:
         except BrokenPipeError:
             self.is_unread = True
         except OSError as error:
-            where = "stdout" if self._streams else self.target
-            raise OutputLost(f"cannot write {where}: {error.strerror}", "the checkpoint is complete") from None
+            # A stream is written while items run: the checkpoint is right then, but not complete.
+            where, remedy = self.target, "the checkpoint is complete"
+            if self._streams:
+                where, remedy = "stdout", "nothing in the checkpoint is lost"
+            raise OutputLost(f"cannot write {where}: {error.strerror}", remedy) from None
 
     def close(self, keep: str) -> str | None:
         """Give the file its name (`keep` "whole"), or `.partial` behind it ("partial"), or none: once. Returns it."""

@@ -52,8 +52,10 @@ def _find(inputs: Sequence[str], name: str, settings: Settings, id: str | None, 
                     return item
     finally:
         source.close()
-    which = f"the id {id!r}" if id is not None else f"line {line}" if line is not None else "an item"
-    raise InvalidUsage(f"no item with {which} in {' '.join(inputs)}", "check --id or --line")
+    if id is None and line is None:
+        raise InvalidUsage(f"there is no item in {' '.join(inputs)}", "correct the input")
+    which = f"with the id {id!r}" if id is not None else f"on line {line}"
+    raise InvalidUsage(f"no item {which} in {' '.join(inputs)}", "check --id or --line")
 
 
 def _parsed(raw: bytes, name: str, rule: IdRule, strict: bool) -> tuple[Any, Any]:

@@ -1,0 +1,273 @@
+"""Owns the question how close the engine's scheduling comes to the best there is. Never runs an item.
+
+The real Loop, Intake, Ledger, Pace and Recaller hand chunks to simulated lanes on a simulated clock; the engine's own
+costs, as measured (--measure), pass on that clock too. Two references without any cost of their own: the lower bound
+max(sum / lanes, longest item), and one-item self-scheduling in arrival order, the best that can be done without
+knowing costs. The goal: within 2% of the latter (10% for runs of 3 s), plus at most one item.
+
+    python bench/simulate.py [--lanes 2 8 64] [--seconds 3 30] [--shape lognormal ...] [--measure] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
+
+from batchmill.chunking import Pace
+from batchmill.guard import Guard
+from batchmill.intake import Intake
+from batchmill.ledger import Ledger
+from batchmill.loop import Callbacks, Loop
+from batchmill.pool import Pool
+from batchmill.retrier import Retrier
+from batchmill.settings import Settings
+from batchmill.tracker import Tracker
+from machine import describe
+from simulated_lanes import Overhead, SimulatedPool, SimulatedQueue, SimulatedSource, World, divide
+
+LANES = (2, 4, 16, 64, 256, 1024)
+SECONDS = (3.0, 30.0, 120.0)
+MEAN = 0.02  # seconds an item takes in the mean, where the shape does not say otherwise
+GOAL = {3.0: 1.10}
+GOAL_OF_LONG_RUNS = 1.02
+SEED = 7
+
+
+# Costs
+
+
+def constant(rng: random.Random, total: float, lanes: int) -> list[float]:
+    return [MEAN] * max(1, round(total / MEAN))
+
+
+def tiny(rng: random.Random, total: float, lanes: int) -> list[float]:
+    """Items of 1 ms: chunks are long rows of them."""
+    return [0.001] * round(min(total, 400.0) / 0.001)
+
+
+def lognormal(rng: random.Random, total: float, lanes: int) -> list[float]:
+    """Sigma 1.5: one item in a hundred takes more than ten times the mean."""
+    return _filled(total, lambda: MEAN * rng.lognormvariate(-1.125, 1.5))
+
+
+def bimodal(rng: random.Random, total: float, lanes: int) -> list[float]:
+    """One item in twenty takes a hundred times as long as the others."""
+    return _filled(total, lambda: 0.34 if rng.random() < 0.05 else 0.0034)
+
+
+def drifting(rng: random.Random, total: float, lanes: int) -> list[float]:
+    """The last items take fifty times as long as the first."""
+    count = max(1, round(total / MEAN))
+    return [MEAN * (2 / 51) * (1 + 49 * place / count) * rng.uniform(0.9, 1.1) for place in range(count)]
+
+
+def falling(rng: random.Random, total: float, lanes: int) -> list[float]:
+    """The first take fifty times as long as the last."""
+    return drifting(rng, total, lanes)[::-1]
+
+
+def four_in_a_row(rng: random.Random, total: float, lanes: int) -> list[float]:
+    """Four items of a tenth of the run, one behind the other, when three quarters are handed out."""
+    costs = _filled(total - 4 * _tenth(total, lanes), lambda: 0.25 * MEAN * rng.uniform(0.5, 1.5))
+    place = 3 * len(costs) // 4
+    return [*costs[:place], *[_tenth(total, lanes)] * 4, *costs[place:]]
+
+
+def four_near_the_end(rng: random.Random, total: float, lanes: int) -> list[float]:
+    """The same when nine tenths are handed out: there is just time for them."""
+    costs = _filled(total - 4 * _tenth(total, lanes), lambda: 0.25 * MEAN * rng.uniform(0.5, 1.5))
+    place = 89 * len(costs) // 100
+    return [*costs[:place], *[_tenth(total, lanes)] * 4, *costs[place:]]
+
+
+def straggler_last(rng: random.Random, total: float, lanes: int) -> list[float]:
+    """The last item of all takes a tenth of the run."""
+    return [*_filled(total - _tenth(total, lanes), lambda: 0.25 * MEAN * rng.uniform(0.5, 1.5)), _tenth(total, lanes)]
+
+
+def _tenth(total: float, lanes: int) -> float:
+    return total / lanes / 10
+
+
+def _filled(total: float, draw: Callable[[], float]) -> list[float]:
+    """Items until their sum is reached."""
+    costs, left = [], total
+    while left > 0:
+        costs.append(draw())
+        left -= costs[-1]
+    return costs
+
+
+Shape = Callable[[random.Random, float, int], list[float]]
+_SHAPES = (
+    *(constant, tiny, lognormal, bimodal, drifting, falling),
+    *(four_in_a_row, four_near_the_end, straggler_last),
+)
+SHAPES: dict[str, Shape] = {shape.__name__.replace("_", "-"): shape for shape in _SHAPES}
+
+
+# References
+
+
+def lower_bound(costs: list[float], lanes: int) -> float:
+    """No schedule is shorter."""
+    return max(sum(costs) / lanes, max(costs))
+
+
+def self_scheduling(costs: Iterable[float], lanes: int) -> float:
+    """Every lane takes the next item when it is free, at no cost."""
+    free = [0.0] * lanes
+    for cost in costs:
+        heapq.heapreplace(free, free[0] + cost)
+    return max(free)
+
+
+# The engine
+
+
+class _Unguarded(Guard):
+    """Simulated lanes have no memory and no time-outs."""
+
+    def look(self, now: float) -> None:
+        pass
+
+
+class _Untracked(Tracker):
+    """Nobody watches."""
+
+    def tick(self, now: float, pids: list[int], workers: int) -> None:
+        pass
+
+
+class Run(NamedTuple):
+    """What a simulated run came to: seconds simulated, chunks, the parent's busy seconds, our own seconds."""
+
+    makespan: float
+    chunks: int
+    parent: float
+    took: float
+
+
+def simulate(costs: list[float], lanes: int, overhead: Overhead, window: int = 2, knows_total: bool = True) -> Run:
+    """Let the engine run these items."""
+    world = World(costs, overhead)
+    loop = _loop(world, lanes, window, knows_total)
+    begun = time.perf_counter()
+    loop.run()
+    assert loop.error is None and not loop.stopped, loop.error
+    return Run(world.last_end, world.chunks, world.parent, time.perf_counter() - begun)
+
+
+def _loop(world: World, lanes: int, window: int, knows_total: bool) -> Loop:
+    settings = Settings()
+    pool = cast(Pool, SimulatedPool(world, lanes))
+    source = SimulatedSource(len(world.sums) - 1, knows_total)
+    pace, ledger = Pace(lanes), Ledger(divide)
+    return Loop(
+        pool=pool,
+        events=cast(Any, SimulatedQueue(world)),
+        intake=Intake(source, None, ledger=ledger, pace=pace, matcher=None, settled=_ignore),
+        ledger=ledger,
+        pace=pace,
+        guard=_Unguarded(pool, settings, 0.1, _ignore),
+        retrier=Retrier(0, 0.0, ledger, _ignore, b"\n"),
+        tracker=_Untracked(
+            total=_ignore, before=_ignore, append=_ignore, on_progress=None, interval=1.0, is_sharded=False
+        ),
+        output=None,
+        callbacks=Callbacks(commit=_ignore, strike=_ignore, generation=lambda: 1, ready=_ignore, message=_ignore),
+        window=window,
+        grace=10.0,
+        start_timeout=300.0,
+        clock=world.clock,
+    )
+
+
+def _ignore(*_: Any, **__: Any) -> Any:
+    """What nobody here listens to."""
+    return None
+
+
+# The table
+
+
+class Line(NamedTuple):
+    """One line of the table. `late` is what exceeds the goal's ratio, in items of the longest sort."""
+
+    shape: str
+    seconds: float
+    lanes: int
+    items: int
+    chunks: int
+    bound: float
+    to_bound: float
+    to_self: float
+    late: float
+    parent: float
+    met: bool
+
+
+def measure_line(shape: str, seconds: float, lanes: int, overhead: Overhead, window: int) -> Line:
+    costs = SHAPES[shape](random.Random(SEED), seconds * lanes, lanes)
+    bound, best = lower_bound(costs, lanes), self_scheduling(costs, lanes)
+    run = simulate(costs, lanes, overhead, window)
+    goal = GOAL.get(seconds, GOAL_OF_LONG_RUNS)
+    late = (run.makespan - goal * best) / max(costs)
+    return Line(
+        shape, seconds, lanes, len(costs), run.chunks, bound, run.makespan / bound, run.makespan / best,
+        late, run.parent / run.makespan, late <= 1,
+    )  # fmt: skip
+
+
+def print_line(line: Line) -> None:
+    met = "yes" if line.met and line.late <= 0 else f"yes, with {line.late:.2f} item" if line.met else "NO"
+    print(
+        f"{line.shape:18} {line.seconds:5g} {line.lanes:5} {line.items:8} {line.chunks:7} {line.bound:8.2f}"
+        f" {line.to_bound:9.3f} {line.to_self:9.3f} {100 * line.parent:7.1f}%  {met}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    options = _options()
+    overhead = Overhead()
+    if options.measure:
+        from measured_overhead import measure
+
+        overhead = measure()
+    if not options.json:
+        print(describe())
+        print("\ncosts fed in, s: " + ", ".join(f"{name} {value:.2g}" for name, value in overhead._asdict().items()))
+        print(f"\n{'costs':18} {'run s':>5} {'lanes':>5} {'items':>8} {'chunks':>7} {'bound s':>8} {'to bound':>9}", end="")
+        print(f" {'to self-s':>9} {'parent':>8}  goal met")
+    lines = []
+    for shape in options.shape:
+        for seconds in options.seconds:
+            for lanes in options.lanes:
+                lines.append(measure_line(shape, seconds, lanes, overhead, options.window))
+                if not options.json:
+                    print_line(lines[-1])
+    if options.json:
+        print(json.dumps({"overhead": overhead._asdict(), "lines": [line._asdict() for line in lines]}))
+    sys.exit(0 if all(line.met for line in lines) else 1)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lanes", type=int, nargs="+", default=LANES)
+    parser.add_argument("--seconds", type=float, nargs="+", default=SECONDS)
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--window", type=int, default=2)
+    parser.add_argument("--measure", action="store_true", help="measure the engine's own costs here first")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
