@@ -72,3 +72,9 @@ def test_a_verdict_speaks_of_memory_only_where_it_was_a_kill() -> None:
 
 def test_a_closed_connection_asks_for_its_likely_cause() -> None:
     assert "closed its connection" in verdict(DISCONNECTED, 1, 2, None).message
+
+
+@pytest.mark.parametrize("code", [None, SERVER_LOST])
+def test_even_that_is_the_items_own_where_it_happens_again_and_again(code: int | None) -> None:
+    blame = Blame()
+    assert [blame.is_its_own(5, code, None) for _ in range(KILLS + 1)] == [False] * KILLS + [True]

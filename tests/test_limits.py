@@ -65,3 +65,21 @@ def test_as_many_as_allowed_may_fail(allowed: str | int, failed: int, total: int
 @pytest.mark.parametrize(("part", "more"), [(33, False), (34, True)])
 def test_a_share_is_compared_without_rounding(part: int, more: bool) -> None:
     assert exceeds(part, 1000, "3.3%") is more
+
+
+def test_items_that_had_failed_before_do_not_make_auto_stop() -> None:
+    auto = limits()
+    assert auto.reason_to_stop(0, FIRST + 50, again=51) is None
+    assert auto.reason_to_stop(0, FIRST + 50, again=50) is not None
+
+
+def test_items_that_will_be_tried_again_are_no_failures_yet() -> None:
+    three, tenth = limits(max_failures=3), limits(max_failures="10%")
+    assert three.reason_to_stop(0, 5, waiting=3) is None
+    assert three.reason_to_stop(0, 5, waiting=2) == "3 items failed (--max-failures 3)"
+    assert tenth.reason_to_stop(80, 20, waiting=10) is None
+    assert tenth.reason_to_stop(80, 20, waiting=9) == "11 of 100 items failed (--max-failures 10%)"
+
+
+def test_auto_stops_where_all_fail_whether_they_will_be_tried_again_or_not() -> None:
+    assert limits().reason_to_stop(0, FIRST, waiting=FIRST) is not None

@@ -28,6 +28,7 @@ from batchmill.source import MAX_CHUNK, ByteSource, Source
 
 _HELD = 8 << 20  # bytes of unmatched records held back before ids are loaded
 _SCAN = 5000  # records of a scan
+_SCAN_ITEMS = 200  # Python items of a scan: an iterable is not read far ahead
 
 
 class Job(NamedTuple):
@@ -232,7 +233,7 @@ class Intake:
         """The next records up to one that may begin a block."""
         source = self._source
         if not self._by_block or not isinstance(source, ByteSource):
-            return source.take(_SCAN)
+            return source.take(_SCAN if isinstance(source, ByteSource) else _SCAN_ITEMS)
         assert self._format is not None
         if not source.look(1):
             return None

@@ -14,15 +14,19 @@ class FailureLimits:
         self._most = settings.max_failures
         self._allowed = settings.allow_failures
 
-    def reason_to_stop(self, ok: int, failed: int, again: int = 0) -> str | None:
-        """Why the run must stop after so many outcomes of its own, or None; `again` of them had failed before it."""
+    def reason_to_stop(self, ok: int, failed: int, again: int = 0, waiting: int = 0) -> str | None:
+        """Why the run must stop after so many outcomes of its own, or None.
+
+        Of them, `again` had failed before the run, and `waiting` have failed but will be tried again.
+        """
         if self._most == "none":
             return None
         if self._most == "auto":
             # What failed before says nothing of the function: a hundred such must not bar the way to new items.
             return f"the first {failed} items all failed" if failed - again >= FIRST and not ok else None
+        tried, failed = ok + failed, failed - waiting
         if isinstance(self._most, str):
-            return self._share(ok + failed, failed)
+            return self._share(tried, failed)
         return f"{failed} items failed (--max-failures {self._most})" if failed >= self._most else None
 
     def _share(self, tried: int, failed: int) -> str | None:

@@ -41,6 +41,7 @@ class Recorder:
         self._new = Index()  # the frames of this run
         self._spans = Spans()
         self._kept: dict[int, Block] = {}
+        self._waiting = 0  # failed items of this run that will be tried again, or are
         self._failed_before = 0  # outcomes of this run whose items had failed in an earlier one
         self.why_stopped = ""
 
@@ -58,6 +59,7 @@ class Recorder:
         self._new.add(ref.seq, ref.offset, ref.length, read_head(payload))
         block = Block(payload) if tally.failed or self._sink is not None else None
         waiting = self._retrier.take(chunk, ref.seq, block) if tally.failed and block is not None else set()
+        self._waiting += len(waiting)
         self._count(chunk, tally)
         if self._output is not None:
             self._to_output(self._output, chunk, ref.seq, tally, waiting)
@@ -72,6 +74,7 @@ class Recorder:
         for offset, earlier in again.items():
             failure = self.block(earlier.seq).failures[earlier.place]
             self._tracker.forget(failure.type, chunk.line + offset)
+        self._waiting -= len(again)
         self._tracker.add(tally)
         self._failed_before += sum(1 for earlier in replaced.values() if earlier.attempts) - len(again)
         for earlier in replaced.values():
@@ -93,7 +96,8 @@ class Recorder:
         output.settle(settled, chunk.first + tally.lines)
 
     def _reason_to_stop(self, block: Block | None) -> str | None:
-        reason = self._limits.reason_to_stop(self._tracker.ok, self._tracker.failed, self._failed_before)
+        ok, failed = self._tracker.ok, self._tracker.failed
+        reason = self._limits.reason_to_stop(ok, failed, self._failed_before, self._waiting)
         if reason is None or self.why_stopped:
             return None
         self.why_stopped = reason

@@ -77,6 +77,7 @@ class ByteSource:
         self._may_have_bom = False
         self._broken: InputBroken | None = None  # raised once all whole records before it were taken
         self._bytes = 0  # taken so far, to tell the mean length of a record
+        self._long: bytes | None = None  # the beginning of a record that is being passed over
         self.position = 0
         self.ended = False
 
@@ -96,6 +97,8 @@ class ByteSource:
 
     def take(self, records: int) -> Chunk | None:
         """See Source. Raises InputBroken where the input ends in an error of its own."""
+        if self._long is not None:
+            return self._too_long()
         while self.look(1):
             end, found = formats.cut(self._buffer, self._offset, records, self._separator)
             if end - self._offset > MAX_CHUNK and found > 1:
@@ -159,32 +162,36 @@ class ByteSource:
             return formats.cut(self._buffer, self._offset, 1, self._separator)
         return end, self._buffer.count(self._separator, self._offset, end)
 
-    def _too_long(self) -> Chunk:
-        """Pass over the next record, which is too long to be an item: a chunk of its beginning, with its verdict."""
-        kept = self._buffer[self._offset : self._offset + _KEPT]
+    def _too_long(self) -> Chunk | None:
+        """Pass over the next record, which is too long to be an item: a chunk of its beginning, with its verdict.
+
+        None while the rest of the record has not come; what came is let go, and `take` goes on here.
+        """
+        if self._long is None:
+            self._long = self._buffer[self._offset : self._offset + _KEPT]
         end = self._buffer.find(self._separator, self._offset)
         while end < 0:
             self._bytes += len(self._buffer) - self._offset
             self._buffer, self._offset = b"", 0
-            if not self._more(wait=True):
+            if not self._more():
+                if not self._drained and self._broken is None:
+                    return None
                 break
             end = self._buffer.find(self._separator)
         self._bytes += end + 1 - self._offset
         self._offset = end + 1
+        kept, self._long = self._long, None
         chunk = Chunk(self.position, self._line, self._input, 1, kept)
         self.position += 1
         self._line += 1
         limit = f"larger than {MAX_ITEM >> 20} MiB"
         return chunk._replace(verdict=ItemError("ItemTooLarge", f"the item is {limit}: write a file, list its path"))
 
-    def _more(self, wait: bool = False) -> bool:
+    def _more(self) -> bool:
         """Read on in the current INPUT; False where it has no more, or none yet."""
         if self._drained or self._feed is None or self._broken is not None:
             return False
         block = self._read()
-        while block is None and wait and self._broken is None:
-            time.sleep(_STALE)
-            block = self._read()
         if block is None:
             return False
         if not block:
