@@ -47,8 +47,9 @@ def constant(rng: random.Random, total: float, lanes: int) -> list[float]:
 
 
 def tiny(rng: random.Random, total: float, lanes: int) -> list[float]:
-    """Items of 1 ms: chunks are long rows of them."""
-    return [0.001] * round(min(total, 400.0) / 0.001)
+    """Items of 1 ms (or a millionth of all work): chunks are long rows of them."""
+    cost = max(0.001, total / 1_000_000)
+    return [cost] * round(total / cost)
 
 
 def lognormal(rng: random.Random, total: float, lanes: int) -> list[float]:
@@ -117,7 +118,7 @@ SHAPES: dict[str, Shape] = {shape.__name__.replace("_", "-"): shape for shape in
 
 def lower_bound(costs: list[float], lanes: int) -> float:
     """No schedule is shorter."""
-    return max(sum(costs) / lanes, max(costs))
+    return max([sum(costs) / lanes, *costs])
 
 
 def self_scheduling(costs: Iterable[float], lanes: int) -> float:
@@ -160,18 +161,19 @@ def simulate(costs: list[float], lanes: int, overhead: Overhead, window: int = 2
     loop = _loop(world, lanes, window, knows_total)
     begun = time.perf_counter()
     loop.run()
-    assert loop.error is None and not loop.stopped, loop.error
+    if loop.error is not None:
+        raise loop.error
     return Run(world.last_end, world.chunks, world.parent, time.perf_counter() - begun)
 
 
 def _loop(world: World, lanes: int, window: int, knows_total: bool) -> Loop:
     settings = Settings()
-    pool = cast(Pool, SimulatedPool(world, lanes))
+    pool = cast("Pool", SimulatedPool(world, lanes))
     source = SimulatedSource(len(world.sums) - 1, knows_total)
     pace, ledger = Pace(lanes), Ledger(divide)
     return Loop(
         pool=pool,
-        events=cast(Any, SimulatedQueue(world)),
+        events=cast("Any", SimulatedQueue(world)),
         intake=Intake(source, None, ledger=ledger, pace=pace, matcher=None, settled=_ignore),
         ledger=ledger,
         pace=pace,
@@ -244,8 +246,9 @@ def main() -> None:
     if not options.json:
         print(describe())
         print("\ncosts fed in, s: " + ", ".join(f"{name} {value:.2g}" for name, value in overhead._asdict().items()))
-        print(f"\n{'costs':18} {'run s':>5} {'lanes':>5} {'items':>8} {'chunks':>7} {'bound s':>8} {'to bound':>9}", end="")
-        print(f" {'to self-s':>9} {'parent':>8}  goal met")
+        headings = ("run s", "lanes", "items", "chunks", "bound s", "to bound", "to self-s", "parent")
+        widths = (5, 5, 8, 7, 8, 9, 9, 8)
+        print(f"\n{'costs':18} " + " ".join(f"{name:>{width}}" for name, width in zip(headings, widths)) + "  goal met")
     lines = []
     for shape in options.shape:
         for seconds in options.seconds:

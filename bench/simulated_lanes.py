@@ -53,7 +53,7 @@ class SimulatedLane(Lane):
     """A lane, and what its process would know: the orders that reached it, and how far it is with the first."""
 
     def __init__(self, slot: int, started: float) -> None:
-        super().__init__(slot, cast(Executor, None))
+        super().__init__(slot, cast("Executor", None))
         self.started = started
         self.pid = slot + 1
         self.limit = NO_LIMIT
@@ -163,7 +163,7 @@ class World:
         self.chunks += 1
         self.last_end = max(self.last_end, at) if done else self.last_end
         tally = Tally(order.serial, done, done, done, 0, 0, 0, at - lane.begun, None, None, ())
-        event = Event(lane, lane.tag, cast(Any, Answer((b"", tally))))
+        event = Event(lane, lane.tag, cast("Any", Answer((b"", tally))))
         lane.order, lane.free = None, at + self.overhead.lane_chunk
         self.plan(lane.free + self.overhead.hop, lane, event)
 
@@ -192,17 +192,11 @@ class SimulatedQueue:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def get(self, timeout: float) -> Event:
-        """As SimpleQueue.get."""
-        if not self._world.wait(timeout):
-            self._world.spend(self._world.overhead.tick)
-            raise queue.Empty
-        return self._world.inbox.popleft()
-
-    def get_nowait(self) -> Event:
-        """As SimpleQueue.get_nowait."""
-        self._world.settle()
-        if not self._world.inbox:
+    def get(self, block: bool = True, timeout: float | None = None) -> Event:
+        """As SimpleQueue.get; here nobody waits without a limit."""
+        seconds = timeout if block and timeout is not None else 0.0
+        if not self._world.wait(seconds):
+            self._world.spend(self._world.overhead.tick if seconds else 0.0)
             raise queue.Empty
         return self._world.inbox.popleft()
 
@@ -222,7 +216,7 @@ class SimulatedPool:
         lane = SimulatedLane(slot, self._world.now)
         lane.outstanding.append(("hello", 0))
         self.lanes[slot] = lane
-        self._world.inbox.append(Event(lane, ("hello", 0), cast(Any, Answer(Ready(lane.pid, "", None)))))
+        self._world.inbox.append(Event(lane, ("hello", 0), cast("Any", Answer(Ready(lane.pid, "", None)))))
         return lane
 
     def submit(self, lane: SimulatedLane, tag: Any, function: object, order: Order) -> bool:

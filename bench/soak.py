@@ -81,7 +81,7 @@ def _means(seconds: float) -> Iterator[Means]:
     with _half_a_core() as quota:
         if quota is None:
             lacks.append("a writable cgroup with the cpu controller: no quota in row 39")
-        delay = min(20.0, max(2.0, seconds / 30))
+        delay = min(20.0, max(3.0, seconds / 30))
         yield Means(strace, faketime, quota, delay, tuple(lacks))
 
 

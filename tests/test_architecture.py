@@ -25,7 +25,7 @@ TABLE: dict[int, tuple[str, ...]] = {
         *("lane", "identity", "blame", "function", "resources", "signals", "feed", "source"),
         *("disk", "reader", "opening", "salvage", "checkpoint", "resume"),
     ),
-    3: ("worker", "tracker", "results", "trial", "plan"),
+    3: ("worker", "tracker", "results", "trial", "plan", "preview"),
     4: ("pool", "intake", "output", "guard", "retrier", "recall", "recorder"),
     5: ("loop", "batch"),
     6: ("api", "__init__", "__main__"),

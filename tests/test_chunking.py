@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from batchmill.chunking import GROWTH, LONGEST, SHORTEST, Pace
+from batchmill.chunking import GROWTH, LEAST_PATIENCE, LONGEST, PARENT_COST, SHORTEST, Pace
 
 
 class Cut(NamedTuple):
@@ -155,6 +155,28 @@ def test_the_tail_is_not_cut_below_ten_times_the_parent_s_cost() -> None:
     pace = Pace(4)
     pace.seen(1000, 0.001)
     assert pace.next_size(1) == 5000
+
+
+def test_with_many_lanes_the_tail_is_not_cut_finer_than_the_parent_can_follow() -> None:
+    pace = Pace(200)
+    pace.seen(100_000, 0.1)
+    assert pace.next_size(1) * pace.seconds_per_item == pytest.approx(200 * PARENT_COST)
+
+
+def test_what_counts_as_a_straggler_shrinks_with_the_chunks_towards_the_end() -> None:
+    pace = Pace(64)
+    pace.seen(1000, 1.0)
+    pace.next_size(1_000_000)
+    far = pace.patience
+    pace.next_size(0)
+    assert (far, pace.patience) == (pace.target, LEAST_PATIENCE)
+
+
+def test_where_all_items_take_long_none_of_them_is_a_straggler() -> None:
+    pace = Pace(2)
+    pace.seen(1, 10.0)
+    pace.next_size()
+    assert pace.patience > 10.0
 
 
 def test_an_estimate_of_nothing_left_still_gives_an_item() -> None:

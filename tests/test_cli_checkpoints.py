@@ -37,15 +37,6 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_status_shows_the_counts_and_the_whole_last_report(work: Path) -> None:
-    ended = batchmill("status", "x.ckpt", cwd=work)
-    assert ended.returncode == 0
-    assert "x.ckpt: not running" in ended.stdout
-    assert "50 total" in ended.stdout
-    assert "batchmill: 6 of 50 items failed (exit 1)" in ended.stdout
-    assert "5x ValueError" in ended.stdout
-
-
 def test_status_as_json_is_one_object_a_checkpoint(work: Path) -> None:
     lines = batchmill("status", "x.ckpt", "x.ckpt", "--json", cwd=work).stdout.splitlines()
     assert len(lines) == 2
@@ -66,8 +57,12 @@ def test_a_checkpoint_that_is_not_there_is_named(command: str, work: Path) -> No
 def test_a_file_that_is_no_checkpoint_is_named(command: str, work: Path) -> None:
     ended = batchmill(command, "items.jsonl", cwd=work)
     assert ended.returncode == 65
-    assert "items.jsonl" in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr == "batchmill: items.jsonl is not a checkpoint; check the path\n"
+
+
+def test_what_cannot_be_rescued_is_said_once(work: Path) -> None:
+    ended = batchmill("verify", "items.jsonl", "--salvage", cwd=work)
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (65, 1)
 
 
 def test_results_are_one_object_an_item_in_input_order(work: Path) -> None:

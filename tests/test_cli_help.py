@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from batchmill import __version__
 from batchmill_cli.group import COMMANDS
+from batchmill_cli.options import Option
 from cli_kit import batchmill, environment
 
 LATER = ("--metrics", "--wait", "--time-limit", "exec", "bench")
@@ -54,6 +56,18 @@ def test_help_is_narrow_enough_for_a_terminal_and_groups_the_options() -> None:
     headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings[0] == "Everyday:"
     assert len(headings) >= 6
+
+
+def test_help_names_the_options_that_the_environment_cannot_set_and_no_other() -> None:
+    from batchmill_cli.group import program
+
+    command = program.get_command(None, "run")  # type: ignore[arg-type]
+    assert command is not None
+    shut = {p.opts[-1] for p in command.params if isinstance(p, Option) and not p.allow_from_autoenv}
+    text = " ".join(batchmill("run", "--help").stdout.partition("Everyday:")[0].split())
+    said = text.partition("; but not ")[2]
+    assert set(re.findall(r"--[a-z-]+", said)) == shut - {"--verbose", "--version", "--help"}
+    assert " -v" in said
 
 
 def test_what_is_not_there_yet_is_not_shown() -> None:

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -79,13 +80,44 @@ def test_failures_make_a_mail_whose_first_line_is_the_news(work: Path) -> None:
 def test_the_printed_commands_work_as_they_stand(work: Path) -> None:
     ended = batchmill("run", "f.py:picky", "items.jsonl", "-c", "my x.ckpt", cwd=work)
     printed = dict(line.split(maxsplit=1) for line in ended.stderr.splitlines() if line[:4] in ("cont", "show", "coll"))
-    commands = {key: value.replace("python -m batchmill", "$BM") for key, value in printed.items()}
-    again = shell(commands["continue"], work)
+    again = shell(printed["continue"], Path("/"))
     assert again.returncode == 1
     assert "45 skipped (done before), 5 failed" in again.stderr
-    assert "5x ValueError" in shell(commands["show"], work).stdout
-    assert shell(commands["collect"].replace("FILE", "all.jsonl"), work).returncode == 0
+    assert "5x ValueError" in shell(printed["show"], work).stdout
+    assert shell(printed["collect"].replace("FILE", "all.jsonl"), work).returncode == 0
     assert len((work / "all.jsonl").read_text().splitlines()) == 45
+
+
+def lines_by_label(said: str) -> dict[str, str]:
+    return dict(line.split(maxsplit=1) for line in said.splitlines() if line[:1].isalpha() and " " in line)
+
+
+def test_a_run_that_ended_early_says_where_its_output_is(work: Path) -> None:
+    ended = batchmill("run", "f.py:double", "items.jsonl", "-o", "out.jsonl", "--limit", "5", cwd=work)
+    said = lines_by_label(ended.stderr)
+    assert (ended.returncode, said["output"]) == (3, str(work / "out.jsonl.partial"))
+    assert len(Path(said["output"]).read_text().splitlines()) == 5
+    assert shell(f"cd {work} && {said['collect']}", work).returncode == 0
+    assert (work / "out.jsonl").read_text() == Path(said["output"]).read_text()
+
+
+def test_nothing_is_proposed_to_be_collected_where_there_is_nothing(work: Path) -> None:
+    (work / "items.jsonl").write_text('{"id": 3, "n": 3}\n')
+    said = lines_by_label(batchmill("run", "f.py:picky", "items.jsonl", cwd=work).stderr)
+    assert "collect" not in said
+    assert "show" in said
+
+
+def test_the_program_is_named_as_it_can_be_called_from_anywhere(work: Path) -> None:
+    link = work / "bin" / "batchmill"
+    link.parent.mkdir()
+    link.write_text(f"#!{sys.executable}\nfrom batchmill_cli.main import entry\nentry()\n")
+    link.chmod(0o755)
+    command = "run f.py:picky items.jsonl --fresh"
+    by_path = lines_by_label(shell(f"bin/batchmill {command}", work).stderr)
+    assert by_path["show"].startswith(f"{link} failures ")
+    by_name = lines_by_label(shell(f"batchmill {command}", work, PATH=f"{link.parent}:{os.environ['PATH']}").stderr)
+    assert by_name["show"].startswith("batchmill failures ")
 
 
 def test_quiet_says_nothing_of_failures_and_keeps_the_status(work: Path) -> None:
@@ -165,15 +197,6 @@ def test_a_checkpoint_that_exists_is_not_touched_without_a_word(work: Path) -> N
     assert ended.returncode == 73
     assert all(name in ended.stderr for name in ("--resume", "--fresh"))
     assert path.read_bytes() == before
-
-
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(work: Path) -> None:
-    before = sorted(path.name for path in work.iterdir())
-    ended = batchmill("run", "f.py:double", "items.jsonl", "-n", cwd=work)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "nothing was run" in ended.stdout
-    assert sorted(path.name for path in work.iterdir()) == before
-    assert batchmill("run", "f.py:nothing", "items.jsonl", "-n", cwd=work).returncode == 2
 
 
 def test_a_second_run_on_the_same_checkpoint_is_75_and_silent_with_q(work: Path) -> None:

@@ -88,6 +88,15 @@ def test_ctrl_c_drains_reports_and_dies_of_sigint(presses: int, work: Path) -> N
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
+def test_after_ctrl_c_the_output_that_was_asked_for_can_be_collected(work: Path) -> None:
+    terminal = Terminal(["run", "f.py:slow", "many.jsonl", "-c", "x.ckpt", "-o", "my out.jsonl"], work)
+    terminal.read_until(lambda seen: b"/s | " in seen and b" 0.0% " not in seen.rpartition(b"\r")[2])
+    terminal.press(b"\x03")
+    assert terminal.end() == -signal.SIGINT
+    assert b"results x.ckpt -o 'my out.jsonl'" in terminal.seen
+    assert b"partial" not in terminal.seen
+
+
 def test_ctrl_c_again_kills_what_does_not_end(work: Path) -> None:
     command = ["run", "f.py:slow", "items.jsonl", "--set", "seconds=600", "--grace", "5m", "-j", "2"]
     terminal = Terminal(command, work)

@@ -579,6 +579,52 @@ def test_row_27_a_result_is_kept_exact_or_fails_with_a_sentence(tmp_path: Path) 
     assert set(runs(tmp_path).values()) == {1}
 
 
+# Row 30
+
+
+FATAL = """
+from h import *
+
+def dies():
+    note("init", os.getpid())
+    os._exit(9)
+
+def crashes():
+    note("init", os.getpid())
+    ctypes.string_at(0)
+
+def is_well_once():
+    note("init", os.getpid())
+    try:
+        open(path("first"), "x").close()
+    except FileExistsError:
+        os._exit(9)
+"""
+
+
+@pytest.mark.parametrize(("init", "how"), [("dies", "exited with status 9"), ("crashes", "was killed by SIGSEGV")])
+def test_row_30_an_initializer_that_kills_its_worker_is_one_clear_error(init: str, how: str, tmp_path: Path) -> None:
+    batch(tmp_path, [])
+    (tmp_path / "g.py").write_text(FATAL)
+    ended = finish("g.py:work", "items.jsonl", "-c", CHECKPOINT, "-j", "2", "--init", init, cwd=tmp_path)
+    assert ended.status == 78
+    assert how in ended.err
+    assert ended.err.count("batchmill: ") == 1
+    assert runs(tmp_path) == {"init": 1}, "no second try"
+
+
+def test_row_30_workers_that_die_while_starting_are_not_started_for_ever(tmp_path: Path) -> None:
+    items = [{"id": "patient", "n": 0, "do": "patient"}, {"id": "i1", "n": 1}]
+    prepared(tmp_path, items)
+    (tmp_path / "g.py").write_text(FATAL)
+    options = ("-j", "2", "--init", "is_well_once", "--chunk-size", "1")
+    ended = finish("g.py:work", "items.jsonl", "-c", CHECKPOINT, *options, cwd=tmp_path)
+    assert ended.status not in (0, 1)
+    assert "exited with status 9" in ended.err
+    assert ended.err.count("batchmill: ") == 1
+    assert runs(tmp_path)["init"] <= 10
+
+
 # Row 31
 
 

@@ -116,6 +116,7 @@ def test_an_item_that_never_succeeds_is_failed_once_and_everybody_agrees(tmp_pat
     assert ended.status == 1
     report = json.loads(ended.out)
     assert (report["total"], report["completed"], report["failed"], report["remaining"]) == (30, 29, 1, 0)
+    assert report["repeated"] == 0, "a second try is no second occurrence"
     assert [(group["type"], group["count"]) for group in report["failures"]] == [("ValueError", 1)]
     assert [example["id"] for example in report["failures"][0]["examples"]] == ["i4"]
     assert report["failures"][0]["examples"][0]["message"] == "try 3"
@@ -214,7 +215,7 @@ def test_a_run_in_which_the_first_hundred_all_fail_stops_and_shows_why(size: str
     items = flaky(tmp_path, 3000, {n: [RAISE] * 9 for n in range(3000)})
     ended = finish(*command("-j", "2", "--chunk-size", size), cwd=tmp_path)
     assert ended.status == 3
-    assert "stopped by --max-failures" in ended.err
+    assert "batchmill: stopped: the first " in ended.err
     assert "items all failed" in ended.err
     assert "ValueError: try 1" in ended.err
     assert 100 <= len(committed(tmp_path)) < 3000

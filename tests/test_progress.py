@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import select
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from batchmill.model import Snapshot, Usage
+from batchmill.tracker import Tracker
 from batchmill_cli.progress import Screen, choose_mode, fit, redraw, terminal_width, wipe
 from batchmill_cli.relay import Relay
 from cli_kit import screen_rows
@@ -139,6 +142,42 @@ def test_a_message_stands_above_the_line_and_the_line_below_it_is_whole() -> Non
         screen.update(snapshot())
         screen.say("hello")
         assert screen_rows(written(read_end), 80) == ["hello", LINE]
+
+
+def test_the_lines_of_a_message_are_indented_below_its_first() -> None:
+    with pipe() as (read_end, write_end):
+        Screen("none", fd=write_end).say("stopped: Traceback\n  File x\nE: \x1b[2J")
+        assert written(read_end) == b"stopped: Traceback\n    File x\n  E: \\x1b[2J\n"
+
+
+def tracker(seen: list[Snapshot], before: list[int], *, resumes: bool) -> Tracker:
+    return Tracker(
+        total=lambda: 100, before=lambda: (before[0], 0), append=lambda *frame: None, on_progress=seen.append,
+        interval=0.0, is_sharded=False, resumes=resumes,
+    )  # fmt: skip
+
+
+def test_a_resumed_run_shows_nothing_before_it_knows_what_is_done() -> None:
+    seen: list[Snapshot] = []
+    before = [0]
+    resumed = tracker(seen, before, resumes=True)
+    resumed.tick(math.inf, [], 2)
+    assert seen == []
+    before[0] = 41
+    resumed.tick(math.inf, [], 2)
+    assert [snapshot.done for snapshot in seen] == [41]
+
+
+def test_a_new_run_shows_that_nothing_is_done_yet() -> None:
+    seen: list[Snapshot] = []
+    tracker(seen, [0], resumes=False).tick(math.inf, [], 2)
+    assert [str(snapshot) for snapshot in seen] == ["0/100 0.0% | 0 failed | 0.00/s | 2w"]
+
+
+def test_cpu_is_not_spoken_of_before_a_whole_second_was_measured() -> None:
+    young = tracker([], [0], resumes=False)
+    young.tick(time.monotonic(), [], 2)
+    assert (young.sample()["rss"], young.snapshot().usage) == (0, None)
 
 
 def test_no_escape_sequence_is_ever_written() -> None:

@@ -51,6 +51,16 @@ def test_the_first_line_is_the_news() -> None:
         ({**GOOD, "total": 0, "completed": 0, "skipped": 0}, "no items in the input"),
         ({**GOOD, "stopped": "limit", "exit_code": 3}, "stopped by --limit, 5000 of 5000 items done"),
         ({"stopped": "SIGINT", "exit_code": 130}, "ended by SIGINT, 4997 of 5000 items done, 3 failed"),
+        (
+            {"stopped": "max-failures", "settings": {"max_failures": 3}, "exit_code": 3},
+            "stopped by --max-failures, 4997 of 5000 items done, 3 failed",
+        ),
+        (
+            {"stopped": "max-failures", "settings": {"max_failures": "auto"}, "exit_code": 3, "completed": 0},
+            "stopped: the first 3 items all failed, 4100 of 5000 items done",
+        ),
+        ({"total": 1, "completed": 0, "skipped": 0, "failed": 1}, "1 of 1 item failed"),
+        ({**GOOD, "total": 1, "completed": 1, "skipped": 0}, "1 item done"),
     ],
 )
 def test_the_news_names_what_ended_the_run(changes: dict[str, Any], said: str) -> None:
@@ -102,12 +112,40 @@ def test_the_commands_that_continue_show_and_collect_are_printed() -> None:
     ]
 
 
+def test_an_output_that_is_not_under_its_name_is_named_before_the_commands() -> None:
+    lines = render(report(), Commands(output="out.jsonl.partial", collect="batchmill results c"), "h").splitlines()
+    assert lines[-2:] == ["output    out.jsonl.partial", "collect   batchmill results c"]
+
+
+def test_a_success_rate_is_not_said_of_nothing() -> None:
+    nothing = report(**{**GOOD, "completed": 0, "skipped": 0})
+    assert "success   -" in render(nothing, Commands(), "h").splitlines()
+    assert report_object(nothing)["success_rate"] is None
+    assert "success   99.9%" in render(report(), Commands(), "h").splitlines()
+
+
+def test_a_run_that_kept_nothing_has_a_headline_without_a_gap() -> None:
+    first = render(report(checkpoint=None), Commands(), "host7").splitlines()[0]
+    assert first == "batchmill: 3 of 5000 items failed (exit 1) on host7"
+
+
+def test_a_traceback_in_a_warning_stays_lines_and_is_indented() -> None:
+    text = render(
+        report(warnings=("Stopped: all failed; the last one: Traceback\n  File x\nE: a\x1b",)), Commands(), "h"
+    )
+    assert "note      Stopped: all failed; the last one: Traceback\n              File x\n            E: a\\x1b" in text
+    assert "\\x0a" not in text
+
+
 def test_repeats_and_warnings_are_notes() -> None:
+    assert "note      1 repeated id, each its own item" in render(report(repeated=1), Commands(), "h")
     text = render(report(repeated=2, warnings=("7 changed items kept their old result",), **GOOD), Commands(), "h")
     assert "note      2 repeated ids, each its own item\n          7 changed items kept" in text
 
 
-@pytest.mark.parametrize(("share", "text"), [(1.0, "100.0%"), (0.9999, "99.9%"), (0.0, "0.0%"), (0.5, "50.0%")])
+@pytest.mark.parametrize(
+    ("share", "text"), [(1.0, "100.0%"), (0.9999, "99.9%"), (0.0, "0.0%"), (0.5, "50.0%"), (2 / 3, "66.7%")]
+)
 def test_a_hundred_percent_is_said_only_when_it_is_true(share: float, text: str) -> None:
     assert percent(share) == text
 

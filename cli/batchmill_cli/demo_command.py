@@ -16,8 +16,9 @@ from batchmill.export import escape
 from batchmill.settings import Settings
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option, Whole, given
-from batchmill_cli.report import Commands
-from batchmill_cli.run_command import Manner, close, crunch, program_name
+from batchmill_cli.program import program_name
+from batchmill_cli.report import Commands, results
+from batchmill_cli.run_command import Manner, close, crunch
 
 FUNCTION = "batchmill_cli.demo_work:examine"
 LEFT_OUT = ("site-packages", "dist-packages", "__pycache__")
@@ -49,11 +50,11 @@ def command(checkpoint: str, **options: Any) -> int:
     ended = crunch(FUNCTION, files, settings, {"checkpoint": checkpoint, "output": None, "no_checkpoint": False},
                        manner)  # fmt: skip
     again = shlex.join(["demo", *sys.argv[sys.argv.index("demo") + 1 :]])
-    program, path = program_name(sys.argv[0]), shlex.quote(checkpoint)
+    program, path = program_name(absolute=False), shlex.quote(checkpoint)
     commands = Commands(
         resume=f"{program} {again}" if ended.report.exit_code else "",
         show=f"{program} failures {path}" if ended.report.failed else "",
-        collect=f"{program} results {path} -o FILE",
+        collect=f"{program} results {path} -o FILE" if results(ended.report) else "",
     )
     status = close(ended, commands, manner)
     if status == 0:

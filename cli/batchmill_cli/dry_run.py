@@ -1,53 +1,70 @@
-"""Owns `run --dry-run`: what a run would do, said without doing it. Never starts a lane or changes a file."""
+"""Owns `run --dry-run`: what a run would do, as text or as one JSON object. Never starts a lane or changes a file."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from batchmill.export import escape
 from batchmill.settings import Settings
+from batchmill_cli.report import as_json, fields_of, plural, show_id
+
+if TYPE_CHECKING:
+    from batchmill.preview import Preview
+
+MOST_INPUTS = 5
+FATES = {
+    "new": "new",
+    "continued": "would be continued",
+    "moved aside": "would be moved aside, the batch begun anew",
+}
 
 
 def describe(function: str, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any]) -> str:
-    """The plan as text; raises what the run itself would raise before its first item."""
+    """What would be done; raises what the run itself would raise before its first item."""
     from batchmill.batch import Batch
-    from batchmill.resources import worker_count
+    from batchmill.preview import preview
 
-    batch = Batch(
-        function,
-        inputs,
-        settings=settings,
-        checkpoint=options["checkpoint"],
-        output=options["output"],
-        no_checkpoint=options["no_checkpoint"],
-    )
-    workers, source = worker_count(settings.workers)
-    lines = [
-        f"function   {function}",
-        f"input      {', '.join(inputs[:5])}{' …' if len(inputs) > 5 else ''}",
-        f"workers    {workers} ({source})",
-        *_checkpoint(batch.checkpoint_path, settings),
-        f"output     {options['output'] or 'none; `batchmill results` collects it from the checkpoint'}",
-        "nothing was run",
-    ]
-    return "\n".join(lines)
+    asked = {name: options[name] for name in ("checkpoint", "output", "no_checkpoint")}
+    seen = preview(Batch(function, inputs, settings=settings, **asked).plan)
+    if options["json"]:
+        return as_json({"function": function, "input": inputs, "output": options["output"], **fields_of(seen)})
+    return "\n".join(_lines(function, inputs, seen, options["output"]))
 
 
-def _checkpoint(path: str | None, settings: Settings) -> Iterator[str]:
-    if not path:
+def _lines(function: str, inputs: Sequence[str], seen: Preview, output: str | None) -> Iterator[str]:
+    more = f" and {len(inputs) - MOST_INPUTS} more" if len(inputs) > MOST_INPUTS else ""
+    yield f"function   {escape(function)}"
+    yield f"input      {escape(', '.join(inputs[:MOST_INPUTS]), 1000)}{more} ({seen.format})"
+    yield f"items      {seen.total} total, {seen.done} done, {seen.failed} failed, {seen.to_do} to do"
+    yield from (f"           {line}" for line in _details(seen))
+    for number, item in enumerate(seen.first):
+        yield f"{'' if number else 'first':10} {show_id(item.id)} (line {item.line}{_input(inputs, seen, item.input)})"
+    if seen.to_do > len(seen.first):
+        yield f"           and {seen.to_do - len(seen.first)} more"
+    yield f"workers    {seen.workers} ({seen.workers_from})"
+    if seen.checkpoint is None:
         yield "checkpoint none: nothing is kept"
-    elif not os.path.exists(path):
-        yield f"checkpoint {path} (new)"
     else:
-        from batchmill.results import open_checkpoint
+        yield f"checkpoint {escape(seen.checkpoint, 300)} ({FATES[seen.fate]})"
+    collected = "`batchmill results` collects it from the checkpoint" if seen.checkpoint else "results are thrown away"
+    yield f"output     {escape(output, 300) if output else f'none; {collected}'}"
+    yield "nothing was run"
 
-        with open_checkpoint(path) as results:
-            status = results.status()
-        yield f"checkpoint {path} ({status.done} done, {status.failed} failed; {_fate(settings)})"
+
+def _details(seen: Preview) -> Iterator[str]:
+    if seen.failed:
+        yield "the failed ones " + ("run again" if seen.retry_failed else "stay as they are (--no-retry-failed)")
+    if seen.changed:
+        yield f"{plural(seen.changed, 'done item')} changed, and would keep the old result; --rerun-changed runs them"
+    if seen.unreadable:
+        yield f"{plural(seen.unreadable, 'line')} that cannot be read as an item: each is a failed item"
+    if seen.blank:
+        yield f"{plural(seen.blank, 'blank line')} passed over"
+    if seen.left:
+        yield f"{seen.left} more would be left (--limit)"
 
 
-def _fate(settings: Settings) -> str:
-    if settings.resume:
-        return "would be continued"
-    return "would be moved aside" if settings.fresh else "is in the way: --resume or --fresh"
+def _input(inputs: Sequence[str], seen: Preview, number: int) -> str:
+    """Which INPUT a line is of, where that is a question."""
+    return f" of {escape(inputs[number], 100)}" if len(inputs) > 1 and seen.format != "files" else ""

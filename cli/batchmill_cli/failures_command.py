@@ -13,7 +13,8 @@ from batchmill.export import escape
 from batchmill.model import Outcome
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
-from batchmill_cli.report import as_json, first_line, show_id
+from batchmill_cli.reading import reading
+from batchmill_cli.report import as_json, first_line, plural, show_id
 
 MOST_MESSAGES = 10
 MOST_NAMED = 5
@@ -72,6 +73,12 @@ def command(checkpoints: tuple[str, ...], json: bool, items: bool) -> int:
     """What failed and why; or the failed items themselves."""
     if json and items:
         raise InvalidUsage("--json and --items exclude each other", "leave one of them out")
+    with reading():
+        return show(checkpoints, json, items)
+
+
+def show(checkpoints: Iterable[str], json: bool, items: bool) -> int:
+    """Print what failed; the exit status."""
     from batchmill.results import open_checkpoint
 
     failed = (outcome for path in checkpoints for outcome in open_checkpoint(path).failures())
@@ -96,7 +103,8 @@ def print_items(failed: Iterable[Outcome]) -> int:
             else:
                 out.write(outcome.item.removesuffix(b"\n") + b"\n")
     if missing:
-        streams.tell(f"batchmill: {missing} failed items above 64 KiB were not kept; `failures --json` has their lines")
+        what = f"{plural(missing, 'failed item')} above 64 KiB"
+        streams.tell(f"batchmill: {what} not kept; `failures --json` has the line")
     return 0
 
 

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from threading import RLock
 
-from batchmill.export import escape
 from batchmill.model import Snapshot
 from batchmill_cli import streams
+from batchmill_cli.report import indented
 
 MODES = ("auto", "line", "log", "none")
 REDRAW_SECONDS = 0.1
@@ -128,7 +128,7 @@ class Screen:
 
     def show(self, text: str) -> None:
         """Show `text` above the progress line, whatever is held; harmless, for it may quote an error or a name."""
-        shown = "\n".join(escape(line, 4000) for line in text.splitlines())
+        shown = "\n".join(indented(text, 4000))
         self.pass_on(shown.encode("utf-8", "backslashreplace"))
 
     def pass_on(self, data: bytes) -> None:

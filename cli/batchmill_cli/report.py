@@ -27,11 +27,15 @@ ROUTINE = (0, 1, 3, 75)
 
 @dataclass(frozen=True)
 class Commands:
-    """What to type next, ready for a shell: continue, show the failures, collect the results ("" where it is moot)."""
+    """What to type next, ready for a shell: continue, show the failures, collect the results ("" where it is moot).
+
+    `output` says where the results are, where that is not where they were asked for.
+    """
 
     resume: str = ""
     show: str = ""
     collect: str = ""
+    output: str = ""
 
 
 def is_shown(exit_code: int, *, terminal: bool, verbose: bool, quiet: bool) -> bool:
@@ -47,26 +51,52 @@ def render(report: Report, commands: Commands, host: str) -> str:
     lines += _facts(report)
     lines += _section("errors", list(_failures(report.failures)))
     lines += _section("note", list(_notes(report)))
-    for label, command in (("continue", commands.resume), ("show", commands.show), ("collect", commands.collect)):
-        lines += _section(label, [command] if command else [])
+    lines += next_steps(commands)
     return "\n".join(lines)
+
+
+def next_steps(commands: Commands) -> list[str]:
+    """What to type next, as lines of text."""
+    steps = (
+        ("output", commands.output),
+        ("continue", commands.resume),
+        ("show", commands.show),
+        ("collect", commands.collect),
+    )
+    return [line for label, text in steps for line in _section(label, [text] if text else [])]
 
 
 def news(report: Report) -> str:
     """The one thing to know about the run."""
-    done = report.completed + report.skipped
+    of_all = f"of {plural(report.total, 'item')}"
+    if report.stopped == "max-failures" and report.settings.get("max_failures") == "auto":
+        # Those that failed in an earlier run, and were left so, have no examples.
+        now = sum(group.count for group in report.failures if group.examples)
+        return f"stopped: the first {now} items all failed, {results(report)} {of_all} done"
     if report.stopped:
         cause = f"ended by {report.stopped}" if report.stopped.startswith("SIG") else f"stopped by --{report.stopped}"
         failed = f", {report.failed} failed" if report.failed else ""
-        return f"{cause}, {done} of {report.total} items done{failed}"
+        return f"{cause}, {results(report)} {of_all} done{failed}"
     if report.failed:
-        return f"{report.failed} of {report.total} items failed"
+        return f"{report.failed} {of_all} failed"
+    if report.total == 1:
+        return "1 item done"
     return f"all {report.total} items done" if report.total else "no items in the input"
 
 
+def results(report: Report) -> int:
+    """Items of the input that have an ok result now."""
+    return report.completed + report.skipped
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 item`, `2 items`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def percent(share: float) -> str:
-    """A share in percent, rounded down: 100% is said only when it is true."""
-    return f"{math.floor(share * 1000 + 1e-9) / 10:.1f}%"
+    """A share in percent, rounded; but 100.0% is said only when it is true, as the progress line does."""
+    return f"{100 * (share if share >= 1 else min(share, 0.999)):.1f}%"
 
 
 def span(seconds: float) -> str:
@@ -87,22 +117,25 @@ def moment(when: float, since: float | None = None) -> str:
 
 
 def _where(report: Report, host: str) -> str:
-    return f" - {escape(report.checkpoint, 200)} on {escape(host, 60)}" if report.checkpoint else f" - on {host}"
+    return (f" - {escape(report.checkpoint, 200)}" if report.checkpoint else "") + f" on {escape(host, 60)}"
 
 
 def _facts(report: Report) -> Iterator[str]:
-    workers = f"{report.workers} worker" + ("" if report.workers == 1 else "s")
     yield (
         f"{'run':9} {moment(report.started)} - {moment(report.ended, report.started)}"
-        f" ({span(report.seconds)}), {workers}, {format_rate(report.rate)} items/s"
+        f" ({span(report.seconds)}), {plural(report.workers, 'worker')}, {format_rate(report.rate)} items/s"
     )
     yield (
         f"{'items':9} {report.total} total, {report.completed} completed, {report.skipped} skipped (done before),"
         f" {report.failed} failed, {report.remaining} left"
     )
-    yield f"{'success':9} {percent(report.success_rate)}"
+    yield f"{'success':9} {percent(report.success_rate) if _is_tried(report) else '-'}"
     share = 100 * report.cpu_seconds / report.seconds if report.seconds > 0 else 0.0
     yield f"{'machine':9} cpu {share:.0f}% ({span(report.cpu_seconds)}), peak rss {format_size(report.peak_rss)}"
+
+
+def _is_tried(report: Report) -> bool:
+    return bool(results(report) or report.failed)
 
 
 def _failures(groups: Sequence[FailureGroup]) -> Iterator[str]:
@@ -121,13 +154,18 @@ def _failures(groups: Sequence[FailureGroup]) -> Iterator[str]:
 
 def _notes(report: Report) -> Iterator[str]:
     # Changed items and older source are among the warnings.
-    counted = (
-        (report.repeated, "repeated ids, each its own item"),
-        (report.blank, "blank lines passed over"),
-    )
-    yield from (f"{count} {text}" for count, text in counted if count)
+    if report.repeated:
+        yield f"{plural(report.repeated, 'repeated id')}, each its own item"
+    if report.blank:
+        yield f"{plural(report.blank, 'blank line')} passed over"
     for warning in report.warnings:
-        yield from (escape(line, 500) for line in warning.splitlines())
+        yield from indented(warning, 500)
+
+
+def indented(text: str, columns: int) -> Iterator[str]:
+    """A message as harmless lines, those after its first indented: it may end in a traceback."""
+    for number, line in enumerate(text.splitlines()):
+        yield ("  " if number else "") + escape(line, columns)
 
 
 def _section(label: str, lines: Sequence[str]) -> list[str]:
@@ -162,17 +200,19 @@ def as_json(value: Any) -> str:
 
 
 def report_object(report: Report) -> dict[str, Any]:
-    """The report as `--json` gives it."""
-    return {**_fields(report), "rate": report.rate, "success_rate": report.success_rate}
+    """The report as `--json` gives it; the success rate is null where nothing was tried."""
+    share = report.success_rate if _is_tried(report) else None
+    return {**fields_of(report), "rate": report.rate, "success_rate": share}
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, by name."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        value = _fields(value)
+        value = fields_of(value)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Enum):

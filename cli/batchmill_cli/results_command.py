@@ -7,6 +7,7 @@ import click
 from batchmill.settings import OUTPUT_FORMATS
 from batchmill_cli import streams
 from batchmill_cli.options import Choice, Command, Option
+from batchmill_cli.reading import reading
 
 OPTIONS = [
     Option("-o", "--output", group="Output", default="-", metavar="FILE|-", help="Where to. [-: stdout]"),
@@ -40,8 +41,9 @@ def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: 
     from batchmill.results import write_results
 
     if output != "-":
-        write_results(checkpoints, output, format=output_format, all=all, on_message=streams.tell)
+        with reading():
+            write_results(checkpoints, output, format=output_format, all=all, on_message=streams.tell)
         return 0
-    with streams.stdout() as out:
+    with reading(), streams.stdout() as out:
         write_results(checkpoints, out, format=output_format, all=all, on_message=streams.tell)
     return 0

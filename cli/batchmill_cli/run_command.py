@@ -19,11 +19,13 @@ from batchmill.model import Report
 from batchmill.settings import FORMATS, OUTPUT_FORMATS, START_METHODS, Settings, parse_duration
 from batchmill_cli import streams
 from batchmill_cli.options import Choice, Command, Option, Whole, given, is_verbose, parse_set
+from batchmill_cli.program import program_name
 from batchmill_cli.progress import MODES, REDRAW_SECONDS, Screen, choose_mode
 from batchmill_cli.relay import Relay
-from batchmill_cli.report import Commands, as_json, is_shown, render, report_object, resume_command
+from batchmill_cli.report import Commands, as_json, is_shown, render, report_object, results, resume_command
 
 EVERYDAY, INPUT, WORKERS = "Everyday", "Input", "Workers"
+STOPPED = 3  # by design: --limit, --max-failures
 CHECKPOINT, LIMITS, OUTPUT, CRON = "Checkpoint", "Limits", "Output", "Progress and stopping"
 
 OPTIONS = [
@@ -163,8 +165,9 @@ def check_together(options: Mapping[str, Any]) -> None:
 def command(context: click.Context, /, function: str, inputs: tuple[str, ...], **options: Any) -> int:
     """Call a Python function on every item of the input, on every core.
 
-    FUNCTION is path/file.py:NAME or package.module:NAME; INPUT are files, or - for stdin. Options can also be set as
-    BATCHMILL_RUN_<OPTION>. DUR is 30, 30s, 250ms or 1h30m. Defaults are in [ ].
+    FUNCTION is path/file.py:NAME or package.module:NAME; INPUT are files, or - for stdin. DUR is 30, 30s, 250ms or
+    1h30m. Defaults are in [ ]. Options can also be set as BATCHMILL_RUN_<OPTION>, such as BATCHMILL_RUN_WORKERS=8; but
+    not --resume, --fresh, --dry-run and -v, nor those that may be repeated: --set and --preload.
     """
     try:
         check_together(options)
@@ -253,20 +256,33 @@ def close(ended: Ended, commands: Commands, manner: Manner) -> int:
 
 def next_commands(ended: Ended, options: Mapping[str, Any], manner: Manner) -> Commands:
     """What to type next after this run, as the shell would take it."""
-    report, checkpoint = ended.report, ended.checkpoint
+    report, checkpoint, target = ended.report, ended.checkpoint, options["output"]
+    partial = _partial(report, target)
+    output = (os.path.relpath(partial) if manner.terminal else partial) if partial else ""
     if not checkpoint:
-        return Commands()
-    program = program_name(sys.argv[0])
+        return Commands(output=output)
+    program = program_name(absolute=not manner.terminal)
     directory = None if manner.terminal else os.getcwd()
     path = shlex.quote(os.path.relpath(checkpoint) if manner.terminal else checkpoint)
-    unfinished = report.exit_code != 0
+    lacking = not target or (target != "-" and report.stopped)  # what was asked for is not there, or not under its name
     return Commands(
-        resume=resume_command(sys.argv[1:], program, directory) if unfinished else "",
+        output=output,
+        resume=resume_command(sys.argv[1:], program, directory) if report.exit_code != 0 else "",
         show=f"{program} failures {path}" if report.failed else "",
-        collect="" if options["output"] else f"{program} results {path} -o FILE",
+        collect=f"{program} results {path}{_into(options)}" if lacking and results(report) else "",
     )
 
 
-def program_name(started_as: str) -> str:
-    """How this program was called: by its name, or as a module."""
-    return "python -m batchmill" if os.path.basename(started_as) == "__main__.py" else "batchmill"
+def _partial(report: Report, target: str | None) -> str | None:
+    """Where the output of a run is that ended early: beside the name that it will have; None where there is none."""
+    if report.exit_code != STOPPED or target in (None, "-"):
+        return None
+    name = f"{os.path.realpath(str(target))}.partial"
+    return name if os.path.exists(name) else None
+
+
+def _into(options: Mapping[str, Any]) -> str:
+    """The options of `results` that give what this run was asked for."""
+    chosen = options.get("output_format")
+    style = f" --output-format {chosen}" if chosen else ""
+    return f"{style} -o {shlex.quote(options['output']) if options['output'] else 'FILE'}"

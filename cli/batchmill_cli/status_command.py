@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchmill.export import escape
-from batchmill.model import format_rate, format_size
+from batchmill.model import format_clock, format_rate, format_size
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
-from batchmill_cli.report import Commands, as_json, moment, render, report_object, span
+from batchmill_cli.program import program_name, run_again
+from batchmill_cli.reading import reading
+from batchmill_cli.report import (
+    Commands,
+    as_json,
+    moment,
+    next_steps,
+    percent,
+    plural,
+    render,
+    report_object,
+    span,
+)
 
 if TYPE_CHECKING:
     from batchmill.results import Status
 
 OPTIONS = [Option("--json", group="Output", is_flag=True, help="One object per checkpoint.")]
+# By the name of the verdict's kind. A run that was killed leaves the last one unfinished: nothing to do about that.
+TROUBLE = {
+    "CRASH_DAMAGE": "its end is damaged, as by a power failure",
+    "CORRUPT": "it is damaged",
+}
 
 
 @click.command(
@@ -31,12 +51,12 @@ def command(checkpoints: tuple[str, ...], json: bool) -> int:
     from batchmill.results import open_checkpoint
 
     for number, path in enumerate(checkpoints):
-        with open_checkpoint(path) as results:
+        with reading(), open_checkpoint(path) as results:
             status = results.status()
         if json:
             streams.print_data(as_json(as_object(status)))
         else:
-            streams.print_data(("\n" if number else "") + "\n".join(describe(status)))
+            streams.print_data(("\n" if number else "") + "\n".join(describe(status, time.time())))
     return 0
 
 
@@ -47,30 +67,82 @@ def as_object(status: Status) -> dict[str, Any]:
     return {**facts, "report": report_object(status.report) if status.report else None}
 
 
-def describe(status: Status) -> Iterator[str]:
-    """The status as lines of text: live or dead, the counts, the last sample, the last report in full."""
+def describe(status: Status, now: float) -> Iterator[str]:
+    """The status as lines of text: live, killed or ended; the counts; what to type next."""
     yield f"{escape(status.path, 300)}: {_life(status)}"
-    total = "?" if status.total is None else status.total
-    yield f"items     {total} total, {status.done} done, {status.failed} failed"
-    runs = "1 run" if len(status.runs) == 1 else f"{len(status.runs)} runs"
-    yield f"file      {format_size(status.size)}, {runs}, {status.verdict}"
-    if status.sample:
-        yield f"sample    {_sample(status.sample)}"
+    if status.runs:
+        run = status.runs[-1]
+        yield f"function  {escape(str(run.get('function', '?')), 200)}"
+        if run.get("input"):
+            yield f"input     {escape(' '.join(run['input']), 500)}"
+    yield f"{'holds' if status.report else 'items':9} {_counts(status)}"
+    if status.live and status.tried:
+        yield f"speed     {_speed(status, now)}"
+    if status.sample and not status.report:
+        yield f"machine   {_sample(status.sample)}"
+    trouble = TROUBLE.get(status.verdict.kind.name) if status.verdict else None
+    said = f"; {trouble}: `{program_name(absolute=False)} verify` says more" if trouble else ""
+    yield f"file      {format_size(status.size)}, {plural(len(status.runs), 'run')}{said}"
     if status.report:
-        yield from ("", "last report:", render(status.report, Commands(), str(status.runs[-1].get("host", "?"))))
+        yield from ("", "last report:")
+        yield render(status.report, _commands(status), str(status.runs[-1].get("host", "?")))
+    else:
+        yield from next_steps(_commands(status))
 
 
 def _life(status: Status) -> str:
-    if status.live is None:
-        return "not running"
-    who = f"pid {status.live.pid} on {escape(status.live.host, 60)}" if status.live.pid else "just begun"
-    since = f" since {moment(status.live.started)}" if status.live.pid else ""
-    return f"running{since} ({who})"
+    if status.live is not None:
+        if not status.live.pid:
+            return "running, just begun"
+        return f"running since {moment(status.live.started)} (pid {status.live.pid} on {escape(status.live.host, 60)})"
+    if not status.runs:
+        return "nothing was run yet"
+    if status.report is not None:
+        return f"not running, the last run ended {moment(status.report.ended)}"
+    run = status.runs[-1]
+    who = f"pid {run.get('pid', '?')} on {escape(str(run.get('host', '?')), 60)}"
+    return (
+        f"not running; the last run ({who}, started {moment(run.get('started', 0.0))}) ended without a report:"
+        " it was killed"
+    )
+
+
+def _total(status: Status) -> int | None:
+    """Items of the input, where what the checkpoint holds can be held against it: not where it holds others too."""
+    return status.total if status.total is not None and status.total >= status.done + status.failed else None
+
+
+def _counts(status: Status) -> str:
+    counts = f"{status.done} done, {status.failed} failed"
+    if status.report:  # which has the input's counts; other items may be in the checkpoint as well
+        return counts
+    total = _total(status)
+    if not total:
+        return f"{counts}, total not known yet" if status.live else counts
+    return f"{total} total, {counts}, {percent((status.done + status.failed) / total)}"
+
+
+def _speed(status: Status, now: float) -> str:
+    """Of this run's items alone, since its start."""
+    seconds = max(now - status.runs[-1].get("started", now), 0.001)
+    rate, total = status.tried / seconds, _total(status)
+    left = f", ETA {format_clock((total - status.done - status.failed) / rate)}" if total else ""
+    return f"{format_rate(rate)} items/s for {span(seconds)}{left}"
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
-    rate = f" {format_rate(sample['rate'])} items/s," if "rate" in sample else ""
-    return (
-        f"{moment(sample['time'])}: {span(sample['elapsed'])} into the run, {sample['done']} done,{rate}"
-        f" {sample['workers']} workers, cpu {sample['cpu_percent']:.0f}%, rss {format_size(sample['rss'])}"
+    workers = plural(sample["workers"], "worker")
+    return f"{workers}, cpu {sample['cpu_percent']:.0f}%, rss {format_size(sample['rss'])} at {moment(sample['time'])}"
+
+
+def _commands(status: Status) -> Commands:
+    """What to type next: continue what is not finished and not running; what failed; the results so far."""
+    absolute = not streams.is_terminal(1)
+    program = program_name(absolute=absolute)
+    path = shlex.quote(os.path.abspath(status.path) if absolute else status.path)
+    is_over = status.live is not None or (status.report is not None and status.report.exit_code == 0)
+    return Commands(
+        resume="" if is_over or not status.runs else run_again(status.runs[-1], status.path, absolute=absolute),
+        show=f"{program} failures {path}" if status.failed else "",
+        collect=f"{program} results {path} -o FILE" if status.done else "",
     )

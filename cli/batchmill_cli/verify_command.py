@@ -11,7 +11,8 @@ from batchmill.export import escape
 from batchmill.model import format_size
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
-from batchmill_cli.report import as_json, show_id
+from batchmill_cli.reading import reading
+from batchmill_cli.report import as_json, plural, show_id
 
 if TYPE_CHECKING:
     from batchmill.salvage import Lost, Place, Salvaged, Verification
@@ -46,7 +47,8 @@ def command(checkpoints: tuple[str, ...], salvage: bool, json: bool) -> int:
     Exit 0: all is as it was written, up to an unfinished last frame at most, as a killed run leaves it. Exit 65: it is
     damaged.
     """
-    damaged = [path for path in checkpoints if not check(path, salvage, json)]
+    with reading():
+        damaged = [path for path in checkpoints if not check(path, salvage, json)]
     return DAMAGED if damaged else 0
 
 
@@ -56,7 +58,7 @@ def check(path: str, salvage: bool, json: bool) -> bool:
     from batchmill.framing import Kind
     from batchmill.salvage import verify
 
-    found = None
+    found = trouble = None
     try:
         found = verify(path)
         streams.print_data(as_json(_object(found)) if json else "\n".join(describe(found)))
@@ -65,9 +67,11 @@ def check(path: str, salvage: bool, json: bool) -> bool:
     except CheckpointDamaged as error:
         if not salvage:
             raise
-        streams.tell(f"batchmill: {escape(error.message, 1000)}")
+        trouble = error
     if salvage:
         _rescue(path, json)
+    if trouble is not None:  # had it hindered the rescue too, that would have raised it
+        streams.tell(f"batchmill: {escape(trouble.message, 1000)}")
     return found is not None and found.verdict.kind in (Kind.CLEAN, Kind.TORN)
 
 
@@ -86,20 +90,20 @@ def describe(found: Verification) -> Iterator[str]:
     """The verdict as lines of text."""
     live = f", written now by pid {found.live.pid} on {escape(found.live.host, 60)}" if found.live else ""
     yield f"{escape(found.path, 300)}: {escape(str(found.verdict), 500)}"
-    yield f"  {found.outcomes} outcomes in {format_size(found.size)}{live}"
+    yield f"  {plural(found.outcomes, 'outcome')} in {format_size(found.size)}{live}"
     if found.live is None and found.verdict.kind.name in WHAT_NEXT:
         yield f"  {WHAT_NEXT[found.verdict.kind.name]}"
 
 
 def describe_rescue(rescued: Salvaged) -> Iterator[str]:
     """What was saved and what is gone, as lines of text."""
-    yield f"wrote {escape(rescued.path, 300)}: {rescued.kept} frames"
+    yield f"wrote {escape(rescued.path, 300)}: {plural(rescued.kept, 'frame')}"
     if rescued.meta_lost:
         yield "  gone: frame 0, which said what the checkpoint belongs to; --accept-changes continues it"
     for lost in rescued.lost:
         yield from _describe_lost(lost)
     if rescued.tail:
-        yield f"  gone: {rescued.tail} bytes at the end"
+        yield f"  gone: {plural(rescued.tail, 'byte')} at the end"
 
 
 def _describe_lost(lost: Lost) -> Iterator[str]:

@@ -166,6 +166,8 @@ class _Session:
             "settings": self._settings.as_dict(),
             "input": list(self._plan.inputs),
             "function": self._plan.spec.display,
+            "path": self._plan.spec.path,
+            "directory": os.getcwd(),
             "workers": self._workers,
         }
         return begin_run(self._checkpoint, self._history, values)
@@ -213,6 +215,7 @@ class _Session:
             on_progress=on_progress,
             interval=self._settings.progress_interval,
             is_sharded=self._settings.shard is not None,
+            resumes=matcher is not None,
         )
 
     def _records(self) -> int | None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 PARENT_COST = 0.0005  # seconds of the parent's time per chunk, measured (bench/)
 PARENT_SHARE = 0.02  # of one core, that the parent may spend on chunks
-SHORTEST, LONGEST = 0.05, 0.5  # seconds a chunk aims at
-OVERRUN = 2.0  # a lane returns what it has when its chunk took this many times its target
+SHORTEST, LONGEST = 0.05, 0.8  # seconds a chunk aims at
+OVERRUN = 1.5  # a lane returns what it has when its chunk took this many times its target
+LEAST_PATIENCE = 0.1
+STRAGGLER = 3.0  # times the mean: an item that takes longer holds up others
 GROWTH = 8  # a chunk is at most so many times larger than the largest one seen: one fast item proves little
 _MEMORY = 0.3  # weight of the newest chunk in the mean
 
@@ -27,12 +29,18 @@ class Pace:
         self._fixed = fixed
         self._mean: float | None = None
         self._largest = 0
+        self._aim = 0.0
         self.target = min(LONGEST, max(SHORTEST, lanes * PARENT_COST / PARENT_SHARE))
 
     @property
     def slice(self) -> float:
         """Seconds after which a lane returns what it has of its chunk; 0 means never (a fixed chunk size)."""
         return 0.0 if self._fixed else self.target * OVERRUN
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a record that still runs holds up what waits behind it on its lane."""
+        return max(LEAST_PATIENCE, self._aim, STRAGGLER * self.seconds_per_item)
 
     @property
     def seconds_per_item(self) -> float:
@@ -55,7 +63,9 @@ class Pace:
             return 1
         size = min(self.target / max(self._mean, 1e-9), self._largest * GROWTH)
         if remaining is not None:
-            # Half of an even share; but a chunk under ten times the parent's cost would only keep the parent busy.
-            least = 10 * PARENT_COST / max(self._mean, 1e-9)
+            # Half of an even share; but a chunk under ten times the parent's cost would only keep the parent busy, and
+            # more lanes than that would wait for the parent if their chunks took less than its round through them all.
+            least = max(10, self._lanes) * PARENT_COST / max(self._mean, 1e-9)
             size = min(size, max(remaining / (2 * self._lanes), least))
+        self._aim = size * self._mean
         return max(1, int(size))

@@ -120,9 +120,9 @@ class Guard:
         return not busy
 
     def items_left(self, lane: Lane) -> int | None:
-        """How many items the lane may still be given, None for any number."""
+        """How many items the lane may still answer for, None for any number."""
         most = self._settings.max_items_per_worker
-        return None if most is None else max(1, most - lane.items)
+        return None if most is None else most - lane.items
 
     def memory_trouble(self, lane: Lane) -> str | None:
         """What points to memory as the cause of a lane's death, in words, or None."""

@@ -1,4 +1,7 @@
-"""Owns the way from a record to an item with an id and a content checksum. Only lanes use it; never runs a function."""
+"""Owns the way from a record to an item with an id and a content checksum. Never runs a function.
+
+Only lanes use it, and a dry run.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from batchmill import formats
-from batchmill.codec import canonical, digest_id, id_key
+from batchmill.codec import canonical, digest_id
 from batchmill.formats import FORMATS, BadItem, IdRule, shard_of
 from batchmill.model import Chunk, ItemError
 
@@ -107,10 +110,8 @@ class Identifier:
 
 
 def _given(id: Any) -> Any:
-    try:
-        id_key(id)
-    except (ValueError, TypeError) as error:
-        raise BadItem("ValueError", f"the id given for this item cannot be kept: {error}") from None
+    if isinstance(id, ItemError):  # the parent could not keep it
+        raise BadItem(id.type, id.message)
     return id
 
 

@@ -87,8 +87,13 @@ class Index:
         self.generation = max(self.generation, head.generation)
 
     def add_replaced(self, seq: int, supersedes: Iterable[Sequence[int]]) -> None:
-        """Frame `seq` replaces earlier outcomes: [index in it, seq, index, attempts], attempts 0 where that was ok."""
+        """Frame `seq` replaces earlier outcomes: [index in it, seq, index, attempts], attempts 0 where that was ok.
+
+        Of frames that are here: salvage may have left out others.
+        """
         for place, old_seq, old_place, attempts in supersedes:
+            if not self.has(old_seq):
+                continue
             self.replaced[old_seq, old_place] = (seq, place)
             self.gone.setdefault(old_seq, set()).add(old_place)
             self.items -= 1
@@ -104,6 +109,8 @@ class Index:
             self._blocks[seq] = (generation, first)
             self._moved.pop(seq, None)
         for seq, place, count, position in order["items"]:
+            if not self.has(seq):  # lost, and left out by salvage
+                continue
             moved = self._moved.setdefault(seq, {})
             moved.update((place + i, (generation, position + i)) for i in range(count))
 
@@ -118,6 +125,13 @@ class Index:
         if number == len(seqs) or seqs[number] != seq:
             raise KeyError(seq)
         return number
+
+    def has(self, seq: int) -> bool:
+        """Whether frame `seq` has a row."""
+        try:
+            return self.number(seq) >= 0
+        except KeyError:
+            return False
 
     def digest(self, number: int) -> bytes:
         """The digest of a row's block."""

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from batchmill import worker
@@ -36,6 +38,7 @@ from batchmill.worker import Order, Ready
 TICK = 0.1  # seconds between looks at what sends no events
 BRISK = 0.02  # between looks while lanes wait for input, or for a dead one to be gone
 LANE_STARTS = 5  # lanes in a row that may die while starting
+TURN = 16  # chunks handed out before the loop looks at what has come back: it tells how large the next should be
 _STILL_IMPORTING = 10.0
 
 
@@ -108,6 +111,7 @@ class Loop:
         self._scans: dict[int, tuple[Lane, Chunk]] = {}
         self._renders: dict[int, tuple[Lane, Any]] = {}
         self._rerender: list[tuple[int, Any]] = []
+        self._inbox: deque[Any] = deque()
         self._next_tag = 0
         self._any_ready = False
         self._failed_starts = 0
@@ -122,10 +126,10 @@ class Loop:
     def run(self) -> None:
         """Keep the lanes busy until all is done."""
         while not self._is_finished():
-            if not self.stopped:
-                self._fill()
-            for event in self._wait():
-                self._handle(event)
+            more = not self.stopped and self._fill()
+            self._wait(0.0 if more else self._patience())
+            while self._inbox:
+                self._handle(self._inbox.popleft())
             self._tick()
 
     def _is_finished(self) -> bool:
@@ -154,15 +158,14 @@ class Loop:
                     pass
         return self._output.is_done and not self._renders and not self._rerender
 
-    def _wait(self) -> list[Any]:
-        """The events that are there, or come within a tick."""
-        events = []
+    def _wait(self, seconds: float) -> None:
+        """Move the events that are there, or come within so many seconds, to the inbox."""
         try:
-            events.append(self._events.get(timeout=self._patience()))
-            while True:
-                events.append(self._events.get_nowait())
+            # All in C: KeyboardInterrupt (the API has no handler of its own) cannot come between get and append.
+            self._inbox.extend(map(self._events.get, (True,), (seconds,)))
+            self._inbox.extend(map(self._events.get, repeat(False)))
         except queue.Empty:
-            return events
+            pass
 
     def _patience(self) -> float:
         if self._recaller.is_pending:
@@ -181,20 +184,41 @@ class Loop:
 
     # Handing out
 
-    def _fill(self) -> None:
-        """Give every lane with room something to do, the idlest first."""
-        while room := [lane for lane in self._pool.lanes.values() if self._has_room(lane)]:
-            if not self._give(min(room, key=lambda lane: len(lane.outstanding))):
-                if any(not lane.outstanding for lane in room):
-                    self._recaller.plan(self._clock())
-                break
+    def _fill(self) -> bool:
+        """Give lanes with room something to do, the idlest first; whether some may be left that could have more."""
+        given = 0
+        for held in range(self._window):
+            for lane in list(self._pool.lanes.values()):
+                if len(lane.outstanding) != held or not self._has_room(lane):
+                    continue
+                if given == TURN:
+                    return True
+                if not self._give(lane):
+                    self._share()
+                    return False
+                given += 1
         if not self._pool.lanes and not self._pool.dying and self._has_work():
             self._start_lane(0)
+        return False
+
+    def _share(self) -> None:
+        """Nothing is left to hand out: let lanes that have too much share it with those that are idle."""
+        lanes = self._pool.lanes.values()
+        self._recaller.plan(self._clock(), sum(1 for lane in lanes if not lane.outstanding and self._has_room(lane)))
 
     def _has_room(self, lane: Lane) -> bool:
         if not lane.ready or lane.retiring or len(lane.outstanding) >= self._window:
             return False
-        return not (lane.lowered and lane.outstanding) and self._guard.may_have_more(lane)
+        if lane.lowered and lane.outstanding:
+            return False
+        return self._guard.may_have_more(lane) and self._items_left(lane) != 0
+
+    def _items_left(self, lane: Lane) -> int | None:
+        """How many items the lane may still be given beside those it has; None for any number."""
+        most = self._guard.items_left(lane)
+        if most is None:
+            return None
+        return max(0, most - sum(flight.chunk.to_run for flight in self._ledger.on_lane(lane.slot)))
 
     def _has_work(self) -> bool:
         """Whether there is something to start the first lane for."""
@@ -225,7 +249,7 @@ class Loop:
     def _give(self, lane: Lane) -> bool:
         if self._give_render(lane):
             return True
-        job = self._next_job(self._guard.items_left(lane))
+        job = self._next_job(self._items_left(lane))
         if job is None:
             return False
         if job.scan:
@@ -280,7 +304,7 @@ class Loop:
     def _replied(self, lane: Lane, future: Future[tuple[bytes, Tally]]) -> None:
         payload, tally = future.result()
         chunk = self._ledger.returned(tally.serial, tally.lines)
-        self._recaller.forget(serial=tally.serial)
+        self._recaller.forget(lane, tally.serial)
         self._intake.refund(chunk.to_run - tally.items)
         self._pace.seen(tally.items, tally.seconds)
         self._guard.counted(lane, tally.items)
@@ -334,7 +358,7 @@ class Loop:
             self._intake.scan_lost(self._scans.pop(tag)[1])
         for number in [number for number, (at, _) in self._renders.items() if at is lane]:
             self._rerender.append((number, self._renders.pop(number)[1]))
-        self._recaller.forget(lane=lane)
+        self._recaller.forget(lane)
         self._guard.forget(lane)
         if not self.stopped and lane.slot < self._pool.size:
             self._start_lane(lane.slot)
@@ -373,6 +397,7 @@ class Loop:
 
     def _tick(self) -> None:
         now = self._clock()
+        self._recaller.look(now, self._pace.patience)
         self._recaller.check(now)
         for lane in self._pool.gone():
             self._gone(lane)

@@ -167,6 +167,15 @@ class Output:
                 os.unlink(temporary)
             else:
                 os.replace(temporary, name)
+                if name == path:
+                    _forget(f"{path}.partial")  # of an earlier run that stopped
         except OSError as error:
             raise OutputLost(f"cannot write {self.target}: {error.strerror}", "the checkpoint is complete") from None
         return name
+
+
+def _forget(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -111,6 +111,8 @@ def make_plan(
 def _choose_format(inputs: Sequence[str], settings: Settings) -> str:
     if settings.format != "auto":
         return settings.format
+    if not inputs:
+        raise InvalidUsage("there are no items", "give an iterable or the path of an INPUT")
     if "-" in inputs:
         raise InvalidUsage("the format of stdin is not known", "give --format jsonl, lines or files")
     for name in inputs:

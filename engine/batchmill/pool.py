@@ -28,6 +28,7 @@ from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple
 
 from batchmill import worker
+from batchmill.errors import InvalidUsage
 from batchmill.signals import held
 from batchmill.worker import ALARM, COLUMNS, NO_LIMIT, RECORD_BITS, LaneSetup
 
@@ -140,7 +141,10 @@ class Pool:
         self._context = multiprocessing.get_context(start_method or default_start_method())
         self._put = put
         self._setup = pickle.dumps(setup)
-        self._kwargs = pickle.dumps(kwargs)
+        try:
+            self._kwargs = pickle.dumps(kwargs)
+        except Exception as error:  # what pickle raises for a lambda, for a lock and for a recursion differs
+            raise InvalidUsage(f"kwargs cannot be sent to workers: {error}", "give what can be pickled") from None
         self._output = output
         self._board = self._context.RawArray("q", COLUMNS * size)
         self._view = memoryview(self._board).cast("B").cast("q")

@@ -41,6 +41,7 @@ class Recorder:
         self._new = Index()  # the frames of this run
         self._spans = Spans()
         self._kept: dict[int, Block] = {}
+        self._last_failed: Block | None = None
         self._waiting = 0  # failed items of this run that will be tried again, or are
         self._failed_before = 0  # outcomes of this run whose items had failed in an earlier one
         self.why_stopped = ""
@@ -59,13 +60,15 @@ class Recorder:
         self._new.add(ref.seq, ref.offset, ref.length, read_head(payload))
         block = Block(payload) if tally.failed or self._sink is not None else None
         waiting = self._retrier.take(chunk, ref.seq, block) if tally.failed and block is not None else set()
+        if tally.failed:
+            self._last_failed = block
         self._waiting += len(waiting)
         self._count(chunk, tally)
         if self._output is not None:
             self._to_output(self._output, chunk, ref.seq, tally, waiting)
         if self._sink is not None and block is not None and tally.items:
             self._sink(block, _final(block, waiting))
-        return self._reason_to_stop(block)
+        return self._reason_to_stop()
 
     def _count(self, chunk: Chunk, tally: Tally) -> None:
         first, end = chunk.first, chunk.first + tally.lines
@@ -95,14 +98,14 @@ class Recorder:
             settled = chunk.first + offset + 1
         output.settle(settled, chunk.first + tally.lines)
 
-    def _reason_to_stop(self, block: Block | None) -> str | None:
+    def _reason_to_stop(self) -> str | None:
         ok, failed = self._tracker.ok, self._tracker.failed
         reason = self._limits.reason_to_stop(ok, failed, self._failed_before, self._waiting)
         if reason is None or self.why_stopped:
             return None
         self.why_stopped = reason
-        if block is not None and block.failures:
-            last = next(iter(block.failures.values()))
+        if self._last_failed is not None:
+            last = next(iter(self._last_failed.failures.values()))
             self.why_stopped += f"; the last one: {last.traceback.rstrip() or last.message}"
         return "max-failures"
 

@@ -15,10 +15,11 @@ from batchmill.checkpoint import Holder, Reader
 from batchmill.codec import Block, outcomes
 from batchmill.disk import Place, open_output
 from batchmill.errors import InputMissing, InvalidUsage, OutputLost
-from batchmill.framing import FrameRef, FrameType, Verdict
+from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.index import Piece
 from batchmill.model import Outcome, Report
 from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretches
+from batchmill.reader import damaged
 from batchmill.resume import History
 from batchmill.tracker import report_of
 
@@ -32,7 +33,8 @@ class Status:
 
     `live` is who holds it now, or None. `done` counts ok results, `failed` failed items, `total` the items of the input
     (None: unknown). `runs` are the RUN maps in order, `report` is the last run's (None: it is live, or was killed),
-    `sample` the last SAMPLE map, `verdict` what reading the file to its end found.
+    `sample` the last SAMPLE map of the last run, `verdict` what reading the file to its end found. `tried` counts the
+    outcomes that the last run has committed.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Status:
     report: Report | None
     sample: Mapping[str, Any] | None
     verdict: Verdict | None
+    tried: int = 0
 
     @property
     def is_finished(self) -> bool:
@@ -79,13 +82,13 @@ class Results:
 
     def outcomes(self, all: bool = True) -> Iterator[Outcome]:
         """Every item's outcome, in input order (by run, where the input changed between runs); ok ones unless `all`."""
-        return self._chosen(self._history.index.pieces(), lambda block, place: all or place not in block.failures)
+        return self._chosen(self.pieces(), lambda block, place: all or place not in block.failures)
 
     def failures(self) -> Iterator[Outcome]:
         """The failed items, in the same order."""
         index = self._history.index
         failing = {row.seq for number in range(len(index)) if (row := index.row(number)).failed}
-        pieces = [piece for piece in index.pieces() if piece.seq in failing]
+        pieces = [piece for piece in self.pieces() if piece.seq in failing]
         return self._chosen(pieces, lambda block, place: place in block.failures)
 
     def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
@@ -102,19 +105,22 @@ class Results:
         """How the checkpoint stands."""
         history, index = self._history, self._history.index
         live = self._reader.live()
+        is_new = live is not None and history.last_report is not None  # it has not said yet who it is
         report = None if live else history.last_report
+        last = max(history.runs, default=0)
         return Status(
             path=self._reader.path,
             size=self._reader.size,
             meta=self._reader.meta,
             runs=tuple(history.runs[number] for number in sorted(history.runs)),
-            live=live,
+            live=Holder(0, "", 0.0) if is_new else live,
             done=index.items - index.failed,
             failed=index.failed,
-            total=history.total,
+            total=None if is_new else history.total,
             report=report_of(report) if report else None,
-            sample=history.sample,
+            sample=None if is_new else history.sample,
             verdict=self._reader.verdict,
+            tried=0 if is_new else sum(row.items for row in map(index.row, range(len(index))) if row.run == last),
         )
 
     @property
@@ -123,7 +129,10 @@ class Results:
         return self._reader.meta.get("input")
 
     def pieces(self) -> list[Piece]:
-        """All outcomes as pieces, for `ordering.stretches`."""
+        """All outcomes as pieces, for `ordering.stretches`; raises CheckpointDamaged where some cannot be read."""
+        verdict = self._reader.verdict
+        if verdict is not None and verdict.kind is Kind.CORRUPT:  # those before the damage must not pass for all
+            raise damaged(self._reader.path, verdict)
         return self._history.index.pieces()
 
     def part(self, piece: Piece) -> Part:

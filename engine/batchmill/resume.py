@@ -28,7 +28,10 @@ _IDENTITY = {
 
 @dataclass
 class History:
-    """What a checkpoint says of earlier runs: RUN and END maps in order, the last SAMPLE, and the index of outcomes."""
+    """What a checkpoint says of earlier runs: RUN and END maps in order, the index of outcomes.
+
+    `sample` is the last SAMPLE of the last run.
+    """
 
     index: Index = field(default_factory=Index)
     runs: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -43,7 +46,7 @@ class History:
             self.index.add(ref.seq, ref.offset, ref.length, head)
             if head.flags & 1:
                 self._small.append(ref)
-        elif ref.type != FrameType.META:
+        elif ref.type not in (FrameType.META, FrameType.GAP):
             self._small.append(ref)
 
     def load(self, read: Callable[[FrameRef], bytes]) -> None:
@@ -58,6 +61,8 @@ class History:
             return
         values = unpack_map(payload)
         if ref.type == FrameType.RUN:
+            if values["run"] not in self.runs:
+                self.sample = None  # what it said was of another run, perhaps of another input
             self.runs.setdefault(values["run"], {}).update(values)
         elif ref.type == FrameType.END:
             self.ends[values["run"]] = values["report"]
@@ -143,10 +148,7 @@ def open_checkpoint_for(
         if settings.fresh:
             on_message(f"The old checkpoint is now {move_aside(path, settings.keep)}")
         elif not settings.resume:
-            raise CheckpointRefused(
-                f"{path} exists",
-                "--resume continues it, --fresh moves it aside and begins anew, -c FILE names another",
-            )
+            raise in_the_way(path)
         else:
             found = _continue(path, meta, settings, on_error, on_message)
             if found is not None:
@@ -163,7 +165,7 @@ def _continue(
 ) -> tuple[Checkpoint, History] | None:
     """Open an existing checkpoint, or move a finished one aside (None)."""
     with Reader(path) as reader:
-        _check_identity(path, reader.meta, meta, settings)
+        check_identity(path, reader.meta, meta, settings)
     history = History()
     checkpoint = Checkpoint.open(path, interval=settings.checkpoint_interval, on_frame=history.note, on_error=on_error)
     try:
@@ -180,7 +182,14 @@ def _continue(
     return None
 
 
-def _check_identity(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], settings: Settings) -> None:
+def in_the_way(path: str) -> CheckpointRefused:
+    """The error for a checkpoint that exists where nothing says what to do with it."""
+    remedy = "--resume continues it, --fresh moves it aside and begins anew, -c FILE names another"
+    return CheckpointRefused(f"{path} exists", remedy)
+
+
+def check_identity(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], settings: Settings) -> None:
+    """Raise CheckpointMismatch where a checkpoint (META map `theirs`) is not the batch's that is asked for (`ours`)."""
     if settings.accept_changes:
         return
     names = dict(_IDENTITY)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any, Protocol
 
 from batchmill import formats
+from batchmill.codec import canonical, unpack_value
 from batchmill.errors import InputBroken
 from batchmill.feed import UNREADABLE, Census, Feed, Notify, check_inputs, listing, opener
 from batchmill.formats import MAX_ITEM, Format
@@ -257,7 +258,7 @@ class ItemSource:
             while self._is_asked():
                 item = next(iterator)
                 pickled = _pickled(item)
-                self._pulled.append(pickled if self._id is None else (pickled, self._id(item)))
+                self._pulled.append(pickled if self._id is None else (pickled, _plain_id(self._id(item))))
                 if len(self._pulled) >= self._demand:
                     self._notify()
         except StopIteration:
@@ -315,6 +316,19 @@ class ItemSource:
         with self._asked:
             self._over = True
             self._asked.notify()
+
+
+def _plain_id(id: Any) -> Any:
+    """An id as the checkpoint will have it, or why it cannot be kept.
+
+    A lane that cannot unpickle an id of the script's own class would die of it, and the next one too.
+    """
+    if type(id) in (str, int):
+        return id
+    try:
+        return unpack_value(canonical(id))
+    except (ValueError, TypeError) as error:
+        return ItemError("ValueError", f"the id given for this item cannot be kept: {error}")
 
 
 def _pickled(item: Any) -> bytes | ItemError:

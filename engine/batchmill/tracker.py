@@ -23,7 +23,8 @@ class Tracker:
     """Counts outcomes as they are committed, and tells how the run stands.
 
     `total` gives the number of records in the input (None: unknown), `before` the items found done. `append` commits a
-    frame; `on_progress` is called at most every `interval` seconds.
+    frame; `on_progress` is called at most every `interval` seconds, and in a run that `resumes` not before the first
+    item was found done, or done.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Tracker:
         on_progress: Callable[[Snapshot], None] | None,
         interval: float,
         is_sharded: bool,
+        resumes: bool = False,
     ) -> None:
         self._total = total
         self._before = before
@@ -42,11 +44,12 @@ class Tracker:
         self._on_progress = on_progress
         self._interval = interval
         self._is_sharded = is_sharded
+        self._is_matched = not resumes
         self.started = time.time()
         self._begun = time.monotonic()
         self._monitor = Monitor(os.getpid())
         self._usage: Usage | None = None
-        self._next_usage = self._begun
+        self._next_usage = self._begun + USAGE_SECONDS  # a shorter look would tell of chance
         self._next_sample = self._begun + USAGE_SECONDS  # the first one soon, for `status`
         self._next_progress = self._begun + interval
         self._first_outcome: float | None = None
@@ -97,7 +100,8 @@ class Tracker:
         total, done = self.total, self.done
         eta = (total - done) / rate if total is not None and rate > 0 else None
         failed = self.failed + self._before()[1]
-        return Snapshot(done, total, failed, self._before()[0], rate, eta, elapsed, self._workers, self._usage)
+        usage = self._usage if elapsed >= USAGE_SECONDS else None
+        return Snapshot(done, total, failed, self._before()[0], rate, eta, elapsed, self._workers, usage)
 
     def tick(self, now: float, pids: list[int], workers: int) -> None:
         """Sample and report progress if it is time; `now` is monotonic seconds."""
@@ -108,13 +112,19 @@ class Tracker:
         if now >= self._next_sample:
             self._next_sample = now + SAMPLE_SECONDS
             self._append(FrameType.SAMPLE, pack_map(self.sample()))
-        if self._on_progress is not None and now >= self._next_progress:
+        if self._on_progress is not None and now >= self._next_progress and self._knows_what_is_done():
             self._next_progress = now + self._interval
             self._on_progress(self.snapshot())
 
+    def _knows_what_is_done(self) -> bool:
+        """Whether the input was held against the checkpoint yet: until then all of it would seem to be left."""
+        self._is_matched = self._is_matched or self._first_outcome is not None or any(self._before())
+        return self._is_matched
+
     def last_look(self, pids: list[int]) -> None:
         """Take the last sample while the lanes are still there."""
-        self._usage = self._monitor.sample(pids)
+        usage = self._monitor.sample(pids)
+        self._usage = self._usage or usage  # the one before was of a whole second
 
     def sample(self) -> dict[str, Any]:
         """The payload of a SAMPLE frame."""

@@ -182,6 +182,7 @@ def run_chunk(order: Order) -> tuple[bytes, Tally]:
     Stops before a record that the limit forbids, and after one that ends past the order's seconds or fills the reply.
     """
     begun, started = time.perf_counter(), time.time()
+    _go_home()
     reply = Reply()
     done = _run_records(order, reply, begun)
     setup, chunk = _lane.setup, order.chunk
@@ -199,6 +200,14 @@ def run_chunk(order: Order) -> tuple[bytes, Tally]:
     )
     payload, tally = reply.close(chunk, _covered(chunk, done), _lane.identifier.separator, head)
     return payload, tally._replace(serial=order.serial)
+
+
+def _go_home() -> None:
+    """Back to the run's directory: an item may have left it."""
+    try:
+        os.chdir(_lane.setup.directory)
+    except OSError:
+        pass
 
 
 def _run_records(order: Order, reply: Reply, begun: float) -> int:

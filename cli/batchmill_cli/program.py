@@ -1,0 +1,97 @@
+"""Owns how this program is called: its name, and a run again, as commands to copy. Never calls anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from batchmill.settings import Settings
+from batchmill_cli.options import parse_set
+
+# Settings of a run that the one continuing it does not inherit.
+_OF_ONE_RUN = {"resume", "fresh", "fresh_if_finished", "keep", "limit", "accept_changes", "progress_interval"}
+
+
+def program_name(*, absolute: bool) -> str:
+    """What to type to call this very program again; a path where its name alone would not find it.
+
+    With `absolute`, such a path is absolute: the reader of a mail is in another directory.
+    """
+    if os.path.basename(sys.argv[0]) == "__main__.py":
+        return f"{_callable_as(sys.executable, _as_typed(), absolute)} -m batchmill"
+    return _callable_as(sys.argv[0], sys.argv[0], absolute)
+
+
+def _as_typed() -> str:
+    """How the interpreter was called."""
+    return (
+        sys.orig_argv[0] if sys.orig_argv and os.path.basename(sys.orig_argv[0]) != sys.orig_argv[0] else sys.executable
+    )
+
+
+def _callable_as(path: str, typed: str, absolute: bool) -> str:
+    """The shortest that calls `path`: its name where PATH leads to it, else the path as it was `typed`, or absolute."""
+    name = os.path.basename(path)
+    found = shutil.which(name)
+    if found is not None and os.path.exists(path) and os.path.abspath(found) == os.path.abspath(path):
+        return shlex.quote(name)
+    if not os.path.exists(path):  # called by something that says nothing of where it is
+        return shlex.quote(name)
+    return shlex.quote(os.path.abspath(path) if absolute else typed)
+
+
+def run_again(run: Mapping[str, Any], checkpoint: str, *, absolute: bool) -> str:
+    """The command that continues a run, from what the checkpoint says of it; "" for a run that had no INPUT.
+
+    It begins with the directory to go to, if the run was in another one.
+    """
+    inputs, directory = run.get("input") or [], run.get("directory") or os.getcwd()
+    if not inputs:
+        return ""
+    is_elsewhere = absolute or directory != os.getcwd()
+    words = [_function(run, directory), *_words(inputs), *_options(run.get("settings", {}))]
+    path = os.path.abspath(checkpoint) if is_elsewhere else checkpoint
+    command = f"{program_name(absolute=is_elsewhere)} run {shlex.join([*words, '-c', path, '--resume'])}"
+    return f"cd {shlex.quote(directory)} && {command}" if is_elsewhere else command
+
+
+def _function(run: Mapping[str, Any], directory: str) -> str:
+    shown, path = str(run.get("function", "")), run.get("path")
+    if path and shown.startswith(f"{os.path.basename(path)}:"):
+        return f"{os.path.relpath(path, directory)}:{shown.rpartition(':')[2]}"
+    return shown
+
+
+def _words(inputs: list[str]) -> Iterator[str]:
+    """The INPUTs as arguments: one that begins with a dash must not be taken for an option."""
+    yield from (f"./{name}" if name.startswith("-") and name != "-" else name for name in inputs)
+
+
+def _options(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The options that make these settings out of the default ones."""
+    defaults = Settings().as_dict()
+    for name, value in settings.items():
+        if name in _OF_ONE_RUN or value == defaults.get(name):
+            continue
+        option = "--" + name.replace("_", "-")
+        if name == "set":
+            yield from (word for key, item in value.items() for word in (option, f"{key}={_argument(key, item)}"))
+        elif name == "preload":
+            yield from (word for module in value for word in (option, module))
+        elif isinstance(value, bool):
+            yield option if value else "--no-retry-failed"
+        elif name == "shard":
+            yield from (option, "{}/{}".format(*value))
+        else:
+            yield from (option, f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def _argument(key: str, value: Any) -> str:
+    """What to write behind `--set KEY=` to have that value."""
+    is_plain = isinstance(value, str) and parse_set([f"{key}={value}"]) == {key: value}
+    return value if is_plain else json.dumps(value, default=str)

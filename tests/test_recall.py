@@ -1,0 +1,160 @@
+"""What the recaller takes from whom, and what it leaves alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+
+from batchmill.ledger import Ledger
+from batchmill.model import Chunk
+from batchmill.pool import Lane, Pool
+from batchmill.recall import HELD_UP, LOOK, RELIEFS, SOON, Recaller
+from simulated_lanes import divide
+
+PATIENCE = 1.0
+
+
+class Board:
+    """A pool of which only the board counts: what each lane runs, and to where it was lowered."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = {slot: Lane(slot, None) for slot in range(lanes)}  # type: ignore[arg-type]
+        self.at: dict[int, tuple[int, int]] = {}
+        self.lowered: list[tuple[int, int, int]] = []
+
+    def running(self, lane: Lane) -> tuple[int, int] | None:
+        return self.at.get(lane.slot)
+
+    def lower(self, lane: Lane, serial: int, offset: int) -> None:
+        lane.lowered = True
+        self.lowered.append((lane.slot, serial, offset))
+
+
+class House:
+    def __init__(self, lanes: int, chunks: dict[int, list[int]]) -> None:
+        """`chunks` are the sizes of what each lane has."""
+        self.board = Board(lanes)
+        self.ledger = Ledger(divide)
+        self.refunded = 0
+        self.recaller = Recaller(cast("Pool", self.board), self.ledger, self._refund)
+        first = 0
+        for lane, sizes in chunks.items():
+            for size in sizes:
+                self.ledger.hand(Chunk(first, first + 1, 0, size, b""), lane)
+                first += size
+
+    def _refund(self, records: int) -> None:
+        self.refunded += records
+
+    def back(self) -> list[tuple[int, int]]:
+        """(first, records) of what waits again."""
+        taken = []
+        while (chunk := self.ledger.take(10**9)) is not None:
+            taken.append((chunk.first, chunk.records))
+        return taken
+
+
+def test_a_chunk_that_waits_behind_another_is_taken_back_whole() -> None:
+    house = House(2, {0: [10, 10]})
+    house.board.at[0] = (1, 3)
+    house.recaller.plan(HELD_UP, idle=1)
+    house.recaller.check(HELD_UP + SOON)
+    assert house.board.lowered == [(0, 2, 0)]
+    assert house.back() == [(10, 10)]
+    assert house.refunded == 10
+
+
+def test_of_the_chunk_that_runs_half_of_the_rest_is_taken_back() -> None:
+    house = House(2, {0: [11]})
+    house.board.at[0] = (1, 1)
+    house.recaller.plan(HELD_UP, idle=1)
+    house.recaller.check(HELD_UP + SOON)
+    assert house.back() == [(6, 5)]
+
+
+def test_what_the_lane_began_before_it_could_see_the_limit_stays_with_it() -> None:
+    house = House(2, {0: [11]})
+    house.board.at[0] = (1, 1)
+    house.recaller.plan(HELD_UP, idle=1)
+    house.board.at[0] = (1, 8)
+    house.recaller.check(HELD_UP + SOON)
+    assert house.back() == [(9, 2)]
+
+
+def test_a_lane_that_shows_nothing_is_looked_at_again() -> None:
+    house = House(2, {0: [11]})
+    house.board.at[0] = (1, 1)
+    house.recaller.plan(HELD_UP, idle=1)
+    del house.board.at[0]
+    house.recaller.check(HELD_UP + SOON)
+    assert house.recaller.is_pending
+    assert house.back() == []
+
+
+def test_nothing_is_taken_back_of_an_answered_flight() -> None:
+    house = House(2, {0: [11]})
+    house.board.at[0] = (1, 1)
+    house.recaller.plan(HELD_UP, idle=1)
+    house.recaller.forget(house.board.lanes[0], 1)
+    house.recaller.check(HELD_UP + SOON)
+    assert not house.recaller.is_pending
+    assert house.back() == []
+
+
+def test_as_many_lanes_share_as_there_are_idle_ones() -> None:
+    house = House(6, {lane: [10, 10 + lane] for lane in range(4)})
+    house.board.at.update({lane: (2 * lane + 1, 0) for lane in range(4)})
+    house.recaller.plan(HELD_UP, idle=2)
+    house.recaller.plan(HELD_UP, idle=2)
+    assert sorted(slot for slot, _, _ in house.board.lowered) == [2, 3]
+
+
+def test_a_lane_that_has_just_begun_is_left_alone() -> None:
+    house = House(2, {0: [10, 10]})
+    house.board.at[0] = (1, 0)
+    house.recaller.plan(HELD_UP / 2, idle=1)
+    assert house.board.lowered == []
+
+
+def relieved(house: House) -> None:
+    house.recaller.look(0.0, PATIENCE)
+    house.recaller.look(PATIENCE + LOOK, PATIENCE)
+    house.recaller.check(PATIENCE + LOOK + SOON)
+
+
+def test_a_straggler_is_relieved_of_all_behind_it_and_its_neighbours_go_one_by_one() -> None:
+    house = House(1, {0: [10, 5]})
+    house.board.at[0] = (1, 1)
+    relieved(house)
+    assert house.back() == [(2, 1), (3, 1), (4, 2), (6, 4), (10, 1), (11, 1), (12, 2), (14, 1)]
+    assert house.refunded == 13
+
+
+def test_a_lane_that_goes_on_is_no_straggler() -> None:
+    house = House(1, {0: [10]})
+    house.board.at[0] = (1, 1)
+    house.recaller.look(0.0, PATIENCE)
+    house.board.at[0] = (1, 2)
+    house.recaller.look(PATIENCE + LOOK, PATIENCE)
+    assert house.board.lowered == []
+
+
+def test_a_lane_is_relieved_once_until_it_has_answered() -> None:
+    house = House(1, {0: [10]})
+    house.board.at[0] = (1, 1)
+    relieved(house)
+    house.recaller.look(2 * PATIENCE + 2 * LOOK, PATIENCE)
+    assert house.board.lowered == [(0, 1, 2)]
+
+
+@pytest.mark.parametrize("lanes", [1, RELIEFS, 5 * RELIEFS])
+def test_only_so_many_stragglers_are_relieved_at_a_time(lanes: int) -> None:
+    house = House(lanes, {lane: [10] for lane in range(lanes)})
+    house.board.at.update({lane: (lane + 1, 0) for lane in range(lanes)})
+    relieved(house)
+    assert len(house.board.lowered) == min(lanes, RELIEFS)
