@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOAK_SECONDS ?= 600
 
-.PHONY: demo test check bench soak format clean
+.PHONY: demo test check bench bench-peers bench-simulate soak format clean
 
 demo: $(READY)
 	$(BIN)/batchmill demo
@@ -21,6 +21,14 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/main_job.py
 	$(BIN)/python bench/kill_resume.py
+	$(BIN)/python -m pytest -c bench/micro/pytest.ini bench/micro
+
+bench-peers: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python bench/peers.py
+
+bench-simulate: $(READY)
+	$(BIN)/python bench/simulate.py
 
 soak: $(READY)
 	$(BIN)/python bench/soak.py --seconds $(SOAK_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
 from typing import NamedTuple
@@ -170,6 +171,16 @@ def test_what_counts_as_a_straggler_shrinks_with_the_chunks_towards_the_end() ->
     far = pace.patience
     pace.next_size(0)
     assert (far, pace.patience) == (pace.target, LEAST_PATIENCE)
+
+
+def test_while_nothing_is_known_no_item_is_a_straggler() -> None:
+    assert Pace(2).patience == math.inf
+
+
+def test_with_a_given_chunk_size_a_straggler_takes_longer_than_such_a_chunk() -> None:
+    pace = Pace(2, fixed=10)
+    pace.seen(10, 5.0)
+    assert pace.patience == 5.0
 
 
 def test_where_all_items_take_long_none_of_them_is_a_straggler() -> None:

@@ -18,6 +18,10 @@ from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretc
 from checkpoint_kit import outcomes_payload
 
 
+def blocks_of(parts: list[Part]) -> list[Block]:
+    return [Block(part.payload) for part in parts]
+
+
 def index_of(*frames: tuple[int, int, int, int]) -> Index:
     """An index of frames (seq, generation, first, records) of one item a record."""
     index = Index()
@@ -189,7 +193,7 @@ def test_neighbouring_single_outcomes_become_one_piece() -> None:
 def test_outcomes_are_taken_from_all_parts_in_the_order_of_positions() -> None:
     block = Part(Piece(1, 0, 4, 5), outcomes_payload(0, ["a", "b", "c", "d"]), {1, 3})
     again = Part(Piece(1, 0, 4, 9, place=None), _masked(0, [1, 3], ["B", "D"]), ())
-    found = in_order([block, again], 0, 4)
+    found = in_order([block, again], blocks_of([block, again]), 0, 4)
     assert [(position, seq, index) for position, seq, _, index in found] == [(0, 5, 0), (1, 9, 0), (2, 5, 2), (3, 9, 1)]
 
 
@@ -202,12 +206,12 @@ def _masked(first: int, offsets: list[int], ids: list[Any]) -> bytes:
 
 def test_only_what_lies_in_the_stretch_is_taken() -> None:
     part = Part(Piece(1, 10, 14, 5, shift=10), outcomes_payload(0, list("abcd")), ())
-    assert [index for _, _, _, index in in_order([part], 11, 13)] == [1, 2]
+    assert [index for _, _, _, index in in_order([part], blocks_of([part]), 11, 13)] == [1, 2]
 
 
 def test_single_outcomes_are_taken_from_where_they_are_in_their_frame() -> None:
     part = Part(Piece(1, 10, 12, 5, place=2), outcomes_payload(0, list("abcd")), {3})
-    assert [(position, index) for position, _, _, index in in_order([part], 0, 100)] == [(10, 2)]
+    assert [(position, index) for position, _, _, index in in_order([part], blocks_of([part]), 0, 100)] == [(10, 2)]
 
 
 @pytest.mark.parametrize("without", [(), {1}])
@@ -224,6 +228,6 @@ def test_a_stretch_is_rendered_in_order(without: Any) -> None:
 def test_the_order_of_parts_does_not_matter() -> None:
     rng = random.Random(3)
     parts = [Part(Piece(1, 3 * i, 3 * i + 3, 10 + i), outcomes_payload(3 * i, [3 * i, 1, 2]), ()) for i in range(6)]
-    expected = [(position, seq) for position, seq, _, _ in in_order(parts, 0, 18)]
+    expected = [(position, seq) for position, seq, _, _ in in_order(parts, blocks_of(parts), 0, 18)]
     rng.shuffle(parts)
-    assert [(position, seq) for position, seq, _, _ in in_order(parts, 0, 18)] == expected
+    assert [(position, seq) for position, seq, _, _ in in_order(parts, blocks_of(parts), 0, 18)] == expected

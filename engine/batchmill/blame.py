@@ -9,6 +9,7 @@ from batchmill.model import ItemError
 KILLS = 10  # times an item may be on the board of a lane that somebody else seems to have killed, before it is charged
 DISCONNECTED = "closed its connection (does the item close descriptors that are not its own?)"
 SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork server died
+KILLED = -signal.SIGKILL
 
 
 class Blame:
@@ -23,7 +24,7 @@ class Blame:
         An unknown status and a lost fork server (or the item's own `exit(-1)`) are someone else's doing, and so is
         SIGKILL unless memory was short (`memory` says how); but not if it happens again and again to the same record.
         """
-        if code not in (None, SERVER_LOST, -signal.SIGKILL) or (code == -signal.SIGKILL and memory is not None):
+        if code not in (None, SERVER_LOST, KILLED) or (code == KILLED and memory is not None):
             return True
         self._kills[first] = self._kills.get(first, 0) + 1
         return self._kills[first] > KILLS

@@ -8,12 +8,14 @@ with a long tail.
 
 from __future__ import annotations
 
+import math
+
 PARENT_COST = 0.0005  # seconds of the parent's time per chunk, measured (bench/)
 PARENT_SHARE = 0.02  # of one core, that the parent may spend on chunks
 SHORTEST, LONGEST = 0.05, 0.8  # seconds a chunk aims at
 OVERRUN = 1.5  # a lane returns what it has when its chunk took this many times its target
-LEAST_PATIENCE = 0.1
-STRAGGLER = 3.0  # times the mean: an item that takes longer holds up others
+LEAST_PATIENCE = 0.1  # seconds; taking back what waits behind a shorter item costs more than it brings
+STRAGGLER = 3.0  # times the mean: where all items are long, the long ones are no stragglers
 GROWTH = 8  # a chunk is at most so many times larger than the largest one seen: one fast item proves little
 _MEMORY = 0.3  # weight of the newest chunk in the mean
 
@@ -39,8 +41,12 @@ class Pace:
 
     @property
     def patience(self) -> float:
-        """Seconds after which a record that still runs holds up what waits behind it on its lane."""
-        return max(LEAST_PATIENCE, self._aim, STRAGGLER * self.seconds_per_item)
+        """Seconds after which a record that still runs holds up what waits behind it: longer than a chunk is meant to
+        take now, so that it shrinks towards the end, where time is short. Endless before anything is known."""
+        if self._mean is None:
+            return math.inf
+        aim = self._fixed * self._mean if self._fixed else self._aim
+        return max(LEAST_PATIENCE, aim, STRAGGLER * self._mean)
 
     @property
     def seconds_per_item(self) -> float:

@@ -31,16 +31,16 @@ _ABSENT = object()
 
 
 def render(
-    payload: bytes | memoryview, picks: Sequence[int] | None = None, *, format: str, all: bool, with_item: bool
+    payload: bytes | memoryview | Block, picks: Sequence[int] | None = None, *, format: str, all: bool, with_item: bool
 ) -> tuple[bytes, int]:
-    """The output of an OUTCOMES payload, and how many numbers in it were not finite and became null.
+    """The output of an OUTCOMES payload (or its Block), and how many numbers in it were not finite: they became null.
 
     `picks` are item indices in the order wanted; None: every item in its order. Failed items are left out unless `all`.
     `format` is "jsonl" (one object a line) or "msgpack" (one map an item, one after another). With `with_item` the item
     stands beside its outcome where it was kept: parsed if it is JSON, else as text.
     Raises CheckpointDamaged for a payload that is none.
     """
-    block = unpack_outcomes(payload)
+    block = payload if isinstance(payload, Block) else unpack_outcomes(payload)
     order: Sequence[int] = range(len(block)) if picks is None else picks
     if not all and block.head.failed:
         failures = block.failures

@@ -73,7 +73,8 @@ def _no_breakpoint(*args: Any, **keywords: Any) -> None:
 def redirect(output: str, inherited: Any) -> None:
     """Close stdin, and send stdout and stderr where the run wants them.
 
-    `output` is "stderr", "none" or a file's name; `inherited` a descriptor (or a DupFd) to write to in place of stderr.
+    `output` is "stderr", "none" or a file's name; `inherited` is a descriptor (or holds it) to write to in place
+    of stderr.
     """
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -84,7 +85,7 @@ def redirect(output: str, inherited: Any) -> None:
     elif inherited is None:
         target = 2
     else:
-        target = inherited if isinstance(inherited, int) else inherited.detach()
+        target = inherited if isinstance(inherited, int) else inherited.descriptor  # a forked lane has it as it is
     os.dup2(target, 1)
     os.dup2(target, 2)
     for extra in {null, target} - {0, 1, 2}:

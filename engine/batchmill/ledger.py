@@ -110,6 +110,10 @@ class Ledger:
     def __iter__(self) -> Iterator[Flight]:
         return iter(self._flights.values())
 
+    def has(self, serial: int) -> bool:
+        """Whether that flight is still in the air."""
+        return serial in self._flights
+
     def on_lane(self, lane: int) -> list[Flight]:
         """The flights on a lane, oldest first."""
         return [flight for flight in self._flights.values() if flight.lane == lane]

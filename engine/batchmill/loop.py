@@ -129,7 +129,8 @@ class Loop:
             more = not self.stopped and self._fill()
             self._wait(0.0 if more else self._patience())
             while self._inbox:
-                self._handle(self._inbox.popleft())
+                self._handle(self._inbox[0])  # if KeyboardInterrupt comes in here, it is handled again
+                self._inbox.popleft()
             self._tick()
 
     def _is_finished(self) -> bool:
@@ -286,14 +287,13 @@ class Loop:
             return
         if kind == "hello":
             self._ready(lane, event.future.result())
-        elif kind == "run":
+        elif kind == "run" and self._ledger.has(number):
             self._replied(lane, event.future)
         elif kind == "scan":
-            _, chunk = self._scans.pop(number)
-            if not self.stopped:
+            _, chunk = self._scans.pop(number, (lane, None))
+            if chunk is not None and not self.stopped:
                 self._intake.scanned(chunk, event.future.result())
-        else:
-            self._renders.pop(number)
+        elif kind == "render" and self._renders.pop(number, None) is not None:
             assert self._output is not None
             self._output.rendered(number, *event.future.result())
             if self._output.is_unread:
@@ -438,6 +438,16 @@ class Loop:
             self._pool.lower(lane, 0, 0)
             if not lane.ready:
                 self._pool.give_up(lane)
+        self._drop_unsent()
+
+    def _drop_unsent(self) -> None:
+        """Let go of flights that KeyboardInterrupt kept from being sent: no lane will ever answer for them."""
+        for flight in list(self._ledger):
+            lane = self._pool.lanes.get(flight.lane)
+            tag = ("run", flight.serial)
+            is_here = any(isinstance(event, Event) and event.tag == tag for event in self._inbox)
+            if lane is not None and tag not in lane.outstanding and not is_here:
+                self._ledger.lost(flight.serial, None, blame=False)
 
     def _kill_all(self) -> None:
         self._killed = True

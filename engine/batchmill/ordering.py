@@ -7,7 +7,7 @@ in its range of positions, so that stretches can be written one after the other,
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -108,21 +108,24 @@ def picks(block: Block, part: Part, low: int, high: int) -> list[tuple[int, int]
     ]
 
 
-def in_order(parts: Iterable[Part], low: int, high: int) -> list[tuple[int, int, int, int]]:
-    """(position, frame seq, part number, index) of all outcomes of these parts at [low, high), in order."""
+def in_order(parts: Sequence[Part], blocks: Sequence[Block], low: int, high: int) -> list[tuple[int, int, int, int]]:
+    """(position, frame seq, part number, index) of all outcomes of these parts at [low, high), in order.
+
+    `blocks` are the parts' payloads, decoded once: interleaved frames take turns item by item.
+    """
     return sorted(
         (position, part.piece.seq, number, index)
-        for number, part in enumerate(parts)
-        for position, index in picks(Block(part.payload), part, low, high)
+        for number, (part, block) in enumerate(zip(parts, blocks))
+        for position, index in picks(block, part, low, high)
     )
 
 
 def render_order(order: RenderOrder) -> tuple[bytes, int]:
     """The output bytes of a stretch, and how many numbers JSON could not say."""
     texts, odd = [], 0
-    for number, indices in _groups(order):
-        payload = order.parts[number].payload
-        text, count = render(payload, indices, format=order.format, all=order.all, with_item=order.with_item)
+    blocks = [Block(part.payload) for part in order.parts]
+    for number, indices in _groups(order, blocks):
+        text, count = render(blocks[number], indices, format=order.format, all=order.all, with_item=order.with_item)
         texts.append(text)
         odd += count
     return b"".join(texts), odd
@@ -135,13 +138,13 @@ def _is_frame(part: Part) -> bool:
     return piece.place is None and low <= head.first and high >= head.first + head.lines
 
 
-def _groups(order: RenderOrder) -> Iterator[tuple[int, list[int] | None]]:
+def _groups(order: RenderOrder, blocks: Sequence[Block]) -> Iterator[tuple[int, list[int] | None]]:
     """(part number, indices of it) in order; None for all of them."""
     if len(order.parts) == 1:
         only = order.parts[0]
         if not only.without and order.low <= only.piece.low and order.high >= only.piece.high and _is_frame(only):
             yield 0, None
             return
-    ordered = in_order(order.parts, order.low, order.high)
+    ordered = in_order(order.parts, blocks, order.low, order.high)
     for number, group in groupby(ordered, key=itemgetter(2)):
         yield number, [index for _, _, _, index in group]

@@ -91,6 +91,25 @@ class Executor:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
+class _Inherited:
+    """A descriptor that reaches a lane as its own, whatever the start method.
+
+    DupFd is made while the process object is pickled: made before, it would run a server thread for it, which prints a
+    traceback when the lane is killed meanwhile.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _descriptor_of, (DupFd(self.descriptor),)
+
+
+def _descriptor_of(duplicate: Any) -> int:
+    descriptor: int = duplicate.detach()
+    return descriptor
+
+
 class Lane:
     """One worker process in slot `slot`. `outstanding` holds the tags it has not answered."""
 
@@ -170,7 +189,7 @@ class Pool:
     def _start(self, slot: int) -> Lane:
         self._view[COLUMNS * slot] = 0
         self._view[COLUMNS * slot + 1] = NO_LIMIT
-        output = None if self._output is None else DupFd(self._output) if self.start_method != "fork" else self._output
+        output = None if self._output is None else _Inherited(self._output)
         self._ensure_tracker()
         # INT, TERM and HUP go to all processes of a terminal, and would end a lane that has not yet said otherwise.
         with held(), _hidden_main(), _helpers_environment():

@@ -94,9 +94,10 @@ class Results:
     def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
         for stretch in stretches(pieces):
             parts = [self.part(piece) for piece in stretch.pieces]
-            ordered = in_order(parts, stretch.low, stretch.high)
+            blocks = [Block(part.payload) for part in parts]
+            ordered = in_order(parts, blocks, stretch.low, stretch.high)
             for number, group in groupby(ordered, key=itemgetter(2)):
-                block = Block(parts[number].payload)
+                block = blocks[number]
                 places = [place for _, _, _, place in group if is_wanted(block, place)]
                 for _, outcome in outcomes(block, places):
                     yield outcome
