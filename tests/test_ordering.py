@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill import ordering
-from batchmill.codec import MASKED, Head
+from batchmill.codec import MASKED, Block, Head
 from batchmill.index import Index, Piece, add_piece, is_whole
 from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretches
 from checkpoint_kit import outcomes_payload
