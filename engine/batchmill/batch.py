@@ -162,6 +162,8 @@ class _Session:
             total, done = self._history.total, index.items - index.failed
             of = f"{done}/{total}" if total is not None else f"{done} items"
             self._on_message(f"Resuming from checkpoint: {of} done, {index.failed} failed")
+        if self._settings.preload:
+            self._on_message(f"Preloaded once and shared by all workers: {', '.join(self._settings.preload)}")
         values = {
             "settings": self._settings.as_dict(),
             "input": list(self._plan.inputs),
@@ -240,6 +242,7 @@ class _Session:
             directory=os.getcwd(),
             output=settings.worker_output,
             timeout=settings.timeout,
+            preload=settings.preload,
             close=(self._checkpoint.fileno(),) if inherited else (),
         )
         return Pool(

@@ -11,6 +11,7 @@ then looks at the board again a tick later (TRAPS.md 11).
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import os
 import pickle
 import signal
@@ -56,6 +57,7 @@ class LaneSetup:
     directory: str
     output: str  # "stderr", "none" or a file's name
     timeout: float | None = None
+    preload: tuple[str, ...] = ()
     close: tuple[int, ...] = ()  # descriptors that a forked lane inherited and must let go
 
 
@@ -125,6 +127,8 @@ def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, outp
     try:
         os.chdir(setup.directory)
         _redirect(setup.output, output)
+        for module in setup.preload:  # mostly there already; what is not must not be passed over in silence
+            importlib.import_module(module)
         if setup.spec is not None:
             _lane.resolved = resolve(setup.spec, setup.init)
             _lane.kwargs = pickle.loads(packed_kwargs)
