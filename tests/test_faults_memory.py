@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -182,3 +183,15 @@ def test_without_free_memory_one_lane_at_a_time_goes_on(tmp_path: Path) -> None:
             running.add(id)
         else:
             running.remove(id)
+
+
+def test_the_kernel_would_take_a_lane_before_the_parent(tmp_path: Path) -> None:
+    (tmp_path / "victim.py").write_text(
+        "def score(item):\n    return [int(open(f'/proc/{who}/oom_score_adj').read()) for who in ('self', item['id'])]\n"
+    )
+    program = "import os, batchmill; print(*batchmill.map('victim.py:score', [{'id': os.getpid()}], workers=1)[0])"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    lane, parent = map(int, ended.stdout.split())
+    assert lane > parent

@@ -13,6 +13,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 _F_SETSIG = 10  # fcntl's, Linux; not in the fcntl module before 3.13
+_EASIER_VICTIM = 500  # of 1000 points in the kernel's choice whom to kill for memory
 _PARENTS_OWN = (signal.SIGPIPE, signal.SIGUSR1)  # a forked lane would inherit the parent's handlers
 
 
@@ -21,6 +22,18 @@ def become_lane() -> None:
     os.setpgid(0, 0)
     _die_with_parent()
     _take_signals()
+    _be_first_victim()
+
+
+def _be_first_victim() -> None:
+    """When memory runs out, let the kernel take a lane, and never the parent: that costs one item."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            adjusted = min(1000, int(file.read()) + _EASIER_VICTIM)
+            file.seek(0)
+            file.write(str(adjusted))
+    except (OSError, ValueError):
+        pass  # no Linux, or a container that forbids it
 
 
 def _die_with_parent() -> None:
