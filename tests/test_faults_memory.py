@@ -187,7 +187,8 @@ def test_without_free_memory_one_lane_at_a_time_goes_on(tmp_path: Path) -> None:
 
 def test_the_kernel_would_take_a_lane_before_the_parent(tmp_path: Path) -> None:
     (tmp_path / "victim.py").write_text(
-        "def score(item):\n    return [int(open(f'/proc/{who}/oom_score_adj').read()) for who in ('self', item['id'])]\n"
+        "def score(item):\n    return [adjusted('self'), adjusted(item['id'])]\n"
+        "def adjusted(who):\n    return int(open(f'/proc/{who}/oom_score_adj').read())\n"
     )
     program = "import os, batchmill; print(*batchmill.map('victim.py:score', [{'id': os.getpid()}], workers=1)[0])"
     ended = subprocess.run(
