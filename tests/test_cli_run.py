@@ -369,6 +369,13 @@ def test_nothing_is_left_in_the_temporary_directory(method: str, work: Path) -> 
     assert os.listdir(work / "tmp") == []
 
 
+def test_a_temporary_directory_with_a_long_name_is_no_hindrance(work: Path) -> None:
+    long = work / ("long" * 25)
+    long.mkdir()
+    assert batchmill("run", "f.py:double", "items.jsonl", cwd=work, env={"TMPDIR": str(long)}).returncode == 0
+    assert os.listdir(long) == []
+
+
 def test_the_words_of_a_mail_are_quoted_for_a_shell(work: Path) -> None:
     (work / "it's here.jsonl").write_text('{"id": 1, "n": 3}\n')
     ended = batchmill("run", "f.py:picky", "it's here.jsonl", cwd=work)

@@ -199,7 +199,7 @@ def crunch(
     """Run the batch with its progress on stderr."""
     from batchmill.batch import Batch
     from batchmill.resources import worker_count
-    from batchmill.signals import Watch
+    from batchmill.signals import Watch, deaf
 
     screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)
     if manner.verbose:
@@ -225,6 +225,8 @@ def crunch(
         try:
             with Watch(stop, screen.ask):
                 report = batch.run(on_progress=screen.update, on_message=screen.say)
+            if report.stopped.startswith("SIG"):
+                deaf()  # one Ctrl-C too many must not cost the report
         except BrokenPipeError:
             if options["output"] != "-":
                 raise

@@ -14,15 +14,17 @@ import multiprocessing
 import os
 import pickle
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import BaseContext
 from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple
@@ -35,6 +37,7 @@ from batchmill.worker import ALARM, COLUMNS, NO_LIMIT, RECORD_BITS, LaneSetup
 _PRELOAD = ["batchmill.safe_path", "batchmill.worker"]
 _MASK = (1 << RECORD_BITS) - 1
 _MOMENT = 0.05  # seconds that a process may take from closing its files to being dead
+_LONG_DIRECTORY = 60  # bytes; multiprocessing adds about 40
 _LATE = 2.0  # seconds after which a broken executor's thread is not waited for any more
 _SERVERS = 3  # fork servers that may die under the start of one lane
 _SERVER_PAUSE = 0.02  # seconds for a dying one to be seen as dead
@@ -190,6 +193,7 @@ class Pool:
         self._view[COLUMNS * slot] = 0
         self._view[COLUMNS * slot + 1] = NO_LIMIT
         output = None if self._output is None else _Inherited(self._output)
+        _shorten_temporary_directory()
         self._ensure_tracker()
         # INT, TERM and HUP go to all processes of a terminal, and would end a lane that has not yet said otherwise.
         with held(), _hidden_main(), _helpers_environment():
@@ -353,6 +357,14 @@ def _hidden_main() -> Iterator[None]:
             yield
         finally:
             sys.modules["__main__"] = found
+
+
+def _shorten_temporary_directory() -> None:
+    """Let multiprocessing's sockets lie in /tmp where TMPDIR is too long a name for a socket (108 bytes on Linux)."""
+    config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    if config.get("tempdir") is None and len(os.fsencode(tempfile.gettempdir())) > _LONG_DIRECTORY:
+        config["tempdir"] = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
+        util.Finalize(None, shutil.rmtree, args=(config["tempdir"], True), exitpriority=-100)
 
 
 @contextmanager

@@ -103,6 +103,13 @@ def held(signals: Iterable[signal.Signals] = STARTING) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, found)
 
 
+def deaf() -> None:
+    """Ignore what asks to stop from here on: this process has stopped, and only has to say so."""
+    if _in_main_thread():
+        for signum in _STOPPING:
+            signal.signal(signum, signal.SIG_IGN)
+
+
 def die_of(signum: int) -> NoReturn:
     """End this process by `signum` itself: a shell's loop breaks on that, not on exit(128 + signum).
 
