@@ -6,7 +6,8 @@ Run as a program of its own, so that start-up and imports count as they do for a
 
 FUNCTION is a name in work.py there. CHUNK is a good number of items per message for its cost. Each program is what its
 manual recommends for many small independent tasks, with unordered results where it has them and bounded submission
-where it can. Items are parsed where the library makes that natural; `pool-lines` shows what sending raw lines buys.
+where it can. Items are parsed where the library makes that natural; `pool-lines` shows what sending raw lines buys. A
+program's docstring stands above the table. None keeps a checkpoint, and in each one bad item ends everything.
 """
 
 from __future__ import annotations
@@ -90,10 +91,12 @@ def write_lines(results: Iterable[str]) -> None:
 
 
 def serial(chunk: int) -> None:
+    """a loop in one process: parse, call, write; in input order"""
     write(map(call, items()))
 
 
 def pool_500(chunk: int) -> None:
+    """Pool.imap_unordered, 500 items per message: what most people write; parses in the parent, unordered"""
     import multiprocessing
 
     with multiprocessing.Pool(CORES) as pool:
@@ -101,6 +104,7 @@ def pool_500(chunk: int) -> None:
 
 
 def pool(chunk: int) -> None:
+    """Pool.imap_unordered, messages that fit the items, a size the user must find; parses in the parent, unordered"""
     import multiprocessing
 
     with multiprocessing.Pool(CORES) as pool:
@@ -108,6 +112,7 @@ def pool(chunk: int) -> None:
 
 
 def pool_lines(chunk: int) -> None:
+    """Pool.imap_unordered by hand: raw lines to the workers, which parse and write JSON; unordered"""
     import multiprocessing
 
     with multiprocessing.Pool(CORES) as pool:
@@ -115,6 +120,7 @@ def pool_lines(chunk: int) -> None:
 
 
 def executor(chunk: int) -> None:
+    """ProcessPoolExecutor.map: parses in the parent, all submitted at once; in input order"""
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(CORES) as pool:
@@ -122,6 +128,7 @@ def executor(chunk: int) -> None:
 
 
 def joblib(chunk: int) -> None:
+    """Parallel, generator_unordered, its own batching; parses in the parent"""
     from joblib import Parallel, delayed
 
     work = delayed(call)
@@ -129,6 +136,7 @@ def joblib(chunk: int) -> None:
 
 
 def mpire(chunk: int) -> None:
+    """WorkerPool.imap_unordered, told how many items there are; parses in the parent"""
     from mpire import WorkerPool
 
     total = sum(1 for _ in lines())
@@ -137,6 +145,7 @@ def mpire(chunk: int) -> None:
 
 
 def pebble(chunk: int) -> None:
+    """ProcessPool.map: parses in the parent, all submitted at once; in input order"""
     from pebble import ProcessPool
 
     with ProcessPool(max_workers=CORES) as pool:
@@ -144,6 +153,7 @@ def pebble(chunk: int) -> None:
 
 
 def dask(chunk: int) -> None:
+    """bag.read_text in 8 partitions per core: parses in the workers, results in memory, in input order"""
     import dask as dask_module
     from dask import bag
 
@@ -155,6 +165,7 @@ def dask(chunk: int) -> None:
 
 
 def ray(chunk: int) -> None:
+    """tasks of CHUNK raw lines, 8 per core in flight: parses in the workers, unordered"""
     import ray as ray_module
 
     ray_module.init(num_cpus=CORES, include_dashboard=False, logging_level="ERROR", log_to_driver=False)

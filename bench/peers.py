@@ -2,7 +2,8 @@
 checkpoint on. Never tunes one side only: what a program does is in peer_programs.py, for all to see.
 
 Whole processes, run in turn, round after round; the ratios are medians of ratios to the serial loop within a round,
-because machines drift. All outputs must hold the same set of lines. Ends with status 1 where they do not.
+because machines drift. Memory is watched in a round of its own, before the timed ones. All outputs must hold the same
+set of lines. Ends with status 1 where they do not.
 
     python bench/peers.py [--scale 1] [--rounds 3] [--only batchmill --only pool ...] [--work tiny ...]
                           [--sweep] [--json]
@@ -24,16 +25,17 @@ import process_cost
 from machine import describe
 from peer_programs import NEEDS, PROGRAMS, SOURCE, TARGET
 from peer_work import Workload, calibrate, prepare, sweep, workloads
-from process_cost import Broke, Cost
+from process_cost import Broke, Cost, Memory
 
 MILL = "batchmill"
 CONTENDERS = ("serial", MILL, *(name for name in PROGRAMS if name != "serial"))
+WHAT_MILL_DOES = "the command line: blocks to the workers, which parse and pack; a checkpoint; in input order"
 PROGRAM = str(Path(__file__).resolve().parent / "peer_programs.py")
 MIB = 2**20
 
 
 class Line(NamedTuple):
-    """One line of the table: medians over the rounds, peaks of all of them; `ratio` is to the serial loop."""
+    """One line of the table: medians over the timed rounds, peaks of the other; `ratio` is to the serial loop."""
 
     work: str
     items: int
@@ -56,8 +58,10 @@ def main() -> None:
     per_hash = calibrate()
     if not options.json:
         print(describe())
-        print(f"versions  {_versions(names)}")
+        print(f"peers     {_versions(names)}")
         print(f"hash      {per_hash * 1e6:.3f} µs, median of {options.rounds} rounds run in turn")
+        print("memory    watched in a round of its own, which does not count for time\n")
+        print_rows(names)
     found = []
     for workload in chosen:
         if not options.json:
@@ -72,25 +76,32 @@ def main() -> None:
     if options.json:
         lines = [{**line._asdict(), "rounds": [cost._asdict() for cost in line.rounds]} for line in found]
         print(json.dumps({"machine": describe(), "versions": _versions(names), "lines": lines}))
+    elif options.sweep:
+        print_ratios(found)
 
 
 def compare(workload: Workload, names: list[str], rounds: int, per_hash: float) -> list[Line]:
     """Every contender once per round. One that breaks is named and left out from then on."""
     costs: dict[str, list[Cost]] = {name: [] for name in names}
+    memory: dict[str, Memory] = {}
     with tempfile.TemporaryDirectory(prefix="batchmill-bench-") as place:
         folder = Path(place)
         prepare(folder, workload, per_hash)
-        for _ in range(rounds):
+        for timed in range(rounds + 1):
             expected = ""
             for name in list(costs):
+                what = (command(name, workload), folder, folder / "log")
                 try:
-                    costs[name].append(process_cost.run(command(name, workload), folder, folder / "log"))
+                    if timed:
+                        costs[name].append(process_cost.run(*what))
+                    else:
+                        memory[name] = process_cost.watch(*what)
                 except Broke as error:
                     print(f"{name} is left out: {error}", file=sys.stderr)
                     del costs[name]
                     continue
                 expected = _same(folder / TARGET, expected, name)
-    return [_line(workload, name, costs[name], costs["serial"]) for name in costs]
+    return [_line(workload, name, costs[name], costs["serial"], memory[name]) for name in costs]
 
 
 def command(name: str, workload: Workload) -> list[str]:
@@ -112,7 +123,7 @@ def _same(output: Path, expected: str, name: str) -> str:
     return digest.hexdigest()
 
 
-def _line(workload: Workload, name: str, costs: list[Cost], serial: list[Cost]) -> Line:
+def _line(workload: Workload, name: str, costs: list[Cost], serial: list[Cost], memory: Memory) -> Line:
     return Line(
         work=workload.name,
         items=workload.items,
@@ -121,8 +132,8 @@ def _line(workload: Workload, name: str, costs: list[Cost], serial: list[Cost]) 
         ratio=median(cost.wall / base.wall for cost, base in zip(costs, serial)),
         parent_cpu=median(cost.parent_cpu for cost in costs),
         total_cpu=median(cost.total_cpu for cost in costs),
-        parent_rss=max(cost.parent_rss for cost in costs),
-        tree_rss=max(cost.tree_rss for cost in costs),
+        parent_rss=memory.parent,
+        tree_rss=memory.tree,
         rounds=costs,
     )
 
@@ -131,6 +142,22 @@ def print_line(line: Line) -> None:
     memory = f"{line.parent_rss / MIB:12.0f} {line.tree_rss / MIB:10.0f}"
     times = f"{line.wall:7.2f} {line.ratio:7.3f} {line.parent_cpu:14.2f} {line.total_cpu:13.2f}"
     print(f"{line.name:14}{times} {memory}", flush=True)
+
+
+def print_rows(names: list[str]) -> None:
+    """What each row is, in a line."""
+    print("the rows; all but batchmill without a checkpoint, and one bad item ends them")
+    for name in names:
+        print(f"  {name:14}{WHAT_MILL_DOES if name == MILL else PROGRAMS[name].__doc__}")
+
+
+def print_ratios(found: list[Line]) -> None:
+    """All ratios to the serial loop at a glance: a contender a line, an item's cost a column."""
+    works = list(dict.fromkeys(line.work for line in found))
+    ratios = {(line.name, line.work): f"{line.ratio:.3f}" for line in found}
+    print("\nratio to the serial loop\n\n" + "an item costs".ljust(16) + "".join(work.rjust(9) for work in works))
+    for name in dict.fromkeys(line.name for line in found):
+        print(name.ljust(16) + "".join(ratios.get((name, work), "-").rjust(9) for work in works))
 
 
 def _contenders(only: list[str] | None) -> list[str]:

@@ -1,4 +1,5 @@
-"""Owns what a whole process and all it starts cost: wall time, CPU, memory. Never knows what it does.
+"""Owns what a whole process and all it starts cost: wall time and CPU, or memory. Never knows what it does, and never
+measures both at once: looking at memory takes time from what is looked at.
 
 CPU of the tree is exact on Linux: this process adopts what others leave behind (PR_SET_CHILD_SUBREAPER) and waits for
 all of it. Memory of the tree is the largest sum of resident sizes seen in a look every tenth of a second; pages that
@@ -15,12 +16,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-
-from main_job import look
 
 _SUBREAPER = 36
 _LOOK, _TREE_LOOK = 0.01, 0.1  # seconds
@@ -28,13 +28,18 @@ _LEFT_BEHIND = 10.0  # seconds that processes may outlive their parent
 
 
 class Cost(NamedTuple):
-    """Seconds and bytes; `parent` is the process itself, `total` and `tree` all of them."""
+    """Seconds; `parent_cpu` is that of the process itself, `total_cpu` of it and all it started."""
 
     wall: float
     parent_cpu: float
     total_cpu: float
-    parent_rss: float
-    tree_rss: float
+
+
+class Memory(NamedTuple):
+    """Peaks of resident bytes: of the process itself, and of it and all it started."""
+
+    parent: float
+    tree: float
 
 
 class Broke(Exception):
@@ -48,24 +53,37 @@ def adopt_orphans() -> None:
 
 
 def run(command: list[str], folder: Path, log: Path) -> Cost:
-    """Run a program to its end. Raises Broke."""
-    environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    before = _children_cpu()
-    with open(log, "wb") as errors:
-        begun = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, env=environ, stdout=errors, stderr=errors)
-        memory = _Memory(process.pid)
+    """Run a program to its end, undisturbed. Raises Broke."""
+    before, begun = _children_cpu(), time.perf_counter()
+    with _started(command, folder, log) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         wall = time.perf_counter() - begun
         parent_cpu = _cpu(process.pid)
-        process.wait()
-        memory.stop()
+    return Cost(wall, parent_cpu, _children_cpu() - before)
+
+
+def watch(command: list[str], folder: Path, log: Path) -> Memory:
+    """Run a program to its end and look at its memory all the while. Raises Broke."""
+    with _started(command, folder, log) as process:
+        looks = _Looks(process.pid)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        looks.stop()
+    return Memory(looks.parent, max(looks.tree, looks.parent))
+
+
+@contextlib.contextmanager
+def _started(command: list[str], folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is waited for at the end of the block, with all it left behind."""
+    environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    with (
+        open(log, "wb") as errors,
+        subprocess.Popen(command, cwd=folder, env=environ, stdout=errors, stderr=errors) as p,
+    ):
+        yield p
     _reap()
-    if process.returncode:
+    if p.returncode:
         written = log.read_text(errors="replace").strip().splitlines() or [""]
-        raise Broke(f"status {process.returncode}: {written[-1]}")
-    total = _children_cpu() - before
-    return Cost(wall, parent_cpu, total, memory.parent, max(memory.tree, memory.parent))
+        raise Broke(f"status {p.returncode}: {written[-1]}")
 
 
 def _cpu(pid: int) -> float:
@@ -74,14 +92,14 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-class _Memory:
-    """Watches the memory of a process and of its tree from a thread: the main one waits for its end."""
+class _Looks:
+    """Looks at the memory of a process and of its tree from a thread: the main one waits for its end."""
 
     def __init__(self, pid: int) -> None:
         self.parent = self.tree = 0.0
         self._pid = pid
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -89,14 +107,22 @@ class _Memory:
         self._over.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _look(self) -> None:
         next_tree = 0.0
         while not self._over.wait(_LOOK):
-            seen = look(self._pid)
-            self.parent = seen[1] if seen is not None else self.parent
+            self.parent = max(self.parent, _peak_rss(self._pid))
             if time.monotonic() >= next_tree:
                 next_tree = time.monotonic() + _TREE_LOOK
                 self.tree = max(self.tree, _tree_rss(self._pid))
+
+
+def _peak_rss(pid: int) -> float:
+    """The kernel's own peak of a process so far; 0 when it has just ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024.0
+    except (OSError, StopIteration):
+        return 0.0
 
 
 def _tree_rss(pid: int) -> float:
