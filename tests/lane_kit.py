@@ -16,6 +16,7 @@ from batchmill.formats import FORMATS, IdRule, count_records
 from batchmill.function import Resolved
 from batchmill.identity import Identifier
 from batchmill.model import Chunk, Report
+from batchmill.packing import Packing
 from batchmill.reply import Tally
 from batchmill.settings import Settings
 from batchmill.worker import NO_LIMIT, LaneSetup, Order
@@ -51,8 +52,9 @@ def lane(
         output="none",
     )
     state.identifier = Identifier(format, IdRule(id_field), shard, ids_needed)
-    state.kwargs = dict(kwargs or {})
+    state.pack = Packing().result
     state.resolved = Resolved(function, None, "digest")
+    state.function = worker.bound(function, dict(kwargs or {}))
     try:
         yield board
     finally:

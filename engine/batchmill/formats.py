@@ -160,7 +160,8 @@ def split_records(data: bytes, separator: bytes) -> list[bytes]:
     return records
 
 
-_SCALARS = (str, int, float, bool)
+PLAIN_IDS = frozenset((str, int, float, bool))  # the types of values that are ids as they are
+_SCALARS = tuple(PLAIN_IDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,11 @@ class IdRule:
     def name(self) -> str:
         """The rule's name, as the checkpoint's META keeps it."""
         return "auto" if self.field_name is None else f"field:{self.field_name}"
+
+    @property
+    def field(self) -> str:
+        """The field of an object that is its id, where it has one of PLAIN_IDS."""
+        return self.field_name or "id"
 
     def id_of(self, item: Any, raw: bytes) -> Any:
         """The id of an item whose record is `raw`; raises BadItem where the named field is missing or no scalar."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from batchmill import formats
 from batchmill.codec import canonical, digest_id
-from batchmill.formats import FORMATS, BadItem, IdRule, shard_of
+from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, shard_of
 from batchmill.model import Chunk, ItemError
 
 
@@ -27,18 +27,28 @@ class Identified(NamedTuple):
     bad: BadItem | None
 
 
+Found = tuple[Any, bytes, Any, int, BadItem | None]  # the fields of Identified: a plain tuple costs a tenth as much
+
+
 class Identifier:
     """Understands the records of one run.
 
     `format` is None for Python items; `ids_needed` says that an item without an id is a failed one (there is a
     checkpoint to find it in); else its position is its id.
+
+    `identify(chunk, offset, record)` gives a record understood: the fields of Identified, or None for a blank record or
+    one of another shard.
     """
+
+    identify: Callable[[Chunk, int, Any], Found | None]
 
     def __init__(self, format: str | None, rule: IdRule, shard: tuple[int, int] | None, ids_needed: bool) -> None:
         self._format = FORMATS[format] if format is not None else None
         self._rule = rule
-        self._shard = shard
         self._ids_needed = ids_needed
+        self.identify = self._identify_object if self._format is None else _reader(self._format, rule)
+        if shard is not None:
+            self.identify = _of_shard(shard, self.identify)
 
     @property
     def separator(self) -> bytes:
@@ -57,30 +67,7 @@ class Identifier:
         """Whether a record is empty, and passed over."""
         return self._format is not None and not self._format.trim(record)
 
-    def identify(self, chunk: Chunk, offset: int, record: Any) -> Identified | None:
-        """A record understood; None for a blank one, or one of another shard."""
-        if self._format is None:
-            found = self._identify_object(chunk, offset, record)
-        else:
-            raw = self._format.trim(record)
-            if not raw:
-                return None
-            found = self._identify_record(raw)
-        if self._shard is not None and shard_of(found.id, self._shard[1]) != self._shard[0]:
-            return None
-        return found
-
-    def _identify_record(self, raw: bytes) -> Identified:
-        assert self._format is not None
-        try:
-            item = self._format.parse(raw)
-            id = self._rule.id_of(item, raw)
-        except BadItem as bad:
-            return Identified(digest_id(raw), raw, None, zlib.crc32(raw), bad)
-        content = zlib.crc32(raw) if self._format.content_is_bytes else _content_of_file(raw)
-        return Identified(id, raw, item, content, None)
-
-    def _identify_object(self, chunk: Chunk, offset: int, record: Any) -> Identified:
+    def _identify_object(self, chunk: Chunk, offset: int, record: Any) -> Found:
         if isinstance(record, ItemError):  # the parent could not pickle it
             return _unreadable(chunk.first + offset, record.type, record.message)
         try:
@@ -92,12 +79,12 @@ class Identifier:
             raw, problem = canonical(item), None
         except (ValueError, TypeError) as error:
             raw, problem = b"", error
-        content = zlib.crc32(raw)
+        content = crc32(raw)
         try:
             id = self._id_of_object(chunk, offset, item, raw, problem)
         except BadItem as bad:
-            return Identified(digest_id(raw) if raw else chunk.first + offset, raw, item, content, bad)
-        return Identified(id, raw, item, content, None)
+            return digest_id(raw) if raw else chunk.first + offset, raw, item, content, bad
+        return id, raw, item, content, None
 
     def _id_of_object(self, chunk: Chunk, offset: int, item: Any, raw: bytes, problem: Exception | None) -> Any:
         if chunk.ids is not None:
@@ -109,14 +96,47 @@ class Identifier:
         return chunk.first + offset
 
 
+def _reader(format: Format, rule: IdRule) -> Callable[[Chunk, int, bytes], Found | None]:
+    """`identify` for records of bytes: all it needs is at hand here, for this runs once per item."""
+    trim, parse, content_is_bytes = format.trim, format.parse, format.content_is_bytes
+    id_of, field = rule.id_of, rule.field
+
+    def read(chunk: Chunk, offset: int, record: bytes) -> Found | None:
+        raw = trim(record)
+        if not raw:
+            return None
+        try:
+            item = parse(raw)
+            id = item.get(field) if type(item) is dict else None
+            if type(id) not in PLAIN_IDS:
+                id = id_of(item, raw)
+        except BadItem as bad:
+            return digest_id(raw), raw, None, crc32(raw), bad
+        return id, raw, item, crc32(raw) if content_is_bytes else _content_of_file(raw), None
+
+    return read
+
+
+def _of_shard(
+    shard: tuple[int, int], identify: Callable[[Chunk, int, Any], Found | None]
+) -> Callable[[Chunk, int, Any], Found | None]:
+    """`identify` that passes over the items of other shards."""
+
+    def read(chunk: Chunk, offset: int, record: Any) -> Found | None:
+        found = identify(chunk, offset, record)
+        return None if found is None or shard_of(found[0], shard[1]) != shard[0] else found
+
+    return read
+
+
 def _given(id: Any) -> Any:
     if isinstance(id, ItemError):  # the parent could not keep it
         raise BadItem(id.type, id.message)
     return id
 
 
-def _unreadable(id: int, type: str, message: str) -> Identified:
-    return Identified(id, b"", None, 0, BadItem(type, message))
+def _unreadable(id: int, type: str, message: str) -> Found:
+    return id, b"", None, 0, BadItem(type, message)
 
 
 def _content_of_file(path: bytes) -> int:
@@ -125,4 +145,4 @@ def _content_of_file(path: bytes) -> int:
         status = os.stat(path)
     except OSError:
         return 0
-    return zlib.crc32(b"%d %d" % (status.st_size, status.st_mtime_ns))
+    return crc32(b"%d %d" % (status.st_size, status.st_mtime_ns))

@@ -28,7 +28,7 @@ from batchmill.unpacking import MAX_EXT_DEPTH, READING, UNWEIGHED, Ext, reason, 
 # A frame's payload is at most 64 MiB; what is held back is room for the head, the id and the columns beside a result.
 MAX_PACKED = (64 << 20) - (256 << 10)
 MAX_DEPTH = 500  # json's encoder and the recursive converters stay below Python's recursion limit of 1000
-_READ_BACK_SMALL = 64 << 10
+_SMALL = 64 << 10  # bytes that are read back at once
 
 _NATIVE = frozenset((type(None), bool, int, float, str, bytes, bytearray, list, dict, ExtType, Timestamp))
 _PLAIN = frozenset((type(None), bool, int, float, str))  # what reads back exactly without trying
@@ -75,18 +75,68 @@ class _Level:
         raise ValueError(_DEEP)
 
 
-class _Local(threading.local):
-    """Packers and a reader per thread: they are not safe to share, and making one costs more than packing a result."""
+class Packing:
+    """The packers and the reader of one thread: they are not safe to share, and making one costs more than a result."""
 
     def __init__(self) -> None:
-        self.renew()
+        self._renew()
 
-    def renew(self) -> None:
+    def _renew(self) -> None:
         self.level = _Level(0)
-        self.pack = self.level.pack
+        self._pack = self.level.pack
         reader = Unpacker(**READING)
-        self.feed: Callable[[bytes], None] = reader.feed
-        self.unpack: Callable[[], Any] = reader.unpack
+        self._feed: Callable[[bytes], None] = reader.feed
+        self._unpack: Callable[[], Any] = reader.unpack
+
+    def value(self, value: Any) -> bytes:
+        """See `pack_value`."""
+        try:
+            packed = self._pack(value)
+        except RecursionError:
+            raise ValueError(_DEEP) from None
+        except ValueError as error:
+            if "recursion limit" in str(error):
+                raise ValueError(_DEEP) from None
+            raise
+        if len(packed) > UNWEIGHED:
+            self._renew()  # a Packer's buffer never shrinks
+        return packed
+
+    def result(self, value: Any) -> bytes:
+        """See `pack_result`."""
+        is_plain = type(value) in _PLAIN
+        if is_plain and len(packed := self._pack(value)) <= _SMALL:
+            return packed
+        packed = self.value(value)
+        if len(packed) > MAX_PACKED:
+            size = f"{len(packed) / (1 << 20):.0f} MiB"
+            sentence = f"a result must stay below 64 MiB packed, this one has {size}: write a file, return its path"
+            raise ValueError(sentence)
+        if not is_plain:
+            self._read_back(packed)
+        return packed
+
+    def _read_back(self, packed: bytes) -> None:
+        try:
+            if len(packed) <= _SMALL:
+                self._feed(packed)
+                value = self._unpack()
+            else:
+                value = unpack_value(packed)
+        except BaseException as error:
+            self._renew()  # the reader is left in the middle of the value
+            if not isinstance(error, Exception):
+                raise
+            raise ValueError(f"this result cannot be kept, it does not read back: {reason(error)}") from None
+        if len(packed) > MAX_DEPTH and _too_deep(packed, value):
+            raise ValueError(_DEEP)
+
+
+class _Local(threading.local):
+    """A Packing for each thread that asks. A lookup takes longer than packing a number: a lane holds its own."""
+
+    def __init__(self) -> None:
+        self.packing = Packing()
 
 
 def pack_value(value: Any) -> bytes:
@@ -95,17 +145,7 @@ def pack_value(value: Any) -> bytes:
     Raises TypeError, in a sentence naming the type, for what cannot be kept, and ValueError for what is nested too
     deeply; an exception of the value's own methods passes through.
     """
-    try:
-        packed = _local.pack(value)
-    except RecursionError:
-        raise ValueError(_DEEP) from None
-    except ValueError as error:
-        if "recursion limit" in str(error):
-            raise ValueError(_DEEP) from None
-        raise
-    if len(packed) > UNWEIGHED:
-        _local.renew()  # a Packer's buffer never shrinks
-    return packed
+    return _local.packing.value(value)
 
 
 def pack_result(value: Any) -> bytes:
@@ -113,29 +153,7 @@ def pack_result(value: Any) -> bytes:
 
     Raises as `pack_value`, and ValueError for what is too large or does not read back.
     """
-    packed = pack_value(value)
-    if len(packed) > MAX_PACKED:
-        size = f"{len(packed) / (1 << 20):.0f} MiB"
-        raise ValueError(f"a result must stay below 64 MiB packed, this one has {size}: write a file, return its path")
-    if type(value) not in _PLAIN:
-        _read_back(packed)
-    return packed
-
-
-def _read_back(packed: bytes) -> None:
-    try:
-        if len(packed) <= _READ_BACK_SMALL:
-            _local.feed(packed)
-            value = _local.unpack()
-        else:
-            value = unpack_value(packed)
-    except BaseException as error:
-        _local.renew()  # the reader is left in the middle of the value
-        if not isinstance(error, Exception):
-            raise
-        raise ValueError(f"this result cannot be kept, it does not read back: {reason(error)}") from None
-    if len(packed) > MAX_DEPTH and _too_deep(packed, value):
-        raise ValueError(_DEEP)
+    return _local.packing.result(value)
 
 
 def _too_deep(packed: bytes, value: Any) -> bool:
@@ -282,7 +300,7 @@ def _ordered(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_ordered, value))
     if kind not in _NATIVE:
-        value = _local.level.convert(value)
+        value = _local.packing.level.convert(value)
         kind = type(value)
     if kind is dict:
         return {key: _ordered(value[key]) for key in sorted(value, key=pack_value)}

@@ -142,7 +142,8 @@ class _Count:
         """Hold the records of a chunk against the checkpoint."""
         identifier = self._identifier
         records = identifier.records(chunk)
-        found = [identifier.identify(chunk, offset, record) for offset, record in enumerate(records)]
+        seen = (identifier.identify(chunk, offset, record) for offset, record in enumerate(records))
+        found = [None if fields is None else Identified(*fields) for fields in seen]
         items = [item for item in found if item is not None]
         self.total += len(items)
         self.unreadable += sum(1 for item in items if item.bad is not None or chunk.verdict is not None)

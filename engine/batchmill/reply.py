@@ -7,17 +7,19 @@ from __future__ import annotations
 import traceback
 import zlib
 from array import array
-from collections.abc import Callable
-from operator import lt
+from collections.abc import Callable, Sequence
+from itertools import islice
+from operator import lt, sub
 from typing import Any, NamedTuple
 
 from batchmill.codec import MASKED, NIL, Head, pack_outcomes
-from batchmill.formats import digest_block
+from batchmill.formats import BadItem, digest_block
 from batchmill.model import Chunk, FailureExample, ItemError
 
 MAX_KEPT_ITEM = 64 << 10  # bytes of a failed item that are kept beside its error
 MAX_MESSAGE = 8 << 10  # characters of an error's message
 MAX_TRACEBACK = 48 << 10
+MAX_OUTCOME = (64 << 20) - (256 << 10)  # bytes of a packed result, and its item if that is kept
 _EXAMPLES = 5  # failed items named per error type
 
 Group = tuple[str, int, tuple[FailureExample, ...]]
@@ -51,18 +53,47 @@ class Reply:
         self.ids: list[Any] = []
         self.results: list[bytes] = []
         self.failures: list[tuple[int, str, str, str, bytes | None]] = []
-        self.seconds = array("f")
         self.contents = array("I")
-        self.offsets = array("I")
+        self.ends: list[float] = []  # when the first item began, then when each ended
+        self.passed: list[int] = []  # offsets of records without an outcome here
+        self.offsets: Sequence[int] = ()  # of those with one; known when it is closed
         self.raws: list[bytes] = []
         self.size = 0
         self.blank = 0
         self.masked = False
 
-    def succeed(self, packed: bytes) -> None:
-        """The next outcome is this packed result."""
-        self.results.append(packed)
-        self.size += len(packed)
+    def adders(self, begun: float) -> tuple[Callable[..., None], ...]:
+        """What the hot loop calls for each item: with its id, its content's checksum, its packed result if it is ok
+        (`size` grows by its length), and the moment it ended."""
+        self.ends.append(begun)
+        return self.ids.append, self.contents.append, self.results.append, self.ends.append
+
+    def mask(self, offset: int) -> None:
+        """The record at `offset` is not to be run."""
+        self.masked = True
+        self.passed.append(offset)
+
+    def pass_over(self, offset: int, is_blank: bool) -> None:
+        """The record at `offset` is no item: blank, or of another shard."""
+        self.blank += is_blank
+        self.passed.append(offset)
+
+    def refuse(self, bad: BadItem | None, verdict: ItemError | None) -> ItemError:
+        """Why a record is failed without being run: it was condemned, or it is no item."""
+        if verdict is None:
+            assert bad is not None
+            return ItemError(bad.type, bad.message)
+        self.masked = True  # what is kept of a record that is too long must not be taken for its block
+        return verdict
+
+    def keep(self, raw: bytes, outcome: bytes | ItemError) -> bytes | ItemError:
+        """Keep the item beside its outcome; that becomes an error where both together are too large."""
+        self.raws.append(raw)
+        self.size += len(raw)
+        if isinstance(outcome, ItemError) or len(outcome) + len(raw) <= MAX_OUTCOME:
+            return outcome
+        sentence = "the result and its item are larger than 64 MiB packed: write a file, return its path"
+        return ItemError("ValueError", sentence)
 
     def fail(self, error: ItemError, raw: bytes) -> None:
         """The next outcome is this error; the item's bytes are kept where they are not too many."""
@@ -76,6 +107,7 @@ class Reply:
         only the lane knows (lane, run, generation, lines, pid, times, shard)."""
         items, failed = len(self.ids), len(self.failures)
         end = block.find(separator)
+        self.offsets = _without(head.lines, self.passed)
         replaced = self._replaced(chunk)
         head = head._replace(
             flags=MASKED if self.masked else 0,
@@ -95,9 +127,9 @@ class Reply:
             self.ids,
             self.results,
             self.failures,
-            self.seconds,
+            array("f", map(sub, islice(self.ends, 1, None), self.ends)),
             self.contents,
-            None if items == head.lines else self.offsets,
+            self.offsets if self.passed else None,
             self._attempts(chunk, replaced),
             replaced,
             self.raws or None,
@@ -134,9 +166,16 @@ class Reply:
         return tuple((type, count, tuple(examples)) for type, (count, examples) in groups.items())
 
 
+def _without(count: int, passed: list[int]) -> Sequence[int]:
+    """The numbers below `count` that are not among `passed`."""
+    if not passed:
+        return range(count)
+    out = set(passed)
+    return array("I", (offset for offset in range(count) if offset not in out))
+
+
 def _span(ids: list[Any]) -> tuple[Any, Any]:
-    kind = type(ids[0]) if ids else None
-    if kind not in (int, str) or any(type(id) is not kind for id in ids):
+    if set(map(type, ids)) not in ({int}, {str}):
         return None, None
     return (ids[0], ids[-1]) if all(map(lt, ids, ids[1:])) else (None, None)
 

@@ -19,18 +19,20 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from batchmill import formats
-from batchmill.codec import Head, id_key, pack_result
+from batchmill.codec import Head, id_key
 from batchmill.errors import BatchmillError, OutputLost
 from batchmill.formats import IdRule
 from batchmill.function import FunctionSpec, Resolved, check_arguments, failure, resolve
-from batchmill.identity import Identified, Identifier
+from batchmill.identity import Identifier
 from batchmill.lane import become_lane, redirect
 from batchmill.matching import Scan
 from batchmill.model import Chunk, ItemError
 from batchmill.ordering import RenderOrder, render_order
+from batchmill.packing import Packing
 from batchmill.reply import Reply, Tally, describe
 
 NO_LIMIT = 2**62
@@ -38,7 +40,6 @@ RECORD_BITS = 32
 COLUMNS = 3  # numbers on the board per lane
 ALARM = signal.SIGUSR2  # sent by the parent after it wrote the third number
 MAX_REPLY = 4 << 20  # bytes of packed results after which a lane returns what it has
-MAX_OUTCOME = (64 << 20) - (256 << 10)  # bytes of a packed result, and its item if that is kept
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ class _Lane:
     slot: int
     setup: LaneSetup
     identifier: Identifier
-    kwargs: dict[str, Any]
     resolved: Resolved
+    function: Callable[[Any], Any]  # the user's, with its keyword arguments
+    pack: Callable[[Any], bytes]  # a result
     error: BatchmillError | None = None
     started: bool = False
     calling: bool = False
@@ -123,6 +125,7 @@ def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, outp
     _lane.board = memoryview(board).cast("B").cast("q")
     _lane.slot = slot
     _lane.setup = setup
+    _lane.pack = Packing().result
     _lane.identifier = Identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
     try:
         os.chdir(setup.directory)
@@ -131,13 +134,19 @@ def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, outp
             importlib.import_module(module)
         if setup.spec is not None:
             _lane.resolved = resolve(setup.spec, setup.init)
-            _lane.kwargs = pickle.loads(packed_kwargs)
-            check_arguments(setup.spec, _lane.resolved.function, _lane.kwargs)
+            kwargs = pickle.loads(packed_kwargs)
+            check_arguments(setup.spec, _lane.resolved.function, kwargs)
+            _lane.function = bound(_lane.resolved.function, kwargs)
             _initialize(_lane.resolved.init)
     except BatchmillError as error:
         _lane.error = error
     except BaseException as error:
         _lane.error = failure("starting a worker", error)
+
+
+def bound(function: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[Any], Any]:
+    """The function as it is called on an item; where it has no keyword arguments, nothing is put in between."""
+    return partial(function, **kwargs) if kwargs else function
 
 
 def _redirect(name: str, inherited: Any) -> None:
@@ -215,80 +224,64 @@ def _go_home() -> None:
 
 
 def _run_records(order: Order, reply: Reply, begun: float) -> int:
-    """Run records into the reply; how many of the chunk are covered."""
+    """Run records into the reply; how many of the chunk are covered. The engine's hot loop: once per item."""
     chunk, board, slot = order.chunk, _lane.board, COLUMNS * _lane.slot
-    number = (order.serial << RECORD_BITS) + 1
+    limit, base = slot + 1, (order.serial << RECORD_BITS) + 1
     deadline = begun + order.seconds if order.seconds else float("inf")
-    identify, skip, last = _lane.identifier.identify, chunk.skip, begun
-    clock = time.perf_counter
+    identify, clock, keeps = _lane.identifier.identify, time.perf_counter, _lane.setup.with_item
+    skip, verdict = chunk.skip, chunk.verdict
+    add_id, add_content, add_result, add_end = reply.adders(begun)
     try:
-        for offset, record in enumerate(_lane.identifier.records(chunk)):
-            board[slot] = number + offset  # a masked record too: the parent may be about to take it back
-            if number + offset >= board[slot + 1]:
-                return offset
-            if skip is not None and skip[offset]:
-                reply.masked = True
+        for number, record in enumerate(_lane.identifier.records(chunk), base):
+            board[slot] = number  # a masked record too: the parent may be about to take it back
+            if number >= board[limit]:
+                return number - base
+            if skip is not None and skip[number - base]:
+                reply.mask(number - base)
                 continue
-            found = identify(chunk, offset, record)
+            found = identify(chunk, number - base, record)
             if found is None:
-                reply.blank += _lane.identifier.is_blank(record)
+                reply.pass_over(number - base, _lane.identifier.is_blank(record))
                 continue
-            _run_item(reply, found, chunk.verdict)
-            reply.offsets.append(offset)
+            id, raw, item, content, bad = found
+            add_id(id)
+            add_content(content)
+            outcome = _call(item) if bad is None and verdict is None else reply.refuse(bad, verdict)
+            if keeps:
+                outcome = reply.keep(raw, outcome)
+            if isinstance(outcome, bytes):
+                add_result(outcome)
+                reply.size += len(outcome)
+            else:
+                reply.fail(outcome, raw)
             now = clock()
-            reply.seconds.append(now - last)
-            last = now
+            add_end(now)
             if now > deadline or reply.size > MAX_REPLY:
-                return offset + 1
+                return number - base + 1
         return chunk.records
     finally:
         board[slot] = 0
 
 
-def _run_item(reply: Reply, found: Identified, verdict: ItemError | None) -> None:
-    """Call the function on one item, or fail it with its verdict."""
-    id, raw, item, content, bad = found
-    reply.ids.append(id)
-    reply.contents.append(content)
-    keeps = _lane.setup.with_item
-    if keeps:
-        reply.raws.append(raw)
-        reply.size += len(raw)
-    if bad is not None and verdict is None:
-        verdict = ItemError(bad.type, bad.message)
-    elif verdict is not None:
-        reply.masked = True  # what is kept of a record that is too long must not be taken for its block
-    if verdict is not None:
-        reply.fail(verdict, raw)
-        return
-    outcome = _call(item)
-    if isinstance(outcome, ItemError):
-        reply.fail(outcome, raw)
-    elif keeps and len(outcome) + len(raw) > MAX_OUTCOME:
-        sentence = "the result and its item are larger than 64 MiB packed: write a file, return its path"
-        reply.fail(ItemError("ValueError", sentence), raw)
-    else:
-        reply.succeed(outcome)
-
-
 def _call(item: Any) -> bytes | ItemError:
     """The function's packed result, or what it raised: SystemExit and KeyboardInterrupt of an item cost that item."""
+    lane = _lane
     try:
         try:
-            _lane.calling = True
-            result = _lane.resolved.function(item, **_lane.kwargs)
-            if _lane.forked:
+            lane.calling = True
+            result = lane.function(item)
+            if lane.forked:
                 _leave_fork(None)
-            packed = pack_result(result)
-            _lane.calling = False
+            packed = lane.pack(result)
+            lane.calling = False
             return packed
         except BaseException as error:
-            _lane.calling = False
-            if _lane.forked:
+            lane.calling = False
+            if lane.forked:
                 _leave_fork(error.code if isinstance(error, SystemExit) else 1)
             return describe(error)
     except Timeout as error:  # the alarm came while another error was being described
-        _lane.calling = False
+        lane.calling = False
         return describe(error)
 
 
@@ -307,8 +300,8 @@ def scan_chunk(chunk: Chunk) -> Scan:
     contents = array("I")
     for offset, record in enumerate(_lane.identifier.records(chunk)):
         found = _lane.identifier.identify(chunk, offset, record)
-        keys.append(None if found is None else id_key(found.id))
-        contents.append(0 if found is None else found.content)
+        keys.append(None if found is None else id_key(found[0]))
+        contents.append(0 if found is None else found[3])
     return Scan(keys, contents)
 
 
