@@ -45,7 +45,7 @@ def test_a_set_without_value_or_given_twice_is_refused(pairs: list[str]) -> None
 
 def test_options_become_settings_and_what_was_not_given_keeps_its_default() -> None:
     from batchmill.settings import Settings
-    from batchmill_cli.run_command import settings_of
+    from batchmill_cli.batch_options import settings_of
 
     settings = settings_of(options(window=3, workers="50%", no_retry_failed=True, set=("a=1",), shard="2/8"))
     assert (settings.window, settings.workers, settings.shard) == (3, "50%", (2, 8))

@@ -1,4 +1,5 @@
 """Owns batchmill's command line. Never computes, reads or writes a checkpoint itself: the engine does.
 
-Start reading at `main` (from an error to an exit status), then `group` (the commands) and `run_command` (one run).
+Start reading at `main` (from an error to an exit status), then `group` (the commands), `run_command` (one of them) and
+`crunch` (the course of a batch).
 """

@@ -15,10 +15,10 @@ import click
 from batchmill.export import escape
 from batchmill.settings import Settings
 from batchmill_cli import streams
+from batchmill_cli.crunch import Manner, close, crunch
 from batchmill_cli.options import Command, Option, Whole, given
 from batchmill_cli.program import program_name
 from batchmill_cli.report import Commands, results
-from batchmill_cli.run_command import Manner, close, crunch
 
 FUNCTION = "batchmill_cli.demo_work:examine"
 LEFT_OUT = ("site-packages", "dist-packages", "__pycache__")

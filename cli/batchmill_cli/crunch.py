@@ -1,0 +1,165 @@
+"""Owns the course of a batch on the command line, from Settings to what is said of its Report. Never reads an option's
+text.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from batchmill.errors import CheckpointBusy, InvalidUsage
+from batchmill.model import Report
+from batchmill.settings import Settings, parse_duration
+from batchmill_cli import streams
+from batchmill_cli.program import program_name
+from batchmill_cli.progress import Screen, choose_mode
+from batchmill_cli.relay import Relay
+from batchmill_cli.report import Commands, as_json, is_shown, render, report_object, results, resume_command
+
+STOPPED = 3  # by design: --limit, --max-failures
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How this run talks: taken from the options and the terminal, once."""
+
+    verbose: bool
+    quiet: bool
+    json: bool
+    terminal: bool
+    mode: str
+    interval: float | None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], *, verbose: bool) -> Manner:
+        """The manner that these options ask for on this terminal; raises InvalidUsage."""
+        if verbose and options["quiet"]:
+            raise InvalidUsage("-q and -v exclude each other", "leave one of them out")
+        terminal = streams.is_terminal(2)
+        # Results that stream to the same screen would be torn by a progress line.
+        shared = options["output"] == "-" and streams.is_terminal(1)
+        mode = choose_mode(options["progress"], terminal=terminal and not shared, verbose=verbose,
+                           quiet=options["quiet"], environ=os.environ)  # fmt: skip
+        interval = options["progress_interval"]
+        return cls(verbose=verbose, quiet=options["quiet"], json=options["json"], terminal=terminal, mode=mode,
+                   interval=None if interval is None else parse_duration(interval))  # fmt: skip
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether messages wait until it is known that something went wrong."""
+        return self.quiet or not (self.terminal or self.verbose or self.mode == "log")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is left of a run: its report, the checkpoint's path (None: none was kept), and messages not yet shown."""
+
+    report: Report
+    checkpoint: str | None
+    held: tuple[str, ...]
+
+
+def crunch(
+    function: str, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any], manner: Manner
+) -> Ended:
+    """Run the batch with its progress on stderr."""
+    from batchmill.batch import Batch
+    from batchmill.resources import worker_count
+    from batchmill.signals import Watch, deaf
+
+    screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)
+    if manner.verbose:
+        screen.say("{} workers ({})".format(*worker_count(settings.workers)))
+    with ExitStack() as stack:
+        relay = None
+        if manner.mode == "line" and settings.worker_output == "stderr":
+            relay = stack.enter_context(Relay(screen.pass_on))
+        stack.callback(screen.finish)
+        batch = Batch(
+            function,
+            inputs,
+            settings=settings,
+            checkpoint=options["checkpoint"],
+            output=options["output"],
+            no_checkpoint=options["no_checkpoint"],
+            worker_output_fd=relay.fd if relay else None,
+        )
+
+        def stop(number: int, insist: bool) -> None:
+            batch.stop(signal.Signals(number).name, insist=insist)
+
+        try:
+            with Watch(stop, screen.ask):
+                report = batch.run(on_progress=screen.update, on_message=screen.say)
+            if report.stopped.startswith("SIG"):
+                deaf()  # one Ctrl-C too many must not cost the report
+        except BrokenPipeError:
+            if options["output"] != "-":
+                raise
+            raise streams.PipeClosed from None
+        except CheckpointBusy as busy:
+            if manner.quiet:
+                raise click.exceptions.Exit(busy.exit_code) from None
+            raise
+        except BaseException:
+            screen.finish()
+            screen.release()
+            raise
+        screen.finish(batch.snapshot())
+    return Ended(report, batch.checkpoint_path, tuple(screen.held))
+
+
+def close(ended: Ended, commands: Commands, manner: Manner) -> int:
+    """Say what is to be said at the end; the exit status."""
+    report = ended.report
+    if is_shown(report.exit_code, terminal=manner.terminal, verbose=manner.verbose, quiet=manner.quiet):
+        # Every warning was a message too: those already shown are not repeated, those held come with the report.
+        path = os.path.relpath(ended.checkpoint) if ended.checkpoint and manner.terminal else ended.checkpoint
+        shown = replace(report, warnings=ended.held, checkpoint=path)
+        streams.tell(render(shown, commands, socket.gethostname()))
+    if manner.json:
+        streams.print_data(as_json(report_object(report)))
+    return report.exit_code
+
+
+def next_commands(ended: Ended, options: Mapping[str, Any], manner: Manner) -> Commands:
+    """What to type next after this run, as the shell would take it."""
+    report, checkpoint, target = ended.report, ended.checkpoint, options["output"]
+    partial = _partial(report, target)
+    output = (os.path.relpath(partial) if manner.terminal else partial) if partial else ""
+    if not checkpoint:
+        return Commands(output=output)
+    program = program_name(absolute=not manner.terminal)
+    directory = None if manner.terminal else os.getcwd()
+    path = shlex.quote(os.path.relpath(checkpoint) if manner.terminal else checkpoint)
+    lacking = not target or (target != "-" and report.stopped)  # what was asked for is not there, or not under its name
+    return Commands(
+        output=output,
+        resume=resume_command(sys.argv[1:], program, directory) if report.exit_code != 0 else "",
+        show=f"{program} failures {path}" if report.failed else "",
+        collect=f"{program} results {path}{_into(options)}" if lacking and results(report) else "",
+    )
+
+
+def _partial(report: Report, target: str | None) -> str | None:
+    """Where the output of a run is that ended early: beside the name that it will have; None where there is none."""
+    if report.exit_code != STOPPED or target in (None, "-"):
+        return None
+    name = f"{os.path.realpath(str(target))}.partial"
+    return name if os.path.exists(name) else None
+
+
+def _into(options: Mapping[str, Any]) -> str:
+    """The options of `results` that give what this run was asked for."""
+    chosen = options.get("output_format")
+    style = f" --output-format {chosen}" if chosen else ""
+    return f"{style} -o {shlex.quote(options['output']) if options['output'] else 'FILE'}"
