@@ -29,6 +29,7 @@ from batchmill.loop import Callbacks, Loop
 from batchmill.pool import Pool
 from batchmill.retrier import Retrier
 from batchmill.settings import Settings
+from batchmill.time_limit import TimeLimit
 from batchmill.tracker import Tracker
 from machine import describe
 from simulated_lanes import Overhead, SimulatedPool, SimulatedQueue, SimulatedSource, World, divide
@@ -150,26 +151,36 @@ class _Untracked(Tracker):
 
 
 class Run(NamedTuple):
-    """What a simulated run came to: seconds simulated, chunks, the parent's busy seconds, our own seconds."""
+    """What a simulated run came to: seconds simulated, chunks, the parent's busy seconds, our own seconds, items run,
+    and what stopped it."""
 
     makespan: float
     chunks: int
     parent: float
     took: float
+    done: int
+    stopped: str
 
 
-def simulate(costs: list[float], lanes: int, overhead: Overhead, window: int = 2, knows_total: bool = True) -> Run:
+def simulate(
+    costs: list[float],
+    lanes: int,
+    overhead: Overhead,
+    window: int = 2,
+    knows_total: bool = True,
+    time_limit: float | None = None,
+) -> Run:
     """Let the engine run these items."""
     world = World(costs, overhead)
-    loop = _loop(world, lanes, window, knows_total)
+    loop = _loop(world, lanes, window, knows_total, time_limit)
     begun = time.perf_counter()
     loop.run()
     if loop.error is not None:
         raise loop.error
-    return Run(world.last_end, world.chunks, world.parent, time.perf_counter() - begun)
+    return Run(world.last_end, world.chunks, world.parent, time.perf_counter() - begun, world.done, loop.stopped)
 
 
-def _loop(world: World, lanes: int, window: int, knows_total: bool) -> Loop:
+def _loop(world: World, lanes: int, window: int, knows_total: bool, time_limit: float | None) -> Loop:
     settings = Settings()
     pool = cast("Pool", SimulatedPool(world, lanes))
     source = SimulatedSource(len(world.sums) - 1, knows_total)
@@ -190,6 +201,7 @@ def _loop(world: World, lanes: int, window: int, knows_total: bool) -> Loop:
         window=window,
         grace=10.0,
         start_timeout=300.0,
+        time_limit=None if time_limit is None else TimeLimit(time_limit, time_limit),
         clock=world.clock,
     )
 

@@ -81,6 +81,7 @@ class World:
         self.chunks = 0
         self.parent = 0.0  # seconds the parent was busy
         self.last_end = 0.0  # when the last record was run
+        self.done = 0  # records that were run
         self._future: list[tuple[float, int, SimulatedLane, int, Event | None]] = []
         self._number = 0
 
@@ -161,6 +162,7 @@ class World:
         order, done = lane.order, lane.stop
         assert order is not None
         self.chunks += 1
+        self.done += done
         self.last_end = max(self.last_end, at) if done else self.last_end
         tally = Tally(order.serial, done, done, done, 0, 0, 0, at - lane.begun, None, None, ())
         event = Event(lane, lane.tag, cast("Any", Answer((b"", tally))))

@@ -19,7 +19,18 @@ TABLE: dict[int, tuple[str, ...]] = {
     1: (
         *("outline", "chunking", "framing", "ledger"),
         *("unpacking", "packing", "codec", "export"),
-        *("formats", "index", "ordering", "repeats", "matching", "reply", "limits", "retries", "watchdog"),
+        *(
+            "formats",
+            "index",
+            "ordering",
+            "repeats",
+            "matching",
+            "reply",
+            "limits",
+            "retries",
+            "watchdog",
+            "time_limit",
+        ),
     ),
     2: (
         *("lane", "identity", "blame", "function", "resources", "signals", "feed", "source"),

@@ -62,3 +62,9 @@ class Unreadable:
 
     def __reduce__(self) -> Any:
         return int, ("no number",)
+
+
+def stay(path: str) -> None:
+    """Appends to the file at `path`, and does not end."""
+    witness(path)
+    time.sleep(1000)

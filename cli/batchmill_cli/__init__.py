@@ -3,3 +3,7 @@
 Start reading at `main` (from an error to an exit status), then `group` (the commands), `run_command` (one of them) and
 `crunch` (the course of a batch).
 """
+
+import time
+
+BEGAN = time.monotonic()  # when the program did: --time-limit counts from here

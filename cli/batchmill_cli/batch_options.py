@@ -70,6 +70,8 @@ OPTIONS = [
     Option("--worker-memory", group=LIMITS, metavar="SIZE", help="Replace a worker that holds more, such as 2G."),
     Option("--min-free-memory", group=LIMITS, metavar="SIZE", help="Hand out less while less than this is free."),
     Option("--max-items-per-worker", group=LIMITS, type=Whole(), help="Replace a worker after N items."),
+    Option("--time-limit", group=CRON, metavar="DUR",
+           help="Be over within it (exit 3); items still running then run again with --resume."),
     Option("--grace", group=CRON, metavar="DUR", help="For finishing after Ctrl-C or TERM. [10s]"),
 ]  # fmt: skip
 

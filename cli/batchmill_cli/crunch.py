@@ -19,13 +19,13 @@ import click
 from batchmill.errors import CheckpointBusy, InvalidUsage
 from batchmill.model import Report
 from batchmill.settings import Settings, parse_duration
-from batchmill_cli import streams
+from batchmill_cli import BEGAN, streams
 from batchmill_cli.program import program_name
 from batchmill_cli.progress import Screen, choose_mode
 from batchmill_cli.relay import Relay
 from batchmill_cli.report import Commands, as_json, is_shown, render, report_object, results, resume_command
 
-STOPPED = 3  # by design: --limit, --max-failures
+STOPPED = 3  # by design: --limit, --max-failures, --time-limit
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def crunch(
             output=options["output"],
             no_checkpoint=options["no_checkpoint"],
             worker_output_fd=relay.fd if relay else None,
+            began=BEGAN,
         )
 
         def stop(number: int, insist: bool) -> None:

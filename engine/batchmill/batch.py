@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -38,11 +39,17 @@ from batchmill.resources import raise_descriptor_limit, thread_caps, usable_core
 from batchmill.resume import Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.settings import Settings
+from batchmill.time_limit import TIME_UP, TimeLimit
 from batchmill.tracker import Tracker, report_map
 from batchmill.worker import LaneSetup, in_lane
 
 _PATIENCE = 1.0  # seconds that idle workers get to end by themselves
-_KEEP = {"": "whole", "limit": "partial", "max-failures": "partial"}  # what becomes of -o FILE, by what ended the run
+_KEEP = {
+    "": "whole",
+    "limit": "partial",
+    "max-failures": "partial",
+    TIME_UP: "partial",
+}  # what becomes of -o FILE, by what ended the run
 
 
 def _silent(_: Any) -> None:
@@ -54,8 +61,8 @@ class Batch:
 
     `function` is a callable or a name ("tasks:score", "score.py:score"). `inputs` is a list of paths (`-` for stdin)
     where `items` is None. `checkpoint` None means the default name, unless `no_checkpoint`. `output` is a path or "-".
-    `id` gives an item's id (Python items only). `sink` gets each committed block, in the loop's thread. Raises what the
-    checks of its arguments raise: nothing has begun then.
+    `id` gives an item's id (Python items only). `sink` gets each committed block, in the loop's thread. A time limit
+    counts from `began` (monotonic seconds; now). Raises what the checks of its arguments raise: nothing has begun then.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class Batch:
         name: str | None = None,
         worker_output_fd: int | None = None,
         sink: Sink | None = None,
+        began: float | None = None,
     ) -> None:
         if in_lane():
             raise NotGuarded(
@@ -96,6 +104,7 @@ class Batch:
         self.checkpoint_path = self.plan.checkpoint
         self._worker_output_fd = worker_output_fd
         self._sink = sink
+        self._began = time.monotonic() if began is None else began
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._session: _Session | None = None
 
@@ -119,7 +128,7 @@ class Batch:
         KeyboardInterrupt after committing what was done. Failed items do not raise.
         """
         with ExitStack() as stack:
-            session = _Session(self.plan, self._events, stack, on_message or _silent)
+            session = _Session(self.plan, self._events, stack, on_message or _silent, self._began)
             session.build(on_progress, self._sink, self._worker_output_fd)
             self._session = session
             return session.run()
@@ -131,10 +140,16 @@ class _Session:
     tracker: Tracker
 
     def __init__(
-        self, plan: Plan, events: queue.SimpleQueue[Any], stack: ExitStack, on_message: Callable[[str], None]
+        self,
+        plan: Plan,
+        events: queue.SimpleQueue[Any],
+        stack: ExitStack,
+        on_message: Callable[[str], None],
+        began: float,
     ) -> None:
         self._plan = plan
         self._settings = plan.settings
+        self._began = began
         self._events = events
         self._stack = stack
         self._on_message = on_message
@@ -287,7 +302,14 @@ class _Session:
             window=settings.window,
             grace=settings.grace,
             start_timeout=settings.start_timeout,
+            time_limit=self._make_time_limit(),
         )
+
+    def _make_time_limit(self) -> TimeLimit | None:
+        seconds = self._settings.time_limit
+        if seconds is None:
+            return None
+        return TimeLimit(self._began + seconds, seconds, None if self._output is None else self._history.index.size)
 
     # While it runs
 
@@ -357,7 +379,7 @@ class _Session:
         self._checkpoint.append(FrameType.END, pack_map({"run": self._run["run"], "report": report_map(report)}))
         self._checkpoint.close()
         if self._output is not None:
-            self._output.close(_KEEP.get(stopped, "nothing"))
+            self._output.close(_KEEP.get(stopped, "nothing") if self._output.is_over else "nothing")
         return report
 
     def _say_what_was_unusual(self) -> None:

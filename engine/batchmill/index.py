@@ -126,6 +126,11 @@ class Index:
             raise KeyError(seq)
         return number
 
+    @property
+    def size(self) -> int:
+        """Bytes of all payloads."""
+        return sum(self._columns[2])
+
     def has(self, seq: int) -> bool:
         """Whether frame `seq` has a row."""
         try:

@@ -32,6 +32,7 @@ from batchmill.pool import Event, Lane, Pool
 from batchmill.recall import SOON, Recaller
 from batchmill.reply import Tally
 from batchmill.retrier import Retrier
+from batchmill.time_limit import TIME_UP, Phase, TimeLimit
 from batchmill.tracker import Tracker
 from batchmill.worker import Order, Ready
 
@@ -69,7 +70,7 @@ class Callbacks:
 
 
 class Loop:
-    """Runs until the intake is over, or asked to stop. `grace` and `start_timeout` are seconds.
+    """Runs until the intake is over, or asked to stop, or the time is up. `grace` and `start_timeout` are seconds.
 
     What ended it early is in `stopped` ("" where nothing did) or `error`.
     """
@@ -90,6 +91,7 @@ class Loop:
         window: int,
         grace: float,
         start_timeout: float,
+        time_limit: TimeLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
@@ -105,6 +107,7 @@ class Loop:
         self._window = window
         self._grace = grace
         self._start_timeout = start_timeout
+        self._time_limit = time_limit
         self._clock = clock
         self._recaller = Recaller(pool, ledger, intake.refund)
         self._blame = Blame()
@@ -136,6 +139,10 @@ class Loop:
     def _is_finished(self) -> bool:
         if len(self._ledger) or self._scans or self._renders or self._rerender or self._pool.dying:
             return self._killed
+        if self.stopped == TIME_UP and not self._killed:
+            self._guarded(self._intake.probe_end)
+            if self._is_worked_off():
+                self.stopped = ""  # the last items ended while they were waited for
         if self.stopped:
             return self._is_over_early()
         if self._intake.is_limited and not len(self._retrier):
@@ -143,7 +150,11 @@ class Loop:
             if not self._intake.is_over:
                 self.stopped = "limit"
                 return self._is_over_early()
-        return self._intake.is_over and not len(self._retrier) and self._is_written()
+        return self._is_worked_off() and self._is_written()
+
+    def _is_worked_off(self) -> bool:
+        """Whether every item has its outcome."""
+        return not len(self._ledger) and not self._scans and self._intake.is_over and not len(self._retrier)
 
     def _is_over_early(self) -> bool:
         """Stopped by design, the output so far is still written; a signal leaves that to `results`."""
@@ -157,6 +168,8 @@ class Loop:
             for lane in self._pool.lanes.values():
                 while self._has_room(lane) and self._give_render(lane):
                     pass
+            if not self._pool.lanes:
+                self._render_here(self._output)
         return self._output.is_done and not self._renders and not self._rerender
 
     def _wait(self, seconds: float) -> None:
@@ -264,15 +277,22 @@ class Loop:
         return True
 
     def _give_render(self, lane: Lane) -> bool:
-        if self._output is None:
-            return False
-        found = self._rerender.pop() if self._rerender else self._output.next_order()
+        found = self._next_render(self._output) if self._output is not None else None
         if found is None:
             return False
         number, order = found
         self._renders[number] = (lane, order)
         self._pool.submit(lane, ("render", number), worker.render, order)
         return True
+
+    def _next_render(self, output: Output) -> tuple[int, Any] | None:
+        return self._rerender.pop() if self._rerender else output.next_order()
+
+    def _render_here(self, output: Output) -> None:
+        """Time was up, and took all lanes with it: write what is there all the same, as long as there is time."""
+        while not self._is_time_over() and (found := self._next_render(output)) is not None:
+            number, order = found
+            output.rendered(number, *worker.render(order))
 
     # Answers
 
@@ -307,6 +327,8 @@ class Loop:
         self._recaller.forget(lane, tally.serial)
         self._intake.refund(chunk.to_run - tally.items)
         self._pace.seen(tally.items, tally.seconds)
+        if self._time_limit is not None:
+            self._time_limit.seen(tally.items, tally.seconds, len(payload))
         self._guard.counted(lane, tally.items)
         if tally.lines:
             reason = self._tell.commit(chunk, payload, tally)
@@ -408,6 +430,8 @@ class Loop:
             self._watch_first_import(now)
         if self._deadline is not None and now > self._deadline and not self._killed:
             self._kill_all()
+        if self._time_limit is not None:
+            self._mind_the_time(self._time_limit, now)
         self._tracker.tick(now, self._pool.pids, len(self._pool.lanes))
 
     def _watch_first_import(self, now: float) -> None:
@@ -422,14 +446,38 @@ class Loop:
                 self._told_importing = True
                 self._tell.message(f"Still importing the function's module after {waited:.0f} s")
 
+    def _mind_the_time(self, limit: TimeLimit, now: float) -> None:
+        phase = limit.phase(now)
+        if phase >= Phase.DRAIN and not self.stopped and not self._is_worked_off():
+            self.stop(TIME_UP)
+        if phase >= Phase.CUT:
+            self._cut_off()
+        if phase is Phase.OVER and not self._killed:
+            self.stopped = self.stopped or TIME_UP
+            self._kill_all()
+
+    def _is_time_over(self) -> bool:
+        return self._time_limit is not None and self._time_limit.phase(self._clock()) is Phase.OVER
+
+    def _cut_off(self) -> None:
+        """Kill the lanes that still run items: nobody is blamed, the items run again."""
+        busy = [lane for lane in self._pool.lanes.values() if any(tag[0] != "render" for tag in lane.outstanding)]
+        running = sum(1 for lane in busy if self._pool.running(lane))
+        for lane in busy:
+            self._pool.give_up(lane)
+        if running:
+            was = "1 item was" if running == 1 else f"{running} items were"
+            remedy = "" if self._tracker.ok + self._tracker.failed else "; none ended in time: give more"
+            self._tell.message(f"{was} still running when the time was up, and stopped to be run again{remedy}")
+
     def stop(self, reason: str, insist: bool = False) -> None:
         """Hand out nothing more and let lanes return what they have; asked to `insist`, kill them."""
-        if self.stopped:
+        if self.stopped and not (self.stopped == TIME_UP and reason.startswith("SIG")):
             if insist:
                 self._kill_all()
             return
         self.stopped = reason
-        self._deadline = self._clock() + self._grace
+        self._deadline = None if reason == TIME_UP else self._clock() + self._grace
         running = sum(1 for lane in self._pool.lanes.values() if self._pool.running(lane))
         if running and reason.startswith("SIG") and reason != "SIGPIPE":
             which = "1 item" if running == 1 else f"{running} items"

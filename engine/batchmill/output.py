@@ -93,6 +93,11 @@ class Output:
         """Whether all that can be written now is."""
         return self._next == self._cut and self._exhausted and not self._due()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether everything has come, and is written."""
+        return self._finishing and self.is_done
+
     def _due(self) -> bool:
         if not self._pieces:
             return False

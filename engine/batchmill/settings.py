@@ -16,8 +16,16 @@ from typing import Any
 from batchmill.errors import InvalidUsage
 
 _MANY = 2**53
-_DURATIONS = ("timeout", "retry_delay", "start_timeout", "checkpoint_interval", "grace", "progress_interval")
-_POSITIVE = ("timeout", "start_timeout", "progress_interval")
+_DURATIONS = (
+    "timeout",
+    "retry_delay",
+    "start_timeout",
+    "checkpoint_interval",
+    "grace",
+    "time_limit",
+    "progress_interval",
+)
+_POSITIVE = ("timeout", "start_timeout", "progress_interval", "time_limit")
 # name: least, greatest, and the words (or a share, "%") that are as good as a number
 _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "chunk_size": (1, 10**9, ("auto",)),
@@ -132,6 +140,7 @@ class Settings:
     max_failures: str | int = "auto"
     allow_failures: str | int = 0
     grace: float = 10.0
+    time_limit: float | None = None
     # machine
     worker_memory: int | None = None
     min_free_memory: int | None = None

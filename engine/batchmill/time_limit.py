@@ -1,0 +1,72 @@
+"""Owns when a run with --time-limit does what, so that the process is over in time. Pure; never reads a clock.
+
+    WORK ------> DRAIN -------------> CUT --------------------> OVER -------------> the limit
+          an item's       what still runs      -o FILE.partial        close the
+          95th percentile  is killed           is written             checkpoint, report
+
+An item is started only if it is likely to end in time; those that take longer are waited for until CUT. The clock is
+monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+
+TIME_UP = "time-limit"  # what a run that obeyed says it was stopped by
+LIKELY = 0.95  # of the items end within what is reserved for draining
+STRAGGLER = 3.0  # times the mean of its chunk: an item is hardly longer, and never longer than the chunk
+SEEN = 200  # chunks remembered
+CLOSING_SHARE, CLOSING = 0.02, (0.3, 5.0)  # of the limit, and least and most seconds: sync, close, report
+SLACK = 0.15  # seconds by which the loop, which looks ten times a second, may be late
+RENDERED = 20 << 20  # bytes of outcomes written per second; measured: 100 M and more on two lanes
+MOST = 0.5  # of the limit that writing the output may claim beforehand
+
+
+class Phase(IntEnum):
+    """What there is time for."""
+
+    WORK = 0
+    DRAIN = 1
+    CUT = 2
+    OVER = 3
+
+
+class TimeLimit:
+    """A run of `seconds` that must be over at `end`. `output` is the bytes of outcomes that are to be written at the
+    end, as far as they are there before the run; None where nothing is."""
+
+    def __init__(self, end: float, seconds: float, output: int | None = None) -> None:
+        self.end = end
+        self._seconds = seconds
+        self._output = output
+        self._items: deque[float] = deque(maxlen=SEEN)
+        self._item: float | None = 0.0
+
+    def seen(self, items: int, seconds: float, size: int) -> None:
+        """A chunk of `items` items took `seconds`; its outcomes are `size` bytes."""
+        if items > 0:
+            self._items.append(min(seconds, STRAGGLER * seconds / items))
+            self._item = None
+        if self._output is not None:
+            self._output += size
+
+    @property
+    def item(self) -> float:
+        """Seconds within which an item is likely to end; 0.0 before anything is known."""
+        if self._item is None:
+            ordered = sorted(self._items)
+            self._item = ordered[min(int(LIKELY * len(ordered)), len(ordered) - 1)]
+        return self._item
+
+    def phase(self, now: float) -> Phase:
+        """What there is time for at `now`."""
+        over = self.end - min(max(CLOSING_SHARE * self._seconds, CLOSING[0]), CLOSING[1], MOST * self._seconds)
+        cut = over
+        if self._output is not None:
+            cut -= min(SLACK + self._output / RENDERED, MOST * self._seconds)
+        if now >= over:
+            return Phase.OVER
+        if now >= cut:
+            return Phase.CUT
+        return Phase.DRAIN if now >= cut - self.item - SLACK else Phase.WORK

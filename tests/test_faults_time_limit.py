@@ -1,0 +1,108 @@
+"""Faults of time: a run with --time-limit, its items longer or shorter than that, and signals meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+import batchmill
+import work_kit
+from batchmill.batch import Batch
+from batchmill.settings import Settings
+from fault_kit import (
+    CHECKPOINT,
+    committed,
+    finish,
+    lines_of,
+    numbered,
+    prepare,
+    strikes,
+    undisturbed,
+    until,
+    witnessed,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc")
+
+RUN = ("f.py:work", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "2", "--resume")
+
+
+def test_night_after_night_the_same_line_comes_to_the_undisturbed_output(tmp_path: Path) -> None:
+    expected = undisturbed(prepare(tmp_path, numbered(60, sleep=0.05)))
+    for night in range(20):
+        before = set(committed(tmp_path))
+        seen = len(witnessed(tmp_path))
+        ended = finish(*RUN, "--time-limit", "1.5s", cwd=tmp_path)
+        assert not set(witnessed(tmp_path)[seen:]) & before
+        if ended.status == 0:
+            break
+        assert ended.status == 3, ended.err
+        assert ended.err.startswith("batchmill: stopped by --time-limit, ")
+        assert "--time-limit 1.5s" in next(line for line in ended.err.splitlines() if line.startswith("continue"))
+        assert len(lines_of(tmp_path / "out.jsonl.partial")) == len(committed(tmp_path)), night
+    assert night > 0
+    assert (ended.status, ended.err) == (0, "")
+    assert (tmp_path / "out.jsonl").read_bytes() == expected
+    assert not (tmp_path / "out.jsonl.partial").exists()
+
+
+def test_what_does_not_end_in_time_is_killed_without_blame_and_what_did_is_in_the_output(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(6, sleep=0.02))
+    items = tmp_path / "items.jsonl"
+    items.write_text(items.read_text() + '{"id": "long", "n": 6, "sleep": 1000}\n')
+    ended = finish(*RUN, "--time-limit", "2s", cwd=tmp_path)
+    assert ended.status == 3
+    assert "stopped by --time-limit, 6 of 7 items done" in ended.err
+    assert "1 item was still running when the time was up, and stopped to be run again\n" in ended.err
+    assert len(lines_of(tmp_path / "out.jsonl.partial")) == 6
+    assert strikes(tmp_path) == 0
+    assert "long" not in committed(tmp_path)
+    items.write_text(items.read_text().replace("1000", "0"))
+    assert finish(*RUN, cwd=tmp_path).status == 0
+    assert len(lines_of(tmp_path / "out.jsonl")) == 7
+
+
+def test_workers_all_inside_c_code_cost_neither_the_limit_nor_the_output(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(4))
+    assert finish(*RUN, "--limit", "2", cwd=tmp_path).status == 3
+    (tmp_path / "f.py").write_text((tmp_path / "f.py").read_text() + "\n\nwork = stuck\n")
+    ended = finish(*RUN, "--time-limit", "1.5s", cwd=tmp_path)
+    assert ended.status == 3
+    assert "2 items were still running when the time was up" in ended.err
+    assert "none ended in time: give more" in ended.err
+    assert len(lines_of(tmp_path / "out.jsonl.partial")) == 2
+    assert strikes(tmp_path) == 0
+
+
+def test_a_limit_shorter_than_the_import_ends_the_run_without_an_item(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(4))
+    (tmp_path / "f.py").write_text("import time\ntime.sleep(1000)\n\n\ndef work(item):\n    return 1\n")
+    ended = finish(*RUN, "--time-limit", "0.5s", cwd=tmp_path)
+    assert ended.status == 3
+    assert "0 of 4 items done" in ended.err or "0 of 0 items done" in ended.err
+
+
+def test_a_signal_while_the_last_items_are_waited_for_shortens_the_wait(tmp_path: Path) -> None:
+    settings = Settings(workers=1, grace=0.1)
+    batch = Batch(work_kit.stay, items=[str(tmp_path / "witness")], settings=settings, no_checkpoint=True)
+
+    def stop() -> None:
+        until((tmp_path / "witness").exists, "the item to run")
+        batch.stop("time-limit")
+        batch.stop("SIGTERM")
+
+    thread = Thread(target=stop)
+    thread.start()
+    report = batch.run()
+    thread.join()
+    assert (report.stopped, report.exit_code) == ("SIGTERM", 128 + signal.SIGTERM)
+
+
+def test_in_python_the_limit_counts_from_the_call(tmp_path: Path) -> None:
+    report = batchmill.run("work_kit:slow", range(1000), workers=1, time_limit=1.5)
+    assert (report.stopped, report.exit_code) == ("time-limit", 3)
+    assert 0 < report.completed < 1000
