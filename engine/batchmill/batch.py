@@ -35,7 +35,7 @@ from batchmill.output import Output
 from batchmill.plan import Plan, make_plan
 from batchmill.pool import Pool
 from batchmill.recorder import Recorder, Sink
-from batchmill.resources import raise_descriptor_limit, thread_caps, usable_cores, worker_count
+from batchmill.resources import machine, raise_descriptor_limit, thread_caps, usable_cores, versions, worker_count
 from batchmill.resume import Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.settings import Settings
@@ -186,6 +186,8 @@ class _Session:
             "path": self._plan.spec.path,
             "directory": os.getcwd(),
             "workers": self._workers,
+            "machine": machine(),
+            "versions": versions(),
         }
         return begin_run(self._checkpoint, self._history, values)
 

@@ -380,10 +380,19 @@ class Loop:
             self._intake.scan_lost(self._scans.pop(tag)[1])
         for number in [number for number, (at, _) in self._renders.items() if at is lane]:
             self._rerender.append((number, self._renders.pop(number)[1]))
+        if not self.stopped:
+            self._tracker.lane_ended(lane.slot, lane.pid, code, self._why(lane, code))
         self._recaller.forget(lane)
         self._guard.forget(lane)
         if not self.stopped and lane.slot < self._pool.size:
             self._start_lane(lane.slot)
+
+    def _why(self, lane: Lane, code: int | None) -> str:
+        """Why a lane ended, in a word for the checkpoint."""
+        sentence = self._guard.verdict(lane, code)
+        if sentence is not None:
+            return sentence.type
+        return "recycled" if lane.retiring and not code else "died"
 
     def _died_starting(self, code: int | None) -> None:
         self._failed_starts += 1

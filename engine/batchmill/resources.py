@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.model import Usage
+from batchmill.version import __version__
 
 if TYPE_CHECKING:
     import psutil
@@ -167,6 +168,45 @@ def _open_descriptors() -> int:
         return len(os.listdir("/dev/fd"))
     except OSError:
         return 3
+
+
+def machine(*, root: str = "/") -> dict[str, str | int]:
+    """What a run is on, for its RUN frame: system, processor, usable cores and what limits them, memory in bytes."""
+    import psutil
+
+    system = os.uname()
+    cores, source = usable_cores(root=root)
+    return {
+        "system": f"{system.sysname} {system.release}",
+        "cpu": _processor(root) or system.machine,
+        "cores": cores,
+        "cores_from": source,
+        "memory": int(psutil.virtual_memory().total),
+    }
+
+
+def _processor(root: str) -> str:
+    try:
+        with open(os.path.join(root, "proc/cpuinfo"), encoding="utf-8", errors="replace") as file:
+            for line in file:  # to the first one only: the kernel takes its time for each core
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """The versions of what runs a batch, for its RUN frame."""
+    import msgpack
+    import psutil
+
+    return {
+        "batchmill": __version__,
+        "python": sys.version.split()[0],
+        "msgpack": ".".join(map(str, msgpack.version)),
+        "psutil": psutil.__version__,
+    }
 
 
 def filesystem_of(path: str) -> str:

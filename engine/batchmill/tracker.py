@@ -13,7 +13,9 @@ from batchmill.model import FailureExample, FailureGroup, Report, Snapshot, Usag
 from batchmill.reply import Tally
 from batchmill.resources import Monitor
 
-SAMPLE_SECONDS = 10.0  # between SAMPLE frames
+SAMPLE_SECONDS = (1.0, 10.0)  # least and greatest time between SAMPLE frames
+SAMPLE_SHARE = 0.01  # of the time the run has taken so far: between those two
+MOST_ENDS = 50  # ends of lanes told in one SAMPLE frame; beyond that they are counted
 USAGE_SECONDS = 1.0  # between looks at the processes
 EXAMPLES = 5  # failed items named per error type
 _RECENT = 0.1  # weight of the newest look in the rate that the ETA uses
@@ -55,6 +57,8 @@ class Tracker:
         self._first_outcome: float | None = None
         self._workers = 0
         self._groups: dict[str, tuple[int, list[FailureExample]]] = {}
+        self._ends: list[tuple[float, int, int, int | None, str]] = []
+        self._more_ends = 0
         self.ok = 0
         self.failed = 0
         self.blank = 0
@@ -110,7 +114,8 @@ class Tracker:
             self._next_usage = now + USAGE_SECONDS
             self._usage = self._monitor.sample(pids)
         if now >= self._next_sample:
-            self._next_sample = now + SAMPLE_SECONDS
+            least, most = SAMPLE_SECONDS
+            self._next_sample = now + min(max(least, SAMPLE_SHARE * (now - self._begun)), most)
             self._append(FrameType.SAMPLE, pack_map(self.sample()))
         if self._on_progress is not None and now >= self._next_progress and self._knows_what_is_done():
             self._next_progress = now + self._interval
@@ -126,9 +131,24 @@ class Tracker:
         usage = self._monitor.sample(pids)
         self._usage = self._usage or usage  # the one before was of a whole second
 
+    def lane_ended(self, lane: int, pid: int, exit: int | None, why: str) -> None:
+        """A lane was replaced: `why` is "recycled", "died", or the name of the error its item was killed with."""
+        if len(self._ends) < MOST_ENDS:
+            self._ends.append((time.time(), lane, pid, exit, why))
+        else:
+            self._more_ends += 1
+
     def sample(self) -> dict[str, Any]:
-        """The payload of a SAMPLE frame."""
+        """The payload of the next SAMPLE frame: how the run stands, and which lanes ended since the one before.
+
+        `ends` holds [epoch second, lane, pid, exit status or None, why] for the first of them, `more_ends` counts the
+        others; both are left out where there are none.
+        """
         snapshot, usage = self.snapshot(), self._usage or Usage(0.0, 0, 0)
+        ends: dict[str, Any] = {"ends": [list(end) for end in self._ends]} if self._ends else {}
+        if self._more_ends:
+            ends["more_ends"] = self._more_ends
+        self._ends, self._more_ends = [], 0
         return {
             "time": time.time(),
             "elapsed": snapshot.elapsed,
@@ -140,6 +160,7 @@ class Tracker:
             "rss": usage.rss,
             "parent_rss": usage.parent_rss,
             "load": usage.load,
+            **ends,
         }
 
     def report(self, total: int, **rest: Any) -> Report:
