@@ -28,7 +28,7 @@ def test_help_lists_every_command(flag: str) -> None:
 def test_every_command_has_help_with_two_examples(name: str) -> None:
     ended = batchmill(name, "--help")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.split("Examples:")[1].count(f"\n  batchmill {name}") == 2
+    assert ended.stdout.split("Examples:")[1].count(f"batchmill {name}") == 2
     assert "--version" in ended.stdout
 
 

@@ -10,6 +10,7 @@ import click
 
 from batchmill.errors import InvalidUsage
 from batchmill.settings import FORMATS, OUTPUT_FORMATS, START_METHODS, Settings
+from batchmill_cli import places
 from batchmill_cli.options import Choice, Option, Whole, given, parse_set
 from batchmill_cli.progress import MODES, REDRAW_SECONDS
 
@@ -17,11 +18,12 @@ EVERYDAY, INPUT, WORKERS = "Everyday", "Input", "Workers"
 CHECKPOINT, LIMITS, OUTPUT, CRON = "Checkpoint", "Limits", "Output", "Progress and stopping"
 
 OPTIONS = [
-    Option("-c", "--checkpoint", group=EVERYDAY, metavar="FILE",
+    Option("-c", "--checkpoint", group=EVERYDAY, type=places.CHECKPOINT, metavar="FILE",
            help="What remembers which items are done. [INPUT.FUNCTION.ckpt, here]"),
     Option("--resume", group=EVERYDAY, env=False, is_flag=True,
            help="Continue the checkpoint; start one where there is none."),
-    Option("-o", "--output", group=EVERYDAY, metavar="FILE|-", help="Write the results there, in input order."),
+    Option("-o", "--output", group=EVERYDAY, type=places.FILE, metavar="FILE|-",
+           help="Write the results there, in input order."),
     Option("-j", "--workers", group=EVERYDAY, metavar="N|N%|auto", help="Worker processes. [auto: one a usable core]"),
     Option("--set", group=EVERYDAY, env=False, multiple=True, metavar="KEY=VALUE",
            help="An argument for the function, JSON or text; repeatable."),
@@ -40,7 +42,8 @@ OPTIONS = [
     Option("--start-method", group=WORKERS, type=Choice(START_METHODS), metavar="NAME",
            help="How workers start: forkserver, spawn or fork."),
     Option("--start-timeout", group=WORKERS, metavar="DUR", help="For importing the function. [5m]"),
-    Option("--worker-output", group=WORKERS, metavar="FILE", help="For prints of the function: stderr, none, FILE."),
+    Option("--worker-output", group=WORKERS, type=places.FILE, metavar="FILE",
+           help="For prints of the function: stderr, none, FILE."),
     Option("--fresh", group=CHECKPOINT, env=False, is_flag=True,
            help="Begin anew; move an old checkpoint to NAME.1.ckpt."),
     Option("--fresh-if-finished", group=CHECKPOINT, is_flag=True,

@@ -17,6 +17,7 @@ from batchmill.settings import Settings
 from batchmill_cli import streams
 from batchmill_cli.crunch import Manner, close, crunch
 from batchmill_cli.options import Command, Option, Whole, given
+from batchmill_cli.places import CHECKPOINT
 from batchmill_cli.program import program_name
 from batchmill_cli.report import Commands, results
 
@@ -26,9 +27,10 @@ MOST_COMPLEX = 5
 
 OPTIONS = [
     Option("-j", "--workers", group="Options", metavar="N|N%|auto", help="Worker processes. [auto: one a usable core]"),
-    Option("-c", "--checkpoint", group="Options", default="demo.ckpt", metavar="FILE", help="[demo.ckpt, here]"),
+    Option("-c", "--checkpoint", group="Options", type=CHECKPOINT, default="demo.ckpt", metavar="FILE",
+           help="What remembers which files are done. [demo.ckpt, here]"),
     Option("--limit", group="Options", type=Whole(), help="Stop after N files that were not yet done."),
-]
+]  # fmt: skip
 
 
 @click.command("demo", cls=Command, params=OPTIONS, examples=("batchmill demo", "batchmill demo -j 2 --limit 200"))

@@ -13,6 +13,7 @@ from batchmill.export import escape
 from batchmill.model import Outcome
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
+from batchmill_cli.places import CHECKPOINT
 from batchmill_cli.reading import reading
 from batchmill_cli.report import as_json, first_line, plural, show_id
 
@@ -68,7 +69,7 @@ class Group:
         "batchmill failures items.score.ckpt --items > failed.jsonl",
     ),
 )
-@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
 def command(checkpoints: tuple[str, ...], json: bool, items: bool) -> int:
     """What failed and why; or the failed items themselves."""
     if json and items:

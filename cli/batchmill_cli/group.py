@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from typing import TYPE_CHECKING
 
 import click
 
 from batchmill_cli import streams
 from batchmill_cli.options import EPILOG, SETTINGS, Command, general
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # name -> the first line of its help. The module is batchmill_cli.<name>_command.
 COMMANDS = {
@@ -19,6 +23,7 @@ COMMANDS = {
     "failures": "What failed and why; or the failed items themselves.",
     "verify": "Check a checkpoint for damage; rescue what is readable.",
     "demo": "A real batch on a real input, no files needed.",
+    "completion": "Teach bash, zsh or fish to complete batchmill's command lines.",
 }
 EXAMPLES = (
     "batchmill run score.py:score items.jsonl -o scores.jsonl",
@@ -47,7 +52,7 @@ class Program(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that `args` name; raises UsageError with the nearest name."""
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             close = difflib.get_close_matches(name, COMMANDS, 1)
             hint = f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(COMMANDS)
             raise click.UsageError(f"No such command {name!r}, {hint}", ctx)
@@ -55,10 +60,17 @@ class Program(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; without any argument the help goes to stderr, and the status says that nothing was done."""
-        if not args:
+        if not args and not ctx.resilient_parsing:
             streams.tell(ctx.get_help())
             ctx.exit(2)
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands from the table, without importing any of them; options once a dash is typed."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return found or click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table, without importing any of them."""

@@ -26,7 +26,8 @@ def entry() -> NoReturn:
     """Run the program on `sys.argv` and end the process. Never returns."""
     try:
         streams.reopen_standard()
-        status = _run(sys.argv[1:])
+        shell = os.environ.get("_BATCHMILL_COMPLETE")
+        status = _complete(shell) if shell else _run(sys.argv[1:])
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     _leave(status)
@@ -52,6 +53,13 @@ def _run(args: list[str]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         return _failed(error, verbose=program.verbose)
+
+
+def _complete(shell: str) -> int:
+    from batchmill_cli.completion import answer
+    from batchmill_cli.group import program
+
+    return answer(program, shell, sys.argv[1:])
 
 
 def _usage(error: click.ClickException) -> int:

@@ -19,6 +19,8 @@ GENERAL = "General"
 
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     ParamType = click.ParamType[Any]
 else:
     ParamType = click.ParamType  # generic since click 8.3 only
@@ -73,6 +75,12 @@ class Choice(ParamType):
         """The words, as help shows them."""
         return "|".join(self.words)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The words that begin so."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The word itself; raises InvalidUsage for any other."""
         if value in self.words:
@@ -108,7 +116,7 @@ def general() -> list[Option]:
 
 # Not click's own: its echo takes a closed stdout for a success, and other errors there for bugs.
 def _show_version(context: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
+    if value and not context.resilient_parsing:
         from batchmill import __version__
 
         streams.print_data(f"batchmill {__version__}")
@@ -116,7 +124,7 @@ def _show_version(context: click.Context, param: click.Parameter, value: bool) -
 
 
 def _show_help(context: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
+    if value and not context.resilient_parsing:
         streams.print_data(context.get_help())
         context.exit()
 

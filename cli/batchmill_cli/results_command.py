@@ -7,10 +7,11 @@ import click
 from batchmill.settings import OUTPUT_FORMATS
 from batchmill_cli import streams
 from batchmill_cli.options import Choice, Command, Option
+from batchmill_cli.places import CHECKPOINT, FILE
 from batchmill_cli.reading import reading
 
 OPTIONS = [
-    Option("-o", "--output", group="Output", default="-", metavar="FILE|-", help="Where to. [-: stdout]"),
+    Option("-o", "--output", group="Output", type=FILE, default="-", metavar="FILE|-", help="Where to. [-: stdout]"),
     Option(
         "--output-format",
         group="Output",
@@ -32,7 +33,7 @@ OPTIONS = [
         "batchmill results part1.ckpt part2.ckpt --all | jq .result",
     ),
 )
-@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
 def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: bool) -> int:
     """Collect the results out of checkpoints.
 

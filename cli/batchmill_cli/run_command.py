@@ -11,6 +11,7 @@ from batchmill_cli import streams
 from batchmill_cli.batch_options import OPTIONS, check_together, named, settings_of
 from batchmill_cli.crunch import Manner, close, crunch, next_commands
 from batchmill_cli.options import Command, is_verbose
+from batchmill_cli.places import FILE, FUNCTION
 
 
 @click.command(
@@ -23,8 +24,8 @@ from batchmill_cli.options import Command, is_verbose
         "batchmill run mypackage.tasks:crunch big.jsonl -c crunch.ckpt --resume -j 8",
     ),
 )
-@click.argument("function")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("function", type=FUNCTION)
+@click.argument("inputs", nargs=-1, required=True, type=FILE, metavar="INPUT...")
 @click.pass_context
 def command(context: click.Context, /, function: str, inputs: tuple[str, ...], **options: Any) -> int:
     """Call a Python function on every item of the input, on every core.

@@ -14,6 +14,7 @@ from batchmill.export import escape
 from batchmill.model import format_clock, format_rate, format_size
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
+from batchmill_cli.places import CHECKPOINT
 from batchmill_cli.program import program_name, run_again
 from batchmill_cli.reading import reading
 from batchmill_cli.report import (
@@ -45,7 +46,7 @@ TROUBLE = {
     params=OPTIONS,
     examples=("batchmill status items.score.ckpt", "batchmill status *.ckpt --json | jq .done"),
 )
-@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
 def command(checkpoints: tuple[str, ...], json: bool) -> int:
     """How a run stands or ended, live or dead."""
     from batchmill.results import open_checkpoint

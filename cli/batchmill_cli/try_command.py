@@ -14,6 +14,7 @@ from batchmill.errors import BatchmillError, InvalidUsage
 from batchmill.settings import FORMATS, Settings
 from batchmill_cli import streams
 from batchmill_cli.options import Choice, Command, Option, Whole, given, parse_set
+from batchmill_cli.places import FILE, FUNCTION
 
 OPTIONS = [
     Option("--id", group="Which item", metavar="ID", help="The item with this id. [the first item]"),
@@ -36,8 +37,8 @@ OPTIONS = [
         "batchmill try score.py:score items.jsonl --id a17",
     ),
 )
-@click.argument("function")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT")
+@click.argument("function", type=FUNCTION)
+@click.argument("inputs", nargs=-1, required=True, type=FILE, metavar="INPUT")
 def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
     """Call it on one item, in this process, to see a result or the full traceback.
 

@@ -11,6 +11,7 @@ from batchmill.export import escape
 from batchmill.model import format_size
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
+from batchmill_cli.places import CHECKPOINT
 from batchmill_cli.reading import reading
 from batchmill_cli.report import as_json, plural, show_id
 
@@ -40,7 +41,7 @@ OPTIONS = [
     params=OPTIONS,
     examples=("batchmill verify items.score.ckpt", "batchmill verify items.score.ckpt --salvage"),
 )
-@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
 def command(checkpoints: tuple[str, ...], salvage: bool, json: bool) -> int:
     """Check a checkpoint for damage; rescue what is readable.
 
