@@ -37,7 +37,7 @@ def maps(path: Path, kind: FrameType) -> list[dict[str, Any]]:
 
 def tracker(frames: list[dict[str, Any]]) -> Tracker:
     return Tracker(
-        total=lambda: 100, before=lambda: (0, 0), append=lambda type, payload: frames.append(unpack_map(payload)),
+        total=lambda: 100, before=lambda: (0, 0), append=lambda _, payload: frames.append(unpack_map(payload)),
         on_progress=None, interval=1.0, is_sharded=False,
     )  # fmt: skip
 
