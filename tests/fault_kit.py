@@ -233,6 +233,10 @@ class Run:
         """Wait until `ready()` is true; AssertionError where the run ends before."""
         until(ready, what, self.pid)
 
+    def said(self) -> bytes:
+        """What is on its stderr so far."""
+        return os.pread(self._err.fileno(), 1 << 20, 0)  # its position is the program's
+
     def end(self) -> Ended:
         """Wait for the end of the parent process."""
         status = self.process.wait(LIMIT)

@@ -38,7 +38,7 @@ TABLE: dict[int, tuple[str, ...]] = {
     ),
     3: ("worker", "tracker", "results", "trial", "plan", "preview"),
     4: ("pool", "intake", "output", "guard", "retrier", "recall", "recorder"),
-    5: ("loop", "batch"),
+    5: ("loop", "waiting", "batch"),
     6: ("api", "__init__", "__main__"),
 }
 

@@ -71,6 +71,9 @@ def test_options_become_settings_and_what_was_not_given_keeps_its_default() -> N
         (["--chunk-size", "0"], "--chunk-size 0 is out of range"),
         (["--shard", "3/2"], "shard '3/2' is not I/N"),
         (["--grace", "soon"], "'soon' is not a duration"),
+        (["--wait=soon"], "--wait 'soon' is not a duration"),
+        (["--no-checkpoint", "--wait"], "--no-checkpoint and --wait exclude each other"),
+        (["--time-limit", "0"], "--time-limit '0' is out of range"),
         (["--progress-interval", "soon"], "'soon' is not a duration"),
         (["--set", "x"], "--set 'x' has no value"),
         (["--set", "1x=2"], "--set '1x' is not a parameter name"),
@@ -104,3 +107,25 @@ def test_resume_and_fresh_cannot_come_from_the_environment(tmp_path: Path) -> No
     ended = batchmill("run", "f.py:f", "x.jsonl", cwd=tmp_path, env=env)
     assert "exclude" not in ended.stderr
     assert "--set" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "wait", "inputs"),
+    [
+        (["--wait", "items.jsonl"], "forever", ("items.jsonl",)),
+        (["--wait", "5m", "items.jsonl"], "5m", ("items.jsonl",)),
+        (["--wait=5m", "items.jsonl"], "5m", ("items.jsonl",)),
+        (["items.jsonl", "--wait"], "forever", ("items.jsonl",)),
+        (["--wait", "--resume", "items.jsonl"], "forever", ("items.jsonl",)),
+        (["--wait", "forever", "items.jsonl"], "forever", ("items.jsonl",)),
+        (["--wait", "--", "5m"], "forever", ("5m",)),
+        (["--", "items.jsonl", "--wait", "5m"], None, ("items.jsonl", "--wait", "5m")),
+    ],
+)
+def test_wait_takes_the_next_word_only_if_it_is_a_duration(
+    words: list[str], wait: str | None, inputs: tuple[str, ...]
+) -> None:
+    from batchmill_cli.run_command import command
+
+    params = command.make_context("run", ["f.py:f", *words]).params
+    assert (params["wait"], params["inputs"]) == (wait, inputs)

@@ -69,6 +69,7 @@ def test_what_does_not_end_in_time_is_killed_without_blame_and_what_did_is_in_th
 def test_workers_all_inside_c_code_cost_neither_the_limit_nor_the_output(tmp_path: Path) -> None:
     prepare(tmp_path, numbered(4))
     assert finish(*RUN, "--limit", "2", cwd=tmp_path).status == 3
+    (tmp_path / "out.jsonl.partial").unlink()
     (tmp_path / "f.py").write_text((tmp_path / "f.py").read_text() + "\n\nwork = stuck\n")
     ended = finish(*RUN, "--time-limit", "1.5s", cwd=tmp_path)
     assert ended.status == 3

@@ -9,13 +9,22 @@ from typing import Any
 import click
 
 from batchmill.errors import InvalidUsage
-from batchmill.settings import FORMATS, OUTPUT_FORMATS, START_METHODS, Settings
+from batchmill.settings import FOREVER, FORMATS, OUTPUT_FORMATS, START_METHODS, Settings, parse_duration
 from batchmill_cli import places
 from batchmill_cli.options import Choice, Option, Whole, given, parse_set
 from batchmill_cli.progress import MODES, REDRAW_SECONDS
 
 EVERYDAY, INPUT, WORKERS = "Everyday", "Input", "Workers"
 CHECKPOINT, LIMITS, OUTPUT, CRON = "Checkpoint", "Limits", "Output", "Progress and stopping"
+
+
+def is_wait(text: str) -> bool:
+    """Whether a word behind --wait is its value."""
+    try:
+        return text == FOREVER or parse_duration(text) >= 0
+    except InvalidUsage:
+        return False
+
 
 OPTIONS = [
     Option("-c", "--checkpoint", group=EVERYDAY, type=places.CHECKPOINT, metavar="FILE",
@@ -73,6 +82,8 @@ OPTIONS = [
     Option("--worker-memory", group=LIMITS, metavar="SIZE", help="Replace a worker that holds more, such as 2G."),
     Option("--min-free-memory", group=LIMITS, metavar="SIZE", help="Hand out less while less than this is free."),
     Option("--max-items-per-worker", group=LIMITS, type=Whole(), help="Replace a worker after N items."),
+    Option("--wait", group=CRON, metavar="[DUR]", is_flag=False, flag_value=FOREVER, may_take=is_wait,
+           help="Wait while another run holds the checkpoint. [exit 75; without DUR: as long as it takes]"),
     Option("--time-limit", group=CRON, metavar="DUR",
            help="Be over within it (exit 3); items still running then run again with --resume."),
     Option("--grace", group=CRON, metavar="DUR", help="For finishing after Ctrl-C or TERM. [10s]"),
@@ -97,7 +108,7 @@ def check_together(options: Mapping[str, Any]) -> None:
     if options["json"] and options["output"] == "-":
         raise InvalidUsage("--json and -o - both want stdout", "write the results to a file")
     if options["no_checkpoint"]:
-        for name in ("checkpoint", "resume", "fresh"):
+        for name in ("checkpoint", "resume", "fresh", "wait"):
             if options[name]:
                 raise InvalidUsage(f"--no-checkpoint and --{name} exclude each other", "leave one of them out")
 

@@ -6,7 +6,7 @@ Options are declared as lists of `Option`, grouped under headings; nothing here 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -27,11 +27,22 @@ else:
 
 
 class Option(click.Option):
-    """An option with the `group` under whose heading the help lists it; `env=False` keeps it out of the environment."""
+    """An option with the `group` under whose heading the help lists it; `env=False` keeps it out of the environment.
 
-    def __init__(self, *names: str, group: str = GENERAL, env: bool = True, **attributes: Any) -> None:
+    Where it `may_take` some values, it has `flag_value` without one: the next word is its value only if it can be.
+    """
+
+    def __init__(
+        self,
+        *names: str,
+        group: str = GENERAL,
+        env: bool = True,
+        may_take: Callable[[str], bool] | None = None,
+        **attributes: Any,
+    ) -> None:
         super().__init__(list(names), allow_from_autoenv=env, **attributes)
         self.group = group
+        self.may_take = may_take
 
 
 class Command(click.Command):
@@ -42,6 +53,17 @@ class Command(click.Command):
         params = [*attributes.pop("params", ()), *general()]
         super().__init__(name, params=params, context_settings=settings, add_help_option=False, **attributes)
         self.examples = tuple(examples)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, which would take the word behind an option for its value whatever it is."""
+        end = args.index("--") if "--" in args else len(args)
+        for param in self.params:
+            if isinstance(param, Option) and param.may_take is not None:
+                places = [at for at, word in enumerate(args[: end - 1]) if word in param.opts]
+                for at in places:
+                    if not param.may_take(args[at + 1]):
+                        args[at] += f"={param.flag_value}"
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, in the order in which the groups first appear."""

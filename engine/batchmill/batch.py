@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from batchmill import formats
+from batchmill.checkpoint import Checkpoint
 from batchmill.chunking import Pace
 from batchmill.codec import pack_map
 from batchmill.errors import CheckpointUnwritable, NotGuarded
@@ -36,11 +37,12 @@ from batchmill.plan import Plan, make_plan
 from batchmill.pool import Pool
 from batchmill.recorder import Recorder, Sink
 from batchmill.resources import machine, raise_descriptor_limit, thread_caps, usable_cores, versions, worker_count
-from batchmill.resume import Nowhere, begin_run, open_checkpoint_for
+from batchmill.resume import History, Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.settings import Settings
 from batchmill.time_limit import TIME_UP, TimeLimit
 from batchmill.tracker import Tracker, report_map
+from batchmill.waiting import patiently, seconds_of
 from batchmill.worker import LaneSetup, in_lane
 
 _PATIENCE = 1.0  # seconds that idle workers get to end by themselves
@@ -160,9 +162,7 @@ class _Session:
             self._checkpoint: Any = Nowhere()
             self._history = Nowhere.history()
         else:
-            self._checkpoint, self._history = open_checkpoint_for(
-                plan.checkpoint, plan.meta(), plan.settings, events.put, on_message
-            )
+            self._checkpoint, self._history = self._open_checkpoint()
         stack.callback(self._checkpoint.close)
         self._limits = FailureLimits(plan.settings)
         workers, _ = worker_count(plan.settings.workers)
@@ -170,6 +170,20 @@ class _Session:
         if self._workers < workers:
             self._warn(f"Only {self._workers} of {workers} workers fit under the limit of open files (ulimit -n)")
         self._run = self._begin()
+
+    def _open_checkpoint(self) -> tuple[Checkpoint, History]:
+        plan = self._plan
+        limit = self._settings.time_limit
+        until = time.monotonic() + seconds_of(self._settings.wait)
+        return patiently(
+            lambda: open_checkpoint_for(
+                plan.checkpoint, plan.meta(), plan.settings, self._events.put, self._on_message
+            ),
+            plan.checkpoint or "",
+            until if limit is None else min(until, self._began + limit),
+            self._events,
+            self._on_message,
+        )
 
     def _begin(self) -> dict[str, Any]:
         index = self._history.index

@@ -177,6 +177,18 @@ def is_locked(fd: int) -> bool:
     return False
 
 
+def is_held(path: str) -> bool:
+    """Whether there is a file at `path`, and another opening of it holds the exclusive lock."""
+    try:
+        fd = open_regular(path)
+    except (OSError, CheckpointRefused):
+        return False
+    try:
+        return is_locked(fd)
+    finally:
+        os.close(fd)
+
+
 def is_same_file(status: os.stat_result, path: str) -> bool:
     """Whether `path` names the file with this `os.fstat`; a path that cannot be looked at counts as unchanged."""
     try:

@@ -74,6 +74,14 @@ class CheckpointBusy(BatchmillError):
     exit_code = 75
 
 
+class Interrupted(BatchmillError):
+    """A signal came while the run waited for its turn; `exit_code` says which."""
+
+    def __init__(self, message: str, remedy: str = "", *, exit_code: int = BatchmillError.exit_code) -> None:
+        super().__init__(message, remedy)
+        self.exit_code = exit_code
+
+
 class CheckpointMismatch(BatchmillError):
     """The checkpoint belongs to another function, input, format, id rule, or to a newer batchmill."""
 

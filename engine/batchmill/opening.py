@@ -48,7 +48,7 @@ def move_aside(path: str, keep: int = 1, *, disk: Disk | None = None) -> str:
         names = [sibling(path, str(number), os.path.splitext(path)[1]) for number in range(1, keep + 1)]
         used = next((i for i, name in enumerate(names) if not os.path.lexists(name)), keep)
         for name in names[:used]:
-            _refuse_live(name)
+            refuse_live(name)
         for number in range(min(used, keep - 1), 0, -1):
             disk.rename(names[number - 1], names[number])
         disk.rename(path, names[0])
@@ -60,8 +60,12 @@ def move_aside(path: str, keep: int = 1, *, disk: Disk | None = None) -> str:
     return names[0]
 
 
-def _refuse_live(path: str) -> None:
-    fd = open_regular(path)
+def refuse_live(path: str) -> None:
+    """Raise CheckpointBusy where a run holds the checkpoint at `path`, if there is one."""
+    try:
+        fd = open_regular(path)
+    except FileNotFoundError:
+        return
     try:
         if is_locked(fd):
             raise _busy(fd, path)
@@ -99,7 +103,7 @@ def _busy(fd: int, path: str) -> CheckpointBusy:
             who = f"another run (process {holder.pid} on {holder.host}, since {since})"
     except Exception:  # whatever is wrong with the file, that it is busy is the news
         pass
-    return CheckpointBusy(f"{path} is in use by {who}", "wait for it, or name another file with -c")
+    return CheckpointBusy(f"{path} is in use by {who}", "--wait waits for it, -c FILE names another")
 
 
 def lock_empty(path: str, disk: Disk) -> int | None:

@@ -17,13 +17,14 @@ from typing import Any
 
 from batchmill.checkpoint import Reader, exists_with_outcomes
 from batchmill.codec import Block, id_key
-from batchmill.errors import CheckpointBusy, CheckpointDamaged, CheckpointRefused, OutputLost
+from batchmill.errors import CheckpointRefused, OutputLost
 from batchmill.formats import IdRule
 from batchmill.framing import FrameRef, FrameType, Kind
 from batchmill.identity import Identified, Identifier
 from batchmill.index import Row
 from batchmill.matching import Aside, Matcher, Scan
 from batchmill.model import Chunk
+from batchmill.opening import refuse_live
 from batchmill.plan import STDOUT, Plan
 from batchmill.reader import damaged
 from batchmill.resources import worker_count
@@ -191,9 +192,9 @@ def _foresee(plan: Plan, stack: ExitStack) -> tuple[str, Matcher | None]:
     if path is None:
         return NONE, None
     is_taken = exists_with_outcomes(path)
+    refuse_live(path)
     if is_taken and not (settings.fresh or settings.resume):
         raise in_the_way(path)
-    _refuse_busy(path)
     if not is_taken:
         _check_folder_of_checkpoint(path)
         return NEW, None
@@ -226,17 +227,6 @@ def _matcher(plan: Plan, reader: Reader, history: History) -> Matcher:
     matcher = Matcher(history.index, plan.settings, read, by_block=False)
     matcher.load_ids()
     return matcher
-
-
-def _refuse_busy(path: str) -> None:
-    try:
-        with Reader(path) as reader:
-            holder = reader.live()
-    except (FileNotFoundError, CheckpointDamaged):  # none there, or an empty file
-        return
-    if holder is not None:
-        who = f"process {holder.pid} on {holder.host}" if holder.pid else "another run"
-        raise CheckpointBusy(f"{path} is in use by {who}", "wait for it, or name another file with -c")
 
 
 def _check_folder_of_checkpoint(path: str) -> None:

@@ -14,6 +14,7 @@ from batchmill.codec import Block, pack_map, read_head, unpack_map
 from batchmill.errors import CheckpointMismatch, CheckpointRefused, CheckpointUnwritable
 from batchmill.framing import FrameRef, FrameType
 from batchmill.index import Index
+from batchmill.opening import refuse_live
 from batchmill.settings import Settings
 
 # What a checkpoint belongs to, and how a person calls it.
@@ -148,7 +149,9 @@ def open_checkpoint_for(
         if settings.fresh:
             on_message(f"The old checkpoint is now {move_aside(path, settings.keep)}")
         elif not settings.resume:
-            raise in_the_way(path)
+            if settings.wait is None:
+                refuse_live(path)
+            raise in_the_way(path)  # to wait would not help
         else:
             found = _continue(path, meta, settings, on_error, on_message)
             if found is not None:

@@ -44,6 +44,8 @@ OUTPUT_FORMATS = ("jsonl", "msgpack")
 START_METHODS = ("forkserver", "spawn", "fork")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
 
+FOREVER = "forever"
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ms|s|m|h|d)")
 _SHARE = re.compile(r"\d+(?:\.\d+)?%")
@@ -132,6 +134,7 @@ class Settings:
     rerun_changed: bool = False
     accept_changes: bool = False
     checkpoint_interval: float = 1.0
+    wait: str | float | None = None
     # limits
     timeout: float | None = None
     retries: int = 0
@@ -170,6 +173,7 @@ class Settings:
             raise InvalidUsage(f"--set {self.set!r} is not a mapping", "give parameter names and their values")
         put("set", MappingProxyType(dict(self.set)))
         put("workers", _workers(self.workers))
+        put("wait", _wait(self.wait))
         _choice("format", self.format, FORMATS)
         _choice("output_format", self.output_format, OUTPUT_FORMATS)
         if self.start_method is not None:
@@ -277,6 +281,13 @@ def _workers(value: Any) -> str | int:
             error.message, "give 'auto', 1 to 4096, or a share of the usable cores such as 50%"
         ) from None
     return result
+
+
+def _wait(value: Any) -> str | float | None:
+    """Seconds, or the word for as long as it takes; None and False mean not at all."""
+    if value is None or value is False:
+        return None
+    return FOREVER if value is True or value == FOREVER else _duration("wait", value)
 
 
 def _option(name: str) -> str:
