@@ -192,7 +192,7 @@ def _loop(world: World, lanes: int, window: int, knows_total: bool, time_limit: 
         ledger=ledger,
         pace=pace,
         guard=_Unguarded(pool, settings, 0.1, _ignore),
-        retrier=Retrier(0, 0.0, ledger, _ignore, b"\n"),
+        retrier=Retrier(0, 0.0, ledger, _ignore, None),
         tracker=_Untracked(
             total=_ignore, before=_ignore, append=_ignore, on_progress=None, interval=1.0, is_sharded=False
         ),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from batchmill import worker
 from batchmill.batch import Batch, _Session
 from batchmill.codec import Block
-from batchmill.formats import FORMATS, IdRule, count_records
+from batchmill.formats import FORMATS, IdRule
 from batchmill.function import Resolved
 from batchmill.identity import Identifier
 from batchmill.model import Chunk, Report
@@ -62,9 +62,11 @@ def lane(
         vars(state).update(before)
 
 
-def chunk_of(data: bytes, *, first: int = 0, line: int = 1, input: int = 0, format: str = "jsonl") -> Chunk:
+def chunk_of(
+    data: bytes, *, first: int = 0, line: int = 1, input: int = 0, format: str = "jsonl", header: bytes = b""
+) -> Chunk:
     """A block as a chunk."""
-    return Chunk(first, line, input, count_records(data, FORMATS[format].separator), data)
+    return Chunk(first, line, input, FORMATS[format].count(data), data, header=header)
 
 
 def run_chunk(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation: int = 1) -> tuple[Block, Tally]:

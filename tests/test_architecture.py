@@ -18,9 +18,10 @@ TABLE: dict[int, tuple[str, ...]] = {
     0: ("version", "safe_path", "errors", "model", "settings"),
     1: (
         *("outline", "chunking", "framing", "ledger"),
-        *("unpacking", "packing", "codec", "export"),
+        *("unpacking", "packing", "codec", "export", "tables"),
         *(
             "formats",
+            "rejects",
             "index",
             "ordering",
             "repeats",

@@ -104,7 +104,7 @@ def records_of(chunk: Chunk) -> list[tuple[Any, ...]]:
 @settings(max_examples=40, deadline=None)
 @given(chunks(), st.data())
 def test_dividing_a_chunk_neither_loses_nor_doubles_nor_changes_a_record(chunk: Chunk, data: st.DataObject) -> None:
-    head, tail = divide(chunk, data.draw(st.integers(1, chunk.records - 1)), b"\n")
+    head, tail = divide(chunk, data.draw(st.integers(1, chunk.records - 1)), FORMATS["lines"])
     assert records_of(head) + records_of(tail) == records_of(chunk)
     assert head.to_run + tail.to_run == chunk.to_run
 
@@ -114,7 +114,7 @@ def test_dividing_a_chunk_neither_loses_nor_doubles_nor_changes_a_record(chunk: 
 def test_a_chunk_divided_to_single_records_is_still_the_same_chunk(chunk: Chunk) -> None:
     pieces, rest = [], chunk
     while rest.records > 1:
-        piece, rest = divide(rest, 1, b"\n")
+        piece, rest = divide(rest, 1, FORMATS["lines"])
         pieces.append(piece)
     assert [record for piece in [*pieces, rest] for record in records_of(piece)] == records_of(chunk)
 
@@ -123,7 +123,7 @@ def test_a_chunk_divided_to_single_records_is_still_the_same_chunk(chunk: Chunk)
 
 
 def parse(raw: bytes, format: str = "jsonl") -> Any:
-    return FORMATS[format].parse(FORMATS[format].trim(raw))
+    return FORMATS[format].parser(b"")(FORMATS[format].trim(raw))
 
 
 JSON = st.recursive(

@@ -16,7 +16,7 @@ from batchmill import formats
 from batchmill.ledger import IllegalMove, Ledger, State, Strike
 from batchmill.model import Chunk, ItemError
 
-divide = partial(formats.divide, separator=b"\n")
+divide = partial(formats.divide, format=formats.FORMATS["lines"])
 VERDICT = ItemError("WorkerDied", "the worker died")
 
 

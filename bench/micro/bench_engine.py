@@ -155,7 +155,7 @@ def bench_a_chunk_is_taken_from_the_intake(benchmark: BenchmarkFixture, tmp_path
 
 
 def _ledger() -> Ledger:
-    return Ledger(lambda chunk, at: formats.divide(chunk, at, b"\n"))
+    return Ledger(lambda chunk, at: formats.divide(chunk, at, formats.FORMATS["lines"]))
 
 
 # Results

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from batchmill_cli.options import Command, Option
 from batchmill_cli.places import CHECKPOINT
 from batchmill_cli.reading import reading
 from batchmill_cli.report import as_json, first_line, plural, show_id
+
+if TYPE_CHECKING:
+    from batchmill.results import Results
 
 MOST_MESSAGES = 10
 MOST_NAMED = 5
@@ -82,9 +85,9 @@ def show(checkpoints: Iterable[str], json: bool, items: bool) -> int:
     """Print what failed; the exit status."""
     from batchmill.results import open_checkpoint
 
-    failed = (outcome for path in checkpoints for outcome in open_checkpoint(path).failures())
     if items:
-        return print_items(failed)
+        return print_items([open_checkpoint(path) for path in checkpoints])
+    failed = (outcome for path in checkpoints for outcome in open_checkpoint(path).failures())
     if json:
         with streams.stdout() as out:
             for outcome in failed:
@@ -94,15 +97,26 @@ def show(checkpoints: Iterable[str], json: bool, items: bool) -> int:
     return 0
 
 
-def print_items(failed: Iterable[Outcome]) -> int:
+def print_items(checkpoints: Sequence[Results]) -> int:
     """Print the failed items as they were; say how many are too large to have been kept."""
-    missing = 0
-    with streams.stdout() as out:
-        for outcome in failed:
+    from batchmill.rejects import as_input
+
+    format, missing = checkpoints[0].format, 0
+    if any(results.format != format for results in checkpoints):
+        raise InvalidUsage("the checkpoints' inputs are of different formats", "give them one by one")
+
+    def kept() -> Iterator[bytes]:
+        nonlocal missing
+        missing = 0
+        for outcome in (outcome for results in checkpoints for outcome in results.failures()):
             if outcome.item is None:
                 missing += 1
             else:
-                out.write(outcome.item.removesuffix(b"\n") + b"\n")
+                yield outcome.item
+
+    with streams.stdout() as out:
+        for part in as_input(format, kept):
+            out.write(part)
     if missing:
         what = f"{plural(missing, 'failed item')} above 64 KiB"
         streams.tell(f"batchmill: {what} not kept; `failures --json` has the line")

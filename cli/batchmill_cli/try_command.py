@@ -23,8 +23,8 @@ OPTIONS = [
            help="Pass KEY=VALUE (JSON, or a text) to the function; repeatable."),
     Option("--init", group="Function", metavar="NAME", help="Call NAME (or MODULE:NAME) first."),
     Option("--format", group="Input", type=Choice(FORMATS), metavar="NAME",
-           help="jsonl, lines or files. [auto: by suffix]"),
-    Option("--id-field", group="Input", metavar="NAME", help="The field that identifies an item. [id]"),
+           help="jsonl, csv, tsv, lines, null or files. [auto: by suffix]"),
+    Option("--id-field", group="Input", metavar="NAME", help="The field or column that identifies an item. [id]"),
 ]  # fmt: skip
 
 

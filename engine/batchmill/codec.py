@@ -1,6 +1,6 @@
 """Owns the payloads of frames: a chunk's reply as OUTCOMES, and the maps of all other frames. Never touches a file.
 
-An OUTCOMES payload is a msgpack array of ten, laid out so that the parent can append it without opening it:
+An OUTCOMES payload is a msgpack array of eleven, laid out so that the parent can append it without opening it:
 
     0  head        bin of fixed size at offset 3: the numbers that counting and resuming need (`Head`)
     1  ids         array, one per item; its size in bytes is in the head
@@ -13,6 +13,7 @@ An OUTCOMES payload is a msgpack array of ten, laid out so that the parent can a
     8  supersedes  nil, or array of [item, seq, item of that frame, attempts]: the outcome there is replaced by the one
                    here; attempts are those of the old one if it had failed, 0 if it was ok
     9  items       nil, or array of bin: the raw items
+    10 lines       nil (its offset), or bin, u32 per item: its line less `line` (records of several lines)
 
 Numbers in bins are little-endian. Ids can be read without results, results without the columns after them.
 """
@@ -74,7 +75,7 @@ NIL = b"\xc0"
 _HEAD = struct.Struct("<BBHIIIIIIIIIQQQddIHH16sII")
 HEAD_SIZE = _HEAD.size
 assert HEAD_SIZE == 112, "the head's layout is part of the file format"
-_OPENING = bytes((0x9A, 0xC4, HEAD_SIZE))  # an array of ten, a bin of HEAD_SIZE
+_OPENING = bytes((0x9B, 0xC4, HEAD_SIZE))  # an array of eleven, a bin of HEAD_SIZE
 _BODY = len(_OPENING) + HEAD_SIZE
 PEEK = _BODY  # bytes of a payload that `read_head` needs
 _VERSION = 1
@@ -146,6 +147,7 @@ def pack_outcomes(  # noqa: PLR0917 - a lane passes its columns in the file's or
     attempts: Iterable[tuple[int, int]] | None = None,
     supersedes: Iterable[tuple[int, int, int, int]] | None = None,
     items: list[bytes] | None = None,
+    lines: Iterable[int] | None = None,
 ) -> bytes:
     """The OUTCOMES payload; `results` are packed already (NIL where failed) and joined as they are.
 
@@ -165,6 +167,7 @@ def pack_outcomes(  # noqa: PLR0917 - a lane passes its columns in the file's or
         [list(pair) for pair in attempts or ()] or None,
         [list(row) for row in supersedes or ()] or None,
         items,
+        None if lines is None else _column("I", lines),
     )
     parts = [_OPENING, head.pack(), packed_ids, array_header(len(results)), *results, *map(pack_value, columns)]
     return b"".join(parts)
@@ -274,7 +277,7 @@ class Block:
     def _element(self, number: int) -> Any:
         if self._tail is None:
             start = _BODY + self.head.ids_size + self.head.results_size
-            self._tail = _list(b"\x97" + self.payload[start:], 7)
+            self._tail = _list(b"\x98" + self.payload[start:], 8)
         return self._tail[number - 3]
 
     @property
@@ -302,6 +305,12 @@ class Block:
         """Each item's position less `head.first`."""
         column = self._element(6)
         return range(self.head.items) if column is None else _numbers("I", column, self.head.items)
+
+    @property
+    def lines(self) -> Sequence[int]:
+        """Each item's line less `head.line`."""
+        column = self._element(10)
+        return self.offsets if column is None else _numbers("I", column, self.head.items)
 
     @property
     def attempts(self) -> dict[int, int]:
@@ -368,7 +377,7 @@ def unpack_outcomes(payload: bytes | memoryview) -> Block:
 def outcomes(block: Block, picks: Iterable[int] | None = None) -> Iterator[tuple[int, Outcome]]:
     """(position in the input, Outcome) of the items `picks`, or of all; raises CheckpointDamaged."""
     head, ids, failures, attempts = block.head, block.ids, block.failures, block.attempts
-    seconds, offsets, items = block.seconds, block.offsets, block.items
+    seconds, offsets, lines, items = block.seconds, block.offsets, block.lines, block.items
     for index in range(head.items) if picks is None else picks:
         failure = failures.get(index)
         yield (
@@ -380,7 +389,7 @@ def outcomes(block: Block, picks: Iterable[int] | None = None) -> Iterator[tuple
                 error=ItemError(failure.type, failure.message, failure.traceback) if failure else None,
                 seconds=seconds[index],
                 attempts=attempts.get(index, 1),
-                line=head.line + offsets[index],
+                line=head.line + lines[index],
                 input=head.input,
                 item=items[index] if items is not None else failure.raw if failure else None,
             ),

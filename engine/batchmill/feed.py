@@ -20,9 +20,11 @@ from itertools import islice
 from typing import Any, Protocol
 
 from batchmill.errors import InputMissing, InvalidUsage
-from batchmill.formats import Format
+from batchmill.formats import MAX_ITEM, Format
 
 BLOCK = 1 << 20  # bytes read at once
+MAX_HEADER = 1 << 20  # bytes of a table's first row
+BOM = b"\xef\xbb\xbf"
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -80,6 +82,71 @@ class _Threaded:
         self._closed = True
         while not self._blocks.empty():
             self._blocks.get_nowait()
+
+
+class Headed:
+    """Feed of a table without its header, which is in `header` once `read` has given anything; `lines` are its lines.
+
+    `read` raises InvalidUsage for a header that cannot be one.
+    """
+
+    def __init__(self, feed: Feed, name: str, format: Format) -> None:
+        self._feed, self._name, self._format = feed, name, format
+        self._begun = b""
+        self._is_past = False
+        self.header = b""
+        self.lines = 0
+        self.close = feed.close
+
+    def read(self) -> bytes | None:
+        """See Feed."""
+        while not self._is_past:
+            block = self._feed.read()
+            if block is None:
+                return None
+            rest = self._look(block)
+            if rest:
+                return rest
+        return self._feed.read()
+
+    def _look(self, block: bytes) -> bytes:
+        """Take in one more block; what follows the header in it."""
+        self._begun += block
+        end = self._format.marks(self._begun).find(b"\n")
+        if end < 0 and block and len(self._begun) <= MAX_HEADER:
+            return b""
+        self._is_past = True
+        whole, rest = (self._begun, b"") if end < 0 else (self._begun[:end], self._begun[end + 1 :])
+        self._begun = b""
+        if whole or end >= 0:  # an empty file has no header, and needs none
+            self.lines = whole.count(b"\n") + 1
+            self.header = whole.removeprefix(BOM).removesuffix(b"\r")
+            column_names(self._name, self._format, self.header)
+        return rest
+
+
+def column_names(name: str, format: Format, header: bytes) -> list[str]:
+    """The columns of the INPUT `name`; raises InvalidUsage where its header names none."""
+    assert format.table is not None
+    try:
+        if len(header) > MAX_HEADER:
+            raise ValueError("the header does not end within 1 MiB (a quote may not be closed)")
+        return format.table.names(header)
+    except ValueError as error:
+        raise InvalidUsage(f"{name}: {error}", "correct the first line: it names the columns") from None
+
+
+def columns_of(name: str, format: Format) -> list[str] | None:
+    """The columns of an INPUT that can be looked at before it is read, None for others; raises InvalidUsage."""
+    if name == "-" or not os.path.isfile(name):
+        return None
+    try:
+        with _OPENERS.get(os.path.splitext(name)[1].lower(), open)(name, "rb") as file:
+            headed = Headed(_Direct(lambda: bytes(file.read(1 << 14)), file.close), name, format)
+            headed.read()
+    except UNREADABLE:
+        return None  # the run says so, after what can be read
+    return column_names(name, format, headed.header) if headed.lines else None
 
 
 def check_inputs(names: Sequence[str], directories: bool) -> None:
@@ -184,7 +251,7 @@ class Census:
                     total += count
                     if self._stop:
                         return
-        except OSError:
+        except (OSError, InvalidUsage):
             return  # the loop reads the same file, and says so
         self.total = total
 
@@ -192,12 +259,28 @@ class Census:
         return (1 for _ in walk(name))
 
     def _of_records(self, name: str) -> Iterator[int]:
-        separator, last = self._format.separator, b"\n"
+        if self._format.table is not None:
+            yield from self._of_rows(name)
+            return
+        separator = last = self._format.separator
         with open(name, "rb", buffering=0) as file:
             while block := file.read(BLOCK):
                 yield block.count(separator)
                 last = block[-1:]
-        if last not in (separator, b"\n"):
+        if last != separator:
+            yield 1
+
+    def _of_rows(self, name: str) -> Iterator[int]:
+        rest = b""
+        with open(name, "rb", buffering=0) as file:
+            headed = Headed(_Direct(lambda: file.read(BLOCK) or b"", file.close), name, self._format)
+            while block := headed.read():
+                marks = self._format.marks(rest + block)
+                yield marks.count(b"\n")
+                rest = (rest + block)[marks.rfind(b"\n") + 1 :]
+                if len(rest) > MAX_ITEM:
+                    raise OSError  # nobody knows how many rows an open quote takes in
+        if rest:
             yield 1
 
 

@@ -2,25 +2,39 @@
 
 A block is bytes that hold whole records, each closed by the format's separator but perhaps the last. The parent cuts
 and splits blocks without looking into records; a lane parses them. Adding a format is adding a row to `FORMATS`.
+
+In a table (csv, tsv) a separator inside of quotes closes nothing, so what is cut and counted are a block's `marks`: the
+block itself for all other formats. The header of a table is no record; it travels with each chunk.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from batchmill.codec import digest_id, id_key
 from batchmill.errors import InvalidUsage
 from batchmill.model import Chunk
+from batchmill.settings import FORMATS as NAMES
+from batchmill.tables import Table
 
 MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
 MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
 _NEAR = 64  # records; fewer than this are found one by one, more by estimate and count
 
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "lines", ".list": "lines"}
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "lines",
+    ".list": "lines",
+}
 _COMPRESSED = (".gz", ".bz2", ".xz")
 
 
@@ -39,15 +53,70 @@ class Format:
 
     `separator` is one byte. `trim` takes away what surrounds a record (a carriage return, blanks) and leaves nothing
     of a blank one, which is passed over. `parse` turns a trimmed record into the item and raises BadItem where it
-    cannot. `content_is_bytes` is False where a record only names its content (files), so that equal bytes do not mean
-    equal items.
+    cannot; a `table` has none, for its rows mean something under a header only: `parser` gives it. `content_is_bytes`
+    is False where a record only names its content (files), so that equal bytes do not mean equal items.
     """
 
     name: str
     separator: bytes
     trim: Callable[[bytes], bytes]
-    parse: Callable[[bytes], Any]
+    parse: Callable[[bytes], Any] | None
     content_is_bytes: bool = True
+    table: Table | None = None
+
+    def parser(self, header: bytes) -> Callable[[bytes], Any]:
+        """`parse`, for records of an INPUT with that header (b"" where it has none)."""
+        if self.table is not None:
+            return _row_parser(self.table, header)
+        assert self.parse is not None
+        return self.parse
+
+    def marks(self, data: bytes) -> bytes:
+        """`data`, which begins with a record, with the separators that close none blanked out; as long as `data`."""
+        return data if self.table is None else self.table.marks(data)
+
+    def count(self, data: bytes) -> int:
+        """Records in a block."""
+        return count_records(self.marks(data), self.separator)
+
+    def head(self, data: bytes, records: int) -> bytes:
+        """The first `records` records of a block that has more."""
+        return data[: cut(self.marks(data), 0, records, self.separator)[0]]
+
+    def split(self, data: bytes) -> list[bytes]:
+        """The records of a block, without their separators."""
+        marks = self.marks(data)
+        records = split_records(marks, self.separator)
+        if marks is data:
+            return records
+        ends = list(accumulate(len(record) + 1 for record in records))
+        return [data[end - len(record) - 1 : end - 1] for record, end in zip(records, ends)]
+
+    def lines(self, data: bytes, records: int) -> int:
+        """Lines that the `records` whole records in `data` take up."""
+        return records if self.table is None else data.count(b"\n")
+
+    def line_offsets(self, data: bytes) -> Sequence[int] | None:
+        """How many lines of a block come before each of its records; None where those are its records."""
+        if self.table is None or self.marks(data) is data:
+            return None
+        return [0, *accumulate(record.count(b"\n") + 1 for record in self.split(data))]
+
+    def line_at(self, chunk: Chunk, offset: int) -> int:
+        """The line of a record of a chunk, 1-based within its INPUT."""
+        offsets = None if isinstance(chunk.data, tuple) or not offset else self.line_offsets(chunk.data)
+        return chunk.line + (offset if offsets is None else offsets[offset])
+
+    def kept(self, header: bytes, record: bytes) -> bytes:
+        """What the checkpoint keeps of a record: enough to read it alone. A row comes with its header."""
+        return record if self.table is None else b"%b\n%b" % (header, record)
+
+    def of_kept(self, data: bytes) -> tuple[bytes, bytes]:
+        """(header, record) of what `kept` made."""
+        if self.table is None:
+            return b"", data
+        end = self.marks(data).index(b"\n")
+        return data[:end], data[end + 1 :]
 
 
 _scan_json: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # half the cost of json.loads, which does what follows here in Python
@@ -90,11 +159,34 @@ def _trim_line(raw: bytes) -> bytes:
     return raw.removesuffix(b"\r") if raw.strip() else b""
 
 
+def _trim_row(raw: bytes) -> bytes:  # blanks are cells
+    return raw.removesuffix(b"\r")
+
+
+def _row_parser(table: Table, header: bytes) -> Callable[[bytes], dict[str, str]]:
+    read = table.reader(header)
+
+    def parse(raw: bytes) -> dict[str, str]:
+        try:
+            return read(raw)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error) from None
+        except ValueError as error:
+            raise BadItem("BadRow", str(error)) from None
+
+    return parse
+
+
 FORMATS = {
     "jsonl": Format("jsonl", b"\n", bytes.strip, _parse_json),
+    "csv": Format("csv", b"\n", _trim_row, None, table=Table(",")),
+    "tsv": Format("tsv", b"\n", _trim_row, None, table=Table("\t")),
     "lines": Format("lines", b"\n", _trim_line, _parse_line),
+    "null": Format("null", b"\0", bytes, _parse_line),
     "files": Format("files", b"\0", bytes, _parse_path, content_is_bytes=False),
 }
+_ALL = ", ".join(NAMES[1:-1]) + f" or {NAMES[-1]}"
+GIVE_FORMAT = f"give --format {_ALL}"
 
 
 def format_of(name: str) -> str:
@@ -114,11 +206,11 @@ def format_of(name: str) -> str:
             f"{name}: a .json document is not a list of items",
             f"make one with `jq -c '.[]' {name} > {name[:-5]}.jsonl`, or give --format jsonl if it has one item a line",
         )
-    raise InvalidUsage(f"the format of {name} is not known", "give --format jsonl, lines or files")
+    raise InvalidUsage(f"the format of {name} is not known", GIVE_FORMAT)
 
 
 def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> tuple[int, int]:
-    """Where the next `records` records of `data` end: (offset after the last separator, records found).
+    """Where the next `records` records of `data` (its marks) end: (offset after the last separator, records found).
 
     Finds fewer when there are not so many closed records. Costs no per-record work for many records: it
     estimates an end from the mean length so far, counts separators, and corrects.
@@ -204,9 +296,16 @@ class IdRule:
         return found
 
 
-def digest_block(data: bytes) -> bytes:
-    """What a block is found again by: its 16-byte BLAKE2b digest."""
-    return hashlib.blake2b(data, digest_size=16).digest()
+def digest_block(data: bytes, header: bytes = b"") -> bytes:
+    """What a block is found again by: the 16-byte BLAKE2b digest of it, and of the header that it stands under."""
+    digest = hashlib.blake2b(header, digest_size=16)
+    digest.update(data)
+    return digest.digest()
+
+
+def checksum(data: bytes, header: bytes = b"") -> int:
+    """The crc32 of a record, and of the header that it stands under: another one makes it another content."""
+    return zlib.crc32(data, zlib.crc32(header))
 
 
 def shard_of(id: Any, shards: int) -> int:
@@ -214,12 +313,13 @@ def shard_of(id: Any, shards: int) -> int:
     return int(digest_id(id_key(id))[:15], 16) % shards + 1
 
 
-def divide(chunk: Chunk, at: int, separator: bytes) -> tuple[Chunk, Chunk]:
-    """A chunk as two: its first `at` records and the rest (0 < at < chunk.records)."""
+def divide(chunk: Chunk, at: int, format: Format | None) -> tuple[Chunk, Chunk]:
+    """A chunk as two: its first `at` records and the rest (0 < at < chunk.records). Python items have no format."""
+    middle = lines = at
     if isinstance(chunk.data, bytes):
-        middle, _ = cut(chunk.data, 0, at, separator)
-    else:
-        middle = at
+        assert format is not None
+        head_data = format.head(chunk.data, at)
+        middle, lines = len(head_data), format.lines(head_data, at)
     skip, ids, earlier = chunk.skip, chunk.ids, chunk.earlier
     head = chunk._replace(
         records=at,
@@ -230,7 +330,7 @@ def divide(chunk: Chunk, at: int, separator: bytes) -> tuple[Chunk, Chunk]:
     )
     tail = chunk._replace(
         first=chunk.first + at,
-        line=chunk.line + at,
+        line=chunk.line + lines,
         records=chunk.records - at,
         data=chunk.data[middle:],
         skip=skip and skip[at:],

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from batchmill import formats
 from batchmill.codec import canonical, digest_id
 from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, shard_of
 from batchmill.model import Chunk, ItemError
@@ -43,29 +42,37 @@ class Identifier:
     identify: Callable[[Chunk, int, Any], Found | None]
 
     def __init__(self, format: str | None, rule: IdRule, shard: tuple[int, int] | None, ids_needed: bool) -> None:
-        self._format = FORMATS[format] if format is not None else None
+        self.format = FORMATS[format] if format is not None else None
         self._rule = rule
+        self._shard = shard
         self._ids_needed = ids_needed
-        self.identify = self._identify_object if self._format is None else _reader(self._format, rule)
-        if shard is not None:
-            self.identify = _of_shard(shard, self.identify)
+        self._header = b""
+        if self.format is None or self.format.table is None:
+            self.identify = self._under(b"")
 
-    @property
-    def separator(self) -> bytes:
-        """What closes a record in a block."""
-        return self._format.separator if self._format is not None else b"\n"
+    def _under(self, header: bytes) -> Callable[[Chunk, int, Any], Found | None]:
+        """`identify` for records that stand under that header."""
+        made = self._identify_object if self.format is None else _reader(self.format, header, self._rule)
+        return made if self._shard is None else _of_shard(self._shard, made)
 
     def records(self, chunk: Chunk) -> Sequence[Any]:
-        """The records of a chunk: bytes, or pickles of Python items."""
+        """The records of a chunk, which `identify` is for from now on: bytes, or pickles of Python items."""
         if isinstance(chunk.data, tuple):
             return chunk.data
+        assert self.format is not None
+        if chunk.header != self._header:
+            self.identify, self._header = self._under(chunk.header), chunk.header
         if chunk.records == 1 and chunk.verdict is not None:  # it may be too long, and cut anywhere
-            return [chunk.data.removesuffix(self.separator)]
-        return formats.split_records(chunk.data, self.separator)
+            return [chunk.data.removesuffix(self.format.separator)]
+        return self.format.split(chunk.data)
+
+    def kept(self, raw: bytes) -> bytes:
+        """What the checkpoint keeps of such a record."""
+        return raw if self.format is None else self.format.kept(self._header, raw)
 
     def is_blank(self, record: Any) -> bool:
         """Whether a record is empty, and passed over."""
-        return self._format is not None and not self._format.trim(record)
+        return self.format is not None and not self.format.trim(record)
 
     def _identify_object(self, chunk: Chunk, offset: int, record: Any) -> Found:
         if isinstance(record, ItemError):  # the parent could not pickle it
@@ -96,9 +103,10 @@ class Identifier:
         return chunk.first + offset
 
 
-def _reader(format: Format, rule: IdRule) -> Callable[[Chunk, int, bytes], Found | None]:
+def _reader(format: Format, header: bytes, rule: IdRule) -> Callable[[Chunk, int, bytes], Found | None]:
     """`identify` for records of bytes: all it needs is at hand here, for this runs once per item."""
-    trim, parse, content_is_bytes = format.trim, format.parse, format.content_is_bytes
+    trim, parse, content_is_bytes = format.trim, format.parser(header), format.content_is_bytes
+    under = crc32(header)  # as formats.checksum, which would be one more call
     id_of, field = rule.id_of, rule.field
 
     def read(chunk: Chunk, offset: int, record: bytes) -> Found | None:
@@ -111,8 +119,8 @@ def _reader(format: Format, rule: IdRule) -> Callable[[Chunk, int, bytes], Found
             if type(id) not in PLAIN_IDS:
                 id = id_of(item, raw)
         except BadItem as bad:
-            return digest_id(raw), raw, None, crc32(raw), bad
-        return id, raw, item, crc32(raw) if content_is_bytes else _content_of_file(raw), None
+            return digest_id(raw), raw, None, crc32(raw, under), bad
+        return id, raw, item, crc32(raw, under) if content_is_bytes else _content_of_file(raw), None
 
     return read
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from batchmill import formats
 from batchmill.chunking import Pace
-from batchmill.formats import MAX_ITEM, Format
+from batchmill.formats import MAX_ITEM, Format, checksum
 from batchmill.ledger import Ledger
 from batchmill.matching import Aside, Matcher, Scan, set_aside
 from batchmill.model import Chunk
@@ -183,7 +182,7 @@ class Intake:
         first = self._first_record(source)
         if first is None:
             return False
-        for number in matcher.candidates(zlib.crc32(first)):
+        for number in matcher.candidates(checksum(first, source.header)):
             found = self._block_at(source, matcher, number)
             if found is not None:
                 chunk = source.claim(*found)
@@ -200,8 +199,8 @@ class Intake:
         assert self._format is not None
         have = source.look(1)
         while have:
-            data, offset = source.window
-            end = data.find(self._format.separator, offset)
+            data, marks, offset = source.window
+            end = marks.find(self._format.separator, offset)
             if end >= 0 or source.at_end_of_input:
                 return data[offset : end if end >= 0 else None]
             more = source.look(have + 1)
@@ -218,16 +217,16 @@ class Intake:
         have = source.look(size + 1)
         if have < size:
             return None
-        data, offset = source.window
-        block = data[offset : offset + size]
-        whole = block.endswith(separator)
-        closed = data[offset + size : offset + size + 1] == separator
+        data, marks, offset = source.window
+        block, marked = data[offset : offset + size], marks[offset : offset + size]
+        whole = marked.endswith(separator)
+        closed = marks[offset + size : offset + size + 1] == separator
         # "abc" at the end of the input then must not be taken for the beginning of "abcd" now.
         if not whole and not closed and not (have == size and source.at_end_of_input):
             return None
-        if not matcher.is_block(number, block):
+        if not matcher.is_block(number, block, source.header):
             return None
-        return size + (not whole and closed), formats.count_records(block, separator)
+        return size + (not whole and closed), formats.count_records(marked, separator)
 
     def _unmatched(self, matcher: Matcher) -> Chunk | None:
         """The next records up to one that may begin a block."""
@@ -237,11 +236,11 @@ class Intake:
         assert self._format is not None
         if not source.look(1):
             return None
-        data, offset = source.window
+        data, marks, offset = source.window
         position, records = offset, 0
         while records < _SCAN and position - offset < MAX_CHUNK:
-            end = data.find(self._format.separator, position)
-            if end < 0 or (records and matcher.candidates(zlib.crc32(data[position:end]))):
+            end = marks.find(self._format.separator, position)
+            if end < 0 or (records and matcher.candidates(checksum(data[position:end], source.header))):
                 break
             position, records = end + 1, records + 1
         return source.claim(position - offset, records) if records else source.take(1)

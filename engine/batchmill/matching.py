@@ -100,11 +100,14 @@ class Matcher:
         """Bytes of a row's block."""
         return self._index.row(number).size
 
-    def is_block(self, number: int, data: bytes) -> bool:
-        """Whether `data` is that row's block, and what replaced some of its outcomes is not another record's by now."""
+    def is_block(self, number: int, data: bytes, header: bytes = b"") -> bool:
+        """Whether `data`, under `header`, is that row's block.
+
+        And what replaced some of its outcomes is not another record's by now.
+        """
         seq = self._index.row(number).seq
         replaced = ((seq, place) for place in self._index.gone.get(seq, ()))
-        return digest_block(data) == self._index.digest(number) and all(map(self._is_last_free, replaced))
+        return digest_block(data, header) == self._index.digest(number) and all(map(self._is_last_free, replaced))
 
     def _is_last_free(self, entry: Entry) -> bool:
         while entry in self._index.replaced:

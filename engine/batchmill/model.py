@@ -33,7 +33,8 @@ class Chunk(NamedTuple):
 
     `first` is the position of the first record in the whole input, `line` its 1-based number within the INPUT with
     ordinal `input`. `data` is a block of `records` records, or for Python items a tuple of their pickles (an
-    ItemError for one that could not be pickled), with `ids` where the caller gave them. `skip` has a non-zero byte
+    ItemError for one that could not be pickled), with `ids` where the caller gave them. `header` is the first row of a
+    table, without its end, under which the block's rows stand. `skip` has a non-zero byte
     for each record that is not to be run. `earlier` tells, by offset in the chunk, which committed outcome a record
     replaces. `losses` counts the lanes that died over this chunk without naming an item; `crashes` those that a single
     record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it.
@@ -50,6 +51,7 @@ class Chunk(NamedTuple):
     losses: int = 0
     crashes: int = 0
     verdict: ItemError | None = None
+    header: bytes = b""
 
     @property
     def to_run(self) -> int:
@@ -64,7 +66,7 @@ class Outcome:
     `id` is what resume matches on. `ok` says whether `result` or `error` counts. `seconds` is the time the function
     took, `attempts` how often it was called for this item, `line` the 1-based line (or ordinal) in its input,
     `input` the ordinal of that input. `item` is the item's raw bytes where they were kept (a failed item up to 64 KiB,
-    any item with `with_item`), else None.
+    any item with `with_item`), else None; those of a table's row are its header and it, a line each.
     """
 
     id: Any

@@ -11,11 +11,12 @@ from typing import Any
 from batchmill import formats
 from batchmill.codec import pack_value
 from batchmill.errors import InvalidUsage
+from batchmill.feed import columns_of
 from batchmill.formats import FORMATS, Format, IdRule
 from batchmill.framing import FILE_MAGIC
 from batchmill.function import FunctionSpec, of_callable, parse
 from batchmill.resume import default_name
-from batchmill.settings import WORKER_OUTPUTS, Settings
+from batchmill.settings import WORKER_OUTPUTS, Settings, nearest
 from batchmill.source import ByteSource, ItemSource, Source
 from batchmill.version import __version__
 
@@ -46,11 +47,6 @@ class Plan:
     def cut(self) -> Format | None:
         """How the INPUTs are cut and parsed; None for Python items."""
         return None if self.format is None else FORMATS[self.format]
-
-    @property
-    def separator(self) -> bytes:
-        """What closes a record (any byte, for Python items)."""
-        return b"\n" if self.cut is None else self.cut.separator
 
     def open_source(self, notify: Callable[[], None]) -> Source:
         """The input, ready to be read; raises InputMissing."""
@@ -105,6 +101,7 @@ def make_plan(
         id=id,
     )
     _check_names(plan)
+    _check_columns(plan)
     return plan
 
 
@@ -114,7 +111,7 @@ def _choose_format(inputs: Sequence[str], settings: Settings) -> str:
     if not inputs:
         raise InvalidUsage("there are no items", "give an iterable or the path of an INPUT")
     if "-" in inputs:
-        raise InvalidUsage("the format of stdin is not known", "give --format jsonl, lines or files")
+        raise InvalidUsage("the format of stdin is not known", formats.GIVE_FORMAT)
     for name in inputs:
         if os.path.isdir(name):
             raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
@@ -148,6 +145,16 @@ def _check_names(plan: Plan) -> None:
         raise InvalidUsage(f"--worker-output {prints} is a checkpoint", "name another file")
     if plan.checkpoint and not plan.spec.named:
         raise InvalidUsage("a lambda or an object has no name that a checkpoint could belong to", "give name=...")
+
+
+def _check_columns(plan: Plan) -> None:
+    """Refuse a table whose header names no columns, or not that of the ids."""
+    if plan.cut is None or plan.cut.table is None:
+        return
+    for name in plan.inputs:
+        columns, wanted = columns_of(name, plan.cut), plan.settings.id_field
+        if columns is not None and wanted is not None and wanted not in columns:
+            raise InvalidUsage(f"{name} has no column {wanted!r} (--id-field)", nearest(wanted, columns))
 
 
 def _file(path: str) -> tuple[int, int] | str:

@@ -134,6 +134,7 @@ class _Count:
         settings = plan.settings
         rule = IdRule(settings.id_field)
         self._identifier = Identifier(plan.format, rule, settings.shard, plan.checkpoint is not None)
+        self._format = plan.cut
         self.matcher = matcher
         self._aside: list[tuple[Aside, Any]] = []
         self.total = self.again = self.to_do = self.unreadable = self.blank = 0
@@ -158,7 +159,8 @@ class _Count:
     def _will_run(self, chunk: Chunk, offset: int, id: Any) -> None:
         self.to_do += 1
         if len(self.first) < FIRST:
-            self.first.append(Coming(id, chunk.line + offset, chunk.input))
+            line = chunk.line + offset if self._format is None else self._format.line_at(chunk, offset)
+            self.first.append(Coming(id, line, chunk.input))
 
     def _match(self, matcher: Matcher, chunk: Chunk, found: Sequence[Identified | None]) -> bytes | None:
         keys = [None if item is None else id_key(item.id) for item in found]
@@ -167,7 +169,8 @@ class _Count:
         self.again += len(masked.earlier or {})
         for offset, key in aside:
             item = found[offset]
-            alone = Chunk(chunk.first + offset, chunk.line + offset, chunk.input, 1, b"")
+            line = chunk.line + offset if self._format is None else self._format.line_at(chunk, offset)
+            alone = Chunk(chunk.first + offset, line, chunk.input, 1, b"")
             self._aside.append((Aside(alone, key), item.id if item is not None else None))
         matcher.placed.clear()
         matcher.order()

@@ -5,7 +5,6 @@ but the methods of an exception, and survives those.
 from __future__ import annotations
 
 import traceback
-import zlib
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -13,7 +12,7 @@ from operator import lt, sub
 from typing import Any, NamedTuple
 
 from batchmill.codec import MASKED, NIL, Head, pack_outcomes
-from batchmill.formats import BadItem, digest_block
+from batchmill.formats import BadItem, Format, checksum, digest_block
 from batchmill.model import Chunk, FailureExample, ItemError
 
 MAX_KEPT_ITEM = 64 << 10  # bytes of a failed item that are kept beside its error
@@ -102,11 +101,11 @@ class Reply:
         self.results.append(NIL)
         self.size += len(error.message) + len(error.traceback) + len(kept or b"")
 
-    def close(self, chunk: Chunk, block: bytes, separator: bytes, head: Head) -> tuple[bytes, Tally]:
+    def close(self, chunk: Chunk, block: bytes, format: Format | None, head: Head) -> tuple[bytes, Tally]:
         """The OUTCOMES payload and its tally. `block` is the part of the chunk's data that was covered; `head` has what
         only the lane knows (lane, run, generation, lines, pid, times, shard)."""
         items, failed = len(self.ids), len(self.failures)
-        end = block.find(separator)
+        lines = format.line_offsets(block) if format is not None else None
         self.offsets = _without(head.lines, self.passed)
         replaced = self._replaced(chunk)
         head = head._replace(
@@ -119,8 +118,8 @@ class Reply:
             first=chunk.first,
             line=chunk.line,
             size=len(block),
-            first_crc=zlib.crc32(block if end < 0 else block[:end]),
-            digest=digest_block(block),
+            first_crc=checksum(_first(block, format), chunk.header),
+            digest=digest_block(block, chunk.header),
         )
         payload = pack_outcomes(
             head,
@@ -133,11 +132,12 @@ class Reply:
             self._attempts(chunk, replaced),
             replaced,
             self.raws or None,
+            None if lines is None else [lines[offset] for offset in self.offsets],
         )
         recovered = sum(1 for _, _, _, attempts in replaced if attempts)
         tally = Tally(
             0, head.lines, items, items - failed, failed, self.blank, recovered, head.seconds,
-            *_span(self.ids), self._groups(chunk.line),
+            *_span(self.ids), self._groups(chunk.line, lines or range(head.lines)),
         )  # fmt: skip
         return payload, tally
 
@@ -156,13 +156,13 @@ class Reply:
         attempts = before + chunk.crashes + (chunk.verdict is None)  # a condemned record was not run once more
         return [(0, attempts)] if self.ids and attempts > 1 else []
 
-    def _groups(self, line: int) -> tuple[Group, ...]:
+    def _groups(self, line: int, lines: Sequence[int]) -> tuple[Group, ...]:
         groups: dict[str, list[Any]] = {}
         for place, type, message, _, _ in self.failures:
             group = groups.setdefault(type, [0, []])
             group[0] += 1
             if len(group[1]) < _EXAMPLES:
-                group[1].append(FailureExample(self.ids[place], line + self.offsets[place], message))
+                group[1].append(FailureExample(self.ids[place], line + lines[self.offsets[place]], message))
         return tuple((type, count, tuple(examples)) for type, (count, examples) in groups.items())
 
 
@@ -172,6 +172,12 @@ def _without(count: int, passed: list[int]) -> Sequence[int]:
         return range(count)
     out = set(passed)
     return array("I", (offset for offset in range(count) if offset not in out))
+
+
+def _first(block: bytes, format: Format | None) -> bytes:
+    """The first record of a block, without its separator."""
+    end = format.marks(block).find(format.separator) if format is not None else -1
+    return block if end < 0 else block[:end]
 
 
 def _span(ids: list[Any]) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from batchmill.checkpoint import Holder, Reader
 from batchmill.codec import Block, outcomes
 from batchmill.disk import Place, open_output
 from batchmill.errors import InputMissing, InvalidUsage, OutputLost
+from batchmill.formats import FORMATS, Format
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.index import Piece
 from batchmill.model import Outcome, Report
@@ -123,6 +124,11 @@ class Results:
             verdict=self._reader.verdict,
             tried=0 if is_new else sum(row.items for row in map(index.row, range(len(index))) if row.run == last),
         )
+
+    @property
+    def format(self) -> Format | None:
+        """How the INPUTs were cut and parsed; None for Python items."""
+        return FORMATS.get(self._reader.meta.get("format", ""))
 
     @property
     def input(self) -> Any:

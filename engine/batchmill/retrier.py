@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from batchmill import formats
 from batchmill.codec import Block
+from batchmill.formats import Format
 from batchmill.ledger import Ledger
 from batchmill.model import Chunk, Earlier
 from batchmill.retries import Again, Retries
@@ -19,12 +20,12 @@ class Retrier:
     """Failed items that are tried again in the same run. `read` gives the frame `seq` of the checkpoint."""
 
     def __init__(
-        self, retries: int, delay: float, ledger: Ledger, read: Callable[[int], Block], separator: bytes
+        self, retries: int, delay: float, ledger: Ledger, read: Callable[[int], Block], format: Format | None
     ) -> None:
         self._retries = Retries(retries, delay, random.random)
         self._ledger = ledger
         self._read = read
-        self._separator = separator
+        self._format = format
         self._records: dict[tuple[int, int], Chunk] = {}  # of items that are not in the checkpoint, or not whole
 
     def __len__(self) -> int:
@@ -39,8 +40,8 @@ class Retrier:
             if not self._retries.allows(tried) or failure.type in _FINAL:
                 continue
             if failure.raw is None or not isinstance(chunk.data, bytes):
-                self._records[seq, place] = _alone(chunk, offset, self._separator)
-            again = Again(0.0, chunk.first + offset, chunk.line + offset, chunk.input, seq, place, tried)
+                self._records[seq, place] = _alone(chunk, offset, self._format)
+            again = Again(0.0, chunk.first + offset, self._line(chunk, offset), chunk.input, seq, place, tried)
             self._retries.add(now, again)
             taken.add(offset)
         return taken
@@ -61,11 +62,15 @@ class Retrier:
             return kept._replace(earlier=earlier)
         raw = self._read(again.seq).failures[again.place].raw
         assert raw is not None
-        return Chunk(again.position, again.line, again.input, 1, raw, earlier=earlier)
+        header, record = (b"", raw) if self._format is None else self._format.of_kept(raw)
+        return Chunk(again.position, again.line, again.input, 1, record, earlier=earlier, header=header)
+
+    def _line(self, chunk: Chunk, offset: int) -> int:
+        return chunk.line + offset if self._format is None else self._format.line_at(chunk, offset)
 
 
-def _alone(chunk: Chunk, offset: int, separator: bytes) -> Chunk:
+def _alone(chunk: Chunk, offset: int, format: Format | None) -> Chunk:
     """One record of a chunk as a chunk of its own."""
-    rest = formats.divide(chunk, offset, separator)[1] if offset else chunk
-    alone = formats.divide(rest, 1, separator)[0] if rest.records > 1 else rest
+    rest = formats.divide(chunk, offset, format)[1] if offset else chunk
+    alone = formats.divide(rest, 1, format)[0] if rest.records > 1 else rest
     return alone._replace(skip=None, crashes=0, verdict=None)

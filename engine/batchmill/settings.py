@@ -39,7 +39,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "max_items_per_worker": (1, _MANY, ()),
 }
 
-FORMATS = ("auto", "jsonl", "lines", "files")
+FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
 OUTPUT_FORMATS = ("jsonl", "msgpack")
 START_METHODS = ("forkserver", "spawn", "fork")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name

@@ -17,14 +17,13 @@ from typing import Any, Protocol
 from batchmill import formats
 from batchmill.codec import canonical, unpack_value
 from batchmill.errors import InputBroken
-from batchmill.feed import UNREADABLE, Census, Feed, Notify, check_inputs, listing, opener
+from batchmill.feed import BOM, UNREADABLE, Census, Feed, Headed, Notify, check_inputs, listing, opener
 from batchmill.formats import MAX_ITEM, Format
 from batchmill.model import Chunk, ItemError
 
 MAX_CHUNK = 4 << 20  # bytes of a chunk, but for a single record that is longer
 _KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
 _STALE = 0.02  # seconds after which items that were pulled go out, even if fewer than asked for
-_BOM = b"\xef\xbb\xbf"
 
 
 class Source(Protocol):
@@ -72,13 +71,17 @@ class ByteSource:
         self._feed: Feed | None = None
         self._input = -1
         self._buffer = b""
+        self._marks = b""  # of the buffer: where its records end (formats.py)
         self._offset = 0
         self._line = 1
+        self._headed: Headed | None = None  # the current feed, where it is a table's
         self._drained = True  # the current feed has given all its bytes
         self._may_have_bom = False
         self._broken: InputBroken | None = None  # raised once all whole records before it were taken
         self._bytes = 0  # taken so far, to tell the mean length of a record
         self._long: bytes | None = None  # the beginning of a record that is being passed over
+        self._long_lines = 0
+        self._is_open = False  # what was let go of it ends inside of quotes
         self.position = 0
         self.ended = False
 
@@ -101,7 +104,7 @@ class ByteSource:
         if self._long is not None:
             return self._too_long()
         while self.look(1):
-            end, found = formats.cut(self._buffer, self._offset, records, self._separator)
+            end, found = formats.cut(self._marks, self._offset, records, self._separator)
             if end - self._offset > MAX_CHUNK and found > 1:
                 end, found = self._cut_bytes(MAX_CHUNK)
             have, size = len(self._buffer) - self._offset, end - self._offset
@@ -131,9 +134,14 @@ class ByteSource:
         return have
 
     @property
-    def window(self) -> tuple[bytes, int]:
-        """The buffered bytes and the offset of the next record in them."""
-        return self._buffer, self._offset
+    def window(self) -> tuple[bytes, bytes, int]:
+        """The buffered bytes, their marks and the offset of the next record in them."""
+        return self._buffer, self._marks, self._offset
+
+    @property
+    def header(self) -> bytes:
+        """The header of the current INPUT, b"" where it has none."""
+        return b"" if self._headed is None else self._headed.header
 
     @property
     def at_end_of_input(self) -> bool:
@@ -143,11 +151,16 @@ class ByteSource:
     def claim(self, size: int, records: int) -> Chunk:
         """Take the next `size` bytes, which are `records` whole records."""
         data = self._buffer[self._offset : self._offset + size]
-        chunk = Chunk(self.position, self._line, self._input, records, data)
         self._offset += size
         self._bytes += size
+        return self._chunk(data, records, self._format.lines(data, records))
+
+    def _chunk(self, data: bytes, records: int, lines: int) -> Chunk:
+        """The next records as a chunk; they take up so many lines."""
+        header, before = (b"", 0) if self._headed is None else (self._headed.header, self._headed.lines)
+        chunk = Chunk(self.position, before + self._line, self._input, records, data, header=header)
         self.position += records
-        self._line += records
+        self._line += lines
         return chunk
 
     def close(self) -> None:
@@ -158,10 +171,10 @@ class ByteSource:
             self._feed = None
 
     def _cut_bytes(self, size: int) -> tuple[int, int]:
-        end = self._buffer.rfind(self._separator, self._offset, self._offset + size) + 1
+        end = self._marks.rfind(self._separator, self._offset, self._offset + size) + 1
         if not end:
-            return formats.cut(self._buffer, self._offset, 1, self._separator)
-        return end, self._buffer.count(self._separator, self._offset, end)
+            return formats.cut(self._marks, self._offset, 1, self._separator)
+        return end, self._marks.count(self._separator, self._offset, end)
 
     def _too_long(self) -> Chunk | None:
         """Pass over the next record, which is too long to be an item: a chunk of its beginning, with its verdict.
@@ -170,23 +183,30 @@ class ByteSource:
         """
         if self._long is None:
             self._long = self._buffer[self._offset : self._offset + _KEPT]
-        end = self._buffer.find(self._separator, self._offset)
+            self._long_lines = 0
+        end = self._marks.find(self._separator, self._offset)
         while end < 0:
-            self._bytes += len(self._buffer) - self._offset
-            self._buffer, self._offset = b"", 0
+            self._let_go(len(self._buffer))
             if not self._more():
                 if not self._drained and self._broken is None:
                     return None
                 break
-            end = self._buffer.find(self._separator)
-        self._bytes += end + 1 - self._offset
-        self._offset = end + 1
-        kept, self._long = self._long, None
-        chunk = Chunk(self.position, self._line, self._input, 1, kept)
-        self.position += 1
-        self._line += 1
-        limit = f"larger than {MAX_ITEM >> 20} MiB"
-        return chunk._replace(verdict=ItemError("ItemTooLarge", f"the item is {limit}: write a file, list its path"))
+            end = self._marks.find(self._separator)
+        self._let_go(end + 1 if end >= 0 else 0)
+        kept, self._long, self._is_open = self._long, None, False
+        remedy = "write a file, list its path" if self._format.table is None else "a quote may not be closed"
+        verdict = ItemError("ItemTooLarge", f"the item is larger than {MAX_ITEM >> 20} MiB: {remedy}")
+        return self._chunk(kept, 1, max(1, self._long_lines))._replace(verdict=verdict)
+
+    def _let_go(self, end: int) -> None:
+        """Forget the buffer up to `end`: it belongs to a record that is passed over."""
+        gone, self._offset = self._buffer[self._offset : end], end
+        if end == len(self._buffer):
+            self._buffer, self._marks, self._offset = b"", b"", 0
+        self._bytes += len(gone)
+        if self._format.table is not None:
+            self._long_lines += gone.count(b"\n")
+            self._is_open ^= self._format.table.is_open(gone)
 
     def _more(self) -> bool:
         """Read on in the current INPUT; False where it has no more, or none yet."""
@@ -200,9 +220,11 @@ class ByteSource:
             return False
         self._buffer = self._buffer[self._offset :] + block
         self._offset = 0
-        if self._may_have_bom and len(self._buffer) >= len(_BOM):
+        if self._may_have_bom and len(self._buffer) >= len(BOM):
             self._may_have_bom = False
-            self._buffer = self._buffer.removeprefix(_BOM)
+            self._buffer = self._buffer.removeprefix(BOM)
+        # Within a record that is passed over, a quote may have been opened by what was let go.
+        self._marks = self._format.marks(b'"' + self._buffer)[1:] if self._is_open else self._format.marks(self._buffer)
         return True
 
     def _read(self) -> bytes | None:
@@ -227,8 +249,10 @@ class ByteSource:
             return False
         self._input += 1
         self._feed = self._openers[self._input]()
-        self._buffer, self._offset, self._line, self._drained = b"", 0, 1, False
-        self._may_have_bom = self._format.name != "files"
+        if self._format.table is not None:
+            self._feed = self._headed = Headed(self._feed, self._names[self._input], self._format)
+        self._buffer, self._marks, self._offset, self._line, self._drained = b"", b"", 0, 1, False
+        self._may_have_bom = self._format.name != "files" and self._headed is None
         return True
 
 

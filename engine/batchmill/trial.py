@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchmill import formats
 from batchmill.errors import InvalidUsage
-from batchmill.formats import FORMATS, BadItem, IdRule
+from batchmill.formats import FORMATS, IdRule
 from batchmill.function import parse, resolve
+from batchmill.identity import Identified, Identifier
 from batchmill.settings import Settings
 from batchmill.source import ByteSource
 
@@ -34,35 +35,32 @@ def trial(
 
 
 def _find(inputs: Sequence[str], name: str, settings: Settings, id: str | None, line: int | None) -> Any:
-    format, rule = FORMATS[name], IdRule(settings.id_field)
-    source = ByteSource(inputs, format, lambda: None)
-    try:
-        while not source.ended:
-            chunk = source.take(_LOOK)
-            if chunk is None:
-                continue
-            assert isinstance(chunk.data, bytes)
-            for offset, record in enumerate(formats.split_records(chunk.data, format.separator)):
-                raw = format.trim(record)
-                wanted = line is None or chunk.line + offset == line
-                if not raw or not wanted:
-                    continue
-                found, item = _parsed(raw, name, rule, strict=id is None)
-                if id is None or str(found) == id:
-                    return item
-    finally:
-        source.close()
+    for at, found in _items(inputs, name, settings.id_field):
+        if line is not None and at != line:
+            continue
+        if found.bad is not None and id is None:
+            raise InvalidUsage(f"the record is no item: {found.bad.message}", "correct the input")
+        if id is None or (found.bad is None and str(found.id) == id):
+            return found.item
     if id is None and line is None:
         raise InvalidUsage(f"there is no item in {' '.join(inputs)}", "correct the input")
     which = f"with the id {id!r}" if id is not None else f"on line {line}"
     raise InvalidUsage(f"no item {which} in {' '.join(inputs)}", "check --id or --line")
 
 
-def _parsed(raw: bytes, name: str, rule: IdRule, strict: bool) -> tuple[Any, Any]:
+def _items(inputs: Sequence[str], name: str, id_field: str | None) -> Iterator[tuple[int, Identified]]:
+    """The items of the input, each with its line."""
+    format, identifier = FORMATS[name], Identifier(name, IdRule(id_field), None, True)
+    source = ByteSource(inputs, format, lambda: None)
     try:
-        item = FORMATS[name].parse(raw)
-        return rule.id_of(item, raw), item
-    except BadItem as bad:
-        if strict:
-            raise InvalidUsage(f"the record is no item: {bad.message}", "correct the input") from None
-        return None, None
+        while not source.ended:
+            chunk = source.take(_LOOK)
+            if chunk is None:
+                continue
+            lines = format.line_offsets(chunk.data) if isinstance(chunk.data, bytes) else None
+            for offset, record in enumerate(identifier.records(chunk)):
+                found = identifier.identify(chunk, offset, record)
+                if found is not None:
+                    yield chunk.line + (offset if lines is None else lines[offset]), Identified(*found)
+    finally:
+        source.close()

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-from batchmill import formats
 from batchmill.codec import Head, id_key
 from batchmill.errors import BatchmillError, OutputLost
 from batchmill.formats import IdRule
@@ -211,7 +210,7 @@ def run_chunk(order: Order) -> tuple[bytes, Tally]:
         shard=shard,
         shards=shards,
     )
-    payload, tally = reply.close(chunk, _covered(chunk, done), _lane.identifier.separator, head)
+    payload, tally = reply.close(chunk, _covered(chunk, done), _lane.identifier.format, head)
     return payload, tally._replace(serial=order.serial)
 
 
@@ -228,11 +227,12 @@ def _run_records(order: Order, reply: Reply, begun: float) -> int:
     chunk, board, slot = order.chunk, _lane.board, COLUMNS * _lane.slot
     limit, base = slot + 1, (order.serial << RECORD_BITS) + 1
     deadline = begun + order.seconds if order.seconds else float("inf")
+    records = _lane.identifier.records(chunk)
     identify, clock, keeps = _lane.identifier.identify, time.perf_counter, _lane.setup.with_item
     skip, verdict = chunk.skip, chunk.verdict
     add_id, add_content, add_result, add_end = reply.adders(begun)
     try:
-        for number, record in enumerate(_lane.identifier.records(chunk), base):
+        for number, record in enumerate(records, base):
             board[slot] = number  # a masked record too: the parent may be about to take it back
             if number >= board[limit]:
                 return number - base
@@ -248,12 +248,12 @@ def _run_records(order: Order, reply: Reply, begun: float) -> int:
             add_content(content)
             outcome = _call(item) if bad is None and verdict is None else reply.refuse(bad, verdict)
             if keeps:
-                outcome = reply.keep(raw, outcome)
+                outcome = reply.keep(_lane.identifier.kept(raw), outcome)
             if isinstance(outcome, bytes):
                 add_result(outcome)
                 reply.size += len(outcome)
             else:
-                reply.fail(outcome, raw)
+                reply.fail(outcome, _lane.identifier.kept(raw))
             now = clock()
             add_end(now)
             if now > deadline or reply.size > MAX_REPLY:
@@ -291,7 +291,8 @@ def _covered(chunk: Chunk, done: int) -> bytes:
         return b""
     if done == chunk.records:
         return chunk.data
-    return chunk.data[: formats.cut(chunk.data, 0, done, _lane.identifier.separator)[0]]
+    assert _lane.identifier.format is not None
+    return _lane.identifier.format.head(chunk.data, done)
 
 
 def scan_chunk(chunk: Chunk) -> Scan:
