@@ -1,4 +1,4 @@
-"""Tables and NUL-separated text through the real program: results, failures, resuming after kill -9, what is refused."""
+"""Tables and NUL-separated text through the real program: results, failures, kill -9 and resuming, refusals."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Headed:
 
     def _look(self, block: bytes) -> bytes:
         """Take in one more block; what follows the header in it."""
-        self._begun += block
+        self._begun = (self._begun + block).removeprefix(BOM)  # first of all: a quote may follow it
         end = self._format.marks(self._begun).find(b"\n")
         if end < 0 and block and len(self._begun) <= MAX_HEADER:
             return b""
@@ -120,7 +120,7 @@ class Headed:
         self._begun = b""
         if whole or end >= 0:  # an empty file has no header, and needs none
             self.lines = whole.count(b"\n") + 1
-            self.header = whole.removeprefix(BOM).removesuffix(b"\r")
+            self.header = whole.removesuffix(b"\r")
             column_names(self._name, self._format, self.header)
         return rest
 
