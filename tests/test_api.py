@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -197,6 +197,14 @@ def test_an_async_function_is_refused() -> None:
 
     with pytest.raises(InvalidUsage, match="async"):
         batchmill.run(fetch, [1], workers=1)
+
+
+@pytest.mark.parametrize("name", ["id", "init", "on_progress", "on_message"])
+def test_what_cannot_be_called_is_refused_before_anything_starts(name: str, tmp_path: Path) -> None:
+    items, wrong = Counted(3), cast("Any", {name: 5})
+    with pytest.raises(InvalidUsage, match=f"{name}=5 cannot be called"):
+        batchmill.run(work_kit.square, items, checkpoint=tmp_path / "c.ckpt", **wrong)
+    assert (items.pulled, list(tmp_path.iterdir())) == (0, [])
 
 
 def test_an_id_callable_for_a_file_is_refused(tmp_path: Path) -> None:

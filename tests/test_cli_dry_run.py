@@ -122,6 +122,10 @@ def test_all_of_the_input_is_parsed(work: Path) -> None:
         file.write("{x\n\n[1, 2\n")
     plan = planned(work)
     assert (plan["total"], plan["unreadable"], plan["blank"]) == (52, 2, 1)
+    assert (plan["first_unreadable"]["line"], plan["first_unreadable"]["input"]) == (51, 0)
+    assert "JSON" in plan["first_unreadable"]["message"]
+    lines = batchmill(*RUN, "items.jsonl", "-n", cwd=work).stdout.splitlines()
+    assert any(line.strip().startswith("line 51 of items.jsonl: ") for line in lines)
     assert ran(work)["total"] == 52
 
 
@@ -143,6 +147,7 @@ def test_compressed_input_and_stdin_are_read_to_their_end(work: Path) -> None:
         (["f.py:slow", "items.jsonl", "-c", "x.ckpt", "--resume"], 78, "f:slow"),
         (["f.py:picky", "items.jsonl", "-c", "no/x.ckpt"], 73, "no/x.ckpt"),
         (["f.py:picky", "items.jsonl", "-c", "y.ckpt", "-o", "no/o.jsonl"], 74, "no/o.jsonl"),
+        (["f.py:picky", "items.jsonl", "-c", "y.ckpt", "-o", "."], 74, "directory"),
         (["f.py:picky", "items.jsonl", "-c", "f.py"], 65, "f.py"),
     ],
 )

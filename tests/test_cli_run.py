@@ -120,6 +120,17 @@ def test_the_program_is_named_as_it_can_be_called_from_anywhere(work: Path) -> N
     assert by_name["show"].startswith("batchmill failures ")
 
 
+def test_fresh_moves_no_checkpoint_aside_for_an_output_that_cannot_be_written(work: Path) -> None:
+    batchmill("run", "f.py:double", "items.jsonl", "-c", "x.ckpt", cwd=work)
+    kept = (work / "x.ckpt").read_bytes()
+    for output in ("no/out.jsonl", "."):
+        ended = batchmill("run", "f.py:double", "items.jsonl", "-c", "x.ckpt", "--fresh", "-o", output, cwd=work)
+        assert (ended.returncode, ended.stderr.count("\n")) == (74, 1)
+        assert f"cannot write {output}" in ended.stderr
+    assert [path.name for path in work.glob("*.ckpt")] == ["x.ckpt"]
+    assert (work / "x.ckpt").read_bytes() == kept
+
+
 def test_quiet_says_nothing_of_failures_and_keeps_the_status(work: Path) -> None:
     ended = batchmill("run", "f.py:picky", "items.jsonl", "-q", cwd=work)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from batchmill.checkpoint import Reader
+from batchmill.framing import FrameType
 from batchmill.settings import Settings
 from batchmill_cli.program import run_again
 from cli_kit import PROGRAM, batchmill, environment, shell
@@ -143,6 +145,21 @@ def wait_for_run(pid: int, work: Path) -> dict[str, Any]:
         if now["live"] and now["live"]["pid"] == pid:
             return now
     raise AssertionError(f"process {pid} does not hold x.ckpt")
+
+
+def test_damage_that_a_power_failure_left_is_not_called_clean(work: Path) -> None:
+    with running(work, "--checkpoint-interval", "1h") as run:
+        run.send_signal(signal.SIGKILL)
+        run.wait(timeout=60)
+    assert "damaged" not in status("x.ckpt", work)
+    with Reader(str(work / "x.ckpt")) as reader:
+        *_, last = (ref for ref, _ in reader.frames() if ref.type == FrameType.OUTCOMES)
+    with (work / "x.ckpt").open("r+b") as file:
+        file.seek(last.offset + last.length // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    assert "its end is damaged, as by a power failure" in status("x.ckpt", work)
 
 
 def test_the_command_that_continues_has_the_settings_of_the_run() -> None:

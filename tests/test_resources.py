@@ -16,7 +16,6 @@ from batchmill.resources import (
     THREAD_VARIABLES,
     Monitor,
     available_memory,
-    filesystem_of,
     thread_caps,
     usable_cores,
     worker_count,
@@ -185,12 +184,6 @@ def test_a_hard_limit_caps_the_lanes() -> None:
 
 def test_a_limit_that_suffices_is_left_alone() -> None:
     assert python(LANES.format(2), "ulimit -Sn 256;").split() == ["2", "256"]
-
-
-@linux
-def test_a_file_system_is_named_with_its_mount(tmp_path: Path) -> None:
-    assert filesystem_of("/proc/self/status") == "proc at /proc"
-    assert filesystem_of(str(tmp_path / "not" / "there")).count(" at /") == 1
 
 
 # ---- samples

@@ -160,29 +160,20 @@ def test_held_signals_come_after_the_block_and_none_is_lost() -> None:
 @pytest.mark.parametrize("signum", [*STARTING, signal.SIGPIPE])
 @pytest.mark.parametrize("before", ["", "signal.signal(n, signal.SIG_IGN);", "signal.pthread_sigmask(0, {n});"])
 def test_a_process_dies_of_the_signal_itself(signum: signal.Signals, before: str) -> None:
-    code = f"import signal; n = {int(signum)}; {before} from batchmill.signals import die_of; die_of(n)"
+    code = f"import signal; n = {int(signum)}; {before} from batchmill_cli.main import _leave; _leave(128 + n)"
     assert child(code).returncode == -signum
-
-
-def test_outside_the_main_thread_dying_keeps_the_shells_number() -> None:
-    code = """
-import threading, time
-from batchmill.signals import die_of
-threading.Thread(target=die_of, args=(15,)).start()
-time.sleep(50)
-"""
-    assert child(code).returncode == 128 + 15
 
 
 WAITING = """
 import queue, sys
-from batchmill.signals import Watch, die_of
+from batchmill.signals import Watch
+from batchmill_cli.main import _leave
 heard = queue.SimpleQueue()
 with Watch(lambda signum, insist: heard.put(signum), lambda: heard.put(0)):
     print("ready", flush=True)
     while not (signum := heard.get()):
         print("status", flush=True)
-die_of(signum)
+_leave(128 + signum)
 """
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from batchmill.export import escape
+from batchmill.model import plural
 from batchmill.settings import Settings
-from batchmill_cli.report import as_json, fields_of, plural, show_id
+from batchmill_cli.report import as_json, fields_of, first_line, show_id
 
 if TYPE_CHECKING:
     from batchmill.preview import Preview
@@ -37,7 +38,7 @@ def _lines(function: str, inputs: Sequence[str], seen: Preview, output: str | No
     yield f"function   {escape(function)}"
     yield f"input      {escape(', '.join(inputs[:MOST_INPUTS]), 1000)}{more} ({seen.format})"
     yield f"items      {seen.total} total, {seen.done} done, {seen.failed} failed, {seen.to_do} to do"
-    yield from (f"           {line}" for line in _details(seen))
+    yield from (f"           {line}" for line in _details(inputs, seen))
     for number, item in enumerate(seen.first):
         yield f"{'' if number else 'first':10} {show_id(item.id)} (line {item.line}{_input(inputs, seen, item.input)})"
     if seen.to_do > len(seen.first):
@@ -52,13 +53,15 @@ def _lines(function: str, inputs: Sequence[str], seen: Preview, output: str | No
     yield "nothing was run"
 
 
-def _details(seen: Preview) -> Iterator[str]:
+def _details(inputs: Sequence[str], seen: Preview) -> Iterator[str]:
     if seen.failed:
         yield "the failed ones " + ("run again" if seen.retry_failed else "stay as they are (--no-retry-failed)")
     if seen.changed:
         yield f"{plural(seen.changed, 'done item')} changed, and would keep the old result; --rerun-changed runs them"
-    if seen.unreadable:
-        yield f"{plural(seen.unreadable, 'line')} that cannot be read as an item: each is a failed item"
+    if seen.first_unreadable is not None:
+        bad = seen.first_unreadable
+        yield f"{plural(seen.unreadable, 'line')} that cannot be read as an item, and would each fail; the first is"
+        yield f"  line {bad.line}{_input(inputs, seen, bad.input)}: {first_line(bad.message)}"
     if seen.blank:
         yield f"{plural(seen.blank, 'blank line')} passed over"
     if seen.left:

@@ -10,12 +10,12 @@ import click
 
 from batchmill.errors import InvalidUsage
 from batchmill.export import escape
-from batchmill.model import Outcome
+from batchmill.model import Outcome, plural
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
 from batchmill_cli.places import CHECKPOINT
 from batchmill_cli.reading import reading
-from batchmill_cli.report import as_json, first_line, plural, show_id
+from batchmill_cli.report import as_json, first_line, show_id
 
 if TYPE_CHECKING:
     from batchmill.results import Results

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from batchmill.export import escape
-from batchmill.model import FailureGroup, Report, format_rate, format_size
+from batchmill.model import FailureGroup, Report, format_rate, format_size, plural
 
 MOST_GROUPS = 10
 MOST_EXAMPLES = 10
@@ -87,11 +87,6 @@ def news(report: Report) -> str:
 def results(report: Report) -> int:
     """Items of the input that have an ok result now."""
     return report.completed + report.skipped
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 item`, `2 items`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def percent(share: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.export import escape
-from batchmill.model import format_clock, format_rate, format_size
+from batchmill.model import format_clock, format_rate, format_size, plural
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
 from batchmill_cli.places import CHECKPOINT
@@ -23,7 +23,6 @@ from batchmill_cli.report import (
     moment,
     next_steps,
     percent,
-    plural,
     render,
     report_object,
     span,

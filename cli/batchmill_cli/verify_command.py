@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.export import escape
-from batchmill.model import format_size
+from batchmill.model import format_size, plural
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
 from batchmill_cli.places import CHECKPOINT
 from batchmill_cli.reading import reading
-from batchmill_cli.report import as_json, plural, show_id
+from batchmill_cli.report import as_json, show_id
 
 if TYPE_CHECKING:
     from batchmill.salvage import Lost, Place, Salvaged, Verification

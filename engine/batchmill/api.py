@@ -50,6 +50,7 @@ def run(
     ValueError for arguments out of range, what the iterable itself raises, and KeyboardInterrupt, each after committing
     what was done.
     """
+    _check_roles(on_progress=on_progress, on_message=on_message)
     batch = _batch(
         function,
         items,
@@ -179,6 +180,22 @@ def map(
     return [outcome.result for _, outcome in placed]
 
 
+_ROLES: dict[str, tuple[tuple[type, ...], str]] = {
+    "id": ((str,), "give the name of a field, or a function that takes an item"),
+    "init": ((str,), "give a function without arguments, or its name"),
+    "on_progress": ((), "give a function that takes a Snapshot"),
+    "on_message": ((), "give a function that takes a text"),
+}
+
+
+def _check_roles(**given: Any) -> None:
+    """Raise InvalidUsage for what must be callable (or a name) and is not: before anything starts."""
+    for name, value in given.items():
+        types, remedy = _ROLES[name]
+        if value is not None and not callable(value) and not isinstance(value, types):
+            raise InvalidUsage(f"{name}={value!r} cannot be called", remedy)
+
+
 def _settings(settings: Settings | None, given: Mapping[str, Any], id: Any) -> Settings:
     values = {**(settings.as_dict() if settings else {}), **given}
     if isinstance(id, str):
@@ -193,9 +210,11 @@ def _batch(
     checkpoint: str | os.PathLike[str] | None,
     id: str | Callable[[Any], Any] | None,
     settings: Settings,
+    init: Callable[[], Any] | str | None = None,
     output: str | os.PathLike[str] | None = None,
     **rest: Any,
 ) -> Batch:
+    _check_roles(id=id, init=init)
     is_path = isinstance(items, (str, os.PathLike))
     if is_path and callable(id):
         raise InvalidUsage("an id callable works on Python items", "name a field with id=, or pass the items")
@@ -207,6 +226,7 @@ def _batch(
         checkpoint=None if checkpoint is None else os.fspath(checkpoint),
         no_checkpoint=checkpoint is None,
         output=None if output is None else os.fspath(output),
+        init=init,
         id=id if callable(id) else None,
         **rest,
     )

@@ -24,6 +24,7 @@ from batchmill.checkpoint import Checkpoint
 from batchmill.chunking import Pace
 from batchmill.codec import pack_map
 from batchmill.errors import CheckpointUnwritable, NotGuarded
+from batchmill.export import odd_numbers
 from batchmill.framing import FrameType
 from batchmill.guard import Guard
 from batchmill.intake import Intake
@@ -31,8 +32,8 @@ from batchmill.ledger import Ledger
 from batchmill.limits import FailureLimits
 from batchmill.loop import TICK, Callbacks, Loop, Stop, Wake
 from batchmill.matching import Matcher
-from batchmill.model import Report, Snapshot
-from batchmill.output import Output
+from batchmill.model import Report, Snapshot, plural
+from batchmill.output import Output, check_target
 from batchmill.plan import Plan, make_plan
 from batchmill.pool import Pool
 from batchmill.recorder import Recorder, Sink
@@ -158,6 +159,8 @@ class _Session:
         self._warnings: list[str] = []
         self._source = plan.open_source(lambda: events.put(Wake()))
         stack.callback(self._source.close)
+        if plan.output is not None:
+            check_target(plan.output)  # before --fresh moves a checkpoint aside
         if plan.checkpoint is None and plan.output is None and not plan.settings.retries:  # a retry reads the item back
             self._checkpoint: Any = Nowhere()
             self._history = Nowhere.history()
@@ -334,7 +337,8 @@ class _Session:
         self._run["source"] = source
         older = self._older_results()
         if older:
-            self._warn(f"{older} results were made by other source of {self._plan.spec.display} than it has now")
+            were = "result was" if older == 1 else "results were"
+            self._warn(f"{older} {were} made by other source of {self._plan.spec.display} than it has now")
 
     def _older_results(self) -> int:
         source = self._run.get("source")
@@ -382,7 +386,9 @@ class _Session:
 
     def _with_count(self, error: CheckpointUnwritable) -> CheckpointUnwritable:
         done = self.tracker.ok + self.tracker.failed
-        return CheckpointUnwritable(f"{error.message} ({done} outcomes of this run are committed)", error.remedy)
+        are = "is" if done == 1 else "are"
+        kept = f"{plural(done, 'outcome')} of this run {are} committed"
+        return CheckpointUnwritable(f"{error.message} ({kept})", error.remedy)
 
     def _finish(self) -> Report:
         self._recorder.append_order(all=True)
@@ -401,9 +407,10 @@ class _Session:
     def _say_what_was_unusual(self) -> None:
         changed = self._matcher.changed if self._matcher else 0
         if changed and not self._settings.rerun_changed:
-            self._warn(f"{changed} changed items kept their old result; --rerun-changed runs them again")
+            which, again = ("its", "it") if changed == 1 else ("their", "them")
+            self._warn(f"{plural(changed, 'changed item')} kept {which} old result; --rerun-changed runs {again} again")
         if self._output is not None and self._output.odd:
-            self._warn(f"{self._output.odd} numbers that JSON cannot say (NaN, infinity) were written as null")
+            self._warn(odd_numbers(self._output.odd))
         if self._recorder.why_stopped:
             self._warn(f"Stopped: {self._recorder.why_stopped}")
 

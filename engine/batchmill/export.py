@@ -25,6 +25,7 @@ from msgpack import Timestamp
 
 from batchmill.codec import Block, pack_value, unpack_outcomes
 from batchmill.errors import CheckpointDamaged
+from batchmill.model import plural
 
 _MAX_INT_BITS = 14_000  # below Python's limit of 4300 digits
 _ABSENT = object()
@@ -269,6 +270,12 @@ _chunks = _chunk_encoder()
 
 def _encode(value: Any) -> str:
     return "".join(_chunks(value, 0))
+
+
+def odd_numbers(count: int) -> str:
+    """What to tell of numbers that became null."""
+    were = "was" if count == 1 else "were"
+    return f"{plural(count, 'number')} that JSON cannot say (NaN, infinity) {were} written as null"
 
 
 # --- screens ---------------------------------------------------------------------------------------------------------

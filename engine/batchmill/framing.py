@@ -50,6 +50,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from batchmill.errors import CheckpointDamaged, CheckpointMismatch
+from batchmill.model import plural
 
 Pread = Callable[[int, int], bytes]  # (offset, size) -> the bytes there, fewer only at the end of the file
 
@@ -246,9 +247,10 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.kind is Kind.CLEAN:
-            return f"clean: {self.frames} frames"
+            return f"clean: {plural(self.frames, 'frame')}"
         after = f", {self.later} after them" if self.later else ""
-        return f"{self.kind.value} at byte {self.offset}: {self.reason} ({self.frames} frames before it{after})"
+        before = f"{plural(self.frames, 'frame')} before it"
+        return f"{self.kind.value} at byte {self.offset}: {self.reason} ({before}{after})"
 
 
 class _Flaw(Enum):

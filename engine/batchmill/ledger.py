@@ -96,12 +96,6 @@ class Ledger:
             self._ready.appendleft(rest)
         return chunk
 
-    def drop_ready(self) -> int:
-        """Forget what waits (the run stops): how many records that were."""
-        count = sum(chunk.to_run for chunk in self._ready)
-        self._ready.clear()
-        return count
-
     # Flights
 
     def __len__(self) -> int:

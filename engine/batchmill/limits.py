@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchmill.model import plural
 from batchmill.settings import Settings
 
 FIRST = 100  # outcomes before a share means anything
@@ -27,12 +28,12 @@ class FailureLimits:
         tried, failed = ok + failed, failed - waiting
         if isinstance(self._most, str):
             return self._share(tried, failed)
-        return f"{failed} items failed (--max-failures {self._most})" if failed >= self._most else None
+        return f"{plural(failed, 'item')} failed (--max-failures {self._most})" if failed >= self._most else None
 
     def _share(self, tried: int, failed: int) -> str | None:
         if tried < FIRST or not exceeds(failed, tried, str(self._most)):
             return None
-        return f"{failed} of {tried} items failed (--max-failures {self._most})"
+        return f"{failed} of {plural(tried, 'item')} failed (--max-failures {self._most})"
 
     def is_success(self, failed: int, total: int) -> bool:
         """Whether a batch of `total` items with so many failed ones counts as done (exit 0)."""

@@ -26,7 +26,7 @@ from batchmill.errors import CheckpointUnwritable, FunctionFailed, LanesLost
 from batchmill.guard import Guard
 from batchmill.intake import Intake, Job
 from batchmill.ledger import Flight, Ledger
-from batchmill.model import Chunk
+from batchmill.model import Chunk, plural
 from batchmill.output import Output
 from batchmill.pool import Event, Lane, Pool
 from batchmill.recall import SOON, Recaller
@@ -344,7 +344,7 @@ class Loop:
             remedy = "close other programs, or give fewer workers with -j"
             if not self._pool.lanes:
                 raise LanesLost(f"no worker can be started: {error}", remedy) from error
-            self._tell.message(f"Only {len(self._pool.lanes)} workers could be started: {error}")
+            self._tell.message(f"Only {plural(len(self._pool.lanes), 'worker')} could be started: {error}")
             self._pool.size = len(self._pool.lanes)
 
     def _ready(self, lane: Lane, ready: Ready) -> None:

@@ -194,7 +194,12 @@ class Report:
         if self.failed:
             first = self.failures[0] if self.failures else None
             example = f": {first.type}: {first.examples[0].message}" if first and first.examples else ""
-            raise ItemsFailed(f"{self.failed} of {self.total} items failed{example}")
+            raise ItemsFailed(f"{self.failed} of {plural(self.total, 'item')} failed{example}")
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 item`, `2 items`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def format_rate(rate: float) -> str:

@@ -31,6 +31,7 @@ from batchmill.framing import (
     Verdict,
     frame_bytes,
 )
+from batchmill.model import plural
 from batchmill.reader import damaged, exists_with_outcomes, holder_of
 
 OnFrame = Callable[[FrameRef, bytes], None]
@@ -167,15 +168,16 @@ def _repair(fd: int, path: str, verdict: Verdict, disk: Disk) -> str | None:
     if verdict.kind is Kind.CLEAN:
         return None
     said = (
-        f"{path}: {verdict.bytes} bytes of an unfinished write were cut from its end (an earlier run was interrupted)"
+        f"{path}: an unfinished write of {plural(verdict.bytes, 'byte')} was cut from its end (an earlier run was"
+        " interrupted)"
     )
     try:
         if verdict.kind is Kind.CRASH_DAMAGE:
             end = verdict.offset + verdict.bytes
             kept = save_beside(path, "damaged", lambda: chunks_of(fd, verdict.offset, end), disk)
             said = (
-                f"{path}: its last {verdict.bytes} bytes were damaged by a crash before they were safe on disk; they"
-                f" were moved to {kept}, and their items run again"
+                f"{path}: its end ({plural(verdict.bytes, 'byte')}) was damaged by a crash before it was safe on disk;"
+                f" it was moved to {kept}, and its items run again"
             )
         disk.truncate(fd, verdict.offset)
         disk.sync(fd)

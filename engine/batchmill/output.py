@@ -34,6 +34,26 @@ class Frontier:
             self.position = max(self.position, heapq.heappop(self._ahead)[1])
 
 
+def check_target(target: str) -> None:
+    """Raise OutputLost where `target` (a path, or "-") cannot be written. Nothing is left there.
+
+    A FIFO or a device is not tried: its reader would see an end.
+    """
+    if target == STDOUT or (os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target))):
+        return
+    place = _open(target)
+    os.close(place.fd)
+    if place.temporary is not None:
+        _forget(place.temporary)
+
+
+def _open(target: str) -> Place:
+    try:
+        return open_output(target)
+    except OSError as error:
+        raise OutputLost(f"cannot write {target}: {error.strerror}", "check the path given to -o") from None
+
+
 class Output:
     """Where results go. `read` gives a frame's payload, `gone` the indices in it that were replaced.
 
@@ -55,7 +75,7 @@ class Output:
         self._read = read
         self._gone = gone
         self._streams = target == STDOUT
-        self._place = Place(1, None, target) if self._streams else self._open()
+        self._place = Place(1, None, target) if self._streams else _open(target)
         self._fd = self._place.fd
         self._pieces: list[Piece] = []
         self._frontier = Frontier()
@@ -68,12 +88,6 @@ class Output:
         self._exhausted = True
         self.odd = 0
         self.is_unread = False
-
-    def _open(self) -> Place:
-        try:
-            return open_output(self.target)
-        except OSError as error:
-            raise OutputLost(f"cannot write {self.target}: {error.strerror}", "check the path given to -o") from None
 
     def add(self, piece: Piece) -> None:
         """Outcomes that are in the checkpoint now, at positions of this input."""

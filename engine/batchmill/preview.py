@@ -49,13 +49,23 @@ class Coming:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that is no item: its 1-based `line`, the ordinal of its `input`, and why."""
+
+    line: int
+    input: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Preview:
     """What a run would do.
 
     Of the `total` items of the input (of its shard), `done` have an ok result that stays, `changed` of these although
     their content is another now; `failed` failed in an earlier run, and run again if `retry_failed`. `to_do` items
     would run, at most --limit; `left` are those beyond it. `unreadable` records of the input are no items and would
-    fail. `first` are the first items that would run. `fate` is what becomes of the checkpoint.
+    fail, the first of them `first_unreadable`. `first` are the first items that would run; `fate` what becomes of the
+    checkpoint.
     """
 
     total: int
@@ -66,6 +76,7 @@ class Preview:
     to_do: int
     left: int
     unreadable: int
+    first_unreadable: Unreadable | None
     blank: int
     first: tuple[Coming, ...]
     format: str | None
@@ -107,6 +118,7 @@ def _preview(plan: Plan, count: _Count, fate: str) -> Preview:
         to_do=to_do,
         left=count.to_do - to_do,
         unreadable=count.unreadable,
+        first_unreadable=count.first_unreadable,
         blank=count.blank,
         first=tuple(count.first[:to_do]),
         format=plan.format,
@@ -139,6 +151,7 @@ class _Count:
         self._aside: list[tuple[Aside, Any]] = []
         self.total = self.again = self.to_do = self.unreadable = self.blank = 0
         self.first: list[Coming] = []
+        self.first_unreadable: Unreadable | None = None
 
     def add(self, chunk: Chunk) -> None:
         """Hold the records of a chunk against the checkpoint."""
@@ -148,12 +161,18 @@ class _Count:
         found = [None if fields is None else Identified(*fields) for fields in seen]
         items = [item for item in found if item is not None]
         self.total += len(items)
-        self.unreadable += sum(1 for item in items if item.bad is not None or chunk.verdict is not None)
         if len(items) < len(found):
             self.blank += sum(map(identifier.is_blank, records))
         skip = self._match(self.matcher, chunk, found) if self.matcher else None
         for offset, item in enumerate(found):
-            if item is not None and not (skip and skip[offset]):
+            if item is None:
+                continue
+            why = chunk.verdict or item.bad
+            if why is not None:
+                self.unreadable += 1
+                where = chunk.line + offset, chunk.input
+                self.first_unreadable = self.first_unreadable or Unreadable(*where, why.message)
+            if not (skip and skip[offset]):
                 self._will_run(chunk, offset, item.id)
 
     def _will_run(self, chunk: Chunk, offset: int, id: Any) -> None:
@@ -240,6 +259,8 @@ def _check_folder_of_checkpoint(path: str) -> None:
 
 def _check_folder(output: str | None) -> None:
     why = _trouble_with_folder(output) if output is not None and not os.path.exists(output) else ""
+    if output is not None and os.path.isdir(output):
+        why = "it is a directory"
     if why:
         raise OutputLost(f"cannot write {output}: {why}", "check the path given to -o")
 

@@ -22,6 +22,7 @@ from batchmill.framing import (
     payload_of,
     salvage_hint,
 )
+from batchmill.model import plural
 
 
 class Holder(NamedTuple):
@@ -165,7 +166,7 @@ def map_of(payload: bytes, path: str) -> dict[str, Any]:
 def damaged(path: str, verdict: Verdict) -> CheckpointDamaged:
     """The error for a verdict of CORRUPT: where, why, and what is still readable."""
     return CheckpointDamaged(
-        f"{path} is damaged at byte {verdict.offset}: {verdict.reason}; readable: {verdict.frames} frames before it,"
-        f" {verdict.later} after it",
+        f"{path} is damaged at byte {verdict.offset}: {verdict.reason}; readable: {plural(verdict.frames, 'frame')}"
+        f" before it, {verdict.later} after it",
         salvage_hint(path),
     )

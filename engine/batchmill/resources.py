@@ -209,20 +209,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def filesystem_of(path: str) -> str:
-    """The file system that holds `path`, for a message: `nfs4 at /home`."""
-    import psutil
-
-    real = os.path.realpath(path)
-    found = ("unknown file system", "")
-    for mount in psutil.disk_partitions(all=True):
-        point = mount.mountpoint
-        # Of two mounts at one place the later hides the earlier.
-        if len(point) >= len(found[1]) and f"{real}/".startswith(f"{point.rstrip('/')}/"):
-            found = (mount.fstype or "unknown file system", point)
-    return f"{found[0]} at {found[1] or real}"
-
-
 @dataclass(slots=True)
 class _Seen:
     process: psutil.Process

@@ -14,7 +14,8 @@ from typing import IO, Any
 from batchmill.checkpoint import Holder, Reader
 from batchmill.codec import Block, outcomes
 from batchmill.disk import Place, open_output
-from batchmill.errors import InputMissing, InvalidUsage, OutputLost
+from batchmill.errors import CheckpointDamaged, InputMissing, InvalidUsage, OutputLost
+from batchmill.export import odd_numbers
 from batchmill.formats import FORMATS, Format
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.index import Piece
@@ -121,9 +122,22 @@ class Results:
             total=None if is_new else history.total,
             report=report_of(report) if report else None,
             sample=None if is_new else history.sample,
-            verdict=self._reader.verdict,
+            verdict=self._reader.verdict if live else self._verdict(),
             tried=0 if is_new else sum(row.items for row in map(index.row, range(len(index))) if row.run == last),
         )
+
+    def _verdict(self) -> Verdict | None:
+        """The verdict of the pass, and on payloads that it left unread and that a power failure may have hurt."""
+        verdict, index = self._reader.verdict, self._history.index
+        if verdict is None or verdict.kind is not Kind.CLEAN:
+            return verdict
+        unsafe = (row for row in map(index.row, range(len(index))) if row.offset + row.length > verdict.synced)
+        try:
+            for row in unsafe:
+                self._reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES))
+        except CheckpointDamaged:
+            return self._reader.scan(verify=True).run()
+        return verdict
 
     @property
     def format(self) -> Format | None:
@@ -228,7 +242,7 @@ def _write(
                 written += len(data)
                 odd += count
     if odd and on_message is not None:
-        on_message(f"{odd} numbers that JSON cannot say (NaN, infinity) were written as null")
+        on_message(odd_numbers(odd))
     return written
 
 

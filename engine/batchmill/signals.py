@@ -13,7 +13,6 @@ queue.SimpleQueue, but take no lock (queue.Queue is not reentrant).
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import threading
@@ -21,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 INSIST_AFTER = 1.0  # seconds; `timeout`, systemd and a closed terminal send the same signal twice at once
 STARTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what must not reach a fork server that is starting
@@ -108,19 +107,6 @@ def deaf() -> None:
     if _in_main_thread():
         for signum in _STOPPING:
             signal.signal(signum, signal.SIG_IGN)
-
-
-def die_of(signum: int) -> NoReturn:
-    """End this process by `signum` itself: a shell's loop breaks on that, not on exit(128 + signum).
-
-    Nothing is cleaned up or flushed here. Where the signal cannot be raised, the exit status is 128 + signum.
-    """
-    try:
-        signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
-        os.kill(os.getpid(), signum)
-    finally:
-        os._exit(128 + signum)
 
 
 def _in_main_thread() -> bool:
