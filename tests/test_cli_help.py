@@ -14,7 +14,7 @@ from batchmill_cli.group import COMMANDS
 from batchmill_cli.options import Option
 from cli_kit import batchmill, environment
 
-LATER = ("--metrics", "exec", "bench")
+LATER = ("exec", "bench")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

@@ -82,6 +82,8 @@ OPTIONS = [
     Option("--worker-memory", group=LIMITS, metavar="SIZE", help="Replace a worker that holds more, such as 2G."),
     Option("--min-free-memory", group=LIMITS, metavar="SIZE", help="Hand out less while less than this is free."),
     Option("--max-items-per-worker", group=LIMITS, type=Whole(), help="Replace a worker after N items."),
+    Option("--metrics", group=CRON, type=places.FILE, metavar="FILE.prom",
+           help="Keep metrics for Prometheus there (node_exporter's textfile collector)."),
     Option("--wait", group=CRON, metavar="[DUR]", is_flag=False, flag_value=FOREVER, may_take=is_wait,
            help="Wait while another run holds the checkpoint. [exit 75; without DUR: as long as it takes]"),
     Option("--time-limit", group=CRON, metavar="DUR",

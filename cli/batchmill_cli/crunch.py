@@ -10,20 +10,24 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchmill.errors import CheckpointBusy, InvalidUsage
-from batchmill.model import Report
+from batchmill.model import Report, Snapshot
 from batchmill.settings import Settings, parse_duration
 from batchmill_cli import BEGAN, streams
+from batchmill_cli.metrics import Metrics
 from batchmill_cli.program import program_name
 from batchmill_cli.progress import Screen, choose_mode
 from batchmill_cli.relay import Relay
 from batchmill_cli.report import Commands, as_json, is_shown, render, report_object, results, resume_command
+
+if TYPE_CHECKING:
+    from batchmill.batch import Batch
 
 STOPPED = 3  # by design: --limit, --max-failures, --time-limit
 
@@ -74,7 +78,6 @@ def crunch(
     """Run the batch with its progress on stderr."""
     from batchmill.batch import Batch
     from batchmill.resources import worker_count
-    from batchmill.signals import Watch, deaf
 
     screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)
     if manner.verbose:
@@ -95,28 +98,44 @@ def crunch(
             began=BEGAN,
         )
 
-        def stop(number: int, insist: bool) -> None:
-            batch.stop(signal.Signals(number).name, insist=insist)
-
-        try:
-            with Watch(stop, screen.ask):
-                report = batch.run(on_progress=screen.update, on_message=screen.say)
-            if report.stopped.startswith("SIG"):
-                deaf()  # one Ctrl-C too many must not cost the report
-        except BrokenPipeError:
-            if options["output"] != "-":
-                raise
-            raise streams.PipeClosed from None
-        except CheckpointBusy as busy:
-            if manner.quiet:
-                raise click.exceptions.Exit(busy.exit_code) from None
-            raise
-        except BaseException:
-            screen.finish()
-            screen.release()
-            raise
+        metrics = Metrics(options["metrics"], batch, manner.interval, streams.tell) if options["metrics"] else None
+        report = _run(batch, screen, metrics, quiet=manner.quiet, streams_out=options["output"] == "-")
         screen.finish(batch.snapshot())
+        if metrics is not None:
+            metrics.end(report)
     return Ended(report, batch.checkpoint_path, tuple(screen.held))
+
+
+def _run(batch: Batch, screen: Screen, metrics: Metrics | None, *, quiet: bool, streams_out: bool) -> Report:
+    """Run the batch, and stop it when signals say so. What was held is shown before an error is."""
+    from batchmill.signals import Watch, deaf
+
+    def stop(number: int, insist: bool) -> None:
+        batch.stop(signal.Signals(number).name, insist=insist)
+
+    def watch(snapshot: Snapshot) -> None:
+        screen.update(snapshot)
+        if metrics is not None:
+            metrics.update(snapshot)
+
+    try:
+        with Watch(stop, screen.ask), metrics or nullcontext():
+            report = batch.run(on_progress=watch, on_message=screen.say)
+        if report.stopped.startswith("SIG"):
+            deaf()  # one Ctrl-C too many must not cost the report
+    except BrokenPipeError:
+        if not streams_out:
+            raise
+        raise streams.PipeClosed from None
+    except CheckpointBusy as busy:
+        if quiet:
+            raise click.exceptions.Exit(busy.exit_code) from None
+        raise
+    except BaseException:
+        screen.finish()
+        screen.release()
+        raise
+    return report
 
 
 def close(ended: Ended, commands: Commands, manner: Manner) -> int:
