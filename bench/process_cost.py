@@ -74,7 +74,8 @@ def watch(command: list[str], folder: Path, log: Path) -> Memory:
 @contextlib.contextmanager
 def _started(command: list[str], folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is waited for at the end of the block, with all it left behind."""
-    environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    # Compiled once, as an installed package is: the round that watches memory comes first, and leaves the bytecode.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with (
         open(log, "wb") as errors,
         subprocess.Popen(command, cwd=folder, env=environ, stdout=errors, stderr=errors) as p,

@@ -34,7 +34,7 @@ TABLE: dict[int, tuple[str, ...]] = {
         ),
     ),
     2: (
-        *("lane", "identity", "blame", "function", "resources", "signals", "feed", "source"),
+        *("lane", "identity", "blame", "function", "resources", "signals", "server", "feed", "source"),
         *("disk", "reader", "opening", "salvage", "checkpoint", "resume"),
     ),
     3: ("worker", "tracker", "results", "trial", "plan", "preview"),

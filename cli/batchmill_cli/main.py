@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from batchmill_cli import streams
+from batchmill_cli import head_start, streams
 
 if TYPE_CHECKING:
     import click
@@ -37,6 +37,7 @@ def _run(args: list[str]) -> int:
     if os.name != "posix":
         streams.tell("batchmill: runs on Linux and macOS; on Windows use it inside WSL")
         return INTERNAL
+    head_start.take(args)
     import click
 
     from batchmill_cli.group import program

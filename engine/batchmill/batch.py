@@ -360,11 +360,14 @@ class _Session:
         """Run the loop to its end, then write down and return the report."""
         interrupted = self._run_loop()
         self.tracker.last_look(self._pool.pids)
-        self._pool.close(0.0 if self._loop.stopped else _PATIENCE)
+        if self._loop.stopped:
+            self._pool.close(0.0)
+        self._pool.dismiss()  # they end while the last frames are written
         try:
             report = self._finish()
         except CheckpointUnwritable as error:
             raise self._with_count(error) from error
+        self._pool.close(_PATIENCE)
         if interrupted:
             raise KeyboardInterrupt
         if self._loop.error is not None:

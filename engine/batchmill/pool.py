@@ -14,30 +14,25 @@ import multiprocessing
 import os
 import pickle
 import select
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import BaseContext
 from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple
 
-from batchmill import worker
+from batchmill import server, worker
 from batchmill.errors import InvalidUsage
 from batchmill.signals import held
 from batchmill.worker import ALARM, COLUMNS, NO_LIMIT, RECORD_BITS, LaneSetup
 
-_PRELOAD = ["batchmill.safe_path", "batchmill.worker"]
 _MASK = (1 << RECORD_BITS) - 1
 _MOMENT = 0.05  # seconds that a process may take from closing its files to being dead
-_LONG_DIRECTORY = 60  # bytes; multiprocessing adds about 40
 _LATE = 2.0  # seconds after which a broken executor's thread is not waited for any more
 _SERVERS = 3  # fork servers that may die under the start of one lane
 _SERVER_PAUSE = 0.02  # seconds for a dying one to be seen as dead
@@ -160,7 +155,7 @@ class Pool:
         preload: Sequence[str] = (),
         output: int | None = None,
     ) -> None:
-        self._context = multiprocessing.get_context(start_method or default_start_method())
+        self._context = multiprocessing.get_context(start_method or server.default_start_method())
         self._put = put
         self._setup = pickle.dumps(setup)
         try:
@@ -193,13 +188,12 @@ class Pool:
         self._view[COLUMNS * slot] = 0
         self._view[COLUMNS * slot + 1] = NO_LIMIT
         output = None if self._output is None else _Inherited(self._output)
-        _shorten_temporary_directory()
-        self._ensure_tracker()
+        if self.start_method == "forkserver":
+            server.start(self._preload)
+        elif self.start_method == "spawn":
+            server.start_tracker()
         # INT, TERM and HUP go to all processes of a terminal, and would end a lane that has not yet said otherwise.
-        with held(), _hidden_main(), _helpers_environment():
-            if self.start_method == "forkserver":
-                multiprocessing.set_forkserver_preload([*_PRELOAD, *self._preload])
-                forkserver.ensure_running()
+        with held(), _hidden_main(), server.environment():
             executor = Executor(self._context, (self._board, slot, self._setup, self._kwargs, output))
             lane = Lane(slot, executor)
             self.submit(lane, ("hello", 0), worker.hello)
@@ -207,16 +201,6 @@ class Pool:
         lane.pidfd = _pidfd(lane.pid)
         self.lanes[slot] = lane
         return lane
-
-    def _ensure_tracker(self) -> None:
-        """Have multiprocessing's resource tracker run before any signal is held for what starts after it.
-
-        Starting it ends with letting INT and TERM in again, whoever held them: a fork server started in the same breath
-        then died of the TERM that `timeout` and systemd send to everybody, and with it every running item.
-        """
-        if self.start_method != "fork":
-            with held(), _helpers_environment():
-                resource_tracker.ensure_running()
 
     def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
         """Have the lane call `function`; False where the lane turns out to be broken (an Event will tell)."""
@@ -325,11 +309,15 @@ class Pool:
         """The workers' processes."""
         return [lane.pid for lane in self.lanes.values()]
 
+    def dismiss(self) -> None:
+        """Let all lanes end when they are idle; returns at once. `close` waits for them."""
+        for lane in (*self.lanes.values(), *self._dying):
+            lane.executor.shutdown()
+
     def close(self, patience: float) -> None:
         """End all lanes: those that are idle by themselves, the rest by SIGKILL after `patience` seconds."""
         lanes = [*self.lanes.values(), *self._dying]
-        for lane in lanes:
-            lane.executor.shutdown()
+        self.dismiss()
         deadline = time.monotonic() + patience
         for lane in lanes:
             while not lane.is_dead and time.monotonic() < deadline:
@@ -342,11 +330,6 @@ class Pool:
         self._dying.clear()
 
 
-def default_start_method() -> str:
-    """Forkserver wherever there is one: fork after threads deadlocks, spawn is ten times slower."""
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-
-
 @contextmanager
 def _hidden_main() -> Iterator[None]:
     """Workers would run the parent's main module again: a script without a guard, or a whole console script."""
@@ -357,35 +340,6 @@ def _hidden_main() -> Iterator[None]:
             yield
         finally:
             sys.modules["__main__"] = found
-
-
-def _shorten_temporary_directory() -> None:
-    """Let multiprocessing's sockets lie in /tmp where TMPDIR is too long a name for a socket (108 bytes on Linux)."""
-    config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
-    if config.get("tempdir") is None and len(os.fsencode(tempfile.gettempdir())) > _LONG_DIRECTORY:
-        config["tempdir"] = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
-        util.Finalize(None, shutil.rmtree, args=(config["tempdir"], True), exitpriority=-100)
-
-
-@contextmanager
-def _helpers_environment() -> Iterator[None]:
-    """What multiprocessing's own helper processes are born with; lanes get the parent's environment (worker.start).
-
-    PYTHONSAFEPATH (3.11+): not even a user's module named like a standard one is met by the fork server. And after a
-    kill -9 the resource tracker clears up semaphores, as it should, but must not talk about it.
-    """
-    quiet = "ignore:resource_tracker"
-    own = {"PYTHONSAFEPATH": "1", "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))}
-    found = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for name, value in found.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _pidfd(pid: int) -> int | None:
