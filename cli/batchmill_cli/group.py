@@ -21,6 +21,7 @@ COMMANDS = {
     "status": "How a run stands or ended, live or dead.",
     "results": "Collect the results out of checkpoints.",
     "failures": "What failed and why; or the failed items themselves.",
+    "report": "What happened in a checkpoint's runs, as one HTML page.",
     "verify": "Check a checkpoint for damage; rescue what is readable.",
     "demo": "A real batch on a real input, no files needed.",
     "completion": "Teach bash, zsh or fish to complete batchmill's command lines.",

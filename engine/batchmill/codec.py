@@ -23,7 +23,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from msgpack import Unpacker
@@ -55,6 +55,7 @@ __all__ = [
     "Head",
     "canonical",
     "digest_id",
+    "glance",
     "id_key",
     "outcomes",
     "pack_map",
@@ -372,6 +373,20 @@ def _bounds(region: memoryview, length: int) -> array[int]:
 def unpack_outcomes(payload: bytes | memoryview) -> Block:
     """The block of an OUTCOMES payload; only its head is checked now. Raises CheckpointDamaged."""
     return Block(payload)
+
+
+def glance(head: Head, length: int, read: Callable[[int, int], bytes], *, ids: bool = False) -> Block:
+    """A block without its results, and without its `ids` unless they are asked for: those columns are not even read.
+
+    The payload is `length` bytes, of which `read(offset, size)` gives some. Raises CheckpointDamaged; but the checksum
+    is of the whole payload, so what is in the columns is not proven.
+    """
+    after = _BODY + head.ids_size + head.results_size
+    if after > length:
+        raise CheckpointDamaged("an outcome frame is shorter than its head says")
+    packed_ids = read(_BODY, head.ids_size) if ids else b""
+    lean = head._replace(ids_size=len(packed_ids), results_size=0)
+    return Block(_OPENING + lean.pack() + packed_ids + read(after, length - after))
 
 
 def outcomes(block: Block, picks: Iterable[int] | None = None) -> Iterator[tuple[int, Outcome]]:

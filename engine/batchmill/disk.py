@@ -13,10 +13,11 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, NamedTuple
 
-from batchmill.errors import CheckpointRefused
+from batchmill.errors import CheckpointRefused, InvalidUsage, OutputLost
 
 _LOCK_PATIENCE = 0.3  # seconds; `status` holds a shared lock for a moment when it asks whether a run is alive
 _NO_SUPPORT = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EMLINK}
@@ -122,6 +123,29 @@ def open_output(path: str) -> Place:
     target = os.path.realpath(path)
     temporary = f"{target}.{os.getpid()}.tmp"
     return Place(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), temporary, target)
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[IO[bytes]]:
+    """A file to write to that becomes `path`, whole, when the block ends without an error; raises OutputLost."""
+    place: Place | None = None
+    try:
+        place = open_output(path)
+        with open(place.fd, "wb") as file:
+            yield file
+        if place.temporary is not None:
+            os.replace(place.temporary, place.path)
+    except OSError as error:
+        raise OutputLost(f"cannot write {path}: {error.strerror}", "check the path given to -o") from None
+    finally:
+        if place is not None and place.temporary is not None:
+            _remove(place.temporary)
+
+
+def refuse_same_file(output: str, checkpoint: str) -> None:
+    """Raise InvalidUsage where writing the output would write over the checkpoint."""
+    if os.path.exists(output) and os.path.exists(checkpoint) and os.path.samefile(output, checkpoint):
+        raise InvalidUsage(f"the output {output} is the same file as the checkpoint {checkpoint}", "name another file")
 
 
 def read_at(fd: int, offset: int, size: int) -> bytes:

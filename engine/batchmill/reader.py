@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from batchmill.codec import unpack_map
 from batchmill.disk import is_locked, open_regular, read_at
-from batchmill.errors import BatchmillError, CheckpointDamaged
+from batchmill.errors import BatchmillError, CheckpointDamaged, InputMissing
 from batchmill.framing import (
     HEADER_SIZE,
     MAX_PAYLOAD,
@@ -94,6 +94,14 @@ class Reader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def open_reader(path: str) -> Reader:
+    """A Reader for a person's path; raises InputMissing where there is no such file, else as Reader."""
+    try:
+        return Reader(path)
+    except FileNotFoundError:
+        raise InputMissing(f"{path}: no such checkpoint", "check its path") from None
 
 
 def read_frames(path: str, *, payloads: bool = True) -> Iterator[tuple[FrameRef, bytes]]:

@@ -11,17 +11,17 @@ from operator import itemgetter
 from types import TracebackType
 from typing import IO, Any
 
-from batchmill.checkpoint import Holder, Reader
+from batchmill.checkpoint import Holder
 from batchmill.codec import Block, outcomes
-from batchmill.disk import Place, open_output
-from batchmill.errors import CheckpointDamaged, InputMissing, InvalidUsage, OutputLost
+from batchmill.disk import refuse_same_file, replacing
+from batchmill.errors import CheckpointDamaged
 from batchmill.export import odd_numbers
 from batchmill.formats import FORMATS, Format
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.index import Piece
 from batchmill.model import Outcome, Report
 from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretches
-from batchmill.reader import damaged
+from batchmill.reader import damaged, open_reader
 from batchmill.resume import History
 from batchmill.tracker import report_of
 
@@ -62,7 +62,7 @@ class Results:
     """A checkpoint for reading, live or not, as it was when opened. Close it, or use it in a `with` block."""
 
     def __init__(self, path: str) -> None:
-        self._reader = _open(path)
+        self._reader = open_reader(path)
         self._history = History()
         try:
             for ref, peek in self._reader.frames():
@@ -179,13 +179,6 @@ def _rendered(many: Sequence[Results], format: str, all: bool) -> Iterator[tuple
         yield render_order(RenderOrder(stretch.low, stretch.high, tuple(parts), format, all, True))
 
 
-def _open(path: str) -> Reader:
-    try:
-        return Reader(path)
-    except FileNotFoundError:
-        raise InputMissing(f"{path}: no such checkpoint", "check its path") from None
-
-
 def open_checkpoint(path: str | os.PathLike[str]) -> Results:
     """Open a checkpoint for reading, also one that is being written.
 
@@ -212,21 +205,9 @@ def write_results(
     if not isinstance(out, str):
         return _write(paths, out, format, all, on_message)
     for path in paths:
-        if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
-            raise InvalidUsage(f"the output {out} is the same file as the checkpoint {path}", "name another file")
-    place: Place | None = None
-    try:
-        place = open_output(out)
-        with open(place.fd, "wb") as file:
-            written = _write(paths, file, format, all, on_message)
-        if place.temporary is not None:
-            os.replace(place.temporary, place.path)
-    except OSError as error:
-        raise OutputLost(f"cannot write {out}: {error.strerror}", "check the path given to -o") from None
-    finally:
-        if place is not None and place.temporary is not None:
-            _unlink(place.temporary)
-    return written
+        refuse_same_file(out, path)
+    with replacing(out) as file:
+        return _write(paths, file, format, all, on_message)
 
 
 def _write(
@@ -249,10 +230,3 @@ def _write(
 def all_equal(values: Iterable[Any]) -> bool:
     """Whether there is at most one value among `values`."""
     return len({repr(value) for value in values}) <= 1
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

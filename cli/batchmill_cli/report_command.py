@@ -1,0 +1,47 @@
+"""Owns `batchmill report`: a checkpoint's story as a page in a file. Never takes the checkpoint's lock."""
+
+from __future__ import annotations
+
+import click
+
+from batchmill_cli import streams
+from batchmill_cli.options import Command, Option
+from batchmill_cli.reading import reading
+
+OPTIONS = [
+    Option("-o", "--output", group="Output", required=True, metavar="FILE|-", help="The page. [-: stdout]"),
+]
+
+
+@click.command(
+    "report",
+    cls=Command,
+    params=OPTIONS,
+    examples=(
+        "batchmill report items.score.ckpt -o report.html",
+        "batchmill report items.score.ckpt -o - | ssh www 'cat > runs/today.html'",
+    ),
+)
+@click.argument("checkpoint", metavar="CHECKPOINT")
+def command(checkpoint: str, output: str) -> int:
+    """What happened in a checkpoint's runs, as one HTML page.
+
+    Totals, throughput, CPU, memory and lanes over time, slow and failed items, settings and machine. The page needs
+    no network and runs no script; a live checkpoint gives how it stands now.
+    """
+    from batchmill.disk import refuse_same_file, replacing
+    from batchmill.story import read_story
+    from batchmill_cli.page import render
+
+    if output == "-":
+        with reading():
+            page = render(read_story(checkpoint))
+        with streams.stdout() as out:
+            out.write(page.encode("utf-8", "backslashreplace"))
+        return 0
+    with reading():
+        refuse_same_file(output, checkpoint)
+        page = render(read_story(checkpoint))
+    with replacing(output) as file:
+        file.write(page.encode("utf-8", "backslashreplace"))
+    return 0
