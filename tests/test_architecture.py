@@ -21,6 +21,7 @@ TABLE: dict[int, tuple[str, ...]] = {
         *("unpacking", "packing", "codec", "export", "tables"),
         *(
             "formats",
+            "parsing",
             "rejects",
             "index",
             "ordering",

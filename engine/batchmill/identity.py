@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from batchmill.codec import canonical, digest_id
 from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, shard_of
 from batchmill.model import Chunk, ItemError
+from batchmill.parsing import VARIABLE, Parse, parser_of
 
 
 class Identified(NamedTuple):
@@ -27,6 +29,7 @@ class Identified(NamedTuple):
 
 
 Found = tuple[Any, bytes, Any, int, BadItem | None]  # the fields of Identified: a plain tuple costs a tenth as much
+Identify = Callable[[Chunk, int, Any], "Found | None"]
 
 
 class Identifier:
@@ -39,7 +42,7 @@ class Identifier:
     one of another shard.
     """
 
-    identify: Callable[[Chunk, int, Any], Found | None]
+    identify: Identify
 
     def __init__(self, format: str | None, rule: IdRule, shard: tuple[int, int] | None, ids_needed: bool) -> None:
         self.format = FORMATS[format] if format is not None else None
@@ -47,21 +50,24 @@ class Identifier:
         self._shard = shard
         self._ids_needed = ids_needed
         self._header = b""
-        if self.format is None or self.format.table is None:
-            self.identify = self._under(b"")
+        if self.format is None:
+            self.identify = _of_shard(shard, self._identify_object)
+        else:
+            self._parser_of = parser_of(self.format, os.environ.get(VARIABLE, ""))
+            self._reader_of = lru_cache(4)(self._make_reader)
 
-    def _under(self, header: bytes) -> Callable[[Chunk, int, Any], Found | None]:
-        """`identify` for records that stand under that header."""
-        made = self._identify_object if self.format is None else _reader(self.format, header, self._rule)
-        return made if self._shard is None else _of_shard(self._shard, made)
+    def _make_reader(self, header: bytes, parse: Parse | None) -> Identify:
+        """`identify` for records that stand under that header, by `parse` in place of the format's own."""
+        assert self.format is not None
+        return _of_shard(self._shard, _reader(self.format, header, self._rule, parse or self.format.parser(header)))
 
     def records(self, chunk: Chunk) -> Sequence[Any]:
         """The records of a chunk, which `identify` is for from now on: bytes, or pickles of Python items."""
         if isinstance(chunk.data, tuple):
             return chunk.data
         assert self.format is not None
-        if chunk.header != self._header:
-            self.identify, self._header = self._under(chunk.header), chunk.header
+        self._header = chunk.header
+        self.identify = self._reader_of(chunk.header, self._parser_of(chunk.data))
         if chunk.records == 1 and chunk.verdict is not None:  # it may be too long, and cut anywhere
             return [chunk.data.removesuffix(self.format.separator)]
         return self.format.split(chunk.data)
@@ -103,9 +109,9 @@ class Identifier:
         return chunk.first + offset
 
 
-def _reader(format: Format, header: bytes, rule: IdRule) -> Callable[[Chunk, int, bytes], Found | None]:
+def _reader(format: Format, header: bytes, rule: IdRule, parse: Parse) -> Identify:
     """`identify` for records of bytes: all it needs is at hand here, for this runs once per item."""
-    trim, parse, content_is_bytes = format.trim, format.parser(header), format.content_is_bytes
+    trim, content_is_bytes = format.trim, format.content_is_bytes
     under = crc32(header)  # as formats.checksum, which would be one more call
     id_of, field = rule.id_of, rule.field
 
@@ -125,10 +131,10 @@ def _reader(format: Format, header: bytes, rule: IdRule) -> Callable[[Chunk, int
     return read
 
 
-def _of_shard(
-    shard: tuple[int, int], identify: Callable[[Chunk, int, Any], Found | None]
-) -> Callable[[Chunk, int, Any], Found | None]:
-    """`identify` that passes over the items of other shards."""
+def _of_shard(shard: tuple[int, int] | None, identify: Identify) -> Identify:
+    """`identify` that passes over the items of other shards, if there are any."""
+    if shard is None:
+        return identify
 
     def read(chunk: Chunk, offset: int, record: Any) -> Found | None:
         found = identify(chunk, offset, record)

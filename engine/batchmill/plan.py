@@ -15,6 +15,7 @@ from batchmill.feed import columns_of
 from batchmill.formats import FORMATS, Format, IdRule
 from batchmill.framing import FILE_MAGIC
 from batchmill.function import FunctionSpec, of_callable, parse
+from batchmill.parsing import VARIABLE, check_choice
 from batchmill.resume import default_name
 from batchmill.settings import WORKER_OUTPUTS, Settings, nearest
 from batchmill.source import ByteSource, ItemSource, Source
@@ -102,6 +103,7 @@ def make_plan(
     )
     _check_names(plan)
     _check_columns(plan)
+    check_choice(os.environ.get(VARIABLE, ""))
     return plan
 
 
