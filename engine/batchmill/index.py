@@ -118,6 +118,14 @@ class Index:
         """The row with that number."""
         return Row(*(column[number] for column in self._columns))
 
+    def seq(self, number: int) -> int:
+        """The frame of the row with that number."""
+        return int(self._columns[0][number])
+
+    def flags(self, number: int) -> int:
+        """The flags in the head of that row's frame."""
+        return int(self._columns[10][number])
+
     def number(self, seq: int) -> int:
         """The row number of frame `seq`."""
         seqs = self._columns[0]
@@ -160,8 +168,9 @@ class Index:
         if moved is not None:
             generation, position = moved
         else:
-            row = self.row(self.number(seq))
-            generation, first = self._blocks.get(seq, (row.generation, row.first))
+            number = self.number(seq)
+            found = self._blocks.get(seq)
+            generation, first = found or (self._columns[3][number], self._columns[4][number])
             position = first + offset
         while position < self._starts.get(generation + 1, -1):
             generation += 1

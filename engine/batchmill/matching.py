@@ -13,7 +13,7 @@ Ids are a multiset: an outcome is taken once. Failed outcomes are found like oth
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from batchmill.codec import SUPERSEDES, Block, id_key
@@ -66,7 +66,8 @@ class Matcher:
                 row = index.row(n)
                 if self._left[n] and is_whole(row, settings.shard):
                     self._by_crc.setdefault(row.first_crc, []).append(n)
-        self._ids: dict[bytes, list[int]] | None = None
+        self._ids: dict[bytes, int] | None = None
+        self._more: dict[bytes, list[int]] = {}  # further outcomes of ids that came more than once
         self._blocks: list[tuple[int, int]] = []
         self._items: list[Piece] = []
         self._from: int | None = None
@@ -167,7 +168,7 @@ class Matcher:
     # By item
 
     def load_ids(self) -> None:
-        """Read the ids of all unmatched outcomes (about 200 bytes of memory each)."""
+        """Read the ids of all unmatched outcomes (about 150 bytes of memory each)."""
         self._ids = {}
         for n in range(len(self._index)):
             if self._left[n]:
@@ -181,7 +182,9 @@ class Matcher:
         for place, (id, content) in enumerate(zip(block.ids, block.contents)):
             if place not in gone and (row.seq, place) not in self._taken:
                 packed = ((number << _PLACE_BITS | place) << _CRC_BITS | content) << 1 | (place in failed)
-                self._ids.setdefault(id_key(id), []).append(packed)
+                key = id_key(id)
+                if self._ids.setdefault(key, packed) != packed:
+                    self._more.setdefault(key, []).append(packed)
 
     def match(self, chunk: Chunk, scan: Scan) -> tuple[Chunk, list[tuple[int, bytes]]]:
         """Hold a scanned chunk against the outcomes: (the chunk, what is done masked out; records to set aside).
@@ -241,13 +244,12 @@ class Matcher:
 
     def _candidates(self, key: bytes) -> list[int]:
         assert self._ids is not None
-        found = self._ids.get(key)
-        if not found:
+        first = self._ids.get(key)
+        if first is None:
             return []
-        live = [e for e in found if self._is_live(e)]
-        if len(live) != len(found):
-            self._ids[key] = live
-        return live
+        if not self._more:
+            return [first] if self._is_live(first) else []
+        return [e for e in (first, *self._more.get(key, ())) if self._is_live(e)]
 
     def _is_live(self, packed: int) -> bool:
         if not self._left[packed >> (_CRC_BITS + _PLACE_BITS + 1)]:
@@ -256,16 +258,22 @@ class Matcher:
 
     def _entry(self, packed: int) -> Entry:
         number = packed >> (_CRC_BITS + _PLACE_BITS + 1)
-        return self._index.row(number).seq, packed >> (_CRC_BITS + 1) & ((1 << _PLACE_BITS) - 1)
+        return self._index.seq(number), packed >> (_CRC_BITS + 1) & ((1 << _PLACE_BITS) - 1)
 
     def _claim(self, key: bytes, packed: int) -> Entry:
         assert self._ids is not None
-        self._ids[key].remove(packed)
+        found = [self._ids.pop(key), *self._more.pop(key, ())]
+        found.remove(packed)
+        if found:
+            self._ids[key] = found.pop(0)
+        if found:
+            self._more[key] = found
         number = packed >> (_CRC_BITS + _PLACE_BITS + 1)
         entry = self._entry(packed)
-        if self._index.row(number).flags & SUPERSEDES:
+        if self._index.flags(number) & SUPERSEDES:
             self._taken.add(entry)
-        self._take(entry)
+        self._untouched[number] = 0
+        self._close(number, 1)
         return entry
 
     def _take(self, entry: Entry) -> None:
@@ -281,14 +289,15 @@ class Matcher:
     # The order of results
 
     def _place(self, entry: Entry, position: int) -> None:
-        piece = Piece(self.generation, position, position + 1, entry[0], place=entry[1])
-        if self._position_of(entry) != (self.generation, position):
+        stays = self._position_of(entry) == (self.generation, position)
+        if not stays:
             self._note_move(position)
-            piece = piece._replace(generation=self.generation)
-            add_piece(self._items, piece)
-        else:
-            self._kept = max(self._kept, position + 1)
+        piece = Piece(self.generation, position, position + 1, entry[0], 0, entry[1])
         add_piece(self.placed, piece)
+        if stays:
+            self._kept = max(self._kept, position + 1)
+        else:
+            add_piece(self._items, piece)
 
     def _position_of(self, entry: Entry) -> tuple[int, int]:
         number = self._index.number(entry[0])
@@ -302,20 +311,18 @@ class Matcher:
             self._from = max(position, self.handed, self._kept)
             self.generation = self._base + 1
 
-    def order(self, all: bool = False) -> dict[str, object] | None:
-        """The ORDER frame that is due (or, with `all`, what there is for one); None where nothing moved."""
-        moved = len(self._blocks) + len(self._items)
-        if not moved or (moved < ORDER_LIMIT and not all):
-            return None
-        first, self._from = self._from, -1
-        order: dict[str, object] = {
-            "generation": self.generation,
-            "from": None if first == -1 else first,
-            "blocks": [list(block) for block in self._blocks],
-            "items": [[p.seq, p.place, p.high - p.low, p.low] for p in self._items],
-        }
-        self._blocks, self._items = [], []
-        return order
+    def orders(self, all: bool = False) -> Iterator[dict[str, object]]:
+        """The ORDER frames that are due (or, with `all`, what there is for one), each of bounded size."""
+        while (moved := len(self._blocks) + len(self._items)) and (all or moved >= ORDER_LIMIT):
+            first, self._from = self._from, -1
+            blocks, self._blocks = self._blocks[:ORDER_LIMIT], self._blocks[ORDER_LIMIT:]
+            items, self._items = self._items[:ORDER_LIMIT], self._items[ORDER_LIMIT:]
+            yield {
+                "generation": self.generation,
+                "from": None if first == -1 else first,
+                "blocks": [list(block) for block in blocks],
+                "items": [[p.seq, p.place, p.high - p.low, p.low] for p in items],
+            }
 
 
 def _only(chunk: Chunk, wanted: dict[int, Earlier]) -> Chunk:

@@ -192,7 +192,8 @@ class _Count:
             alone = Chunk(chunk.first + offset, line, chunk.input, 1, b"")
             self._aside.append((Aside(alone, key), item.id if item is not None else None))
         matcher.placed.clear()
-        matcher.order()
+        for _ in matcher.orders():
+            pass  # nothing is written here
         return masked.skip
 
     def settle(self) -> None:

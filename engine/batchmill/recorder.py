@@ -111,12 +111,13 @@ class Recorder:
 
     def settled(self, first: int, end: int) -> None:
         """The records at [first, end) need no run."""
+        placed = self._matcher.placed if self._matcher is not None else []
         if self._output is not None:
-            if self._matcher is not None:
-                for piece in self._matcher.placed:
-                    self._output.add(piece)
-                self._matcher.placed.clear()
+            for piece in placed:
+                self._output.add(piece)
             self._output.settle(first, end)
+        placed.clear()
+        self.append_order(all=False)
 
     def strike(self, values: dict[str, Any]) -> None:
         """A record is charged with a crash: durable before it is tried again."""
@@ -125,8 +126,7 @@ class Recorder:
 
     def append_order(self, all: bool) -> None:
         """Write down what was found at another position, if there is enough of it, or `all` there is."""
-        order = self._matcher.order(all) if self._matcher else None
-        if order is not None:
+        for order in self._matcher.orders(all) if self._matcher else ():
             self._checkpoint.append(FrameType.ORDER, pack_map(order))
 
     # Reading back
