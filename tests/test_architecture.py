@@ -34,14 +34,15 @@ TABLE: dict[int, tuple[str, ...]] = {
             "time_limit",
             "binning",
         ),
+        *("scaling", "agreement", "survey"),
     ),
     2: (
         *("lane", "identity", "blame", "function", "resources", "signals", "server", "feed", "source"),
-        *("disk", "reader", "opening", "salvage", "checkpoint", "resume"),
+        *("disk", "reader", "opening", "salvage", "checkpoint", "resume", "sampling"),
     ),
     3: ("worker", "tracker", "results", "story", "trial", "plan", "preview"),
-    4: ("pool", "intake", "output", "guard", "retrier", "recall", "recorder"),
-    5: ("loop", "waiting", "batch"),
+    4: ("pool", "crew", "intake", "output", "guard", "retrier", "recall", "recorder"),
+    5: ("loop", "waiting", "batch", "cells", "bench"),
     6: ("api", "__init__", "__main__"),
 }
 

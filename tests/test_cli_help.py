@@ -14,7 +14,7 @@ from batchmill_cli.group import COMMANDS
 from batchmill_cli.options import Option
 from cli_kit import batchmill, environment
 
-LATER = ("exec", "bench")
+LATER = ("exec",)
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "Call a Python function on every item of the input, on every core.",
     "try": "Call it on one item, in this process, to see a result or the full traceback.",
+    "bench": "Find the worker count that suits a function and its input.",
     "status": "How a run stands or ended, live or dead.",
     "results": "Collect the results out of checkpoints.",
     "failures": "What failed and why; or the failed items themselves.",

@@ -37,14 +37,14 @@ from batchmill.output import Output, check_target
 from batchmill.plan import Plan, make_plan
 from batchmill.pool import Pool
 from batchmill.recorder import Recorder, Sink
-from batchmill.resources import machine, raise_descriptor_limit, thread_caps, usable_cores, versions, worker_count
+from batchmill.resources import machine, raise_descriptor_limit, versions, worker_count
 from batchmill.resume import History, Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.settings import Settings
 from batchmill.time_limit import TIME_UP, TimeLimit
 from batchmill.tracker import Tracker, report_map
 from batchmill.waiting import patiently, seconds_of
-from batchmill.worker import LaneSetup, in_lane
+from batchmill.worker import in_lane
 
 _PATIENCE = 1.0  # seconds that idle workers get to end by themselves
 _KEEP = {
@@ -261,23 +261,9 @@ class _Session:
 
     def _make_pool(self, worker_output: int | None) -> Pool:
         plan, settings = self._plan, self._settings
-        cores, _ = usable_cores()
         inherited = settings.start_method == "fork" and plan.checkpoint is not None
-        setup = LaneSetup(
-            spec=plan.spec,
-            init=plan.init,
-            format=plan.format,
-            id_field=settings.id_field,
-            shard=settings.shard,
-            with_item=settings.with_item,
-            run=self._run["run"],
-            ids_needed=plan.checkpoint is not None,
-            environ={**thread_caps(self._workers, cores, os.environ), **os.environ},
-            directory=os.getcwd(),
-            output=settings.worker_output,
-            timeout=settings.timeout,
-            preload=settings.preload,
-            close=(self._checkpoint.fileno(),) if inherited else (),
+        setup = plan.lane_setup(
+            self._workers, run=self._run["run"], close=(self._checkpoint.fileno(),) if inherited else ()
         )
         return Pool(
             setup,

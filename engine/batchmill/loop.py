@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from batchmill import worker
 from batchmill.blame import DISCONNECTED, SERVER_LOST, Blame, describe_exit, verdict
@@ -33,7 +33,6 @@ from batchmill.recall import SOON, Recaller
 from batchmill.reply import Tally
 from batchmill.retrier import Retrier
 from batchmill.time_limit import TIME_UP, Phase, TimeLimit
-from batchmill.tracker import Tracker
 from batchmill.worker import Order, Ready
 
 TICK = 0.1  # seconds between looks at what sends no events
@@ -41,6 +40,19 @@ BRISK = 0.02  # between looks while lanes wait for input, or for a dead one to b
 LANE_STARTS = 5  # lanes in a row that may die while starting
 TURN = 16  # chunks handed out before the loop looks at what has come back: it tells how large the next should be
 _STILL_IMPORTING = 10.0
+
+
+class Watcher(Protocol):
+    """Who follows a run: `ok` and `failed` items so far, and what becomes of the lanes."""
+
+    ok: int
+    failed: int
+
+    def tick(self, now: float, pids: list[int], workers: int) -> None:
+        """At every turn of the loop: `now` is monotonic seconds; `pids` and `workers` are the lanes there are."""
+
+    def lane_ended(self, lane: int, pid: int, exit: int | None, why: str) -> None:
+        """See Tracker.lane_ended."""
 
 
 class Stop(NamedTuple):
@@ -85,7 +97,7 @@ class Loop:
         pace: Pace,
         guard: Guard,
         retrier: Retrier,
-        tracker: Tracker,
+        tracker: Watcher,
         output: Output | None,
         callbacks: Callbacks,
         window: int,
@@ -116,7 +128,7 @@ class Loop:
         self._rerender: list[tuple[int, Any]] = []
         self._inbox: deque[Any] = deque()
         self._next_tag = 0
-        self._any_ready = False
+        self._any_ready = any(lane.ready for lane in pool.lanes.values())  # a pool may be warm
         self._failed_starts = 0
         self._told_importing = False
         self._deadline: float | None = None

@@ -16,10 +16,12 @@ from batchmill.formats import FORMATS, Format, IdRule
 from batchmill.framing import FILE_MAGIC
 from batchmill.function import FunctionSpec, of_callable, parse
 from batchmill.parsing import VARIABLE, check_choice
+from batchmill.resources import thread_caps, usable_cores
 from batchmill.resume import default_name
 from batchmill.settings import WORKER_OUTPUTS, Settings, nearest
 from batchmill.source import ByteSource, ItemSource, Source
 from batchmill.version import __version__
+from batchmill.worker import LaneSetup
 
 STDOUT = "-"
 
@@ -56,6 +58,26 @@ class Plan:
         assert self.cut is not None
         return ByteSource(self.inputs, self.cut, notify)
 
+    def lane_setup(self, workers: int, *, run: int = 1, close: tuple[int, ...] = ()) -> LaneSetup:
+        """What each of so many lanes needs to know; `close` are the descriptors a forked one must let go."""
+        settings, (cores, _) = self.settings, usable_cores()
+        return LaneSetup(
+            spec=self.spec,
+            init=self.init,
+            format=self.format,
+            id_field=settings.id_field,
+            shard=settings.shard,
+            with_item=settings.with_item,
+            run=run,
+            ids_needed=self.checkpoint is not None,
+            environ={**thread_caps(workers, cores, os.environ), **os.environ},
+            directory=os.getcwd(),
+            output=settings.worker_output,
+            timeout=settings.timeout,
+            preload=settings.preload,
+            close=close,
+        )
+
     def meta(self) -> dict[str, Any]:
         """What a new checkpoint's META frame says: whose it is."""
         return {
@@ -76,15 +98,15 @@ def make_plan(
     function: Callable[..., Any] | str,
     inputs: Sequence[str],
     *,
-    items: Iterable[Any] | None,
+    items: Iterable[Any] | None = None,
     settings: Settings,
-    checkpoint: str | None,
-    no_checkpoint: bool,
-    output: str | None,
-    kwargs: Mapping[str, Any] | None,
-    init: Callable[[], Any] | str | None,
-    id: Callable[[Any], Any] | None,
-    name: str | None,
+    checkpoint: str | None = None,
+    no_checkpoint: bool = False,
+    output: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    init: Callable[[], Any] | str | None = None,
+    id: Callable[[Any], Any] | None = None,
+    name: str | None = None,
 ) -> Plan:
     """Check the arguments of a batch (see Batch); raises BatchmillError for what cannot work."""
     spec = parse(function, os.getcwd()) if isinstance(function, str) else of_callable(function, name)

@@ -31,6 +31,7 @@ THREAD_VARIABLES = (
     "BLIS_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+_BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # the last three on Linux only
 # These take OMP_NUM_THREADS where they have no value of their own: a user who set that one meant them too.
 _FOLLOW_OMP = {"OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS"}
 
@@ -300,6 +301,28 @@ def rss_of(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def private_memory(pid: int) -> int:
+    """Bytes that the end of a process would free; 0 where it has gone."""
+    import psutil
+
+    try:
+        info = psutil.Process(pid).memory_full_info()
+    except psutil.Error:
+        return 0
+    return int(getattr(info, "uss", info.rss))
+
+
+def busy_seconds() -> float:
+    """CPU seconds that the cores this process may use have spent since they were started, on whatever; also those that
+    another machine on the same host took from them."""
+    import psutil
+
+    times = psutil.cpu_times(percpu=True)
+    allowed = os.sched_getaffinity(0) if sys.platform == "linux" else range(len(times))
+    chosen = [times[core] for core in allowed if core < len(times)]
+    return sum(getattr(core, name, 0.0) for core in chosen for name in _BUSY)
 
 
 def is_stopped(pid: int) -> bool:

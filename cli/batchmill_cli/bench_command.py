@@ -1,0 +1,240 @@
+"""Owns `batchmill bench`: from options to a survey, and what is said of it. Never measures anything itself."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchmill.errors import InvalidUsage
+from batchmill.model import plural
+from batchmill.settings import FORMATS, START_METHODS, Settings, parse_duration
+from batchmill_cli import bench_files, streams
+from batchmill_cli.options import Choice, Command, Option, Whole, given, parse_set
+from batchmill_cli.places import FILE
+from batchmill_cli.places import FUNCTION as FUNCTION_NAME
+from batchmill_cli.program import program_name
+from batchmill_cli.progress import fit, may_draw, redraw, terminal_width, wipe
+from batchmill_cli.report import as_json
+
+if TYPE_CHECKING:
+    from batchmill.bench import Findings
+    from batchmill.sampling import Sample
+    from batchmill.scaling import Cell
+    from batchmill.survey import Asked, Schedule, Step
+
+MOST_SAMPLED = 10**6
+TIME_OVER = 3  # before every count was measured
+EVERYDAY, FUNCTION, OUTPUT = "Everyday", "Function and input", "Output"
+
+OPTIONS = [
+    Option("-j", "--workers", group=EVERYDAY, metavar="COUNTS",
+           help="Worker counts: 1,2,4,8 or 1..8. [1, 2, 4, ... usable cores]"),
+    Option("--seconds", group=EVERYDAY, metavar="DUR", default="60", help="For the whole of it. [60]"),
+    Option("--sample", group=EVERYDAY, type=Whole(), help="Items of a round. [so many that a round takes seconds]"),
+    Option("--chunk-size", group=EVERYDAY, metavar="SIZES", help="Chunk sizes to compare: 1,16,auto. [auto]"),
+    Option("-o", "--output", group=OUTPUT, type=FILE, metavar="FILE", help="Write a .json, .csv or .md file too."),
+    Option("--plot", group=OUTPUT, type=FILE, metavar="FILE", help="Draw the curve into a .svg or .png file."),
+    Option("--json", group=OUTPUT, is_flag=True, help="Print one JSON object in place of the table."),
+    Option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Say nothing on stderr but errors."),
+    Option("--set", group=FUNCTION, multiple=True, metavar="KEY=VALUE",
+           help="An argument for the function, JSON or text; repeatable."),
+    Option("--init", group=FUNCTION, metavar="NAME", help="Call NAME (or MODULE:NAME) once in each worker."),
+    Option("--format", group=FUNCTION, type=Choice(FORMATS), metavar="NAME",
+           help="jsonl, csv, tsv, lines, null, files (each INPUT an item). [auto: by suffix]"),
+    Option("--timeout", group=FUNCTION, metavar="DUR", help="Fail an item that takes longer."),
+    Option("--window", group=FUNCTION, type=Whole(), help=f"Chunks in flight per worker. [{Settings.window}]"),
+    Option("--preload", group=FUNCTION, multiple=True, metavar="MODULE",
+           help="Import it once, shared by all workers; repeatable."),
+    Option("--start-method", group=FUNCTION, type=Choice(START_METHODS), metavar="NAME",
+           help="How workers start: forkserver, spawn or fork."),
+    Option("--start-timeout", group=FUNCTION, metavar="DUR", help="For importing the function. [5m]"),
+    Option("--worker-output", group=FUNCTION, type=FILE, metavar="FILE",
+           help="For prints of the function: stderr, none, FILE. [none]"),
+]  # fmt: skip
+# What `run` understands too, in the command to copy.
+_PASSED_ON = ("set", "init", "format", "timeout", "window", "preload", "start_method", "start_timeout", "worker_output")
+
+
+@click.command(
+    "bench",
+    cls=Command,
+    params=OPTIONS,
+    examples=(
+        "batchmill bench score.py:score items.jsonl",
+        "batchmill bench score.py:score items.jsonl -j 1..8 --seconds 2m -o workers.json --plot workers.svg",
+    ),
+)
+@click.argument("function", type=FUNCTION_NAME)
+@click.argument("inputs", nargs=-1, required=True, type=FILE, metavar="INPUT...")
+def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
+    """Find the worker count that suits a function and its input.
+
+    The same sample of the items runs with every count of workers, in interleaved rounds: each item runs many times, so
+    let FUNCTION be one that may. Results are compared and thrown away, and no checkpoint is opened. The answer is the
+    smallest count within 5% of the fastest.
+    """
+    from batchmill.bench import Bench
+    from batchmill.plan import make_plan
+    from batchmill.signals import Watch, deaf
+
+    settings, asked = settings_of(options), asked_of(options)
+    bench_files.check(options["output"], bench_files.SHEETS, "-o")
+    bench_files.check(options["plot"], bench_files.PLOTS, "--plot")
+    if options["plot"]:
+        from batchmill_cli import bench_plot
+
+        bench_plot.check()
+    plan = make_plan(function, inputs, settings=settings, no_checkpoint=True)
+    bench, talk = Bench(plan, asked), Talk(function, inputs, options)
+    talk.warn_beforehand(asked)
+
+    def stop(number: int, insist: bool) -> None:
+        bench.stop(signal.Signals(number).name, insist=insist)
+
+    try:
+        with Watch(stop, talk.ask):
+            found = bench.run(on_message=talk.say, on_schedule=talk.show_schedule, on_step=talk.show_step)
+        if found.stopped.startswith("SIG"):
+            deaf()  # one Ctrl-C too many must not cost what was measured
+    finally:
+        talk.wipe()
+    talk.show(found)
+    return status_of(found)
+
+
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """How the function is to be called; raises InvalidUsage."""
+    values = given({name: options[name] for name in _PASSED_ON})
+    if "set" in values:
+        values["set"] = parse_set(values["set"])
+    return Settings.of({"worker_output": "none", **values})
+
+
+def asked_of(options: Mapping[str, Any]) -> Asked:
+    """Which cells are asked for, and for how long; raises InvalidUsage."""
+    from batchmill.resources import usable_cores
+    from batchmill.survey import Asked, parse_chunk_sizes, parse_counts
+
+    seconds, sample = parse_duration(options["seconds"]), options["sample"]
+    if not seconds:
+        raise InvalidUsage("--seconds 0 is no time", "give a duration above 0")
+    if sample is not None and (not isinstance(sample, int) or not 1 <= sample <= MOST_SAMPLED):
+        raise InvalidUsage(f"--sample {sample!r} is out of range", f"give a whole number, 1 to {MOST_SAMPLED}")
+    counts = parse_counts(options["workers"], usable_cores()[0])
+    return Asked(counts, parse_chunk_sizes(options["chunk_size"]), seconds, sample)
+
+
+def run_line(function: str, inputs: Sequence[str], options: Mapping[str, Any], best: Cell | None) -> str:
+    """The run with the answer, as a command to copy; "" without one."""
+    if best is None:
+        return ""
+    words = ["run", function, *(f"./{name}" if name.startswith("-") and name != "-" else name for name in inputs)]
+    for name in _PASSED_ON:
+        value = options[name]
+        for text in value if isinstance(value, (tuple, list)) else [value]:
+            words += [] if text is None else ["--" + name.replace("_", "-"), str(text)]
+    words += ["-j", str(best.workers)]
+    words += [] if best.chunk_size is None else ["--chunk-size", str(best.chunk_size)]
+    return f"{program_name(absolute=False)} {shlex.join(words)}"
+
+
+def status_of(found: Findings) -> int:
+    """0; 3 where time was over before every count was measured; above 128 for a signal."""
+    if found.stopped.startswith("SIG"):
+        return 128 + int(signal.Signals[found.stopped])
+    return TIME_OVER if found.stopped else 0
+
+
+class Talk:
+    """What is said while a bench runs, on stderr, and what it leaves: the table, the files."""
+
+    def __init__(self, function: str, inputs: Sequence[str], options: Mapping[str, Any]) -> None:
+        self._function = function
+        self._inputs = inputs
+        self._options = options
+        self._drawn = 0
+        self._asked = False
+        self._draws = streams.is_terminal(2) and not options["quiet"] and options["worker_output"] in (None, "none")
+
+    def ask(self) -> None:
+        """USR1: say at the next step where it stands. Only sets a flag."""
+        self._asked = True
+
+    def say(self, message: str) -> None:
+        """One line for a person."""
+        if not self._options["quiet"]:
+            self.wipe()
+            streams.tell(message)
+
+    def wipe(self) -> None:
+        """Clear the progress line."""
+        if self._drawn:
+            streams.write_all(2, wipe(self._drawn).encode())
+            self._drawn = 0
+
+    def warn_beforehand(self, asked: Asked) -> None:
+        """Before anything runs: that items will run again and again."""
+        cells = plural(len(asked.counts) * len(asked.chunk_sizes), "cell")
+        counts = ", ".join(map(str, asked.counts))
+        self.say(f"{cells} to measure ({counts} workers) in {asked.seconds:g} s; sampled items run again and again")
+
+    def show_schedule(self, sample: Sample, schedule: Schedule) -> None:
+        """Before the first round: how often each item will run."""
+        of = f"{sample.read}" if sample.whole else f"the first {sample.read}"
+        times = schedule.passes * schedule.rounds
+        self.say(
+            f"{schedule.records} of {of} records: each will run up to {times} times for each cell "
+            f"({plural(schedule.rounds, 'round')}, {schedule.passes} in each)"
+        )
+
+    def show_step(self, found: Findings, step: Step) -> None:
+        """A cell is done: the progress line, and the file again."""
+        self._write(found)
+        cell = step.cell
+        line = f"round {step.round}/{step.rounds} | {plural(cell.workers, 'worker')} {cell.rate:.4g}/s"
+        line += f" | {step.left:.0f} s left"
+        if self._asked:
+            self._asked = False
+            self.say(line)
+        if self._draws and may_draw(2):
+            line = fit(line, terminal_width(2))
+            streams.write_all(2, redraw(line, self._drawn).encode())
+            self._drawn = len(line)
+
+    def show(self, found: Findings) -> None:
+        """The end: the table or the object on stdout, the files; raises OutputLost."""
+        from batchmill_cli.bench_table import as_object, best_of
+
+        line = run_line(self._function, self._inputs, self._options, best_of(found))
+        self._write(found)
+        if self._options["plot"] and found.measured:
+            from batchmill_cli import bench_plot
+
+            bench_plot.draw(self._options["plot"], found, self._function)
+        if self._options["json"]:
+            streams.print_data(as_json(as_object(found, self._function, self._inputs, line)))
+        elif found.measured:
+            streams.print_data("\n".join(self._lines(found, line)))
+        if not found.measured and not found.stopped.startswith("SIG"):
+            streams.tell("batchmill: the time was over before anything was measured; give more --seconds")
+
+    def _lines(self, found: Findings, line: str) -> Iterator[str]:
+        from batchmill_cli.bench_table import about, closing, table
+
+        yield about(found)
+        yield from table(found)
+        if found.stopped:
+            yield "not complete: " + ("time was over" if found.stopped == "seconds" else f"ended by {found.stopped}")
+        yield from closing(found, line)
+
+    def _write(self, found: Findings) -> None:
+        from batchmill_cli.bench_table import as_file, as_object, best_of
+
+        path = self._options["output"]
+        if path:
+            line = run_line(self._function, self._inputs, self._options, best_of(found))
+            bench_files.write(path, as_file(path, found, as_object(found, self._function, self._inputs, line)))

@@ -1,0 +1,146 @@
+"""Owns one round of one cell: the engine's own loop on warm lanes, and what it came to. Never opens a checkpoint.
+
+What happens is what happens in a run, less the checkpoint and the output; results are digested, and thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from batchmill import formats
+from batchmill.chunking import Pace
+from batchmill.codec import Block
+from batchmill.crew import Crew
+from batchmill.guard import Guard
+from batchmill.intake import Intake
+from batchmill.ledger import Ledger
+from batchmill.loop import TICK, Callbacks, Loop
+from batchmill.model import Chunk
+from batchmill.plan import Plan
+from batchmill.reply import Tally
+from batchmill.resources import Monitor
+from batchmill.retrier import Retrier
+from batchmill.sampling import Record, SampleSource
+from batchmill.survey import Task
+
+_LOOK = 0.25  # seconds between looks at the lanes' memory
+_HELD = 32 << 20  # bytes of replies kept until a round is over
+
+
+class CellRun:
+    """One round of a cell, and who watches it. `run` it once, until `deadline` (monotonic seconds).
+
+    `seconds` ends with the last outcome; `worked` are the lanes' own seconds. `digests` and `failures` (line, error
+    type, message) go by an item's position in the input; they are there after `digest`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        crew: Crew,
+        task: Task,
+        records: Sequence[Record],
+        *,
+        events: queue.SimpleQueue[Any],
+        deadline: float,
+        on_message: Callable[[str], None],
+        window: int | None,
+    ) -> None:
+        assert plan.cut is not None
+        self._records = records
+        self._crew = crew
+        self._deadline = deadline
+        self._replies: list[tuple[int, bytes]] = []
+        self._held = 0
+        self._next_look = 0.0
+        self._last = 0.0
+        self.seconds = self.worked = self.used_before = 0.0
+        self.ok = self.failed = 0
+        self.digests: list[tuple[int, int]] = []
+        self.failures: dict[int, tuple[int, str, str]] = {}
+        self.monitor = Monitor(os.getpid())
+        pace = Pace(task.workers, task.chunk_size)
+        ledger = Ledger(partial(formats.divide, format=plan.cut), plan.settings.crash_retries)
+        source = SampleSource(records, task.passes, plan.cut.separator)
+        self._loop = Loop(
+            pool=crew,
+            events=events,
+            intake=Intake(source, plan.cut, ledger=ledger, pace=pace, matcher=None, settled=_ignore),
+            ledger=ledger,
+            pace=pace,
+            guard=Guard(crew, plan.settings, TICK, on_message),
+            retrier=Retrier(0, 0.0, ledger, _ignore, plan.cut),
+            tracker=self,
+            output=None,
+            callbacks=Callbacks(
+                commit=self._commit, strike=_ignore, generation=lambda: 1, ready=_ignore, message=on_message
+            ),
+            window=window or plan.settings.window,
+            grace=plan.settings.grace,
+            start_timeout=plan.settings.start_timeout,
+        )
+
+    @property
+    def items(self) -> int:
+        """Items with an outcome."""
+        return self.ok + self.failed
+
+    @property
+    def stopped(self) -> str:
+        """What ended the round early: a signal's name, "seconds", or "" for nothing."""
+        return self._loop.stopped
+
+    def run(self) -> None:
+        """Run to the end; raises BatchmillError where lanes die faster than they can be replaced."""
+        self.monitor.sample(self._crew.pids)
+        self.used_before = self.monitor.cpu_seconds
+        begun = time.perf_counter()
+        self._loop.run()
+        if self._loop.error is not None:
+            raise self._loop.error
+        self.seconds = self._last - begun
+        self.monitor.sample(self._crew.pids)
+
+    def tick(self, now: float, pids: list[int], workers: int) -> None:
+        """See Watcher: memory, and the time that is over."""
+        if now >= self._next_look:
+            self._next_look = now + _LOOK
+            self.monitor.sample(pids)
+        if now > self._deadline and not self._loop.stopped:
+            self._loop.stop("seconds")
+
+    def lane_ended(self, lane: int, pid: int, exit: int | None, why: str) -> None:
+        """See Watcher: its item is a failed one, and is counted as that."""
+
+    def _commit(self, chunk: Chunk, payload: bytes, tally: Tally) -> None:
+        self._last = time.perf_counter()
+        self.ok += tally.ok
+        self.failed += tally.failed
+        self.worked += tally.seconds
+        self._replies.append((chunk.first, payload))
+        self._held += len(payload)
+        if self._held > _HELD:
+            self.digest()
+
+    def digest(self) -> None:
+        """Digest the replies held: results by their bytes, failures by their type."""
+        for first, payload in self._replies:
+            block = Block(payload)
+            for index, offset in enumerate(block.offsets):
+                record = self._records[(first + offset) % len(self._records)]
+                failure = block.failures.get(index)
+                if failure is not None:
+                    self.failures.setdefault(record.position, (record.line, failure.type, failure.message))
+                value = bytes(block.packed(index)) if failure is None else failure.type
+                self.digests.append((record.position, hash(value)))
+        self._replies, self._held = [], 0
+
+
+def _ignore(*_: Any) -> Any:
+    """Nobody listens."""
+    return None
