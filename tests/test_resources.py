@@ -97,6 +97,66 @@ def test_a_container_sees_its_quota_at_the_mount(tmp_path: Path, own: str) -> No
     assert cores(tree(tmp_path, f"4:cpu,cpuacct:{own}", V1.format(top="/docker/abc"), files))[0] == 2
 
 
+def test_the_least_of_both_versions_counts_where_both_are_mounted(tmp_path: Path) -> None:
+    files = {
+        "cpu,cpuacct/cpu.cfs_quota_us": "-1",
+        "cpu,cpuacct/night/cpu.cfs_quota_us": "300000",
+        "cpu,cpuacct/night/cpu.cfs_period_us": "100000",
+        "night/cpu.max": "900000 100000",
+    }
+    mounts = V1.format(top="/") + "\n" + V2.format(top="/")
+    root = tree(tmp_path, "4:cpu,cpuacct:/night/job\n0::/night", mounts, files)
+    assert cores(root) == (3, "cgroup CPU quota")
+    assert cores(root, SLURM_CPUS_PER_TASK="2") == (2, "SLURM_CPUS_PER_TASK")
+    assert cores(root, affinity=1) == (1, "CPU affinity")
+
+
+@contextmanager
+def real_group(*names: str, **files: str) -> Iterator[Path]:
+    """A control group with a group inside it, and `files` written to the outer one; skips where that is forbidden."""
+    top = next((path for path in map(Path, names) if path.is_dir()), None)
+    if top is None:
+        pytest.skip("no such control groups are mounted")
+    outer = top / f"batchmill-test-{os.getpid()}"
+    inner = outer / "inner"
+    try:
+        try:
+            inner.mkdir(parents=True)
+            for name, text in files.items():
+                (outer / name.replace("__", ".")).write_text(text)
+        except OSError as error:
+            pytest.skip(f"control groups cannot be made here: {error}")
+        yield inner
+    finally:
+        for path in (inner, outer):
+            if path.exists():
+                path.rmdir()
+
+
+SEES = "from batchmill.resources import usable_cores; print(*usable_cores(environ={}))"
+
+
+@linux
+def test_a_real_quota_on_the_group_above_counts() -> None:
+    with real_group("/sys/fs/cgroup/cpu", cpu__cfs_quota_us="60000", cpu__cfs_period_us="100000") as group:
+        assert python(SEES, f"echo $$ >{group}/cgroup.procs;") == "1 cgroup CPU quota"
+
+
+@linux
+def test_a_real_quota_of_version_2_counts() -> None:
+    with real_group("/sys/fs/cgroup/system.slice", cpu__max="60000 100000") as group:
+        assert python(SEES, f"echo $$ >{group}/cgroup.procs;") == "1 cgroup CPU quota"
+
+
+@linux
+def test_a_real_set_of_cpus_counts_as_affinity() -> None:
+    cpu = str(min(os.sched_getaffinity(0)))
+    with real_group("/sys/fs/cgroup/cpuset", cpuset__cpus=cpu, cpuset__mems="0") as group:
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            (group / name).write_text((group.parent / name).read_text())
+        assert python(SEES, f"echo $$ >{group}/cgroup.procs;").startswith("1 ")
+
+
 def test_slurm_and_python_limits_count_and_nonsense_does_not(tmp_path: Path) -> None:
     root = str(tmp_path)
     assert cores(root, SLURM_CPUS_PER_TASK="6") == (6, "SLURM_CPUS_PER_TASK")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.errors import CheckpointBusy, InvalidUsage
-from batchmill.model import Report, Snapshot
+from batchmill.model import Report, Snapshot, plural
 from batchmill.settings import Settings, parse_duration
 from batchmill_cli import BEGAN, streams
 from batchmill_cli.metrics import Metrics
@@ -81,7 +81,8 @@ def crunch(
 
     screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)
     if manner.verbose:
-        screen.say("{} workers ({})".format(*worker_count(settings.workers)))
+        workers, source = worker_count(settings.workers)
+        screen.say(f"{plural(workers, 'worker')} ({source})")
     with ExitStack() as stack:
         relay = None
         if manner.mode == "line" and settings.worker_output == "stderr":

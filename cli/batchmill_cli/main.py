@@ -37,6 +37,7 @@ def _run(args: list[str]) -> int:
     if os.name != "posix":
         streams.tell("batchmill: runs on Linux and macOS; on Windows use it inside WSL")
         return INTERNAL
+    signal.signal(signal.SIGUSR1, _not_yet)
     head_start.take(args)
     import click
 
@@ -61,6 +62,10 @@ def _complete(shell: str) -> int:
     from batchmill_cli.group import program
 
     return answer(program, shell, sys.argv[1:])
+
+
+def _not_yet(signum: int, frame: object) -> None:
+    """USR1 asks how a run stands: before it runs and after it there is nothing to say, but no reason to die either."""
 
 
 def _usage(error: click.ClickException) -> int:
