@@ -21,7 +21,7 @@ LIMIT = 60.0
 
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment without what would change the program's mind."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("BATCHMILL", "NO_COLOR", "PYTHON"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("BATCHMILL", "NO_COLOR", "PYTHON")) and k != "CI"}
     return {**kept, "TERM": "xterm", **changes}
 
 
@@ -53,7 +53,7 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.chdir(cwd)
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
+            _set_width(0, columns)
             os.execvpe(command[0], [*command, *arguments], environment(**env))
 
     def read_until(self, ready: Callable[[bytes], bool]) -> None:
@@ -66,6 +66,10 @@ class Terminal:
     def press(self, keys: bytes) -> None:
         """Type `keys`."""
         os.write(self._fd, keys)
+
+    def resize(self, columns: int) -> None:
+        """Give the terminal another width."""
+        _set_width(self._fd, columns)
 
     def signal(self, number: int) -> None:
         """Send a signal to the program alone."""
@@ -89,6 +93,10 @@ class Terminal:
             return False
         self.seen += data
         return bool(data)
+
+
+def _set_width(fd: int, columns: int) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
 
 
 def screen_rows(data: bytes, columns: int) -> list[str]:

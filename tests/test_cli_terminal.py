@@ -52,6 +52,31 @@ def test_the_line_is_never_wider_than_the_terminal(columns: int, work: Path) -> 
     assert all(len(piece) < columns for line in terminal.seen.split(b"\n") for piece in line.split(b"\r"))
 
 
+def test_the_line_follows_a_window_that_is_resized(work: Path) -> None:
+    terminal = Terminal(["run", "f.py:slow", "many.jsonl", "--limit", "60", "-j", "2", "--set", "seconds=0.1"], work)
+    terminal.read_until(lambda seen: b"2w" in seen)
+    terminal.resize(30)
+    before = len(terminal.seen)
+    terminal.read_until(lambda seen: seen[before:].count(b"\r") > 4)
+    drawn = [piece for line in terminal.seen[before:].split(b"\n") for piece in line.split(b"\r")][2:]
+    assert drawn
+    assert all(len(piece) < 30 for piece in drawn)
+    terminal.resize(100)
+    before = len(terminal.seen)
+    terminal.read_until(lambda seen: b"2w" in seen[before:])
+    assert terminal.end() == 3
+
+
+def test_no_colour_and_ci_change_what_they_are_for(work: Path) -> None:
+    plain = Terminal(["run", "f.py:slow", "items.jsonl"], work, NO_COLOR="1")
+    assert plain.end() == 0
+    assert b"| 0 failed |" in plain.seen  # a line without colours is no colour
+    recorded = Terminal(["run", "f.py:slow", "items.jsonl", "-c", "x.ckpt"], work, CI="true")
+    assert recorded.end() == 0
+    assert b"\r" not in recorded.seen.replace(b"\r\n", b"\n")
+    assert b"30/30 100.0%" in recorded.seen
+
+
 def test_what_workers_print_stands_in_whole_lines_above_the_line(work: Path) -> None:
     terminal = Terminal(["run", "f.py:loud", "items.jsonl", "-j", "2"], work)
     assert terminal.end() == 0

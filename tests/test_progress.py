@@ -66,18 +66,23 @@ def test_a_narrow_terminal_loses_whole_parts_from_the_right() -> None:
     assert fit(LINE, 30) == "4120/10000 41.2% | 3 failed"
 
 
+def test_a_terminal_that_became_narrower_is_not_written_beyond() -> None:
+    assert redraw("short", 60, 30) == "\r" + "short".ljust(30)
+    assert wipe(60, 30) == "\r" + " " * 30 + "\r"
+
+
 @pytest.mark.parametrize("width", range(90))
 def test_no_line_is_ever_wider_than_the_terminal(width: int) -> None:
     assert len(fit(LINE, width)) <= width
 
 
 def test_a_shorter_line_wipes_what_is_left_of_a_longer_one() -> None:
-    rows = screen_rows(redraw("a long line", 0).encode() + redraw("short", 11).encode(), 80)
+    rows = screen_rows(redraw("a long line", 0, 79).encode() + redraw("short", 11, 79).encode(), 80)
     assert rows == ["short"]
 
 
 def test_wiping_leaves_nothing_and_the_cursor_at_the_start() -> None:
-    assert screen_rows(b"progress" + wipe(8).encode() + b"next", 80) == ["next"]
+    assert screen_rows(b"progress" + wipe(8, 79).encode() + b"next", 80) == ["next"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +103,14 @@ def test_auto_follows_the_terminal_and_the_rest_is_taken_at_its_word(
     asked: str, terminal: bool, verbose: bool, quiet: bool, term: str, mode: str
 ) -> None:
     assert choose_mode(asked, terminal=terminal, verbose=verbose, quiet=quiet, environ={"TERM": term}) == mode
+
+
+@pytest.mark.parametrize(("value", "mode"), [("true", "log"), ("1", "log"), ("", "line"), ("false", "line")])
+def test_the_terminal_of_a_ci_service_gets_a_log(value: str, mode: str) -> None:
+    environ = {"TERM": "xterm", "CI": value}
+    assert choose_mode("auto", terminal=True, verbose=False, quiet=False, environ=environ) == mode
+    assert choose_mode("line", terminal=True, verbose=False, quiet=False, environ=environ) == "line"
+    assert choose_mode("auto", terminal=False, verbose=False, quiet=False, environ=environ) == "none"
 
 
 def test_the_line_is_redrawn_at_most_ten_times_a_second() -> None:

@@ -5,7 +5,6 @@ text.
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -25,6 +24,7 @@ from batchmill_cli.program import program_name
 from batchmill_cli.progress import Screen, choose_mode
 from batchmill_cli.relay import Relay
 from batchmill_cli.report import Commands, as_json, is_shown, render, report_object, results, resume_command
+from batchmill_cli.shell import quote
 
 if TYPE_CHECKING:
     from batchmill.batch import Batch
@@ -161,7 +161,7 @@ def next_commands(ended: Ended, options: Mapping[str, Any], manner: Manner) -> C
         return Commands(output=output)
     program = program_name(absolute=not manner.terminal)
     directory = None if manner.terminal else os.getcwd()
-    path = shlex.quote(os.path.relpath(checkpoint) if manner.terminal else checkpoint)
+    path = quote(os.path.relpath(checkpoint) if manner.terminal else checkpoint)
     lacking = not target or (target != "-" and report.stopped)  # what was asked for is not there, or not under its name
     return Commands(
         output=output,
@@ -183,4 +183,4 @@ def _into(options: Mapping[str, Any]) -> str:
     """The options of `results` that give what this run was asked for."""
     chosen = options.get("output_format")
     style = f" --output-format {chosen}" if chosen else ""
-    return f"{style} -o {shlex.quote(options['output']) if options['output'] else 'FILE'}"
+    return f"{style} -o {quote(options['output']) if options['output'] else 'FILE'}"

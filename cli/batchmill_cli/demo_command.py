@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import shlex
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from batchmill_cli.options import Command, Option, Whole, given
 from batchmill_cli.places import CHECKPOINT
 from batchmill_cli.program import program_name
 from batchmill_cli.report import Commands, results
+from batchmill_cli.shell import join, quote
 
 FUNCTION = "batchmill_cli.demo_work:examine"
 LEFT_OUT = ("site-packages", "dist-packages", "__pycache__")
@@ -51,8 +51,8 @@ def command(checkpoint: str, **options: Any) -> int:
     )
     ended = crunch(FUNCTION, files, settings, {"checkpoint": checkpoint, "output": None, "no_checkpoint": False},
                        manner)  # fmt: skip
-    again = shlex.join(["demo", *sys.argv[sys.argv.index("demo") + 1 :]])
-    program, path = program_name(absolute=False), shlex.quote(checkpoint)
+    again = join(["demo", *sys.argv[sys.argv.index("demo") + 1 :]])
+    program, path = program_name(absolute=False), quote(checkpoint)
     commands = Commands(
         resume=f"{program} {again}" if ended.report.exit_code else "",
         show=f"{program} failures {path}" if ended.report.failed else "",

@@ -86,7 +86,7 @@ def _failed(error: Exception, *, verbose: bool) -> int:
     if verbose:
         import traceback
 
-        streams.tell("".join(traceback.format_exception(error)).rstrip())
+        streams.tell(_clean("".join(traceback.format_exception(error)).rstrip()))
     hint = "" if verbose else "; run it with -v for the traceback, and please report it"
     streams.tell(f"batchmill: internal error: {_clean(f'{type(error).__name__}: {error}')}{hint}")
     return INTERNAL

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from batchmill.settings import Settings
 from batchmill_cli.options import parse_set
+from batchmill_cli.shell import join, quote
 
 # Settings of a run that the one continuing it does not inherit.
 _OF_ONE_RUN = {"resume", "fresh", "fresh_if_finished", "keep", "limit", "accept_changes", "progress_interval"}
@@ -39,10 +39,10 @@ def _callable_as(path: str, typed: str, absolute: bool) -> str:
     name = os.path.basename(path)
     found = shutil.which(name)
     if found is not None and os.path.exists(path) and os.path.abspath(found) == os.path.abspath(path):
-        return shlex.quote(name)
+        return quote(name)
     if not os.path.exists(path):  # called by something that says nothing of where it is
-        return shlex.quote(name)
-    return shlex.quote(os.path.abspath(path) if absolute else typed)
+        return quote(name)
+    return quote(os.path.abspath(path) if absolute else typed)
 
 
 def run_again(run: Mapping[str, Any], checkpoint: str, *, absolute: bool) -> str:
@@ -56,8 +56,8 @@ def run_again(run: Mapping[str, Any], checkpoint: str, *, absolute: bool) -> str
     is_elsewhere = absolute or directory != os.getcwd()
     words = [_function(run, directory), *_words(inputs), *_options(run.get("settings", {}))]
     path = os.path.abspath(checkpoint) if is_elsewhere else checkpoint
-    command = f"{program_name(absolute=is_elsewhere)} run {shlex.join([*words, '-c', path, '--resume'])}"
-    return f"cd {shlex.quote(directory)} && {command}" if is_elsewhere else command
+    command = f"{program_name(absolute=is_elsewhere)} run {join([*words, '-c', path, '--resume'])}"
+    return f"cd {quote(directory)} && {command}" if is_elsewhere else command
 
 
 def _function(run: Mapping[str, Any], directory: str) -> str:

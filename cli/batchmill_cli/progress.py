@@ -29,9 +29,14 @@ def choose_mode(asked: str, *, terminal: bool, verbose: bool, quiet: bool, envir
         return asked
     if quiet:
         return "none"
-    if terminal and environ.get("TERM") != "dumb":
+    if terminal and environ.get("TERM") != "dumb" and not _is_recorded(environ):
         return "line"
     return "log" if terminal or verbose else "none"
+
+
+def _is_recorded(environ: Mapping[str, str]) -> bool:
+    """Whether a terminal is that of a CI service, which keeps all that is written to it as a log."""
+    return environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def fit(line: str, width: int) -> str:
@@ -42,14 +47,17 @@ def fit(line: str, width: int) -> str:
     return " | ".join(parts)[: max(width, 0)]
 
 
-def redraw(line: str, drawn: int) -> str:
-    """What to write to put `line` over a line of `drawn` columns: CR, the line, and spaces over what is left."""
-    return "\r" + line + " " * (drawn - len(line))
+def redraw(line: str, drawn: int, width: int) -> str:
+    """What to write to put `line` over a line of `drawn` columns: CR, the line, and spaces over what is left.
+
+    Never beyond `width`: the terminal may be narrower by now, and would scroll.
+    """
+    return "\r" + line + " " * (min(drawn, width) - len(line))
 
 
-def wipe(drawn: int) -> str:
-    """What to write to clear a line of `drawn` columns."""
-    return "\r" + " " * drawn + "\r" if drawn else ""
+def wipe(drawn: int, width: int) -> str:
+    """What to write to clear a line of `drawn` columns on a terminal of `width`."""
+    return "\r" + " " * min(drawn, width) + "\r" if drawn else ""
 
 
 def terminal_width(fd: int) -> int:
@@ -111,7 +119,7 @@ class Screen:
             if self.mode == "log":
                 self._write(f"{snapshot}\n")
             elif may_draw(self._fd):
-                self._draw(fit(str(snapshot), terminal_width(self._fd)))
+                self._draw(str(snapshot))
         finally:
             self._lock.release()
 
@@ -134,7 +142,8 @@ class Screen:
     def pass_on(self, data: bytes) -> None:
         """Write whole lines (or a last piece of one) above the progress line, as they are."""
         with self._lock:
-            streams.write_all(self._fd, wipe(self._drawn).encode() + data.removesuffix(b"\n") + b"\n")
+            cleared = wipe(self._drawn, terminal_width(self._fd)).encode()
+            streams.write_all(self._fd, cleared + data.removesuffix(b"\n") + b"\n")
             self._drawn = 0
             if self._line and may_draw(self._fd):
                 self._draw(self._line)
@@ -149,14 +158,16 @@ class Screen:
         """Wipe the progress line; in a log, say the last one."""
         with self._lock:
             if self._drawn:
-                self._write(wipe(self._drawn))
+                self._write(wipe(self._drawn, terminal_width(self._fd)))
             elif self.mode == "log" and snapshot is not None:
                 self._write(f"{snapshot}\n")
             self._line, self._drawn, self.mode = "", 0, "none"
 
     def _draw(self, line: str) -> None:
-        self._write(redraw(line, self._drawn))
-        self._line, self._drawn = line, len(line)
+        width = terminal_width(self._fd)  # asked each time: a window may be resized
+        fitted = fit(line, width)
+        self._write(redraw(fitted, self._drawn, width))
+        self._line, self._drawn = line, len(fitted)
 
     def _write(self, text: str) -> None:
         # One write(2) a piece, past Python's buffers: what a worker writes beside us cannot tear it.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from batchmill.export import escape
 from batchmill.model import FailureGroup, Report, format_rate, format_size, plural
+from batchmill_cli.shell import join, quote
 
 MOST_GROUPS = 10
 MOST_EXAMPLES = 10
@@ -185,8 +185,8 @@ def resume_command(arguments: Sequence[str], program: str = "batchmill", directo
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = [word for word in arguments[:end] if word not in ("--fresh", "--resume")]
     words = [*options, "--resume", *arguments[end:]]
-    command = f"{program} {shlex.join(words)}"
-    return f"cd {shlex.quote(directory)} && {command}" if directory else command
+    command = f"{program} {join(words)}"
+    return f"cd {quote(directory)} && {command}" if directory else command
 
 
 def as_json(value: Any) -> str:

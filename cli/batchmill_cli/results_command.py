@@ -45,6 +45,6 @@ def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: 
         with reading():
             write_results(checkpoints, output, format=output_format, all=all, on_message=streams.tell)
         return 0
-    with reading(), streams.stdout() as out:
+    with reading(), streams.stdout(text=output_format != "msgpack") as out:
         write_results(checkpoints, out, format=output_format, all=all, on_message=streams.tell)
     return 0

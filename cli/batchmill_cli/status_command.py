@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from batchmill_cli.report import (
     report_object,
     span,
 )
+from batchmill_cli.shell import quote
 
 if TYPE_CHECKING:
     from batchmill.results import Status
@@ -139,7 +139,7 @@ def _commands(status: Status) -> Commands:
     """What to type next: continue what is not finished and not running; what failed; the results so far."""
     absolute = not streams.is_terminal(1)
     program = program_name(absolute=absolute)
-    path = shlex.quote(os.path.abspath(status.path) if absolute else status.path)
+    path = quote(os.path.abspath(status.path) if absolute else status.path)
     is_over = status.live is not None or (status.report is not None and status.report.exit_code == 0)
     return Commands(
         resume="" if is_over or not status.runs else run_again(status.runs[-1], status.path, absolute=absolute),

@@ -99,12 +99,43 @@ def output_lost(error: OSError) -> Exception:
     return OutputLost(f"stdout cannot be written: {reason}", "nothing in the checkpoint is lost")
 
 
+class _Screen(_Stdout):
+    """Descriptor 1 as a terminal: whole lines, in which nothing moves the cursor or turns the direction of text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = b""
+
+    def write(self, data: Buffer, /) -> int:
+        lines, newline, self._rest = (self._rest + bytes(data)).rpartition(b"\n")
+        self._show(lines + newline)
+        return len(bytes(data))
+
+    def _show(self, lines: bytes) -> None:
+        from batchmill.export import harmless
+
+        view = memoryview(harmless(lines))
+        while view:
+            view = view[super().write(view) :]
+
+    def flush(self) -> None:
+        """Show an unfinished last line too."""
+        rest, self._rest = self._rest, b""
+        self._show(rest)
+        super().flush()
+
+
 @contextmanager
-def stdout() -> Iterator[BinaryIO]:
-    """Stdout as a binary file, whole at the end of the block; raises PipeClosed or OutputLost."""
-    out = io.BufferedWriter(_Stdout(), 1 << 16)
+def stdout(*, text: bool = True) -> Iterator[BinaryIO]:
+    """Stdout as a binary file, whole at the end of the block; raises PipeClosed or OutputLost.
+
+    On a terminal what is written there is made harmless, if it is `text` (or JSON).
+    """
+    raw = _Screen() if text and is_terminal(1) else _Stdout()
+    out = io.BufferedWriter(raw, 1 << 16)
     yield cast("BinaryIO", out)
     flush(out)
+    raw.flush()
 
 
 def flush(out: io.BufferedWriter[Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from batchmill.errors import BatchmillError, InvalidUsage
+from batchmill.export import escape
 from batchmill.settings import FORMATS, Settings
 from batchmill_cli import streams
 from batchmill_cli.options import Choice, Command, Option, Whole, given, parse_set
@@ -59,7 +60,7 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
         raise
     except BaseException as error:  # the function's own, SystemExit too
         sys.stderr.flush()
-        streams.tell(traceback_of(error).rstrip())
+        streams.tell("\n".join(escape(line, 4000) for line in traceback_of(error).splitlines()))
         return 1
     streams.print_data(as_output(result))
     return 0

@@ -281,7 +281,9 @@ def odd_numbers(count: int) -> str:
 # --- screens ---------------------------------------------------------------------------------------------------------
 
 # Controls (ESC, CR, LF and NUL among them), marks that turn the direction of text, line separators, lone surrogates.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_MARKS = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_UNSAFE = re.compile(f"[\x00-\x1f{_MARKS}]")
+_UNSAFE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_MARKS}]")
 
 
 def escape(text: str, limit: int = 200) -> str:
@@ -291,6 +293,19 @@ def escape(text: str, limit: int = 200) -> str:
     """
     shown = _UNSAFE.sub(_escaped, text[: limit + 1])
     return shown if len(shown) <= limit else shown[: max(0, limit - 1)] + "…"
+
+
+def harmless(data: bytes) -> bytes:
+    """Lines of text or JSON fit for a terminal: all but line ends and tabs becomes \\uNNNN, which JSON reads back.
+
+    Bytes that are no UTF-8 become \\xNN.
+    """
+    return _UNSAFE_IN_LINES.sub(_as_json, data.decode("utf-8", "surrogateescape")).encode()
+
+
+def _as_json(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if code >= 0xDC00 and code < 0xDD00 else f"\\u{code:04x}"
 
 
 def _escaped(match: re.Match[str]) -> str:

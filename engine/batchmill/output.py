@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from batchmill.disk import Place, open_output
 from batchmill.errors import OutputLost
+from batchmill.export import harmless
 from batchmill.index import Piece
 from batchmill.ordering import Part, RenderOrder, Stretch, stretches
 
@@ -88,6 +89,7 @@ class Output:
         self._exhausted = True
         self.odd = 0
         self.is_unread = False
+        self._on_screen = self._streams and os.isatty(self._fd) and format == "jsonl"
 
     def add(self, piece: Piece) -> None:
         """Outcomes that are in the checkpoint now, at positions of this input."""
@@ -155,7 +157,7 @@ class Output:
             self._next += 1
 
     def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
+        rest = memoryview(harmless(data) if self._on_screen else data)
         try:
             while rest:
                 try:
