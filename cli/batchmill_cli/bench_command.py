@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from batchmill_cli.places import FUNCTION as FUNCTION_NAME
 from batchmill_cli.program import program_name
 from batchmill_cli.progress import fit, may_draw, redraw, terminal_width, wipe
 from batchmill_cli.report import as_json
+from batchmill_cli.shell import join
 
 if TYPE_CHECKING:
     from batchmill.bench import Findings
@@ -139,7 +139,7 @@ def run_line(function: str, inputs: Sequence[str], options: Mapping[str, Any], b
             words += [] if text is None else ["--" + name.replace("_", "-"), str(text)]
     words += ["-j", str(best.workers)]
     words += [] if best.chunk_size is None else ["--chunk-size", str(best.chunk_size)]
-    return f"{program_name(absolute=False)} {shlex.join(words)}"
+    return f"{program_name(absolute=False)} {join(words)}"
 
 
 def status_of(found: Findings) -> int:
@@ -173,7 +173,7 @@ class Talk:
     def wipe(self) -> None:
         """Clear the progress line."""
         if self._drawn:
-            streams.write_all(2, wipe(self._drawn).encode())
+            streams.write_all(2, wipe(self._drawn, terminal_width(2)).encode())
             self._drawn = 0
 
     def warn_beforehand(self, asked: Asked) -> None:
@@ -201,8 +201,9 @@ class Talk:
             self._asked = False
             self.say(line)
         if self._draws and may_draw(2):
-            line = fit(line, terminal_width(2))
-            streams.write_all(2, redraw(line, self._drawn).encode())
+            width = terminal_width(2)
+            line = fit(line, width)
+            streams.write_all(2, redraw(line, self._drawn, width).encode())
             self._drawn = len(line)
 
     def show(self, found: Findings) -> None:

@@ -6,10 +6,11 @@ import click
 
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
+from batchmill_cli.places import CHECKPOINT, FILE
 from batchmill_cli.reading import reading
 
 OPTIONS = [
-    Option("-o", "--output", group="Output", required=True, metavar="FILE|-", help="The page. [-: stdout]"),
+    Option("-o", "--output", group="Output", type=FILE, required=True, metavar="FILE|-", help="The page. [-: stdout]"),
 ]
 
 
@@ -22,7 +23,7 @@ OPTIONS = [
         "batchmill report items.score.ckpt -o - | ssh www 'cat > runs/today.html'",
     ),
 )
-@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.argument("checkpoint", type=CHECKPOINT, metavar="CHECKPOINT")
 def command(checkpoint: str, output: str) -> int:
     """What happened in a checkpoint's runs, as one HTML page.
 
