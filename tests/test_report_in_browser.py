@@ -63,9 +63,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         writer.run(begin, workers=4, function=EVIL, input=[EVIL], settings={"workers": 4, "set": {EVIL: EVIL}},
                    machine={"cpu": EVIL}, versions={"python": "3"})  # fmt: skip
         for second in range(60):
-            seconds = [rng.lognormvariate(-3, 1) for _ in range(20)]
+            seconds = [1e-5, 100.0, *(rng.lognormvariate(-3, 1) for _ in range(200))]  # quantiles stand close together
             failures = {7: ("ValueError", EVIL), 9: ("OSError", "disk 7 full")} if second % 5 == 0 else {}
-            writer.outcomes(begin + second, seconds, failures=failures, lane=second % 4, pid=number)
+            writer.outcomes(begin + second, seconds, failures=failures, took=4.0, lane=second % 4, pid=number)
             ends = [[ZERO + begin + second, second % 3, 1, -6, why] for why in ("died", "recycled", "Timeout")]
             writer.sample(begin + second, rss=rng.randrange(1 << 30), parent_rss=1 << 25, ends=ends[: second % 4])
         if number != 1:

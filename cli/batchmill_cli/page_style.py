@@ -106,6 +106,7 @@ summary:hover { color: var(--ink); }
 pre { margin: .4rem 0 .8rem; padding: .8rem 1rem; background: var(--track); border-radius: 6px; overflow-x: auto; }
 footer { color: var(--soft); font-size: .84rem; margin-top: 1.75rem; }
 .symbols { position: absolute; width: 0; height: 0; }
+@media (max-width: 52rem) { .plot .minor { display: none; } }
 @media (max-width: 40rem) {
   body { padding: 1.25rem .75rem 2rem; font-size: 14px; }
   section { padding: 1.1rem 1rem 1rem; border-radius: 8px; }
@@ -114,8 +115,8 @@ footer { color: var(--soft); font-size: .84rem; margin-top: 1.75rem; }
   .tiles dd { font-size: 1.2rem; }
   .facts { grid-template-columns: 1fr; } .facts dt { flex-basis: 7rem; }
   .plot { width: calc(100% - 46px); margin-left: 42px; margin-right: 4px; }
-  .plot .minor { display: none; } .legend { gap: .2rem .9rem; }
-  th, td { padding: .34rem .45rem; }
+  .legend { gap: .2rem .9rem; }
+  th, td { padding: .34rem .45rem; } .messages td { min-width: 6.5rem; } .messages th { width: 3rem; }
 }
 @media print {
   body { padding: 0; font-size: 10.5pt; } section { box-shadow: none; padding: .8rem 1rem; }

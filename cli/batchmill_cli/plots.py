@@ -91,7 +91,7 @@ class Plot:
         last = -1.0
         for line in self.lines:
             yield tag("line", class_="cut", x1=share(line.at), x2=share(line.at), y1="0", y2=number(self.height))
-            if line.label and line.at - last > 0.065:
+            if line.label and line.at - last > 0.075:
                 kind = ("cut", "end" if line.at > 0.93 else "", "minor" if line.at - last < 0.15 else "")
                 last = line.at
                 yield tag("text", line.label, class_=" ".join(filter(None, kind)), x=share(line.at), y="-5")
