@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOAK_SECONDS ?= 600
 
-.PHONY: demo test check bench bench-peers bench-simulate soak format clean
+.PHONY: demo test check bench bench-peers bench-simulate bench-scaling soak format clean
 
 demo: $(READY)
 	$(BIN)/batchmill demo
@@ -29,6 +29,9 @@ bench-peers: $(READY)
 
 bench-simulate: $(READY)
 	$(BIN)/python bench/simulate.py
+
+bench-scaling: $(READY)
+	$(BIN)/python bench/scaling_law.py
 
 soak: $(READY)
 	$(BIN)/python bench/soak.py --seconds $(SOAK_SECONDS)

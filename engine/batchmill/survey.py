@@ -20,6 +20,7 @@ MOST_WORKERS, MOST_COUNTS = 1024, 64
 
 LONG_ENOUGH = 2.0  # seconds that the fastest cell is meant to take
 MOST_ROUNDS, FEWEST_ROUNDS = 7, 3
+PER_WORKER = 20  # items, so that the last ones to end do not decide
 PROBE = 0.2  # seconds of a probe that tells enough
 KNOWN = 0.5  # seconds per item; items so long need no probe
 SPARE = 0.9  # share of the time left that is planned with
@@ -208,20 +209,20 @@ class Survey:
 def plan(rates: Mapping[Key, float], left: float, have: int, asked: Asked) -> Schedule:
     """How to spend the seconds left, at these items per second.
 
-    Enough items that the fastest cell takes 2 s, in three to seven rounds. Where there is no time for that: fewer
-    items, a multiple of the greatest count, so that no lane has one more to do than the others. Where there are too few
-    records, they run several times over.
+    Enough items that the fastest cell takes 2 s, and 20 for each worker, in three to seven rounds. Where there is no
+    time for that: fewer items, a multiple of the greatest count, so that no lane has one more to do than the others.
+    Where there are too few records, they run several times over.
     """
     slowness = sum(1 / rate for rate in rates.values())  # seconds that an item costs in a round
     budget = max(0.0, SPARE * left)
     if asked.sample is not None:
         records = min(asked.sample, have)
         return Schedule(records, 1, _rounds(budget, records * slowness))
-    items = max(1, round(LONG_ENOUGH * max(rates.values())))
+    most = max(asked.counts)
+    items = max(1, round(LONG_ENOUGH * max(rates.values())), PER_WORKER * most)
     if FEWEST_ROUNDS * items * slowness > budget:
         items = int(budget / (FEWEST_ROUNDS * slowness))
-    most = max(asked.counts)
-    if items < 20 * most:
+    if items < PER_WORKER * most:
         items = max(1, items // most) * most
     if items * slowness > budget:  # not even one round of them
         items = max(1, int(budget / slowness))
