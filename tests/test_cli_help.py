@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from batchmill import __version__
 from batchmill_cli.group import COMMANDS
-from batchmill_cli.options import Option
+from batchmill_cli.options import Command, Option
 from cli_kit import batchmill, environment
 
 LATER = ("exec",)
@@ -56,6 +57,29 @@ def test_help_is_narrow_enough_for_a_terminal_and_groups_the_options() -> None:
     headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings[0] == "Everyday:"
     assert len(headings) >= 6
+
+
+@pytest.mark.parametrize("columns", [36, 80])
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_the_terminal(name: str, columns: int) -> None:
+    text = batchmill(*filter(None, [name]), "--help", env={"COLUMNS": str(columns)}).stdout
+    prose, _, examples = text.partition("Examples:")
+    assert max(map(len, prose.splitlines())) <= min(columns, 110)
+    assert max(map(len, examples.splitlines())) <= 82  # to be copied, so never folded
+    assert "[INPUT." not in text or "[INPUT.FUNCTION.ckpt," in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_example_of_the_help_is_a_command_line_that_parses(name: str) -> None:
+    from batchmill_cli.group import program
+
+    command = program.get_command(None, name)  # type: ignore[arg-type]
+    assert isinstance(command, Command)
+    for example in command.examples:
+        words = shlex.split(example.replace('eval "$(', "").replace(')"', ""), comments=True)
+        end = min((words.index(mark) for mark in ("|", ">") if mark in words), default=len(words))
+        assert words[:2] == ["batchmill", name]
+        command.make_context(name, words[2:end])
 
 
 def test_help_names_the_options_that_the_environment_cannot_set_and_no_other() -> None:

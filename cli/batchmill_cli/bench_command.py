@@ -65,7 +65,7 @@ _PASSED_ON = ("set", "init", "format", "timeout", "window", "preload", "start_me
     params=OPTIONS,
     examples=(
         "batchmill bench score.py:score items.jsonl",
-        "batchmill bench score.py:score items.jsonl -j 1..8 --seconds 2m -o workers.json --plot workers.svg",
+        "batchmill bench score.py:score items.jsonl -j 1..8 --plot workers.svg",
     ),
 )
 @click.argument("function", type=FUNCTION_NAME)

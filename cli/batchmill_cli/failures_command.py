@@ -74,7 +74,10 @@ class Group:
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
 def command(checkpoints: tuple[str, ...], json: bool, items: bool) -> int:
-    """What failed and why; or the failed items themselves."""
+    """What failed and why; or the failed items themselves.
+
+    By error type and message, the commonest first, each with a traceback. Exit 0 whether anything failed or not.
+    """
     if json and items:
         raise InvalidUsage("--json and --items exclude each other", "leave one of them out")
     with reading():

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill_cli import streams
-from batchmill_cli.options import EPILOG, SETTINGS, Command, general
+from batchmill_cli.options import EPILOG, SETTINGS, Command, Context, general
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 # name -> the first line of its help. The module is batchmill_cli.<name>_command.
 COMMANDS = {
-    "run": "Call a Python function on every item of the input, on every core.",
-    "try": "Call it on one item, in this process, to see a result or the full traceback.",
+    "run": "Call a Python function on every item, on every core.",
+    "try": "Call it on one item, here: its result, or the full traceback.",
     "bench": "Find the worker count that suits a function and its input.",
     "status": "How a run stands or ended, live or dead.",
     "results": "Collect the results out of checkpoints.",
@@ -35,6 +35,8 @@ EXAMPLES = (
 
 class Program(click.Group):
     """The group of all commands. `verbose` is set by `-v`, for the message that ends the program."""
+
+    context_class = Context
 
     verbose = False
 

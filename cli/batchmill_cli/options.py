@@ -6,6 +6,7 @@ Options are declared as lists of `Option`, grouped under headings; nothing here 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +17,7 @@ from batchmill_cli import streams
 SETTINGS: dict[str, Any] = {"max_content_width": 110}
 EPILOG = "`batchmill COMMAND --help` has the options of a command."
 GENERAL = "General"
+_LEAST_TEXT = 30  # columns for an option's help beside its names
 
 
 if TYPE_CHECKING:
@@ -45,8 +47,25 @@ class Option(click.Option):
         self.may_take = may_take
 
 
+class Formatter(click.HelpFormatter):
+    """Help as wide as the terminal, down to 30 columns: click would not go below 50."""
+
+    def __init__(self, width: int | None = None, max_width: int | None = None, **attributes: Any) -> None:
+        columns = shutil.get_terminal_size().columns
+        fitted = max(min(columns, max_width or columns) - 2, 30)
+        super().__init__(width=width or fitted, max_width=max_width, **attributes)
+
+
+class Context(click.Context):
+    """click's, with help of our width."""
+
+    formatter_class = Formatter
+
+
 class Command(click.Command):
     """A command whose help lists its options by group and ends with `examples`."""
+
+    context_class = Context
 
     def __init__(self, name: str, *, examples: Sequence[str] = (), **attributes: Any) -> None:
         settings = {**SETTINGS, **attributes.pop("context_settings", {})}
@@ -74,9 +93,11 @@ class Command(click.Command):
                 groups.setdefault(getattr(param, "group", GENERAL), []).append(record)
         # One column for all groups, so that the eye finds it again: click would align each group by itself.
         width = max(len(names) for records in groups.values() for names, _ in records)
+        is_narrow = formatter.width < width + _LEAST_TEXT  # then each text goes below its names
         for heading, records in groups.items():
             with formatter.section(heading):
-                formatter.write_dl([(names.ljust(width), text) for names, text in records], col_max=width + 2)
+                rows = [(names.ljust(0 if is_narrow else width), text) for names, text in records]
+                formatter.write_dl(rows, col_max=4 if is_narrow else width + 2)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples as they are: click would fold them."""
@@ -154,7 +175,7 @@ def _show_help(context: click.Context, param: click.Parameter, value: bool) -> N
 def verbose() -> Option:
     """The option `-v`, everywhere."""
     return Option("-v", "--verbose", is_flag=True, expose_value=False, env=False, callback=_be_verbose,
-                  help="Say more: report and progress in a log too, tracebacks of internal errors.")  # fmt: skip
+                  help="Say more: report and progress in a log too.")  # fmt: skip
 
 
 def _be_verbose(context: click.Context, param: click.Parameter, value: bool) -> None:

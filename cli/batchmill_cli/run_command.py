@@ -28,7 +28,7 @@ from batchmill_cli.places import FILE, FUNCTION
 @click.argument("inputs", nargs=-1, required=True, type=FILE, metavar="INPUT...")
 @click.pass_context
 def command(context: click.Context, /, function: str, inputs: tuple[str, ...], **options: Any) -> int:
-    """Call a Python function on every item of the input, on every core.
+    """Call a Python function on every item, on every core.
 
     FUNCTION is path/file.py:NAME or package.module:NAME; INPUT are files, or - for stdin. DUR is 30, 30s, 250ms or
     1h30m. Defaults are in [ ]. Options can also be set as BATCHMILL_RUN_<OPTION>, such as BATCHMILL_RUN_WORKERS=8; but

@@ -47,7 +47,10 @@ TROUBLE = {
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
 def command(checkpoints: tuple[str, ...], json: bool) -> int:
-    """How a run stands or ended, live or dead."""
+    """How a run stands or ended, live or dead.
+
+    It only reads, and takes no lock: ask as often as you like while a batch runs. Exit 0, whatever the run came to.
+    """
     from batchmill.results import open_checkpoint
 
     for number, path in enumerate(checkpoints):

@@ -41,9 +41,10 @@ OPTIONS = [
 @click.argument("function", type=FUNCTION)
 @click.argument("inputs", nargs=-1, required=True, type=FILE, metavar="INPUT")
 def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
-    """Call it on one item, in this process, to see a result or the full traceback.
+    """Call it on one item, here: its result, or the full traceback.
 
-    breakpoint() works in the function. What it prints goes to stderr where stdout is not a terminal.
+    In this process, without a checkpoint: breakpoint() works in the function. What it prints goes to stderr where
+    stdout is not a terminal.
     """
     item_id, line = options.pop("id"), options.pop("line")
     if item_id is not None and line is not None:
