@@ -18,9 +18,8 @@ TABLE: dict[int, tuple[str, ...]] = {
     0: ("version", "safe_path", "errors", "model", "settings"),
     1: (
         *("outline", "chunking", "framing", "ledger"),
-        *("unpacking", "packing", "codec", "export", "tables"),
+        *("unpacking", "packing", "codec", "tables", "formats", "export", "rows"),
         *(
-            "formats",
             "parsing",
             "rejects",
             "index",
@@ -38,7 +37,7 @@ TABLE: dict[int, tuple[str, ...]] = {
     ),
     2: (
         *("lane", "identity", "blame", "function", "resources", "signals", "server", "feed", "source"),
-        *("disk", "reader", "opening", "salvage", "checkpoint", "resume", "sampling"),
+        *("disk", "reader", "opening", "salvage", "checkpoint", "resume", "target", "sampling"),
     ),
     3: ("worker", "tracker", "results", "story", "trial", "plan", "preview"),
     4: ("pool", "crew", "intake", "output", "guard", "retrier", "recall", "recorder"),

@@ -18,7 +18,7 @@ OPTIONS = [
         type=Choice(OUTPUT_FORMATS),
         metavar="NAME",
         default="jsonl",
-        help="jsonl or msgpack. [jsonl]",
+        help="jsonl, csv, msgpack, or sqlite (table `items`; needs -o FILE). [jsonl]",
     ),
     Option("--all", group="Output", is_flag=True, help="The failed items too, each with its error."),
 ]
@@ -31,13 +31,15 @@ OPTIONS = [
     examples=(
         "batchmill results items.score.ckpt -o scores.jsonl",
         "batchmill results part1.ckpt part2.ckpt --all | jq .result",
+        "batchmill results items.score.ckpt --output-format sqlite -o scores.db",
     ),
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
 def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: bool) -> int:
     """Collect the results out of checkpoints.
 
-    One object per item, {"id": …, "result": …}, in input order; live checkpoints give what they have so far.
+    One object per item, {"id": …, "result": …}, in input order; live checkpoints give what they have so far. In CSV, a
+    result with parts is JSON in its cell, and text that a spreadsheet would run as a formula has a ' before it.
     """
     from batchmill.results import write_results
 

@@ -33,7 +33,7 @@ from batchmill.limits import FailureLimits
 from batchmill.loop import TICK, Callbacks, Loop, Stop, Wake
 from batchmill.matching import Matcher
 from batchmill.model import Report, Snapshot, plural
-from batchmill.output import Output, check_target
+from batchmill.output import Output
 from batchmill.plan import Plan, make_plan
 from batchmill.pool import Pool
 from batchmill.recorder import Recorder, Sink
@@ -41,6 +41,7 @@ from batchmill.resources import machine, raise_descriptor_limit, versions, worke
 from batchmill.resume import History, Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.settings import Settings
+from batchmill.target import check_target
 from batchmill.time_limit import TIME_UP, TimeLimit
 from batchmill.tracker import Tracker, report_map
 from batchmill.waiting import patiently, seconds_of
@@ -160,7 +161,7 @@ class _Session:
         self._source = plan.open_source(lambda: events.put(Wake()))
         stack.callback(self._source.close)
         if plan.output is not None:
-            check_target(plan.output)  # before --fresh moves a checkpoint aside
+            check_target(plan.output, plan.settings.output_format)  # before --fresh moves a checkpoint aside
         if plan.checkpoint is None and plan.output is None and not plan.settings.retries:  # a retry reads the item back
             self._checkpoint: Any = Nowhere()
             self._history = Nowhere.history()
@@ -238,7 +239,10 @@ class _Session:
         target, settings, recorder = self._plan.output, self._settings, self._recorder
         if target is None:
             return None
-        output = Output(target, settings.output_format, settings.with_item, recorder.payload, recorder.gone)
+        source = self._plan.format or "items"
+        output = Output(
+            target, settings.output_format, settings.with_item, recorder.payload, recorder.gone, source=source
+        )
         self._stack.callback(output.close, "nothing")
         return output
 

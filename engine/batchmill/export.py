@@ -25,48 +25,61 @@ from msgpack import Timestamp
 
 from batchmill.codec import Block, pack_value, unpack_outcomes
 from batchmill.errors import CheckpointDamaged
+from batchmill.formats import kept_item
 from batchmill.model import plural
 
 _MAX_INT_BITS = 14_000  # below Python's limit of 4300 digits
-_ABSENT = object()
+ABSENT = object()
 
 
 def render(
-    payload: bytes | memoryview | Block, picks: Sequence[int] | None = None, *, format: str, all: bool, with_item: bool
+    payload: bytes | memoryview | Block,
+    picks: Sequence[int] | None = None,
+    *,
+    format: str,
+    all: bool,
+    with_item: bool,
+    source: str = "jsonl",
 ) -> tuple[bytes, int]:
     """The output of an OUTCOMES payload (or its Block), and how many numbers in it were not finite: they became null.
 
     `picks` are item indices in the order wanted; None: every item in its order. Failed items are left out unless `all`.
     `format` is "jsonl" (one object a line) or "msgpack" (one map an item, one after another). With `with_item` the item
-    stands beside its outcome where it was kept: parsed if it is JSON, else as text.
+    stands beside its outcome where it was kept: as its function saw it, `source` being the format it came in.
     Raises CheckpointDamaged for a payload that is none.
     """
     block = payload if isinstance(payload, Block) else unpack_outcomes(payload)
-    order: Sequence[int] = range(len(block)) if picks is None else picks
-    if not all and block.head.failed:
-        failures = block.failures
-        order = [index for index in order if index not in failures]
+    order, items = chosen(block, picks, all), source if with_item else None
     try:
         if format == "msgpack":
-            return b"".join(_packed_entry(block, index, with_item) for index in order), 0
-        return _lines(block, order, with_item)
+            return b"".join(_packed_entry(block, index, items) for index in order), 0
+        return _lines(block, order, items)
     except RecursionError as error:
         raise CheckpointDamaged("a result is nested too deeply to be written") from error
+
+
+def chosen(block: Block, picks: Sequence[int] | None, all: bool) -> Sequence[int]:
+    """The item indices to write, in order."""
+    order: Sequence[int] = range(len(block)) if picks is None else picks
+    if all or not block.head.failed:
+        return order
+    failures = block.failures
+    return [index for index in order if index not in failures]
 
 
 # --- msgpack ---------------------------------------------------------------------------------------------------------
 
 
-def _packed_entry(block: Block, index: int, with_item: bool) -> bytes:
-    item = _item(block, index) if with_item else _ABSENT
+def _packed_entry(block: Block, index: int, items: str | None) -> bytes:
+    item = ABSENT if items is None else item_of(block, index, items)
     failure = block.failures.get(index)
     return b"".join(
         (
-            b"\x82\xa2id" if item is _ABSENT else b"\x83\xa2id",
+            b"\x82\xa2id" if item is ABSENT else b"\x83\xa2id",
             pack_value(block.ids[index]),
             b"\xa6result" if failure is None else b"\xa5error",
             block.packed(index) if failure is None else pack_value(_error(failure.type, failure.message)),
-            b"" if item is _ABSENT else b"\xa4item" + pack_value(item),
+            b"" if item is ABSENT else b"\xa4item" + pack_value(item),
         )
     )
 
@@ -75,27 +88,22 @@ def _error(type: str, message: str) -> dict[str, str]:
     return {"type": type, "message": message}
 
 
-def _item(block: Block, index: int) -> Any:
-    """The item as its function saw it: parsed JSON, else text; _ABSENT where it was not kept."""
+def item_of(block: Block, index: int, source: str) -> Any:
+    """The item as its function saw it, `source` being the format it came in; ABSENT where it was not kept."""
     raw = block.raw(index)
-    if raw is None:
-        return _ABSENT
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return raw.decode("utf-8", "surrogateescape")
+    return ABSENT if raw is None else kept_item(source, raw)
 
 
 # --- JSON lines ------------------------------------------------------------------------------------------------------
 
 
-def _lines(block: Block, order: Sequence[int], with_item: bool) -> tuple[bytes, int]:
-    lines = None if with_item else _plain_lines(block, order)
+def _lines(block: Block, order: Sequence[int], items: str | None) -> tuple[bytes, int]:
+    lines = _plain_lines(block, order) if items is None else None
     nonfinite = 0
     if lines is None:
         lines = []
         for index in order:
-            line, count = _line(_entry(block, index, with_item))
+            line, count = _line(_entry(block, index, items))
             lines.append(line)
             nonfinite += count
     try:
@@ -119,14 +127,14 @@ def _plain_lines(block: Block, order: Sequence[int]) -> list[str] | None:
         return None
 
 
-def _entry(block: Block, index: int, with_item: bool) -> dict[str, Any]:
+def _entry(block: Block, index: int, items: str | None) -> dict[str, Any]:
     failure = block.failures.get(index)
     entry = {"id": block.ids[index]}
     if failure is None:
         entry["result"] = block.result(index)
     else:
         entry["error"] = _error(failure.type, failure.message)
-    if with_item and (item := _item(block, index)) is not _ABSENT:
+    if items is not None and (item := item_of(block, index, items)) is not ABSENT:
         entry["item"] = item
     return entry
 
@@ -149,6 +157,17 @@ def _encode_line(line: str) -> bytes:
 
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+
+
+def plain(value: Any) -> tuple[Any, int]:
+    """A value as what JSON says natively, and how many numbers in it are null now."""
+    made = _Plain()
+    return made.of(value), made.nonfinite
+
+
+def json_text(value: Any) -> str:
+    """What JSON says natively, as text; lone surrogates stay."""
+    return _encode(value)
 
 
 class _Plain:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from batchmill.codec import digest_id, id_key
-from batchmill.errors import InvalidUsage
+from batchmill.codec import digest_id, id_key, unpack_value
+from batchmill.errors import CheckpointDamaged, InvalidUsage
 from batchmill.model import Chunk
 from batchmill.settings import FORMATS as NAMES
 from batchmill.tables import Table
@@ -187,6 +187,21 @@ FORMATS = {
 }
 _ALL = ", ".join(NAMES[1:-1]) + f" or {NAMES[-1]}"
 GIVE_FORMAT = f"give --format {_ALL}"
+
+
+def kept_item(name: str, kept: bytes) -> Any:
+    """The item as its function saw it, of what the checkpoint keeps of one of that format; else its text."""
+    if name not in FORMATS:  # Python items
+        try:
+            return unpack_value(kept)
+        except CheckpointDamaged:
+            return kept.decode("utf-8", "surrogateescape")
+    format = FORMATS[name]
+    header, record = format.of_kept(kept)
+    try:
+        return format.parser(header)(format.trim(record))
+    except (BadItem, ValueError):
+        return record.decode("utf-8", "surrogateescape")
 
 
 def format_of(name: str) -> str:

@@ -12,8 +12,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
+from batchmill import export, rows
 from batchmill.codec import Block, read_head
-from batchmill.export import render
 from batchmill.index import Piece
 
 _POSITIONS = 20_000  # a stretch is at most about so long, unless a single frame is longer
@@ -45,6 +45,7 @@ class RenderOrder(NamedTuple):
     format: str
     all: bool
     with_item: bool
+    source: str = "jsonl"  # the format that items came in
 
 
 def stretches(pieces: Iterable[Piece]) -> Iterator[Stretch]:
@@ -124,8 +125,16 @@ def render_order(order: RenderOrder) -> tuple[bytes, int]:
     """The output bytes of a stretch, and how many numbers JSON could not say."""
     texts, odd = [], 0
     blocks = [Block(part.payload) for part in order.parts]
+    render = rows.render if order.format in rows.FORMATS else export.render
     for number, indices in _groups(order, blocks):
-        text, count = render(blocks[number], indices, format=order.format, all=order.all, with_item=order.with_item)
+        text, count = render(
+            blocks[number],
+            indices,
+            format=order.format,
+            all=order.all,
+            with_item=order.with_item,
+            source=order.source,
+        )
         texts.append(text)
         odd += count
     return b"".join(texts), odd

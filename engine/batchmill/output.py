@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import heapq
 import os
-import select
 from collections.abc import Callable, Collection, Iterator
 
-from batchmill.disk import Place, open_output
+from batchmill import rows
 from batchmill.errors import OutputLost
 from batchmill.export import harmless
 from batchmill.index import Piece
 from batchmill.ordering import Part, RenderOrder, Stretch, stretches
-
-STDOUT = "-"
+from batchmill.target import STDOUT, open_target
 
 
 class Frontier:
@@ -35,31 +33,11 @@ class Frontier:
             self.position = max(self.position, heapq.heappop(self._ahead)[1])
 
 
-def check_target(target: str) -> None:
-    """Raise OutputLost where `target` (a path, or "-") cannot be written. Nothing is left there.
-
-    A FIFO or a device is not tried: its reader would see an end.
-    """
-    if target == STDOUT or (os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target))):
-        return
-    place = _open(target)
-    os.close(place.fd)
-    if place.temporary is not None:
-        _forget(place.temporary)
-
-
-def _open(target: str) -> Place:
-    try:
-        return open_output(target)
-    except OSError as error:
-        raise OutputLost(f"cannot write {target}: {error.strerror}", "check the path given to -o") from None
-
-
 class Output:
     """Where results go. `read` gives a frame's payload, `gone` the indices in it that were replaced.
 
-    `target` is "-" or a path. Raises OutputLost where it cannot be written; `is_unread` says that nobody reads stdout
-    any more.
+    `target` is "-" or a path, `source` the format that items came in. Raises OutputLost where it cannot be written;
+    `is_unread` says that nobody reads stdout any more.
     """
 
     def __init__(
@@ -69,6 +47,8 @@ class Output:
         with_item: bool,
         read: Callable[[int], bytes],
         gone: Callable[[int], Collection[int]],
+        *,
+        source: str = "jsonl",
     ) -> None:
         self.target = target
         self._format = format
@@ -76,8 +56,9 @@ class Output:
         self._read = read
         self._gone = gone
         self._streams = target == STDOUT
-        self._place = Place(1, None, target) if self._streams else _open(target)
-        self._fd = self._place.fd
+        self._source = source
+        columns = rows.columns(format, all=False, with_item=with_item)
+        self._target = open_target(target, format, columns, rows.opening(format, all=False, with_item=with_item))
         self._pieces: list[Piece] = []
         self._frontier = Frontier()
         self._written = 0  # position up to which stretches were cut
@@ -89,7 +70,7 @@ class Output:
         self._exhausted = True
         self.odd = 0
         self.is_unread = False
-        self._on_screen = self._streams and os.isatty(self._fd) and format == "jsonl"
+        self._on_screen = self._streams and os.isatty(1) and format in ("jsonl", "csv")
 
     def add(self, piece: Piece) -> None:
         """Outcomes that are in the checkpoint now, at positions of this input."""
@@ -102,7 +83,9 @@ class Output:
 
     def finish(self) -> None:
         """Everything has come: write what there is."""
-        self._finishing = True
+        if not self._finishing:
+            self._finishing = True
+            self._write(b"")  # what an output begins with, be there anything in it or not
 
     @property
     def is_done(self) -> bool:
@@ -130,7 +113,7 @@ class Output:
             return None
         parts = tuple(Part(piece, self._read(piece.seq), self._gone(piece.seq)) for piece in stretch.pieces)
         number, self._cut = self._cut, self._cut + 1
-        return number, RenderOrder(stretch.low, stretch.high, parts, self._format, False, self._with_item)
+        return number, RenderOrder(stretch.low, stretch.high, parts, self._format, False, self._with_item, self._source)
 
     def _advance(self) -> Iterator[Stretch]:
         """The stretches up to the frontier; what reaches beyond it waits."""
@@ -157,13 +140,8 @@ class Output:
             self._next += 1
 
     def _write(self, data: bytes) -> None:
-        rest = memoryview(harmless(data) if self._on_screen else data)
         try:
-            while rest:
-                try:
-                    rest = rest[os.write(self._fd, rest) :]
-                except BlockingIOError:  # somebody made stdout non-blocking
-                    select.select([], [self._fd], [])
+            self._target.write(harmless(data) if self._on_screen else data)
         except BrokenPipeError:
             self.is_unread = True
         except OSError as error:
@@ -174,29 +152,5 @@ class Output:
             raise OutputLost(f"cannot write {where}: {error.strerror}", remedy) from None
 
     def close(self, keep: str) -> str | None:
-        """Give the file its name (`keep` "whole"), or `.partial` behind it ("partial"), or none: once. Returns it."""
-        if self._streams or self._fd < 0:
-            return None
-        fd, self._fd = self._fd, -1
-        temporary, path = self._place.temporary, self._place.path
-        name = {"whole": path, "partial": f"{path}.partial"}.get(keep)
-        try:
-            os.close(fd)
-            if temporary is None:
-                return None if name is None else path
-            if name is None:
-                os.unlink(temporary)
-            else:
-                os.replace(temporary, name)
-                if name == path:
-                    _forget(f"{path}.partial")  # of an earlier run that stopped
-        except OSError as error:
-            raise OutputLost(f"cannot write {self.target}: {error.strerror}", "the checkpoint is complete") from None
-        return name
-
-
-def _forget(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
+        """See Target.close."""
+        return self._target.close(keep)

@@ -20,10 +20,9 @@ from batchmill.resources import thread_caps, usable_cores
 from batchmill.resume import default_name
 from batchmill.settings import WORKER_OUTPUTS, Settings, nearest
 from batchmill.source import ByteSource, ItemSource, Source
+from batchmill.target import STDOUT, check_format
 from batchmill.version import __version__
 from batchmill.worker import LaneSetup
-
-STDOUT = "-"
 
 
 @dataclass(frozen=True)
@@ -155,6 +154,7 @@ def _checkpoint_path(checkpoint: str | None, inputs: Sequence[str], spec: Functi
 
 def _check_names(plan: Plan) -> None:
     """Refuse INPUT, output and checkpoint being one file; an unnamed function needs a name for its checkpoint."""
+    check_format(plan.output, plan.settings.output_format)
     output = plan.output if plan.output != STDOUT else None
     prints = plan.settings.worker_output if plan.settings.worker_output not in WORKER_OUTPUTS else None
     seen = {_file(name): name for name in plan.inputs if name != "-"}

@@ -25,11 +25,12 @@ from batchmill.index import Row
 from batchmill.matching import Aside, Matcher, Scan
 from batchmill.model import Chunk
 from batchmill.opening import refuse_live
-from batchmill.plan import STDOUT, Plan
+from batchmill.plan import Plan
 from batchmill.reader import damaged
 from batchmill.resources import worker_count
 from batchmill.resume import History, check_identity, in_the_way
 from batchmill.source import Source
+from batchmill.target import STDOUT
 
 FIRST = 5  # items named that would run first
 _LOOK = 2000  # records looked at at once

@@ -58,5 +58,5 @@ def _union(format: Format, headers: Iterable[bytes]) -> list[str]:
 def _line(format: Format, cells: Iterable[str]) -> bytes:
     assert format.table is not None
     text = io.StringIO()
-    csv.writer(text, delimiter=format.table.delimiter, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode()
+    csv.writer(text, delimiter=format.table.delimiter, lineterminator="\r\n").writerow(cells)
+    return text.getvalue()[:-2].encode() + b"\n"

@@ -11,10 +11,11 @@ from operator import itemgetter
 from types import TracebackType
 from typing import IO, Any
 
+from batchmill import rows
 from batchmill.checkpoint import Holder
 from batchmill.codec import Block, outcomes
-from batchmill.disk import refuse_same_file, replacing
-from batchmill.errors import CheckpointDamaged
+from batchmill.disk import refuse_same_file
+from batchmill.errors import CheckpointDamaged, OutputLost
 from batchmill.export import odd_numbers
 from batchmill.formats import FORMATS, Format
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
@@ -23,6 +24,7 @@ from batchmill.model import Outcome, Report
 from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretches
 from batchmill.reader import damaged, open_reader
 from batchmill.resume import History
+from batchmill.target import STDOUT, check_format, open_target
 from batchmill.tracker import report_of
 
 _SEQ_BITS = 40  # a checkpoint's number stands above its frames' seqs
@@ -140,9 +142,19 @@ class Results:
         return verdict
 
     @property
+    def source(self) -> str:
+        """The name of the format that items came in, or "items" for Python's own."""
+        return str(self._reader.meta.get("format", "items"))
+
+    @property
     def format(self) -> Format | None:
         """How the INPUTs were cut and parsed; None for Python items."""
-        return FORMATS.get(self._reader.meta.get("format", ""))
+        return FORMATS.get(self.source)
+
+    @property
+    def keeps_items(self) -> bool:
+        """Whether a run kept items beside their results."""
+        return any(run.get("settings", {}).get("with_item") for run in self._history.runs.values())
 
     @property
     def input(self) -> Any:
@@ -167,7 +179,7 @@ class Results:
         return Part(piece, payload, without)
 
 
-def _rendered(many: Sequence[Results], format: str, all: bool) -> Iterator[tuple[bytes, int]]:
+def _rendered(many: Sequence[Results], format: str, all: bool, with_item: bool) -> Iterator[tuple[bytes, int]]:
     """The output of checkpoints of one input (shards), in its order: bytes, and how many numbers JSON could not say."""
     tagged = (
         piece._replace(seq=piece.seq | number << _SEQ_BITS)
@@ -176,7 +188,8 @@ def _rendered(many: Sequence[Results], format: str, all: bool) -> Iterator[tuple
     )
     for stretch in stretches(tagged):
         parts = (many[p.seq >> _SEQ_BITS].part(p._replace(seq=p.seq & _SEQ_MASK)) for p in stretch.pieces)
-        yield render_order(RenderOrder(stretch.low, stretch.high, tuple(parts), format, all, True))
+        source = many[0].source
+        yield render_order(RenderOrder(stretch.low, stretch.high, tuple(parts), format, all, with_item, source))
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Results:
@@ -202,29 +215,53 @@ def write_results(
     results are written too. Returns the bytes written. Raises OutputLost, InvalidUsage where it would write over a
     checkpoint, and as `open_checkpoint` does.
     """
-    if not isinstance(out, str):
-        return _write(paths, out, format, all, on_message)
-    for path in paths:
-        refuse_same_file(out, path)
-    with replacing(out) as file:
-        return _write(paths, file, format, all, on_message)
-
-
-def _write(
-    paths: Iterable[str], out: IO[bytes], format: str, all: bool, on_message: Callable[[str], None] | None
-) -> int:
-    written = odd = 0
+    check_format(out if isinstance(out, str) else STDOUT, format)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_checkpoint(path)) for path in paths]
-        of_one_input = all_equal(results.input for results in opened)
-        for many in [opened] if of_one_input else [[results] for results in opened]:
-            for data, count in _rendered(many, format, all):
-                out.write(data)
-                written += len(data)
-                odd += count
-    if odd and on_message is not None:
-        on_message(odd_numbers(odd))
-    return written
+        # A table has its columns before the first row is known; elsewhere, items are where they were kept.
+        with_item = format not in rows.FORMATS or any(results.keeps_items for results in opened)
+        written = _Written(opened, format, all, with_item)
+        if isinstance(out, str):
+            for path in paths:
+                refuse_same_file(out, path)
+            written.to_file(out)
+        else:
+            out.write(rows.opening(format, all=all, with_item=with_item))
+            written.to(out.write)
+    if written.odd and on_message is not None:
+        on_message(odd_numbers(written.odd))
+    return written.bytes
+
+
+class _Written:
+    """Results on their way out: `bytes` of them so far, and `odd` numbers that JSON cannot say."""
+
+    def __init__(self, opened: Sequence[Results], format: str, all: bool, with_item: bool) -> None:
+        self._opened, self._format, self._all, self._with_item = opened, format, all, with_item
+        self.bytes = self.odd = 0
+
+    def to_file(self, path: str) -> None:
+        """Write them to a file that has its name when it is whole; raises OutputLost."""
+        options: dict[str, bool] = {"all": self._all, "with_item": self._with_item}
+        columns, opening = rows.columns(self._format, **options), rows.opening(self._format, **options)
+        target = open_target(path, self._format, columns, opening)
+        try:
+            target.write(b"")
+            self.to(target.write)
+            target.close("whole")
+        except OSError as error:
+            raise OutputLost(f"cannot write {path}: {error.strerror}", "check the path given to -o") from None
+        finally:
+            target.close("nothing")
+
+    def to(self, write: Callable[[bytes], object]) -> None:
+        """Write them."""
+        of_one_input = all_equal(results.input for results in self._opened)
+        for many in [self._opened] if of_one_input else [[results] for results in self._opened]:
+            for data, count in _rendered(many, self._format, self._all, self._with_item):
+                write(data)
+                self.bytes += len(data)
+                self.odd += count
 
 
 def all_equal(values: Iterable[Any]) -> bool:
