@@ -30,8 +30,7 @@ OPTIONS = [
     params=OPTIONS,
     examples=(
         "batchmill results items.score.ckpt -o scores.jsonl",
-        "batchmill results part1.ckpt part2.ckpt --all | jq .result",
-        "batchmill results items.score.ckpt --output-format sqlite -o scores.db",
+        "batchmill results part1.ckpt part2.ckpt --all --output-format sqlite -o scores.db",
     ),
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")

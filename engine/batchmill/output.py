@@ -16,7 +16,7 @@ from batchmill.errors import OutputLost
 from batchmill.export import harmless
 from batchmill.index import Piece
 from batchmill.ordering import Part, RenderOrder, Stretch, stretches
-from batchmill.target import STDOUT, open_target
+from batchmill.target import STDOUT, forget, open_target
 
 
 class Frontier:
@@ -152,5 +152,8 @@ class Output:
             raise OutputLost(f"cannot write {where}: {error.strerror}", remedy) from None
 
     def close(self, keep: str) -> str | None:
-        """See Target.close."""
-        return self._target.close(keep)
+        """See Target.close. A whole file takes the place of a partial one too, of an earlier run that stopped."""
+        name = self._target.close(keep)
+        if name is not None and keep == "whole" and os.path.isfile(name):
+            forget(f"{name}.partial")
+        return name

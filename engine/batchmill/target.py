@@ -87,11 +87,9 @@ class Target:
                 os.unlink(temporary)
             else:
                 os.replace(temporary, name)
-                if name == path:
-                    _forget(f"{path}.partial")  # of an earlier run that stopped
         except OSError as error:
             if temporary is not None:
-                _forget(temporary)
+                forget(temporary)
             raise OutputLost(f"cannot write {self._name}: {error.strerror}", "the checkpoint is complete") from None
         return name
 
@@ -112,7 +110,7 @@ class Database(Target):
             _refuse_journal(place.path)
             self._connection = _connect(place.temporary, columns)
         except BaseException:
-            _forget(place.temporary)
+            forget(place.temporary)
             raise
         self._insert = f"INSERT INTO {TABLE} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - our own words
 
@@ -164,7 +162,8 @@ def _refuse_journal(path: str) -> None:
             raise OSError(errno.EBUSY, f"the database is in use ({path}{suffix} is there)")
 
 
-def _forget(path: str) -> None:
+def forget(path: str) -> None:
+    """Remove a file, if it is there and can be."""
     try:
         os.unlink(path)
     except OSError:
