@@ -448,8 +448,8 @@ FLOOD = """
         return data
     data = {flood}
     head = codec.Head(items=1, ok=1, ids_size=2, results_size=1 + len(data)).pack()
-    tail = msgpack.packb([[], bytes(4), bytes(4), None, None, None, None, None])[1:]
-    frame = b"\\x9b\\xc4" + bytes([codec.HEAD_SIZE]) + head + b"\\x91\\x01" + b"\\x91" + data + tail
+    tail = msgpack.packb([[], bytes(4), bytes(4), None, None, None, None])[1:]
+    frame = b"\\x9a\\xc4" + bytes([codec.HEAD_SIZE]) + head + b"\\x91\\x01" + b"\\x91" + data + tail
     def outcomes(payload): return list(codec.outcomes(codec.unpack_outcomes(payload)))
     def render(payload): return export.render(payload, None, format="jsonl", all=True, with_item=False)
     for read, payload in ((codec.unpack_map, data), (outcomes, frame), (render, frame)):
@@ -572,7 +572,7 @@ def test_columns_that_are_left_out_have_their_defaults() -> None:
 
 def test_the_payload_is_one_msgpack_array_of_ten_for_any_reader() -> None:
     columns = msgpack.unpackb(reply(), strict_map_key=False, unicode_errors="surrogatepass")
-    assert len(columns) == 11
+    assert len(columns) == 10
     assert Head.unpack(columns[0])[:-2] == codec.read_head(reply())[:-2]
     assert columns[1][:2] == ["a", 7]
     assert columns[2][:2] == [{"v": 1}, None]
@@ -581,7 +581,7 @@ def test_the_payload_is_one_msgpack_array_of_ten_for_any_reader() -> None:
 
 def test_the_head_stands_at_offset_3_and_needs_no_more_than_its_bytes() -> None:
     payload = reply()
-    assert payload[:3] == b"\x9b\xc4\x70"
+    assert payload[:3] == b"\x9a\xc4\x70"
     head = codec.read_head(payload[: codec.PEEK])
     assert (head.items, head.first, head.line, head.digest, head.seconds) == (3, 100, 41, b"d" * 16, 0.5)
     assert Head.unpack(head.pack()) == head

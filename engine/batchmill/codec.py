@@ -1,6 +1,6 @@
 """Owns the payloads of frames: a chunk's reply as OUTCOMES, and the maps of all other frames. Never touches a file.
 
-An OUTCOMES payload is a msgpack array of eleven, laid out so that the parent can append it without opening it:
+An OUTCOMES payload is a msgpack array of ten or eleven, laid out so that the parent can append it without opening it:
 
     0  head        bin of fixed size at offset 3: the numbers that counting and resuming need (`Head`)
     1  ids         array, one per item; its size in bytes is in the head
@@ -13,7 +13,7 @@ An OUTCOMES payload is a msgpack array of eleven, laid out so that the parent ca
     8  supersedes  nil, or array of [item, seq, item of that frame, attempts]: the outcome there is replaced by the one
                    here; attempts are those of the old one if it had failed, 0 if it was ok
     9  items       nil, or array of bin: the raw items
-    10 lines       nil (its offset), or bin, u32 per item: its line less `line` (records of several lines)
+    10 lines       bin, u32 per item: its line less `line`; only where records can be of several lines
 
 Numbers in bins are little-endian. Ids can be read without results, results without the columns after them.
 """
@@ -76,8 +76,9 @@ NIL = b"\xc0"
 _HEAD = struct.Struct("<BBHIIIIIIIIIQQQddIHH16sII")
 HEAD_SIZE = _HEAD.size
 assert HEAD_SIZE == 112, "the head's layout is part of the file format"
-_OPENING = bytes((0x9B, 0xC4, HEAD_SIZE))  # an array of eleven, a bin of HEAD_SIZE
-_BODY = len(_OPENING) + HEAD_SIZE
+_OPENINGS = tuple(bytes((0x90 | length, 0xC4, HEAD_SIZE)) for length in (10, 11))  # an array, a bin of HEAD_SIZE
+_OPENING = len(_OPENINGS[0])
+_BODY = _OPENING + HEAD_SIZE
 PEEK = _BODY  # bytes of a payload that `read_head` needs
 _VERSION = 1
 
@@ -168,9 +169,16 @@ def pack_outcomes(  # noqa: PLR0917 - a lane passes its columns in the file's or
         [list(pair) for pair in attempts or ()] or None,
         [list(row) for row in supersedes or ()] or None,
         items,
-        None if lines is None else _column("I", lines),
+        *(() if lines is None else (_column("I", lines),)),
     )
-    parts = [_OPENING, head.pack(), packed_ids, array_header(len(results)), *results, *map(pack_value, columns)]
+    parts = [
+        _OPENINGS[lines is not None],
+        head.pack(),
+        packed_ids,
+        array_header(len(results)),
+        *results,
+        *map(pack_value, columns),
+    ]
     return b"".join(parts)
 
 
@@ -194,9 +202,9 @@ def _numbers(code: str, data: Any, length: int) -> array[Any]:
 
 def read_head(payload: bytes | memoryview) -> Head:
     """The head of an OUTCOMES payload, of which PEEK bytes suffice; raises CheckpointDamaged."""
-    if len(payload) < _BODY or payload[: len(_OPENING)] != _OPENING:
+    if len(payload) < _BODY or payload[:_OPENING] not in _OPENINGS:
         raise CheckpointDamaged("an outcome frame does not begin with its head")
-    head = Head.unpack(payload, len(_OPENING))
+    head = Head.unpack(payload, _OPENING)
     if head.version != _VERSION:
         raise CheckpointDamaged(f"an outcome frame has version {head.version}, which this batchmill does not know")
     if head.ok + head.failed != head.items:
@@ -278,8 +286,9 @@ class Block:
     def _element(self, number: int) -> Any:
         if self._tail is None:
             start = _BODY + self.head.ids_size + self.head.results_size
-            self._tail = _list(b"\x98" + self.payload[start:], 8)
-        return self._tail[number - 3]
+            length = (self.payload[0] & 15) - 3
+            self._tail = _list(bytes((0x90 | length,)) + self.payload[start:], length)
+        return self._tail[number - 3] if number - 3 < len(self._tail) else None
 
     @property
     def failures(self) -> dict[int, Failure]:
@@ -386,7 +395,7 @@ def glance(head: Head, length: int, read: Callable[[int, int], bytes], *, ids: b
         raise CheckpointDamaged("an outcome frame is shorter than its head says")
     packed_ids = read(_BODY, head.ids_size) if ids else b""
     lean = head._replace(ids_size=len(packed_ids), results_size=0)
-    return Block(_OPENING + lean.pack() + packed_ids + read(after, length - after))
+    return Block(read(0, _OPENING) + lean.pack() + packed_ids + read(after, length - after))
 
 
 def outcomes(block: Block, picks: Iterable[int] | None = None) -> Iterator[tuple[int, Outcome]]:
