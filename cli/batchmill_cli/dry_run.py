@@ -60,7 +60,8 @@ def _details(inputs: Sequence[str], seen: Preview) -> Iterator[str]:
         yield f"{plural(seen.changed, 'done item')} changed, and would keep the old result; --rerun-changed runs them"
     if seen.first_unreadable is not None:
         bad = seen.first_unreadable
-        yield f"{plural(seen.unreadable, 'line')} that cannot be read as an item, and would each fail; the first is"
+        more = "; the first is" if seen.unreadable > 1 else ":"
+        yield f"{plural(seen.unreadable, 'line')} that cannot be read as an item would fail{more}"
         yield f"  line {bad.line}{_input(inputs, seen, bad.input)}: {first_line(bad.message)}"
     if seen.blank:
         yield f"{plural(seen.blank, 'blank line')} passed over"
