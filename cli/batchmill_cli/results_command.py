@@ -30,7 +30,7 @@ OPTIONS = [
     params=OPTIONS,
     examples=(
         "batchmill results items.score.ckpt -o scores.jsonl",
-        "batchmill results part1.ckpt part2.ckpt --all --output-format sqlite -o scores.db",
+        "batchmill results a.ckpt b.ckpt --all --output-format sqlite -o scores.db",
     ),
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
