@@ -14,20 +14,23 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_STATE = struct.Struct("3q")  # next ticket, ticket served, items in their parallel part
-_LOOK = 0.0005  # seconds between looks at whose turn it is
+_STATE = struct.Struct("3q")  # serial parts asked for, serial parts done, items in their parallel part
+_NEXT, _LATER = 0.0001, 0.0005  # seconds between looks, for who is next and for the others
+
+State = tuple[int, int, int]
 
 
 def meet(item: Any, path: str, share: float, seconds: float = 0.1) -> Any:
     """Nap for (1 - share) of the time beside others, then for `share` of it while everybody else stands still."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
-        _wait(lock, alone=False)
+        before, *_ = _change(lock, lambda asked, done, inside: (asked, done, inside))
+        _wait(lock, lambda asked, done, inside: done >= before and inside >= 0, 1)
         time.sleep((1 - share) * seconds)
-        _change(lock, lambda ticket, served, inside: (ticket, served, inside - 1))
-        _wait(lock, alone=True)
+        mine, *_ = _change(lock, lambda asked, done, inside: (asked + 1, done, inside - 1))
+        _wait(lock, lambda asked, done, inside: done == mine and not inside, -1)
         time.sleep(share * seconds)
-        _change(lock, lambda ticket, served, inside: (ticket, served + 1, inside))
+        _change(lock, lambda asked, done, inside: (asked, done + 1, 0))
     finally:
         os.close(lock)
     return item
@@ -42,25 +45,30 @@ def burn(item: Any, nap: float = 0.03, cpu: float = 0.01) -> Any:
     return item
 
 
-def _wait(lock: int, *, alone: bool) -> None:
-    """Take a ticket and wait for its turn; `alone`: until nobody is in its parallel part, and keep the turn."""
-    mine, *_ = _change(lock, lambda ticket, served, inside: (ticket + 1, served, inside))
+def _wait(lock: int, may: Callable[[int, int, int], bool], enters: int) -> None:
+    """Wait until the state lets this item go on, and count it: +1 inside, or -1 for who is alone."""
+
+    def enter(asked: int, done: int, inside: int) -> State:
+        return (asked, done, inside + enters) if may(asked, done, inside) else (asked, done, inside)
+
     while True:
-        _, served, inside = _STATE.unpack(os.pread(lock, _STATE.size, 0))
-        if served == mine and not (alone and inside):
-            break
-        time.sleep(_LOOK)
-    if not alone:
-        _change(lock, lambda ticket, served, inside: (ticket, served + 1, inside + 1))
+        if may(*_read(lock)) and may(*_change(lock, enter)):
+            return
+        time.sleep(_NEXT if enters < 0 else _LATER)
 
 
-def _change(lock: int, change: Callable[[int, int, int], tuple[int, int, int]]) -> tuple[int, int, int]:
+def _read(lock: int) -> State:
+    data = os.pread(lock, _STATE.size, 0)
+    asked, done, inside = _STATE.unpack(data) if data else (0, 0, 0)
+    return asked, done, inside
+
+
+def _change(lock: int, change: Callable[[int, int, int], State]) -> State:
     """Change the state under the lock; what it was."""
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        data = os.pread(lock, _STATE.size, 0)
-        ticket, served, inside = _STATE.unpack(data) if data else (0, 0, 0)
-        os.pwrite(lock, _STATE.pack(*change(ticket, served, inside)), 0)
-        return ticket, served, inside
+        found = _read(lock)
+        os.pwrite(lock, _STATE.pack(*change(*found)), 0)
+        return found
     finally:
         fcntl.flock(lock, fcntl.LOCK_UN)

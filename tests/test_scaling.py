@@ -197,7 +197,7 @@ def test_a_result_that_depends_on_the_count_is_named() -> None:
 def test_a_result_that_changes_from_call_to_call_is_told_apart() -> None:
     agreement = Agreement()
     for workers in (1, 2):
-        agreement.add(workers, 9, 0)
+        agreement.add(workers, 9, 10 * workers)
         agreement.add(workers, 9, workers)
     assert agreement.from_call_to_call == (1, 9, (1, 1))
     assert agreement.between_counts is None
