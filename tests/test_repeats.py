@@ -95,6 +95,7 @@ def test_asking_changes_nothing() -> None:
 VALUES = st.integers(0, 5) | st.sampled_from(["0", "1", 1.0, True, None])
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(VALUES, max_size=20), max_size=6))
 def test_repeats_are_the_occurrences_after_the_first(columns: list[list[Any]]) -> None:
     counts = Counter((type(id), id) for ids in columns for id in ids)

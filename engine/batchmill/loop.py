@@ -20,26 +20,25 @@ from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
 from batchmill import worker
-from batchmill.blame import DISCONNECTED, SERVER_LOST, Blame, describe_exit, verdict
 from batchmill.chunking import Pace
-from batchmill.errors import CheckpointUnwritable, FunctionFailed, LanesLost
+from batchmill.errors import CheckpointUnwritable
 from batchmill.guard import Guard
 from batchmill.intake import Intake, Job
-from batchmill.ledger import Flight, Ledger
-from batchmill.model import Chunk, plural
+from batchmill.ledger import Ledger
+from batchmill.losses import Losses
+from batchmill.model import Chunk
 from batchmill.output import Output
 from batchmill.pool import Event, Lane, Pool
 from batchmill.recall import SOON, Recaller
 from batchmill.reply import Tally
 from batchmill.retrier import Retrier
+from batchmill.starts import Starts
 from batchmill.time_limit import TIME_UP, Phase, TimeLimit
 from batchmill.worker import Order, Ready
 
 TICK = 0.1  # seconds between looks at what sends no events
 BRISK = 0.02  # between looks while lanes wait for input, or for a dead one to be gone
-LANE_STARTS = 5  # lanes in a row that may die while starting
 TURN = 16  # chunks handed out before the loop looks at what has come back: it tells how large the next should be
-_STILL_IMPORTING = 10.0
 
 
 class Watcher(Protocol):
@@ -118,19 +117,16 @@ class Loop:
         self._tell = callbacks
         self._window = window
         self._grace = grace
-        self._start_timeout = start_timeout
         self._time_limit = time_limit
         self._clock = clock
         self._recaller = Recaller(pool, ledger, intake.refund)
-        self._blame = Blame()
+        self._starts = Starts(pool, start_timeout, callbacks.message)
+        self._losses = Losses(pool, ledger, guard, intake.refund, callbacks.strike)
         self._scans: dict[int, tuple[Lane, Chunk]] = {}
         self._renders: dict[int, tuple[Lane, Any]] = {}
         self._rerender: list[tuple[int, Any]] = []
         self._inbox: deque[Any] = deque()
         self._next_tag = 0
-        self._any_ready = any(lane.ready for lane in pool.lanes.values())  # a pool may be warm
-        self._failed_starts = 0
-        self._told_importing = False
         self._deadline: float | None = None
         self._killed = False
         self.stopped = ""
@@ -224,7 +220,7 @@ class Loop:
                     return False
                 given += 1
         if not self._pool.lanes and not self._pool.dying and self._has_work():
-            self._start_lane(0)
+            self._starts.start(0)
         return False
 
     def _share(self) -> None:
@@ -349,28 +345,11 @@ class Loop:
 
     # Lanes
 
-    def _start_lane(self, slot: int) -> None:
-        try:
-            self._pool.start(slot)
-        except OSError as error:
-            remedy = "close other programs, or give fewer workers with -j"
-            if not self._pool.lanes:
-                raise LanesLost(f"no worker can be started: {error}", remedy) from error
-            self._tell.message(f"Only {plural(len(self._pool.lanes), 'worker')} could be started: {error}")
-            self._pool.size = len(self._pool.lanes)
-
     def _ready(self, lane: Lane, ready: Ready) -> None:
-        if ready.error is not None:
-            raise ready.error
-        lane.ready = True
-        self._failed_starts = 0
-        if not self._any_ready:
-            self._any_ready = True
+        if self._starts.greet(lane, ready):
             self._tell.ready(ready.source)
-            # Only now: an import that fails is one error, not as many as there are lanes.
-            for slot in range(self._pool.size):
-                if slot not in self._pool.lanes and not self.stopped:
-                    self._start_lane(slot)
+            if not self.stopped:  # only now: an import that fails is one error, not as many as there are lanes
+                self._starts.start_missing()
 
     def _broken(self, lane: Lane, error: BaseException) -> None:
         """The lane's process died, or its executor did; what it was running is known once it is gone."""
@@ -382,59 +361,18 @@ class Loop:
         """A lane is confirmed dead: its chunks run again, and another lane takes its place."""
         code = lane.executor.exitcode
         if not lane.ready and not self.stopped:
-            self._died_starting(code)
-        running = self._pool.running(lane)
-        flights = sorted(self._ledger.on_lane(lane.slot), key=lambda flight: flight.serial)
-        for flight in reversed(flights):
-            current = flight.serial == running[0] if running is not None else flight is flights[0]
-            self._flight_lost(lane, flight, running[1] if running is not None and current else None, current)
+            self._starts.died(code)
+        self._losses.take_back(lane, stopped=bool(self.stopped))
         for tag in [tag for tag, (at, _) in self._scans.items() if at is lane]:
             self._intake.scan_lost(self._scans.pop(tag)[1])
         for number in [number for number, (at, _) in self._renders.items() if at is lane]:
             self._rerender.append((number, self._renders.pop(number)[1]))
         if not self.stopped:
-            self._tracker.lane_ended(lane.slot, lane.pid, code, self._why(lane, code))
+            self._tracker.lane_ended(lane.slot, lane.pid, code, self._losses.why(lane))
         self._recaller.forget(lane)
         self._guard.forget(lane)
         if not self.stopped and lane.slot < self._pool.size:
-            self._start_lane(lane.slot)
-
-    def _why(self, lane: Lane, code: int | None) -> str:
-        """Why a lane ended, in a word for the checkpoint."""
-        sentence = self._guard.verdict(lane, code)
-        if sentence is not None:
-            return sentence.type
-        return "recycled" if lane.retiring and not code else "died"
-
-    def _died_starting(self, code: int | None) -> None:
-        self._failed_starts += 1
-        how = describe_exit(code)
-        if not self._any_ready and code != SERVER_LOST:
-            raise FunctionFailed(f"a worker {how} while importing the function", "try it with `batchmill try`")
-        if self._failed_starts > LANE_STARTS:
-            raise LanesLost(f"{self._failed_starts} workers in a row died while starting; the last one {how}")
-
-    def _flight_lost(self, lane: Lane, flight: Flight, offset: int | None, current: bool) -> None:
-        """A flight comes back from a dead lane; if it was the `current` one, record `offset` of it may be to blame."""
-        self._intake.refund(flight.chunk.to_run)
-        code = lane.executor.exitcode
-        sentence = self._guard.verdict(lane, code) if current else None
-        first = flight.chunk.first + (offset or 0)
-        memory = self._guard.memory_trouble(lane) if current and sentence is None else None
-        blame = current and not self.stopped
-        if sentence is None and blame:
-            blame = lane.disconnected or self._blame.is_its_own(first, code, memory)
-        strike = self._ledger.lost(flight.serial, offset, blame=blame)
-        if strike is None:
-            return
-        self._tell.strike({"position": strike.first, "count": strike.count, "exit": code})
-        if sentence is not None:
-            self._ledger.condemn(strike.first, sentence)
-        elif self._ledger.condemned(strike):
-            # Status 1 between items: the executor's own code could not send the reply.
-            cut_off = lane.disconnected or (offset is None and code == 1)
-            how = DISCONNECTED if cut_off else describe_exit(code)
-            self._ledger.condemn(strike.first, verdict(how, lane.pid, strike.count, memory))
+            self._starts.start(lane.slot)
 
     # Ticks and ends
 
@@ -447,25 +385,12 @@ class Loop:
         if not self.stopped:
             self._retrier.look(now)
         self._guard.look(now)
-        if not self._any_ready:
-            self._watch_first_import(now)
+        self._starts.watch(now)
         if self._deadline is not None and now > self._deadline and not self._killed:
             self._kill_all()
         if self._time_limit is not None:
             self._mind_the_time(self._time_limit, now)
         self._tracker.tick(now, self._pool.pids, len(self._pool.lanes))
-
-    def _watch_first_import(self, now: float) -> None:
-        for lane in self._pool.lanes.values():
-            waited = now - lane.started
-            if waited > self._start_timeout:
-                raise FunctionFailed(
-                    f"the function's module was not imported within {self._start_timeout:g} s",
-                    "give more with --start-timeout, or look at what it does when imported",
-                )
-            if waited > _STILL_IMPORTING and not self._told_importing:
-                self._told_importing = True
-                self._tell.message(f"Still importing the function's module after {waited:.0f} s")
 
     def _mind_the_time(self, limit: TimeLimit, now: float) -> None:
         phase = limit.phase(now)

@@ -1,0 +1,77 @@
+"""Owns how the lanes of a run come up: the first alone, then the rest, and when to give up. Never hands out work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from batchmill.blame import SERVER_LOST, describe_exit
+from batchmill.errors import FunctionFailed, LanesLost
+from batchmill.model import plural
+from batchmill.pool import Lane, Pool
+from batchmill.worker import Ready
+
+IN_A_ROW = 5  # lanes in a row that may die while starting
+_STILL_IMPORTING = 10.0
+
+
+class Starts:
+    """Starts lanes, and raises FunctionFailed or LanesLost where that has no hope. `patience` is seconds.
+
+    `any_ready` says whether a lane was ever up: then the function can be imported.
+    """
+
+    def __init__(self, pool: Pool, patience: float, message: Callable[[str], None]) -> None:
+        self._pool = pool
+        self._patience = patience
+        self._message = message
+        self._died = 0
+        self._told = False
+        self.any_ready = any(lane.ready for lane in pool.lanes.values())  # a pool may be warm
+
+    def start(self, slot: int) -> None:
+        """Start a lane in a free slot, or go on with fewer."""
+        try:
+            self._pool.start(slot)
+        except OSError as error:
+            remedy = "close other programs, or give fewer workers with -j"
+            if not self._pool.lanes:
+                raise LanesLost(f"no worker can be started: {error}", remedy) from error
+            self._message(f"Only {plural(len(self._pool.lanes), 'worker')} could be started: {error}")
+            self._pool.size = len(self._pool.lanes)
+
+    def start_missing(self) -> None:
+        """Start a lane in every slot that is free."""
+        for slot in range(self._pool.size):
+            if slot not in self._pool.lanes:
+                self.start(slot)
+
+    def greet(self, lane: Lane, ready: Ready) -> bool:
+        """A lane says that it is up, or raises why it never will be; whether it is the first one of all."""
+        if ready.error is not None:
+            raise ready.error
+        lane.ready = True
+        self._died = 0
+        is_first, self.any_ready = not self.any_ready, True
+        return is_first
+
+    def died(self, code: int | None) -> None:
+        """A lane died with that exit status before it was up."""
+        self._died += 1
+        how = describe_exit(code)
+        if not self.any_ready and code != SERVER_LOST:
+            raise FunctionFailed(f"a worker {how} while importing the function", "try it with `batchmill try`")
+        if self._died > IN_A_ROW:
+            raise LanesLost(f"{self._died} workers in a row died while starting; the last one {how}")
+
+    def watch(self, now: float) -> None:
+        """Look at how long the first import takes, at `now` (monotonic seconds)."""
+        for lane in () if self.any_ready else self._pool.lanes.values():
+            waited = now - lane.started
+            if waited > self._patience:
+                raise FunctionFailed(
+                    f"the function's module was not imported within {self._patience:g} s",
+                    "give more with --start-timeout, or look at what it does when imported",
+                )
+            if waited > _STILL_IMPORTING and not self._told:
+                self._told = True
+                self._message(f"Still importing the function's module after {waited:.0f} s")
