@@ -22,6 +22,7 @@ TABLE: dict[int, tuple[str, ...]] = {
         *(
             "parsing",
             "rejects",
+            "moves",
             "index",
             "ordering",
             "repeats",

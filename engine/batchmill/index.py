@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from batchmill.codec import MASKED, Head
+from batchmill.errors import CheckpointDamaged
 from batchmill.model import Entry
+from batchmill.moves import Moves
 
 
 class Row(NamedTuple):
@@ -67,7 +69,7 @@ class Index:
         self.gone: dict[int, set[int]] = {}
         self._starts: dict[int, int] = {}  # generation -> the position from which it differs from the one before
         self._blocks: dict[int, tuple[int, int]] = {}  # seq -> (generation, first)
-        self._moved: dict[int, dict[int, tuple[int, int]]] = {}  # seq -> index -> (generation, position)
+        self._moves = Moves()
 
     def __len__(self) -> int:
         return len(self._digests) // 16
@@ -107,12 +109,17 @@ class Index:
             self._starts[generation] = int(order["from"])
         for seq, first in order["blocks"]:
             self._blocks[seq] = (generation, first)
-            self._moved.pop(seq, None)
+            self._moves.forget(seq)
+        items: dict[int, int] = {}  # of the frames named here, 0 for one that is lost, and was left out by salvage
         for seq, place, count, position in order["items"]:
-            if not self.has(seq):  # lost, and left out by salvage
+            held = items.get(seq)
+            if held is None:
+                held = items[seq] = self._columns[6][self.number(seq)] if self.has(seq) else 0
+            if not held:
                 continue
-            moved = self._moved.setdefault(seq, {})
-            moved.update((place + i, (generation, position + i)) for i in range(count))
+            if not 0 <= place < place + count <= held:
+                raise CheckpointDamaged("an order frame names outcomes that are not there")
+            self._moves.put(seq, place, count, generation, position)
 
     def row(self, number: int) -> Row:
         """The row with that number."""
@@ -152,7 +159,7 @@ class Index:
 
     def place_of(self, row: Row) -> tuple[int, int] | None:
         """(generation, position) of a whole block now, None where it is no longer in one piece."""
-        if row.seq in self._moved:
+        if row.seq in self._moves:
             return None
         generation, first = self._blocks.get(row.seq, (row.generation, row.first))
         while (start := self._starts.get(generation + 1)) is not None and first < start:
@@ -164,7 +171,7 @@ class Index:
     def position_of(self, entry: Entry, offset: int) -> tuple[int, int]:
         """(generation, position) of one outcome now; `offset` is its recorded position less its frame's first."""
         seq, place = entry
-        moved = self._moved.get(seq, {}).get(place)
+        moved = self._moves.where(seq, place)
         if moved is not None:
             generation, position = moved
         else:
@@ -176,22 +183,35 @@ class Index:
             generation += 1
         return generation, position
 
-    def pieces(self) -> list[Piece]:
-        """All outcomes as pieces, not yet sorted. Which of them were replaced (`gone`) is left to the reader."""
-        pieces: list[Piece] = []
+    def pieces(self) -> Iterator[Piece]:
+        """All outcomes as pieces, not sorted. Which of them were replaced (`gone`) is left to the reader."""
         for number in range(len(self)):
             row = self.row(number)
-            generation, first = self._blocks.get(row.seq, (row.generation, row.first))
-            pieces += self._carried(generation, first, first + row.records, row.seq, first - row.first)
-        for seq, moved in self._moved.items():
-            for place, (generation, position) in sorted(moved.items()):
-                for piece in self._carried(generation, position, position + 1, seq, 0):
-                    add_piece(pieces, piece._replace(place=place))
-        return pieces
+            if row.seq not in self._moves or self._moves.count(row.seq) < row.items:
+                generation, first = self._blocks.get(row.seq, (row.generation, row.first))
+                yield from self._carried(generation, first, first + row.records, row.seq, first - row.first)
+        for seq in self._moves:
+            yield from self._runs(seq)
+
+    def _runs(self, seq: int) -> Iterator[Piece]:
+        """The outcomes of a frame that were placed one by one; neighbours that stayed neighbours together."""
+        first = (0, 0, 0)  # index, generation and position of the first outcome of a run of `count`
+        count = 0
+        for place, generation, position in self._moves.of(seq):
+            while position < self._starts.get(generation + 1, -1):
+                generation += 1
+            if (place, generation, position) == (first[0] + count, first[1], first[2] + count):
+                count += 1
+                continue
+            if count:
+                yield Piece(first[1], first[2], first[2] + count, seq, 0, first[0])
+            first, count = (place, generation, position), 1
+        if count:
+            yield Piece(first[1], first[2], first[2] + count, seq, 0, first[0])
 
     def moved(self, seq: int) -> Collection[int]:
         """The indices of frame `seq` that an ordering placed one by one: they count there, not at their own place."""
-        return self._moved.get(seq, ())
+        return self._moves.indices(seq) if seq in self._moves else ()
 
     def _carried(self, generation: int, low: int, high: int, seq: int, shift: int) -> list[Piece]:
         start = self._starts.get(generation + 1, -1)
