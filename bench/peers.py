@@ -76,7 +76,7 @@ def main() -> None:
     if options.json:
         lines = [{**line._asdict(), "rounds": [cost._asdict() for cost in line.rounds]} for line in found]
         print(json.dumps({"machine": describe(), "versions": _versions(names), "lines": lines}))
-    elif options.sweep:
+    else:
         print_ratios(found)
 
 
@@ -152,10 +152,10 @@ def print_rows(names: list[str]) -> None:
 
 
 def print_ratios(found: list[Line]) -> None:
-    """All ratios to the serial loop at a glance: a contender a line, an item's cost a column."""
+    """All ratios to the serial loop at a glance: a contender a line, a workload a column."""
     works = list(dict.fromkeys(line.work for line in found))
     ratios = {(line.name, line.work): f"{line.ratio:.3f}" for line in found}
-    print("\nratio to the serial loop\n\n" + "an item costs".ljust(16) + "".join(work.rjust(9) for work in works))
+    print("\nratio to the serial loop\n\n" + "".ljust(16) + "".join(work.rjust(9) for work in works))
     for name in dict.fromkeys(line.name for line in found):
         print(name.ljust(16) + "".join(ratios.get((name, work), "-").rjust(9) for work in works))
 
