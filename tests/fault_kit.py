@@ -145,6 +145,15 @@ def processes(session: int) -> list[int]:
     return sorted(found)
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is a process of that number that has not ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat[stat.rindex(")") + 2] not in "ZX"
+
+
 def parent_of(pid: int) -> int:
     """The parent process, 0 where there is none any more."""
     try:

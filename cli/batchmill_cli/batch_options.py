@@ -65,7 +65,7 @@ OPTIONS = [
     Option("--checkpoint-interval", group=CHECKPOINT, metavar="DUR", help="Between syncs to the disk. [1s]"),
     Option("--no-checkpoint", group=CHECKPOINT, is_flag=True, help="Keep nothing: a run that dies is lost."),
     Option("--output-format", group=OUTPUT, type=Choice(OUTPUT_FORMATS), metavar="NAME",
-           help="jsonl, csv, msgpack or sqlite (table `items`). [jsonl]"),
+           help="jsonl, csv, msgpack, sqlite (table `items`) or raw: text as it is. [jsonl]"),
     Option("--json", group=OUTPUT, is_flag=True, help="Print the report as one JSON object on stdout."),
     Option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Only what needs a person: not exit 1, 3 or 75."),
     Option("--progress", group=CRON, type=Choice(MODES), metavar="NAME", default="auto",

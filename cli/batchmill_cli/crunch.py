@@ -28,6 +28,8 @@ from batchmill_cli.shell import quote
 
 if TYPE_CHECKING:
     from batchmill.batch import Batch
+    from batchmill.command import CommandSpec
+    from batchmill.passing import Passing
 
 STOPPED = 3  # by design: --limit, --max-failures, --time-limit
 
@@ -44,13 +46,16 @@ class Manner:
     interval: float | None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], *, verbose: bool) -> Manner:
-        """The manner that these options ask for on this terminal; raises InvalidUsage."""
+    def of(cls, options: Mapping[str, Any], *, verbose: bool, prints: bool = False) -> Manner:
+        """The manner that these options ask for on this terminal; raises InvalidUsage.
+
+        `prints` says that data goes to stdout while the batch runs.
+        """
         if verbose and options["quiet"]:
             raise InvalidUsage("-q and -v exclude each other", "leave one of them out")
         terminal = streams.is_terminal(2)
         # Results that stream to the same screen would be torn by a progress line.
-        shared = options["output"] == "-" and streams.is_terminal(1)
+        shared = (prints or options["output"] == "-") and streams.is_terminal(1)
         mode = choose_mode(options["progress"], terminal=terminal and not shared, verbose=verbose,
                            quiet=options["quiet"], environ=os.environ)  # fmt: skip
         interval = options["progress_interval"]
@@ -73,9 +78,15 @@ class Ended:
 
 
 def crunch(
-    function: str, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any], manner: Manner
+    function: str | CommandSpec,
+    inputs: Sequence[str],
+    settings: Settings,
+    options: Mapping[str, Any],
+    manner: Manner,
+    *,
+    passing: Passing | None = None,
 ) -> Ended:
-    """Run the batch with its progress on stderr."""
+    """Run the batch with its progress on stderr. With `passing`, what its commands print is passed on."""
     from batchmill.batch import Batch
     from batchmill.resources import worker_count
 
@@ -97,17 +108,26 @@ def crunch(
             no_checkpoint=options["no_checkpoint"],
             worker_output_fd=relay.fd if relay else None,
             began=BEGAN,
+            passing=passing,
         )
 
         metrics = Metrics(options["metrics"], batch, manner.interval, streams.tell) if options["metrics"] else None
-        report = _run(batch, screen, metrics, quiet=manner.quiet, streams_out=options["output"] == "-")
+        report = _run(batch, screen, metrics, passing, quiet=manner.quiet, streams_out=options["output"] == "-")
         screen.finish(batch.snapshot())
         if metrics is not None:
             metrics.end(report)
     return Ended(report, batch.checkpoint_path, tuple(screen.held))
 
 
-def _run(batch: Batch, screen: Screen, metrics: Metrics | None, *, quiet: bool, streams_out: bool) -> Report:
+def _run(
+    batch: Batch,
+    screen: Screen,
+    metrics: Metrics | None,
+    passing: Passing | None,
+    *,
+    quiet: bool,
+    streams_out: bool,
+) -> Report:
     """Run the batch, and stop it when signals say so. What was held is shown before an error is."""
     from batchmill.signals import Watch, deaf
 
@@ -118,6 +138,8 @@ def _run(batch: Batch, screen: Screen, metrics: Metrics | None, *, quiet: bool, 
         screen.update(snapshot)
         if metrics is not None:
             metrics.update(snapshot)
+        if passing is not None and passing.trouble:
+            batch.stop("SIGPIPE" if passing.is_unread else "output")
 
     try:
         with Watch(stop, screen.ask), metrics or nullcontext():

@@ -11,6 +11,7 @@ from batchmill.settings import Settings
 from batchmill_cli.report import as_json, fields_of, first_line, show_id
 
 if TYPE_CHECKING:
+    from batchmill.command import CommandSpec
     from batchmill.preview import Preview
 
 MOST_INPUTS = 5
@@ -21,7 +22,7 @@ FATES = {
 }
 
 
-def describe(function: str, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any]) -> str:
+def describe(function: str | CommandSpec, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any]) -> str:
     """What would be done; raises what the run itself would raise before its first item."""
     from batchmill.batch import Batch
     from batchmill.preview import preview
@@ -29,13 +30,14 @@ def describe(function: str, inputs: Sequence[str], settings: Settings, options: 
     asked = {name: options[name] for name in ("checkpoint", "output", "no_checkpoint")}
     seen = preview(Batch(function, inputs, settings=settings, **asked).plan)
     if options["json"]:
-        return as_json({"function": function, "input": inputs, "output": options["output"], **fields_of(seen)})
+        what, name = _called(function)
+        return as_json({what: name, "input": inputs, "output": options["output"], **fields_of(seen)})
     return "\n".join(_lines(function, inputs, seen, options["output"]))
 
 
-def _lines(function: str, inputs: Sequence[str], seen: Preview, output: str | None) -> Iterator[str]:
+def _lines(function: str | CommandSpec, inputs: Sequence[str], seen: Preview, output: str | None) -> Iterator[str]:
     more = f" and {len(inputs) - MOST_INPUTS} more" if len(inputs) > MOST_INPUTS else ""
-    yield f"function   {escape(function)}"
+    yield "{:10} {}".format(*_called(function))
     yield f"input      {escape(', '.join(inputs[:MOST_INPUTS]), 1000)}{more} ({seen.format})"
     yield f"items      {seen.total} total, {seen.done} done, {seen.failed} failed, {seen.to_do} to do"
     yield from (f"           {line}" for line in _details(inputs, seen))
@@ -51,6 +53,11 @@ def _lines(function: str, inputs: Sequence[str], seen: Preview, output: str | No
     collected = "`batchmill results` collects it from the checkpoint" if seen.checkpoint else "results are thrown away"
     yield f"output     {escape(output, 300) if output else f'none; {collected}'}"
     yield "nothing was run"
+
+
+def _called(function: str | CommandSpec) -> tuple[str, str]:
+    """What is called on each item, and its name."""
+    return ("function", escape(function)) if isinstance(function, str) else ("command", escape(function.display, 1000))
 
 
 def _details(inputs: Sequence[str], seen: Preview) -> Iterator[str]:

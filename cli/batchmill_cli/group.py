@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # name -> the first line of its help. The module is batchmill_cli.<name>_command.
 COMMANDS = {
     "run": "Call a Python function on every item, on every core.",
+    "exec": "Run a command for every item, on every core.",
     "try": "Call it on one item, here: its result, or the full traceback.",
     "bench": "Find the worker count that suits a function and its input.",
     "status": "How a run stands or ended, live or dead.",

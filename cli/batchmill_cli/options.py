@@ -6,6 +6,8 @@ Options are declared as lists of `Option`, grouped under headings; nothing here 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -104,6 +106,54 @@ class Command(click.Command):
         if self.examples:
             with formatter.section("Examples"):
                 formatter.write("".join(f"  {line}\n" for line in self.examples))
+
+
+class WithCommand(Command):
+    """A command of ours whose line ends in somebody else's: `-- COMMAND ARGS...`, which `command_of` has.
+
+    click never sees what follows the first `--`. An option of `instead` makes it needless, and stands in its place.
+    """
+
+    def __init__(self, name: str, *, instead: str, **attributes: Any) -> None:
+        super().__init__(name, **attributes)
+        self._instead = instead
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, without the command; raises InvalidUsage, with the line corrected, where there is none."""
+        from batchmill.errors import InvalidUsage
+
+        at = args.index("--") if "--" in args else len(args)
+        command = tuple(args[at + 1 :])
+        has_other = any(word == self._instead or word.startswith(f"{self._instead}=") for word in args[:at])
+        if command and has_other:
+            raise InvalidUsage(f"{self._instead} and -- both give a command", "leave one of them out")
+        if not (command or has_other or ctx.resilient_parsing or {"-h", "--help", "--version"} & set(args[:at])):
+            what = "there is no command behind --" if at < len(args) else "there is no -- before the command"
+            raise InvalidUsage(what, f"write: {ctx.command_path} {_with_dashes(args[:at])}")
+        ctx.meta[_COMMAND] = command
+        return super().parse_args(ctx, args[:at])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """With what comes behind the options and arguments."""
+        return [*super().collect_usage_pieces(ctx), "-- COMMAND ARGS..."]
+
+
+_COMMAND = "batchmill.command"
+
+
+def command_of(context: click.Context) -> tuple[str, ...]:
+    """The words behind `--`."""
+    words: tuple[str, ...] = context.meta[_COMMAND]
+    return words
+
+
+def _with_dashes(args: Sequence[str]) -> str:
+    """The line as it was probably meant: `--` stands before the first word that is a program and no file."""
+    for at, word in enumerate(args):
+        is_program = "{" in word or (not os.path.exists(word) and shutil.which(word) is not None)
+        if is_program and not word.startswith("-"):
+            return shlex.join([*args[:at], "--", *args[at:]])
+    return " ".join([shlex.join(args), "-- PROGRAM {}"]).strip()
 
 
 class Choice(ParamType):

@@ -54,10 +54,21 @@ def run_again(run: Mapping[str, Any], checkpoint: str, *, absolute: bool) -> str
     if not inputs:
         return ""
     is_elsewhere = absolute or directory != os.getcwd()
-    words = [_function(run, directory), *_words(inputs), *_options(run.get("settings", {}))]
-    path = os.path.abspath(checkpoint) if is_elsewhere else checkpoint
-    command = f"{program_name(absolute=is_elsewhere)} run {join([*words, '-c', path, '--resume'])}"
-    return f"cd {quote(directory)} && {command}" if is_elsewhere else command
+    options = [*_options(run.get("settings", {})), "-c", os.path.abspath(checkpoint) if is_elsewhere else checkpoint]
+    words = [*_words(inputs), *options, "--resume"]
+    command = _command(run["command"], words) if "command" in run else ["run", _function(run, directory), *words]
+    line = f"{program_name(absolute=is_elsewhere)} {join(command)}"
+    return f"cd {quote(directory)} && {line}" if is_elsewhere else line
+
+
+def _command(command: Mapping[str, Any], words: list[str]) -> list[str]:
+    """The words of `exec` for a command as the checkpoint has it."""
+    asked = ["--stdin"] if command["stdin"] else []
+    if command["ok_exit"] != [0]:
+        asked += ["--ok-exit", ",".join(map(str, command["ok_exit"]))]
+    if command["shell"]:
+        return ["exec", *words, *asked, "--shell", *command["words"]]
+    return ["exec", *words, *asked, "--", *command["words"]]
 
 
 def _function(run: Mapping[str, Any], directory: str) -> str:

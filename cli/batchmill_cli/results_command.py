@@ -18,7 +18,7 @@ OPTIONS = [
         type=Choice(OUTPUT_FORMATS),
         metavar="NAME",
         default="jsonl",
-        help="jsonl, csv, msgpack, or sqlite (table `items`; needs -o FILE). [jsonl]",
+        help="jsonl, csv, msgpack, sqlite (table `items`; needs -o FILE), or raw: what commands printed. [jsonl]",
     ),
     Option("--all", group="Output", is_flag=True, help="The failed items too, each with its error."),
 ]

@@ -17,7 +17,7 @@ from batchmill_cli.places import FILE, FUNCTION
 @click.command(
     "run",
     cls=Command,
-    params=OPTIONS,
+    params=[*OPTIONS],  # click adds to the list
     context_settings={"auto_envvar_prefix": "BATCHMILL_RUN"},
     examples=(
         "batchmill run score.py:score items.jsonl -o scores.jsonl",

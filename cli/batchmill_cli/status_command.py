@@ -75,7 +75,7 @@ def describe(status: Status, now: float) -> Iterator[str]:
     yield f"{escape(status.path, 300)}: {_life(status)}"
     if status.runs:
         run = status.runs[-1]
-        yield f"function  {escape(str(run.get('function', '?')), 200)}"
+        yield f"{'command' if 'command' in run else 'function':9} {escape(str(run.get('function', '?')), 200)}"
         if run.get("input"):
             yield f"input     {escape(' '.join(run['input']), 500)}"
     yield f"{'holds' if status.report else 'items':9} {_counts(status)}"

@@ -23,8 +23,9 @@ from batchmill import formats
 from batchmill.checkpoint import Checkpoint
 from batchmill.chunking import Pace
 from batchmill.codec import pack_map
+from batchmill.command import CommandSpec
 from batchmill.errors import CheckpointUnwritable, NotGuarded
-from batchmill.export import odd_numbers
+from batchmill.export import odd_sentence
 from batchmill.framing import FrameType
 from batchmill.guard import Guard
 from batchmill.intake import Intake
@@ -34,6 +35,7 @@ from batchmill.loop import TICK, Callbacks, Loop, Stop, Wake
 from batchmill.matching import Matcher
 from batchmill.model import Report, Snapshot, plural
 from batchmill.output import Output
+from batchmill.passing import Passing
 from batchmill.plan import Plan, make_plan
 from batchmill.pool import Pool
 from batchmill.recorder import Recorder, Sink
@@ -66,12 +68,13 @@ class Batch:
     `function` is a callable or a name ("tasks:score", "score.py:score"). `inputs` is a list of paths (`-` for stdin)
     where `items` is None. `checkpoint` None means the default name, unless `no_checkpoint`. `output` is a path or "-".
     `id` gives an item's id (Python items only). `sink` gets each committed block, in the loop's thread. A time limit
-    counts from `began` (monotonic seconds; now). Raises what the checks of its arguments raise: nothing has begun then.
+    counts from `began` (monotonic seconds; now). In place of the function there may be a CommandSpec, with `passing`
+    for what it prints. Raises what the checks of its arguments raise: nothing has begun then.
     """
 
     def __init__(
         self,
-        function: Callable[..., Any] | str,
+        function: Callable[..., Any] | str | CommandSpec,
         inputs: Sequence[str] = (),
         *,
         items: Iterable[Any] | None = None,
@@ -86,6 +89,7 @@ class Batch:
         worker_output_fd: int | None = None,
         sink: Sink | None = None,
         began: float | None = None,
+        passing: Passing | None = None,
     ) -> None:
         if in_lane():
             raise NotGuarded(
@@ -109,6 +113,7 @@ class Batch:
         self._worker_output_fd = worker_output_fd
         self._sink = sink
         self._began = time.monotonic() if began is None else began
+        self._passing = passing
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._session: _Session | None = None
 
@@ -133,7 +138,7 @@ class Batch:
         """
         with ExitStack() as stack:
             session = _Session(self.plan, self._events, stack, on_message or _silent, self._began)
-            session.build(on_progress, self._sink, self._worker_output_fd)
+            session.build(on_progress, self._sink, self._worker_output_fd, self._passing)
             self._session = session
             return session.run()
 
@@ -197,11 +202,13 @@ class _Session:
             self._on_message(f"Resuming from checkpoint: {of} done, {index.failed} failed")
         if self._settings.preload:
             self._on_message(f"Preloaded once and shared by all workers: {', '.join(self._settings.preload)}")
+        command = self._plan.command
         values = {
             "settings": self._settings.as_dict(),
             "input": list(self._plan.inputs),
             "function": self._plan.spec.display,
             "path": self._plan.spec.path,
+            **({"command": command.as_dict()} if command else {}),
             "directory": os.getcwd(),
             "workers": self._workers,
             "machine": machine(),
@@ -212,7 +219,11 @@ class _Session:
     # Parts
 
     def build(
-        self, on_progress: Callable[[Snapshot], None] | None, sink: Sink | None, worker_output: int | None
+        self,
+        on_progress: Callable[[Snapshot], None] | None,
+        sink: Sink | None,
+        worker_output: int | None,
+        passing: Passing | None = None,
     ) -> None:
         """Make the parts and join them."""
         plan, settings = self._plan, self._settings
@@ -225,7 +236,7 @@ class _Session:
         self._ledger = Ledger(divide, settings.crash_retries)
         retrier = Retrier(settings.retries, settings.retry_delay, self._ledger, recorder.block, plan.cut)
         recorder.join(self._matcher, self.tracker, self._output, retrier)
-        self._pool = self._make_pool(worker_output)
+        self._pool = self._make_pool(worker_output, passing)
         self._stack.callback(self._pool.close, 0.0)
         self._loop = self._make_loop(retrier)
 
@@ -263,7 +274,7 @@ class _Session:
         total = self._source.total
         return None if total is None else total - (self._matcher.blank if self._matcher else 0)
 
-    def _make_pool(self, worker_output: int | None) -> Pool:
+    def _make_pool(self, worker_output: int | None, passing: Passing | None) -> Pool:
         plan, settings = self._plan, self._settings
         inherited = settings.start_method == "fork" and plan.checkpoint is not None
         setup = plan.lane_setup(
@@ -277,6 +288,7 @@ class _Session:
             start_method=settings.start_method,
             preload=settings.preload,
             output=worker_output,
+            lock=None if passing is None else passing.fileno(),
         )
 
     def _make_loop(self, retrier: Retrier) -> Loop:
@@ -303,7 +315,7 @@ class _Session:
             intake=intake,
             ledger=self._ledger,
             pace=self._pace,
-            guard=Guard(self._pool, settings, TICK, self._on_message),
+            guard=Guard(self._pool, self._plan.watched, TICK, self._on_message),
             retrier=retrier,
             tracker=self.tracker,
             output=self._output,
@@ -403,7 +415,7 @@ class _Session:
             which, again = ("its", "it") if changed == 1 else ("their", "them")
             self._warn(f"{plural(changed, 'changed item')} kept {which} old result; --rerun-changed runs {again} again")
         if self._output is not None and self._output.odd:
-            self._warn(odd_numbers(self._output.odd))
+            self._warn(odd_sentence(self._output.odd, self._settings.output_format))
         if self._recorder.why_stopped:
             self._warn(f"Stopped: {self._recorder.why_stopped}")
 

@@ -41,16 +41,20 @@ def render(
     with_item: bool,
     source: str = "jsonl",
 ) -> tuple[bytes, int]:
-    """The output of an OUTCOMES payload (or its Block), and how many numbers in it were not finite: they became null.
+    """The output of an OUTCOMES payload (or its Block), and how much of it is not what it was: numbers that were not
+    finite became null, and of what a command printed only the beginning may have been kept (`odd_sentence` says it).
 
     `picks` are item indices in the order wanted; None: every item in its order. Failed items are left out unless `all`.
-    `format` is "jsonl" (one object a line) or "msgpack" (one map an item, one after another). With `with_item` the item
-    stands beside its outcome where it was kept: as its function saw it, `source` being the format it came in.
+    `format` is "jsonl" (one object a line), "msgpack" (one map an item, one after another) or "raw" (see `_raw`). With
+    `with_item` the item stands beside its outcome where it was kept: as its function saw it, `source` being the format
+    it came in.
     Raises CheckpointDamaged for a payload that is none.
     """
     block = payload if isinstance(payload, Block) else unpack_outcomes(payload)
     order, items = chosen(block, picks, all), source if with_item else None
     try:
+        if format == "raw":
+            return _raw(block, order)
         if format == "msgpack":
             return b"".join(_packed_entry(block, index, items) for index in order), 0
         return _lines(block, order, items)
@@ -65,6 +69,36 @@ def chosen(block: Block, picks: Sequence[int] | None, all: bool) -> Sequence[int
         return order
     failures = block.failures
     return [index for index in order if index not in failures]
+
+
+def odd_sentence(count: int, format: str) -> str:
+    """What to tell of what `render` counted."""
+    is_one = count == 1
+    if format == "raw":
+        beginning = "is cut off, for only its" if is_one else "are cut off, for only their"
+        return f"{plural(count, 'output')} {beginning} beginning was kept (see --keep-output of exec)"
+    were = "was" if is_one else "were"
+    return f"{plural(count, 'number')} that JSON cannot say (NaN, infinity) {were} written as null"
+
+
+# --- raw --------------------------------------------------------------------------------------------------------------
+
+
+def _raw(block: Block, order: Iterable[int]) -> tuple[bytes, int]:
+    """What commands printed, one after the other, nothing in between; a text or bytes as they are, else a JSON line."""
+    pieces, cut = [], 0
+    failures = block.failures
+    for index in order:
+        if index in failures:
+            continue
+        result = block.result(index)
+        if isinstance(result, dict) and {"exit", "stdout"} <= result.keys():
+            cut += "stdout_dropped" in result
+            result = result["stdout"]
+        if isinstance(result, str):
+            result = result.encode("utf-8", "surrogatepass")
+        pieces.append(result if isinstance(result, bytes) else _encode_line(_line(result)[0]))
+    return b"".join(pieces), cut
 
 
 # --- msgpack ---------------------------------------------------------------------------------------------------------
@@ -139,7 +173,7 @@ def _entry(block: Block, index: int, items: str | None) -> dict[str, Any]:
     return entry
 
 
-def _line(entry: dict[str, Any]) -> tuple[str, int]:
+def _line(entry: Any) -> tuple[str, int]:
     """A line that may need the slow way, and the count of numbers that are not finite."""
     try:
         return _encode(entry) + "\n", 0
@@ -289,12 +323,6 @@ _chunks = _chunk_encoder()
 
 def _encode(value: Any) -> str:
     return "".join(_chunks(value, 0))
-
-
-def odd_numbers(count: int) -> str:
-    """What to tell of numbers that became null."""
-    were = "was" if count == 1 else "were"
-    return f"{plural(count, 'number')} that JSON cannot say (NaN, infinity) {were} written as null"
 
 
 # --- screens ---------------------------------------------------------------------------------------------------------

@@ -83,6 +83,12 @@ def _no_breakpoint(*args: Any, **keywords: Any) -> None:
     raise RuntimeError("breakpoint() works in `batchmill try`, not in a worker")
 
 
+def own(inherited: Any) -> int:
+    """The descriptor that a lane was given; a forked one has it as it is."""
+    descriptor: int = inherited if isinstance(inherited, int) else inherited.descriptor
+    return descriptor
+
+
 def redirect(output: str, inherited: Any) -> None:
     """Close stdin, and send stdout and stderr where the run wants them.
 
@@ -98,7 +104,7 @@ def redirect(output: str, inherited: Any) -> None:
     elif inherited is None:
         target = 2
     else:
-        target = inherited if isinstance(inherited, int) else inherited.descriptor  # a forked lane has it as it is
+        target = own(inherited)
     os.dup2(target, 1)
     os.dup2(target, 2)
     for extra in {null, target} - {0, 1, 2}:

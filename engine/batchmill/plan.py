@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchmill import formats
 from batchmill.codec import pack_value
+from batchmill.command import CommandSpec
 from batchmill.errors import InvalidUsage
 from batchmill.feed import columns_of
 from batchmill.formats import FORMATS, Format, IdRule
@@ -33,7 +34,7 @@ class Plan:
     to be kept; `default_name` says that nobody chose it. `format` is None for Python items. `id` gives an item's id.
     """
 
-    spec: FunctionSpec
+    spec: FunctionSpec | CommandSpec
     init: str | FunctionSpec | None
     inputs: tuple[str, ...]
     items: Iterable[Any] | None
@@ -44,6 +45,16 @@ class Plan:
     default_name: bool
     output: str | None
     id: Callable[[Any], Any] | None
+
+    @property
+    def command(self) -> CommandSpec | None:
+        """What is run on each item, where that is no function."""
+        return self.spec if isinstance(self.spec, CommandSpec) else None
+
+    @property
+    def watched(self) -> Settings:
+        """The limits that the parent sees to. A lane ends a command itself, whose time is not that of its output."""
+        return replace(self.settings, timeout=None) if self.command else self.settings
 
     @property
     def cut(self) -> Format | None:
@@ -80,8 +91,8 @@ class Plan:
     def meta(self) -> dict[str, Any]:
         """What a new checkpoint's META frame says: whose it is."""
         return {
-            "function": self.spec.identity,
-            "command": None,
+            "function": None if self.command else self.spec.identity,
+            "command": self.command and self.command.identity,
             "set": {key: _kept(value) for key, value in self.kwargs.items()},
             "format": self.format or "items",
             "id_rule": "callable" if self.id is not None else IdRule(self.settings.id_field).name,
@@ -94,7 +105,7 @@ class Plan:
 
 
 def make_plan(
-    function: Callable[..., Any] | str,
+    function: Callable[..., Any] | str | CommandSpec,
     inputs: Sequence[str],
     *,
     items: Iterable[Any] | None = None,
@@ -108,7 +119,8 @@ def make_plan(
     name: str | None = None,
 ) -> Plan:
     """Check the arguments of a batch (see Batch); raises BatchmillError for what cannot work."""
-    spec = parse(function, os.getcwd()) if isinstance(function, str) else of_callable(function, name)
+    format = None if items is not None else _choose_format(inputs, settings)
+    spec = _spec_of(function, name, format)
     plan = Plan(
         spec=spec,
         init=of_callable(init) if callable(init) else init or settings.init,
@@ -116,7 +128,7 @@ def make_plan(
         items=items,
         settings=settings,
         kwargs={**settings.set, **(kwargs or {})},
-        format=None if items is not None else _choose_format(inputs, settings),
+        format=format,
         checkpoint=None if no_checkpoint else _checkpoint_path(checkpoint, inputs, spec),
         default_name=checkpoint is None and not no_checkpoint,
         output=output,
@@ -126,6 +138,14 @@ def make_plan(
     _check_columns(plan)
     check_choice(os.environ.get(VARIABLE, ""))
     return plan
+
+
+def _spec_of(
+    function: Callable[..., Any] | str | CommandSpec, name: str | None, format: str | None
+) -> FunctionSpec | CommandSpec:
+    if isinstance(function, CommandSpec):
+        return function.check(format)
+    return parse(function, os.getcwd()) if isinstance(function, str) else of_callable(function, name)
 
 
 def _choose_format(inputs: Sequence[str], settings: Settings) -> str:
@@ -144,12 +164,13 @@ def _choose_format(inputs: Sequence[str], settings: Settings) -> str:
     return next(iter(found))
 
 
-def _checkpoint_path(checkpoint: str | None, inputs: Sequence[str], spec: FunctionSpec) -> str:
+def _checkpoint_path(checkpoint: str | None, inputs: Sequence[str], spec: FunctionSpec | CommandSpec) -> str:
     if checkpoint is not None:
         return os.path.abspath(checkpoint)
     if "-" in inputs:
         raise InvalidUsage("stdin gives the checkpoint no name", "give -c FILE, or --no-checkpoint")
-    return os.path.abspath(default_name(inputs[0], spec.name.rpartition(".")[2]))
+    name = spec.name if isinstance(spec, CommandSpec) else spec.name.rpartition(".")[2]
+    return os.path.abspath(default_name(inputs[0], name))
 
 
 def _check_names(plan: Plan) -> None:

@@ -141,7 +141,8 @@ class Lane:
 class Pool:
     """The lanes of a run. `put` takes Events, from any thread.
 
-    `kwargs` go to every call of the function; `output` is a descriptor that workers write to in place of stderr.
+    `kwargs` go to every call of the function; `output` is a descriptor that workers write to in place of stderr,
+    `lock` one that lanes lock to pass on what commands print (`passing`).
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class Pool:
         start_method: str | None = None,
         preload: Sequence[str] = (),
         output: int | None = None,
+        lock: int | None = None,
     ) -> None:
         self._context = multiprocessing.get_context(start_method or server.default_start_method())
         self._put = put
@@ -162,7 +164,7 @@ class Pool:
             self._kwargs = pickle.dumps(kwargs)
         except Exception as error:  # what pickle raises for a lambda, for a lock and for a recursion differs
             raise InvalidUsage(f"kwargs cannot be sent to workers: {error}", "give what can be pickled") from None
-        self._output = output
+        self._inherited = tuple(None if one is None else _Inherited(one) for one in (output, lock))
         self._board = self._context.RawArray("q", COLUMNS * size)
         self._view = memoryview(self._board).cast("B").cast("q")
         self._preload = list(preload)
@@ -187,14 +189,13 @@ class Pool:
     def _start(self, slot: int) -> Lane:
         self._view[COLUMNS * slot] = 0
         self._view[COLUMNS * slot + 1] = NO_LIMIT
-        output = None if self._output is None else _Inherited(self._output)
         if self.start_method == "forkserver":
             server.start(self._preload)
         elif self.start_method == "spawn":
             server.start_tracker()
         # INT, TERM and HUP go to all processes of a terminal, and would end a lane that has not yet said otherwise.
         with held(), _hidden_main(), server.environment():
-            executor = Executor(self._context, (self._board, slot, self._setup, self._kwargs, output))
+            executor = Executor(self._context, (self._board, slot, self._setup, self._kwargs, self._inherited))
             lane = Lane(slot, executor)
             self.submit(lane, ("hello", 0), worker.hello)
         lane.pid = executor.pid

@@ -186,8 +186,18 @@ def _span(ids: list[Any]) -> tuple[Any, Any]:
     return (ids[0], ids[-1]) if all(map(lt, ids, ids[1:])) else (None, None)
 
 
+class ItemFailed(Exception):
+    """Raised on an item by a callable of ours, which knows itself all that is to be said: `error`."""
+
+    def __init__(self, error: ItemError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 def describe(error: BaseException) -> ItemError:
     """An exception as text of bounded length, whatever its methods do."""
+    if isinstance(error, ItemFailed):
+        return error.error
     message = _told(lambda: str(error), "(its message cannot be read)")
     return ItemError(_told(lambda: type(error).__name__, "Exception"), message, _trace(error))
 

@@ -16,7 +16,7 @@ from batchmill.checkpoint import Holder
 from batchmill.codec import Block, outcomes
 from batchmill.disk import refuse_same_file
 from batchmill.errors import CheckpointDamaged, OutputLost
-from batchmill.export import odd_numbers
+from batchmill.export import odd_sentence
 from batchmill.formats import FORMATS, Format
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.index import Piece
@@ -229,7 +229,7 @@ def write_results(
             out.write(rows.opening(format, all=all, with_item=with_item))
             written.to(out.write)
     if written.odd and on_message is not None:
-        on_message(odd_numbers(written.odd))
+        on_message(odd_sentence(written.odd, format))
     return written.bytes
 
 

@@ -40,7 +40,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
 }
 
 FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
-OUTPUT_FORMATS = ("jsonl", "csv", "msgpack", "sqlite")
+OUTPUT_FORMATS = ("jsonl", "csv", "msgpack", "sqlite", "raw")
 START_METHODS = ("forkserver", "spawn", "fork")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
 

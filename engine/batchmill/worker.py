@@ -23,15 +23,17 @@ from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from batchmill.codec import Head, id_key
+from batchmill.command import CommandSpec, Runner, TaskIdentifier
 from batchmill.errors import BatchmillError, OutputLost
 from batchmill.formats import IdRule
 from batchmill.function import FunctionSpec, Resolved, check_arguments, failure, resolve
 from batchmill.identity import Identifier
-from batchmill.lane import become_lane, redirect
+from batchmill.lane import become_lane, own, redirect
 from batchmill.matching import Scan
 from batchmill.model import Chunk, ItemError
 from batchmill.ordering import RenderOrder, render_order
 from batchmill.packing import Packing
+from batchmill.passing import Passer
 from batchmill.reply import Reply, Tally, describe
 
 NO_LIMIT = 2**62
@@ -45,7 +47,7 @@ MAX_REPLY = 4 << 20  # bytes of packed results after which a lane returns what i
 class LaneSetup:
     """What every lane of a run needs to know; pickled once per lane."""
 
-    spec: FunctionSpec | None
+    spec: FunctionSpec | CommandSpec | None
     init: str | FunctionSpec | None
     format: str | None  # None: Python items
     id_field: str | None
@@ -85,7 +87,7 @@ class _Lane:
     slot: int
     setup: LaneSetup
     identifier: Identifier
-    resolved: Resolved
+    resolved: Resolved | None = None
     function: Callable[[Any], Any]  # the user's, with its keyword arguments
     pack: Callable[[Any], bytes]  # a result
     error: BatchmillError | None = None
@@ -106,10 +108,11 @@ def in_lane() -> bool:
     return _lane.started
 
 
-def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, output: Any) -> None:
+def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, inherited: Any) -> None:
     """The lane's initializer. Never raises: what goes wrong is said by `hello`.
 
-    The keyword arguments are unpickled last: they may hold values of classes that only the function's module defines.
+    `inherited` holds the descriptor for what items print, and that of the lock to pass it on; None for none. The
+    keyword arguments are unpickled last: they may hold values of classes that only the function's module defines.
     """
     become_lane()
     setup: LaneSetup = pickle.loads(packed_setup)
@@ -125,22 +128,32 @@ def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, outp
     _lane.slot = slot
     _lane.setup = setup
     _lane.pack = Packing().result
-    _lane.identifier = Identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
+    identifier = TaskIdentifier if isinstance(setup.spec, CommandSpec) else Identifier
+    _lane.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
     try:
         os.chdir(setup.directory)
+        output, lock = inherited
+        passer = None if lock is None else Passer(own(lock), os.dup(1), 2)
         _redirect(setup.output, output)
         for module in setup.preload:  # mostly there already; what is not must not be passed over in silence
             importlib.import_module(module)
-        if setup.spec is not None:
-            _lane.resolved = resolve(setup.spec, setup.init)
+        if isinstance(setup.spec, CommandSpec):
+            _prepare_command(setup.spec, passer)
+        elif setup.spec is not None:
+            resolved = _lane.resolved = resolve(setup.spec, setup.init)
             kwargs = pickle.loads(packed_kwargs)
-            check_arguments(setup.spec, _lane.resolved.function, kwargs)
-            _lane.function = bound(_lane.resolved.function, kwargs)
-            _initialize(_lane.resolved.init)
+            check_arguments(setup.spec, resolved.function, kwargs)
+            _lane.function = bound(resolved.function, kwargs)
+            _initialize(resolved.init)
     except BatchmillError as error:
         _lane.error = error
     except BaseException as error:
         _lane.error = failure("starting a worker", error)
+
+
+def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
+    setup = _lane.setup
+    _lane.function = Runner(spec, setup.format, os.environb, setup.timeout, passer)
 
 
 def bound(function: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[Any], Any]:
@@ -185,7 +198,7 @@ def _initialize(init: Callable[[], Any] | None) -> None:
 
 def hello() -> Ready:
     """Say that the lane is up, or why not."""
-    return Ready(os.getpid(), "" if _lane.error or not _lane.setup.spec else _lane.resolved.source_digest, _lane.error)
+    return Ready(os.getpid(), _lane.resolved.source_digest if _lane.resolved else "", _lane.error)
 
 
 def run_chunk(order: Order) -> tuple[bytes, Tally]:

@@ -1,0 +1,152 @@
+"""Owns `batchmill exec`: a command on every item. Never starts one itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchmill.errors import InvalidUsage
+from batchmill.settings import Settings, parse_size
+from batchmill_cli import streams
+from batchmill_cli.batch_options import (
+    EVERYDAY,
+    INPUT,
+    LIMITS,
+    OPTIONS,
+    OUTPUT,
+    check_together,
+    named,
+    settings_of,
+)
+from batchmill_cli.crunch import Manner, close, crunch, next_commands
+from batchmill_cli.options import Option, WithCommand, command_of, is_verbose
+from batchmill_cli.places import FILE
+
+if TYPE_CHECKING:
+    from batchmill.command import CommandSpec
+
+# Of `run`, what is about Python, or about workers that hold the user's own code and memory.
+_NOT_HERE = {
+    *("set", "init", "preload", "start_method", "start_timeout", "worker_output"),
+    *("worker_memory", "max_items_per_worker"),
+}
+KEEP, KEEP_RAW = 1 << 20, 16 << 20  # bytes of a command's stdout, and of its stderr, that are kept
+
+_OWN = [
+    Option("--shell", group=EVERYDAY, env=False, metavar="TEXT",
+           help="In place of -- COMMAND: for /bin/sh; the item is quoted in it."),
+    Option("--stdin", group=INPUT, is_flag=True, help="Give the command the item on stdin, as a line."),
+    Option("--ok-exit", group=LIMITS, metavar="N,N", help="Exit statuses that are no failure. [0]"),
+    Option("--keep-output", group=OUTPUT, metavar="SIZE",
+           help="Kept of stdout and of stderr, each. [1M; for raw 16M]"),
+]  # fmt: skip
+_TEXTS = {
+    "checkpoint": "What remembers which items are done. [INPUT.PROGRAM.ckpt, here]",
+    "output": "Write the results there, in input order. [pass on what commands print]",
+    "accept_changes": "Continue with another command or format.",
+    "timeout": "Fail a command that takes longer: SIGTERM, then SIGKILL.",
+    "crash_retries": "Tries after the first, for an item that kills its worker. [1]",
+}
+
+
+def _options() -> list[Option]:
+    """The options of `run` that make sense here, in its order, and our own behind those of their group."""
+    inherited = [option for option in OPTIONS if option.name not in _NOT_HERE]
+    return [_with_text(option) for option in [*inherited, *_OWN]]
+
+
+def _with_text(option: Option) -> Option:
+    text = _TEXTS.get(option.name or "")
+    if text is None:
+        return option
+    changed = copy.copy(option)
+    changed.help = text
+    return changed
+
+
+@click.command(
+    "exec",
+    cls=WithCommand,
+    instead="--shell",
+    params=_options(),
+    context_settings={"auto_envvar_prefix": "BATCHMILL_EXEC"},
+    examples=(
+        "batchmill exec photos.list -- convert {} -resize 50% small/{/.}.webp",
+        "batchmill exec urls.jsonl -o out.jsonl --shell 'curl -s {url} | wc -c'",
+    ),
+)
+@click.argument("inputs", nargs=-1, type=FILE, metavar="[INPUT...]")
+@click.pass_context
+def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) -> int:
+    """Run a command for every item, on every core.
+
+    INPUT are files; without one, the lines of stdin are the items. In COMMAND, {} is the item, {.} without its
+    extension, {/} its last part, {//} its directory, {/.} both, {#} its number, {NAME} a field of a JSON or CSV item.
+    Where none is, the item is the last argument. A status other than 0, or a signal, fails the item. Options can also
+    be set as BATCHMILL_EXEC_<OPTION>; but not --shell, --resume, --fresh, --dry-run and -v.
+    """
+    from batchmill.passing import Passing
+
+    own = {name: options.pop(name) for name in ("shell", "stdin", "ok_exit", "keep_output")}
+    inputs = inputs or ("-",)
+    passes = options["output"] is None and not options["json"]
+    try:
+        check_together(options)
+        manner = Manner.of(options, verbose=is_verbose(context), prints=passes)
+        settings = settings_of(_with_lines(options, inputs))
+        spec = spec_of(command_of(context), own, settings)
+    except InvalidUsage as error:
+        raise named(error, context) from None
+    if options["dry_run"]:
+        from batchmill_cli.dry_run import describe
+
+        streams.print_data(describe(spec, inputs, settings, options))
+        return 0
+    if not passes:
+        return _close(crunch(spec, inputs, settings, options, manner), options, manner)
+    with Passing() as passing:
+        ended = crunch(spec, inputs, settings, options, manner, passing=passing)
+        passing.check()
+        if passing.is_unread:
+            raise streams.PipeClosed
+        return _close(ended, options, manner)
+
+
+def _close(ended: Any, options: Mapping[str, Any], manner: Manner) -> int:
+    return close(ended, next_commands(ended, options, manner), manner)
+
+
+def _with_lines(options: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
+    """The options; what stdin holds are lines unless something else is said."""
+    is_open = "-" in inputs and options["format"] in (None, "auto")
+    return {**options, "format": "lines"} if is_open else dict(options)
+
+
+def spec_of(words: Sequence[str], own: Mapping[str, Any], settings: Settings) -> CommandSpec:
+    """The command that is asked for; raises InvalidUsage."""
+    from batchmill.command import MAX_KEPT, CommandSpec
+
+    is_raw = settings.output_format == "raw"
+    keep = own["keep_output"]
+    size = (KEEP_RAW if is_raw else KEEP) if keep is None else parse_size(keep)
+    if size > MAX_KEPT:
+        raise InvalidUsage(f"--keep-output {keep} is out of range", f"give 0 to {MAX_KEPT >> 20}M")
+    return CommandSpec(
+        words=(own["shell"],) if own["shell"] is not None else tuple(words),
+        shell=own["shell"] is not None,
+        stdin=own["stdin"],
+        ok_exit=(0,) if own["ok_exit"] is None else statuses(own["ok_exit"]),
+        keep=size,
+        is_whole=is_raw,
+    )
+
+
+def statuses(text: str) -> tuple[int, ...]:
+    """Exit statuses from `0,1`; raises InvalidUsage."""
+    numbers = [int(word) if word.strip().isdecimal() else -1 for word in text.split(",")]
+    if not all(0 <= number <= 255 for number in numbers):
+        raise InvalidUsage(f"--ok-exit {text!r} is out of range", "give numbers from 0 to 255, such as 0,1")
+    return tuple(dict.fromkeys(numbers))
