@@ -179,9 +179,13 @@ class Index:
             found = self._blocks.get(seq)
             generation, first = found or (self._columns[3][number], self._columns[4][number])
             position = first + offset
+        return self._now(generation, position), position
+
+    def _now(self, generation: int, position: int) -> int:
+        """The generation that a position has been carried over to."""
         while position < self._starts.get(generation + 1, -1):
             generation += 1
-        return generation, position
+        return generation
 
     def pieces(self) -> Iterator[Piece]:
         """All outcomes as pieces, not sorted. Which of them were replaced (`gone`) is left to the reader."""
@@ -197,9 +201,8 @@ class Index:
         """The outcomes of a frame that were placed one by one; neighbours that stayed neighbours together."""
         first = (0, 0, 0)  # index, generation and position of the first outcome of a run of `count`
         count = 0
-        for place, generation, position in self._moves.of(seq):
-            while position < self._starts.get(generation + 1, -1):
-                generation += 1
+        for place, named, position in self._moves.of(seq):
+            generation = self._now(named, position)
             if (place, generation, position) == (first[0] + count, first[1], first[2] + count):
                 count += 1
                 continue

@@ -26,7 +26,7 @@ class Moves:
         return seq in self._said or seq in self._sorted
 
     def put(self, seq: int, place: int, count: int, generation: int, position: int) -> None:
-        """The outcomes from index `place` on lie at consecutive positions; raises CheckpointDamaged for no such ones."""
+        """The outcomes from index `place` on lie at consecutive positions. Raises CheckpointDamaged for no such."""
         where = generation << _POSITION_BITS | position
         try:
             said = self._said[seq]

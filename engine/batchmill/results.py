@@ -161,7 +161,7 @@ class Results:
         """The INPUTs that the checkpoint belongs to, as META has them."""
         return self._reader.meta.get("input")
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> Iterator[Piece]:
         """All outcomes as pieces, for `ordering.stretches`; raises CheckpointDamaged where some cannot be read."""
         verdict = self._reader.verdict
         if verdict is not None and verdict.kind is Kind.CORRUPT:  # those before the damage must not pass for all
