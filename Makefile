@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOAK_SECONDS ?= 600
 
-.PHONY: demo test check bench bench-peers bench-simulate bench-scaling soak format clean
+.PHONY: demo test check bench bench-peers bench-exec bench-simulate bench-scaling soak format clean
 
 demo: $(READY)
 	$(BIN)/batchmill demo
@@ -26,6 +26,9 @@ bench: $(READY)
 bench-peers: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python bench/peers.py
+
+bench-exec: $(READY)
+	$(BIN)/python bench/exec.py
 
 bench-simulate: $(READY)
 	$(BIN)/python bench/simulate.py
