@@ -1,4 +1,4 @@
-"""What becomes of `batchmill exec` in the crashes of PEERS.md section 6, row by row; GNU parallel's outcome is beside."""
+"""What becomes of `batchmill exec` where GNU parallel was crashed; what became of that is in each docstring."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_process_left_in_the_background_is_not_waited_for(commands: Commands) 
     here, pid = bytes(out.kept).split()
     assert here == b"here"
     commands._group.kill()
-    until(lambda: not is_running(int(pid)), "the end of what was left in the background")
+    until(lambda: not is_running(int(pid)), "the end of what was left in the background", limit=15)
 
 
 def test_one_that_never_stops_printing_in_the_background_is_not_waited_for(commands: Commands) -> None:
@@ -86,7 +86,7 @@ def test_when_its_time_is_up_it_gets_a_term_and_its_group_a_kill(commands: Comma
     pid, *words = bytes(out.kept).split(b"\n", 1)
     assert ended.overdue
     assert words == [b"last words\n"]
-    until(lambda: not is_running(int(pid)), "the end of the group")
+    until(lambda: not is_running(int(pid)), "the end of the group", limit=15)
     assert bytes(run(commands, "echo on")[1].kept) == b"on\n"  # with a new keeper
 
 
@@ -150,4 +150,4 @@ def test_no_command_outlives_the_process_that_runs_it(tmp_path: Path) -> None:
         lane.kill()
         lane.wait(60)
     pid = int((tmp_path / "pid").read_text())
-    until(lambda: not is_running(pid), "the end of the command")
+    until(lambda: not is_running(pid), "the end of the command", limit=15)
