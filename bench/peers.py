@@ -27,8 +27,9 @@ from peer_programs import NEEDS, PROGRAMS, SOURCE, TARGET
 from peer_work import Workload, calibrate, prepare, sweep, workloads
 from process_cost import Broke, Cost, Memory
 
-MILL = "batchmill"
-CONTENDERS = ("serial", MILL, *(name for name in PROGRAMS if name != "serial"))
+MILLS = {"batchmill": "json", "batchmill[fast]": "orjson"}  # and what its workers parse with
+PACKAGES = {**NEEDS, "batchmill[fast]": "orjson"}  # what a contender needs
+CONTENDERS = ("serial", *MILLS, *(name for name in PROGRAMS if name != "serial"))
 WHAT_MILL_DOES = "the command line: blocks to the workers, which parse and pack; a checkpoint; in input order"
 PROGRAM = str(Path(__file__).resolve().parent / "peer_programs.py")
 MIB = 2**20
@@ -68,7 +69,7 @@ def main() -> None:
             print(
                 f"\n{workload.name}: {workload.items:,} items, chunks of {workload.chunk} where a peer wants a number\n"
             )
-            print(f"{'':14} wall s   ratio   parent CPU s   total CPU s   parent MiB   tree MiB")
+            print(f"{'':17} wall s   ratio   parent CPU s   total CPU s   parent MiB   tree MiB")
         for line in compare(workload, names, options.rounds, per_hash):
             found.append(line)
             if not options.json:
@@ -105,8 +106,17 @@ def compare(workload: Workload, names: list[str], rounds: int, per_hash: float) 
 
 
 def command(name: str, workload: Workload) -> list[str]:
-    if name == MILL:
-        mill = [sys.executable, "-m", "batchmill", "run", f"work.py:{workload.function}", SOURCE]
+    if name in MILLS:
+        mill = [
+            "env",
+            f"BATCHMILL_JSON={MILLS[name]}",
+            sys.executable,
+            "-m",
+            "batchmill",
+            "run",
+            f"work.py:{workload.function}",
+            SOURCE,
+        ]
         return [*mill, "-c", "bench.ckpt", "-o", TARGET, "--fresh"]
     return [sys.executable, PROGRAM, name, workload.function, str(workload.chunk)]
 
@@ -141,29 +151,35 @@ def _line(workload: Workload, name: str, costs: list[Cost], serial: list[Cost], 
 def print_line(line: Line) -> None:
     memory = f"{line.parent_rss / MIB:12.0f} {line.tree_rss / MIB:10.0f}"
     times = f"{line.wall:7.2f} {line.ratio:7.3f} {line.parent_cpu:14.2f} {line.total_cpu:13.2f}"
-    print(f"{line.name:14}{times} {memory}", flush=True)
+    print(f"{line.name:17}{times} {memory}", flush=True)
 
 
 def print_rows(names: list[str]) -> None:
     """What each row is, in a line."""
     print("the rows; all but batchmill without a checkpoint, and one bad item ends them")
     for name in names:
-        print(f"  {name:14}{WHAT_MILL_DOES if name == MILL else PROGRAMS[name].__doc__}")
+        print(f"  {name:17}{_what_it_does(name)}")
+
+
+def _what_it_does(name: str) -> str:
+    if name in PROGRAMS:
+        return str(PROGRAMS[name].__doc__)
+    return WHAT_MILL_DOES if MILLS[name] == "json" else "the same, with the extra that parses by orjson"
 
 
 def print_ratios(found: list[Line]) -> None:
     """All ratios to the serial loop at a glance: a contender a line, a workload a column."""
     works = list(dict.fromkeys(line.work for line in found))
     ratios = {(line.name, line.work): f"{line.ratio:.3f}" for line in found}
-    print("\nratio to the serial loop\n\n" + "".ljust(16) + "".join(work.rjust(9) for work in works))
+    print("\nratio to the serial loop\n\n" + "".ljust(17) + "".join(work.rjust(9) for work in works))
     for name in dict.fromkeys(line.name for line in found):
-        print(name.ljust(16) + "".join(ratios.get((name, work), "-").rjust(9) for work in works))
+        print(name.ljust(17) + "".join(ratios.get((name, work), "-").rjust(9) for work in works))
 
 
 def _contenders(only: list[str] | None) -> list[str]:
     """Those asked for that are installed; the serial loop is always among them."""
     asked = [name for name in CONTENDERS if only is None or name in only or name == "serial"]
-    missing = [name for name in asked if name in NEEDS and not _is_installed(NEEDS[name])]
+    missing = [name for name in asked if name in PACKAGES and not _is_installed(PACKAGES[name])]
     if missing:
         print(f"not installed, left out: {', '.join(missing)} (pip install -e '.[bench]')", file=sys.stderr)
     return [name for name in asked if name not in missing]
@@ -179,7 +195,7 @@ def _is_installed(module: str) -> bool:
 def _versions(names: list[str]) -> str:
     from importlib.metadata import version
 
-    packages = [NEEDS[name].partition(".")[0] for name in names if name in NEEDS]
+    packages = [PACKAGES[name].partition(".")[0] for name in names if name in PACKAGES]
     return ", ".join(f"{package} {version(package)}" for package in packages) or "no peers from packages"
 
 
