@@ -10,7 +10,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -117,15 +116,18 @@ class Metrics:
         self._write({**values, "running": 0, **self._carried, "exit_code": code, **success})
 
     def _write(self, values: dict[str, float]) -> None:
+        from batchmill.disk import replacing
+
         checkpoint = self._batch.checkpoint_path
         if checkpoint and os.path.exists(checkpoint):
             values["checkpoint_bytes"] = os.path.getsize(checkpoint)
         values["start_timestamp_seconds"] = self._started
         try:
-            _replace(self._path, exposition(values, self._label))
-        except OSError as error:
+            with replacing(self._path) as file:  # not 0600: node_exporter is another user
+                file.write(exposition(values, self._label))
+        except OutputLost as error:
             if not self._is_told:
-                self._tell(f"batchmill: cannot write {self._path}: {error.strerror}; the run goes on without metrics")
+                self._tell(f"batchmill: {error.message}; the run goes on without metrics")
             self._is_told = True
 
 
@@ -195,25 +197,3 @@ def _label(batch: Batch) -> str:
     """The checkpoint's stem tells one batch from another; without one, the function's name."""
     name = batch.checkpoint_path or batch.plan.spec.name
     return os.path.splitext(os.path.basename(name))[0].encode("utf-8", "replace").decode()
-
-
-def _replace(path: str, data: bytes) -> None:
-    """Write the file whole; node_exporter, another user, must be able to read it, as the umask allows."""
-    from batchmill.disk import open_output
-
-    place = open_output(path)
-    with ExitStack() as stack:
-        file = stack.enter_context(open(place.fd, "wb"))
-        if place.temporary is not None:
-            stack.callback(_forget, place.temporary)
-        file.write(data)
-        file.flush()
-        if place.temporary is not None:
-            os.replace(place.temporary, place.path)
-
-
-def _forget(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

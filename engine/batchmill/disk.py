@@ -126,7 +126,7 @@ def open_output(path: str) -> Place:
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[IO[bytes]]:
+def replacing(path: str, remedy: str = "check the path given to -o") -> Iterator[IO[bytes]]:
     """A file to write to that becomes `path`, whole, when the block ends without an error; raises OutputLost."""
     place: Place | None = None
     try:
@@ -136,16 +136,24 @@ def replacing(path: str) -> Iterator[IO[bytes]]:
         if place.temporary is not None:
             os.replace(place.temporary, place.path)
     except OSError as error:
-        raise OutputLost(f"cannot write {path}: {error.strerror}", "check the path given to -o") from None
+        raise OutputLost(f"cannot write {path}: {error.strerror}", remedy) from None
     finally:
         if place is not None and place.temporary is not None:
-            _remove(place.temporary)
+            remove(place.temporary)
 
 
 def refuse_same_file(output: str, checkpoint: str) -> None:
     """Raise InvalidUsage where writing the output would write over the checkpoint."""
     if os.path.exists(output) and os.path.exists(checkpoint) and os.path.samefile(output, checkpoint):
         raise InvalidUsage(f"the output {output} is the same file as the checkpoint {checkpoint}", "name another file")
+
+
+def remove(path: str) -> None:
+    """Remove a file, if it is there and can be."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def read_at(fd: int, offset: int, size: int) -> bytes:
@@ -251,7 +259,7 @@ def create_whole(
         os.close(fd)
         raise
     finally:
-        _remove(temporary)
+        remove(temporary)
     return fd
 
 
@@ -320,13 +328,6 @@ def _give_name(disk: Disk, temporary: str, path: str, replace: bool) -> None:
         if not replace and error.errno in _NO_SUPPORT:
             raise _unsupported(path, "hard links", error) from error
         raise _uncreatable(path, error) from error
-
-
-def _remove(temporary: str) -> None:
-    try:
-        os.unlink(temporary)
-    except OSError:
-        pass
 
 
 def _uncreatable(path: str, error: OSError) -> CheckpointRefused:
