@@ -43,7 +43,7 @@ TABLE: dict[int, tuple[str, ...]] = {
         *("disk", "reader", "opening", "salvage", "checkpoint", "resume", "target", "sampling"),
     ),
     3: ("worker", "tracker", "results", "story", "trial", "plan", "preview"),
-    4: ("pool", "crew", "intake", "output", "guard", "starts", "losses", "retrier", "recall", "recorder"),
+    4: ("pool", "starts", "crew", "intake", "output", "guard", "losses", "retrier", "recall", "recorder"),
     5: ("loop", "waiting", "batch", "cells", "bench"),
     6: ("api", "__init__", "__main__"),
 }

@@ -31,13 +31,13 @@ from batchmill.guard import Guard
 from batchmill.intake import Intake
 from batchmill.ledger import Ledger
 from batchmill.limits import FailureLimits
-from batchmill.loop import TICK, Callbacks, Loop, Stop, Wake
+from batchmill.loop import TICK, Callbacks, Loop
 from batchmill.matching import Matcher
-from batchmill.model import Report, Snapshot, plural
+from batchmill.model import Report, Snapshot, Stop, Wake, plural
 from batchmill.output import Output
 from batchmill.passing import Passing
 from batchmill.plan import Plan, make_plan
-from batchmill.pool import Pool
+from batchmill.pool import PATIENCE, Pool
 from batchmill.recorder import Recorder, Sink
 from batchmill.resources import machine, raise_descriptor_limit, versions, worker_count
 from batchmill.resume import History, Nowhere, begin_run, open_checkpoint_for
@@ -49,13 +49,8 @@ from batchmill.tracker import Tracker, report_map
 from batchmill.waiting import patiently, seconds_of
 from batchmill.worker import in_lane
 
-_PATIENCE = 1.0  # seconds that idle workers get to end by themselves
-_KEEP = {
-    "": "whole",
-    "limit": "partial",
-    "max-failures": "partial",
-    TIME_UP: "partial",
-}  # what becomes of -o FILE, by what ended the run
+# What becomes of -o FILE, by what ended the run.
+_KEEP = {"": "whole", "limit": "partial", "max-failures": "partial", TIME_UP: "partial"}
 
 
 def _silent(_: Any) -> None:
@@ -369,7 +364,7 @@ class _Session:
             report = self._finish()
         except CheckpointUnwritable as error:
             raise self._with_count(error) from error
-        self._pool.close(_PATIENCE)
+        self._pool.close(PATIENCE)
         if interrupted:
             raise KeyboardInterrupt
         if self._loop.error is not None:

@@ -22,9 +22,9 @@ from batchmill.agreement import Agreement, Difference
 from batchmill.cells import CellRun
 from batchmill.crew import Crew
 from batchmill.errors import InputMissing, InvalidUsage
-from batchmill.loop import Stop
-from batchmill.model import format_size
+from batchmill.model import Stop, format_size
 from batchmill.plan import Plan
+from batchmill.pool import PATIENCE
 from batchmill.resources import (
     available_memory,
     busy_seconds,
@@ -41,7 +41,6 @@ from batchmill.survey import Asked, Schedule, Step, Survey, Task
 MOST_RECORDS = 20_000  # sampled where nobody says how many
 READING = 0.1  # share of the time that reading the input may take
 ROOMY = 0.9  # share of the free memory that lanes may take
-_PATIENCE = 1.0  # seconds that idle workers get to end by themselves
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ class _Lanes:
     def close(self) -> None:
         """End all lanes."""
         for crew in set(self._crews.values()):
-            crew.close(0.0 if self.stopped else _PATIENCE)
+            crew.close(0.0 if self.stopped else PATIENCE)
 
     # Runs
 

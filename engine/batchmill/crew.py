@@ -10,8 +10,10 @@ import time
 from typing import Any
 
 from batchmill.blame import describe_exit
-from batchmill.errors import FunctionFailed, LanesLost
+from batchmill.errors import LanesLost
+from batchmill.model import Stop
 from batchmill.pool import Event, Lane, Pool
+from batchmill.starts import died_importing, not_imported, not_started
 from batchmill.worker import Ready
 
 _LOOK = 0.5  # seconds between looks at the time while lanes start
@@ -48,13 +50,10 @@ class Crew(Pool):
                     self._start_lanes(range(1, self.size))
             elif event is not None:
                 others.append(event)
-            if getattr(event, "insist", None) is not None:
-                break  # asked to stop: the loop that follows will see it
+            if isinstance(event, Stop):
+                break  # the loop that follows will see it
             if time.monotonic() - begun > patience:
-                raise FunctionFailed(
-                    f"the function's module was not imported within {patience:g} s",
-                    "give more with --start-timeout, or look at what it does when imported",
-                )
+                raise not_imported(patience)
         for other in others:
             events.put(other)
         self.startups = tuple(ready)
@@ -64,17 +63,16 @@ class Crew(Pool):
             try:
                 self.start(slot)
             except OSError as error:
-                remedy = "close other programs, or give fewer workers with -j"
-                raise LanesLost(f"only {slot} of {self.size} workers can be started: {error}", remedy) from error
+                raise not_started(error, f"only {slot} of {self.size} workers") from error
 
     def _greet(self, event: Event) -> None:
         self.answered(event.lane, event.tag)
         if isinstance(event.future.exception(), RuntimeError):
             self.broke(event.lane, event.future.exception() or RuntimeError())
-            how = describe_exit(event.lane.executor.exitcode)
+            code = event.lane.executor.exitcode
             if event.lane.slot:
-                raise LanesLost(f"a worker {how} while starting")
-            raise FunctionFailed(f"a worker {how} while importing the function", "try it with `batchmill try`")
+                raise LanesLost(f"a worker {describe_exit(code)} while starting")
+            raise died_importing(code)
         answer: Ready = event.future.result()
         if answer.error is not None:
             raise answer.error

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from batchmill import worker
 from batchmill.chunking import Pace
@@ -26,7 +26,7 @@ from batchmill.guard import Guard
 from batchmill.intake import Intake, Job
 from batchmill.ledger import Ledger
 from batchmill.losses import Losses
-from batchmill.model import Chunk
+from batchmill.model import Chunk, Stop, plural
 from batchmill.output import Output
 from batchmill.pool import Event, Lane, Pool
 from batchmill.recall import SOON, Recaller
@@ -52,17 +52,6 @@ class Watcher(Protocol):
 
     def lane_ended(self, lane: int, pid: int, exit: int | None, why: str) -> None:
         """See Tracker.lane_ended."""
-
-
-class Stop(NamedTuple):
-    """A request to stop: `reason` is a signal's name or a word; `insist` kills what is running."""
-
-    reason: str
-    insist: bool
-
-
-class Wake(NamedTuple):
-    """New input may be there."""
 
 
 @dataclass(frozen=True)
@@ -426,8 +415,8 @@ class Loop:
         self._deadline = None if reason == TIME_UP else self._clock() + self._grace
         running = sum(1 for lane in self._pool.lanes.values() if self._pool.running(lane))
         if running and reason.startswith("SIG") and reason != "SIGPIPE":
-            which = "1 item" if running == 1 else f"{running} items"
-            self._tell.message(f"Stopping: waiting up to {self._grace:g} s for {which}; once more stops at once")
+            waited = f"up to {self._grace:g} s for {plural(running, 'item')}"
+            self._tell.message(f"Stopping: waiting {waited}; once more stops at once")
         for lane in list(self._pool.lanes.values()):
             self._pool.lower(lane, 0, 0)
             if not lane.ready:

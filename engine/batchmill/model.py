@@ -197,6 +197,17 @@ class Report:
             raise ItemsFailed(f"{self.failed} of {plural(self.total, 'item')} failed{example}")
 
 
+class Stop(NamedTuple):
+    """A request to stop: `reason` is a signal's name or a word; `insist` kills what is running."""
+
+    reason: str
+    insist: bool
+
+
+class Wake(NamedTuple):
+    """New input may be there."""
+
+
 def plural(count: int, noun: str) -> str:
     """`1 item`, `2 items`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -31,6 +31,7 @@ from batchmill.errors import InvalidUsage
 from batchmill.signals import held
 from batchmill.worker import ALARM, COLUMNS, NO_LIMIT, RECORD_BITS, LaneSetup
 
+PATIENCE = 1.0  # seconds that idle workers get to end by themselves
 _MASK = (1 << RECORD_BITS) - 1
 _MOMENT = 0.05  # seconds that a process may take from closing its files to being dead
 _LATE = 2.0  # seconds after which a broken executor's thread is not waited for any more

@@ -10,8 +10,27 @@ from batchmill.model import plural
 from batchmill.pool import Lane, Pool
 from batchmill.worker import Ready
 
+_REMEDY = "close other programs, or give fewer workers with -j"
 IN_A_ROW = 5  # lanes in a row that may die while starting
-_STILL_IMPORTING = 10.0
+_STILL_IMPORTING = 10.0  # seconds
+
+
+def not_started(error: OSError, what: str) -> LanesLost:
+    """The error of a run that cannot have the workers it needs; `what` says how many there can be."""
+    return LanesLost(f"{what} can be started: {error}", _REMEDY)
+
+
+def not_imported(patience: float) -> FunctionFailed:
+    """The error of a function whose import took longer than `patience` seconds."""
+    return FunctionFailed(
+        f"the function's module was not imported within {patience:g} s",
+        "give more with --start-timeout, or look at what it does when imported",
+    )
+
+
+def died_importing(code: int | None) -> FunctionFailed:
+    """The error of a function whose import was the end of a worker, with that exit status."""
+    return FunctionFailed(f"a worker {describe_exit(code)} while importing the function", "try it with `batchmill try`")
 
 
 class Starts:
@@ -33,9 +52,8 @@ class Starts:
         try:
             self._pool.start(slot)
         except OSError as error:
-            remedy = "close other programs, or give fewer workers with -j"
             if not self._pool.lanes:
-                raise LanesLost(f"no worker can be started: {error}", remedy) from error
+                raise not_started(error, "no worker") from error
             self._message(f"Only {plural(len(self._pool.lanes), 'worker')} could be started: {error}")
             self._pool.size = len(self._pool.lanes)
 
@@ -57,10 +75,10 @@ class Starts:
     def died(self, code: int | None) -> None:
         """A lane died with that exit status before it was up."""
         self._died += 1
-        how = describe_exit(code)
         if not self.any_ready and code != SERVER_LOST:
-            raise FunctionFailed(f"a worker {how} while importing the function", "try it with `batchmill try`")
+            raise died_importing(code)
         if self._died > IN_A_ROW:
+            how = describe_exit(code)
             raise LanesLost(f"{self._died} workers in a row died while starting; the last one {how}")
 
     def watch(self, now: float) -> None:
@@ -68,10 +86,7 @@ class Starts:
         for lane in () if self.any_ready else self._pool.lanes.values():
             waited = now - lane.started
             if waited > self._patience:
-                raise FunctionFailed(
-                    f"the function's module was not imported within {self._patience:g} s",
-                    "give more with --start-timeout, or look at what it does when imported",
-                )
+                raise not_imported(self._patience)
             if waited > _STILL_IMPORTING and not self._told:
                 self._told = True
                 self._message(f"Still importing the function's module after {waited:.0f} s")

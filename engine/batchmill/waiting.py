@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from batchmill.disk import is_held
 from batchmill.errors import CheckpointBusy, Interrupted
-from batchmill.loop import Stop
+from batchmill.model import Stop
 
 _T = TypeVar("_T")
 _LOOK, _LONGEST_LOOK = 0.02, 0.5  # seconds between looks at the lock; each is longer than the last
