@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import median, stdev
 
+from batchmill.model import plural
+
 CLOSE = 0.05  # a count within so much of the fastest is as good, if it is smaller
 SHORT = 1.0  # seconds; a shorter round measures more than the items
 FEW = 5  # items per worker; with fewer, the last ones to end decide
@@ -330,5 +332,5 @@ def _outliers(cell: Cell) -> list[str]:
 
 
 def _name(cell: Cell) -> str:
-    workers = "1 worker" if cell.workers == 1 else f"{cell.workers} workers"
+    workers = plural(cell.workers, "worker")
     return workers if cell.chunk_size is None else f"{workers}, chunks of {cell.chunk_size}"

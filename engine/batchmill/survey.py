@@ -1,6 +1,6 @@
 """Owns which cell of a survey of worker counts runs when, and how long. Never runs one itself: a Runner does.
 
-    warm up --> probe (how fast, about?) --> plan (sample, passes, rounds) --> round 1: every cell, round 2: ...
+    warm up --> probe (how fast, about?) --> schedule (sample, passes, rounds) --> round 1: every cell, round 2: ...
 
 Rounds are interleaved, each in an order of its own, so that what drifts (clock speeds, a neighbour's load) meets all
 cells alike. Clocks come in as arguments.
@@ -112,7 +112,8 @@ Key = tuple[int, "int | None"]
 class Survey:
     """The cells and what they came to so far. `have` is how many sampled records there are to choose from.
 
-    `startups` tells after how many seconds so many workers were up. `tell` hears sentences, `on_step` every cell done.
+    `startups` tells after how many seconds so many workers were up. `tell` hears the schedule, `on_step` each cell
+    that is done.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class Survey:
         if self._runner.stopped:
             return False
         left = self._deadline - self._clock()
-        self.schedule = schedule = plan(self._rates, left, self._have, self._asked)
+        self.schedule = schedule = make_schedule(self._rates, left, self._have, self._asked)
         self._tell(schedule)
         shuffled, keys = random.Random(_SEED), list(self._cells)
         for number in range(1, schedule.rounds + 1):
@@ -206,7 +207,7 @@ class Survey:
             guess, items = done.rate, max(2 * items, round(items * min(20.0, 1.5 * PROBE / max(done.seconds, 1e-6))))
 
 
-def plan(rates: Mapping[Key, float], left: float, have: int, asked: Asked) -> Schedule:
+def make_schedule(rates: Mapping[Key, float], left: float, have: int, asked: Asked) -> Schedule:
     """How to spend the seconds left, at these items per second.
 
     Enough items that the fastest cell takes 2 s, and 20 for each worker, in three to seven rounds. Where there is no

@@ -10,6 +10,8 @@ import csv
 import re
 from collections.abc import Callable
 
+from batchmill.model import plural
+
 _LONG = 128 << 10  # characters; csv takes no longer cell by itself
 
 
@@ -113,8 +115,7 @@ class Table:
         def read(row: bytes) -> dict[str, str]:
             found = cells(row)
             if len(found) != width:
-                counted = "1 cell" if len(found) == 1 else f"{len(found)} cells"
-                raise ValueError(f"the row has {counted}, the header {width}")
+                raise ValueError(f"the row has {plural(len(found), 'cell')}, the header {width}")
             return dict(zip(names, found))
 
         return read
