@@ -13,47 +13,23 @@ ROOT = Path(__file__).resolve().parent.parent
 ENGINE = ROOT / "engine" / "batchmill"
 CLI = ROOT / "cli" / "batchmill_cli"
 
-# A module imports only what stands before it: in a layer below, or further left in its own.
-TABLE: dict[int, tuple[str, ...]] = {
-    0: ("version", "safe_path", "errors", "model", "settings"),
-    1: (
-        *("outline", "chunking", "framing", "ledger"),
-        *("unpacking", "packing", "codec", "tables", "formats", "export", "rows"),
-        *(
-            "parsing",
-            "rejects",
-            "moves",
-            "index",
-            "ordering",
-            "repeats",
-            "matching",
-            "reply",
-            "limits",
-            "retries",
-            "watchdog",
-            "time_limit",
-            "binning",
-            "template",
-        ),
-        *("scaling", "agreement", "survey"),
-    ),
-    2: (
-        *("lane", "identity", "passing", "process", "command"),
-        *("blame", "function", "resources", "signals", "server", "feed", "source"),
-        *("disk", "reader", "opening", "salvage", "checkpoint", "resume", "target", "sampling"),
-    ),
-    3: ("worker", "tracker", "results", "story", "trial", "plan", "preview"),
-    4: ("pool", "starts", "crew", "intake", "output", "guard", "losses", "retrier", "recall", "recorder"),
-    5: ("loop", "waiting", "batch", "cells", "bench"),
-    6: ("api", "__init__", "__main__"),
-}
+README = (ROOT / "README.md").read_text()
 
-ORDER = [name for layer in sorted(TABLE) for name in TABLE[layer]]
+
+def layers() -> dict[str, list[str]]:
+    """The rows of the README's table of modules, the lowest first: a module imports only what stands before it."""
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", README.partition("## The house")[2], re.MULTILINE)
+    return {layer: re.findall(r"`(\w+)`", modules) for layer, modules in reversed(rows)}
+
+
+TABLE = layers()
+ORDER = [name for modules in TABLE.values() for name in modules]
+PURE = [name for layer, modules in TABLE.items() if layer.startswith(("values", "pure")) for name in modules]
 MODULES = {path.stem: path for path in sorted(ENGINE.glob("*.py"))}
 COMMANDS = {path.stem: path for path in sorted(CLI.glob("*.py"))}
 SOURCES = sorted([*MODULES.values(), *COMMANDS.values()])
 
-# What layers 0 and 1 get as arguments instead: clocks, sizes, bytes.
+# What these get as arguments instead: clocks, sizes, bytes.
 EFFECTS = {"os", "time", "multiprocessing", "concurrent", "subprocess", "signal", "socket", "shutil"}
 MAX_LINES = 50  # of a function, without its docstring
 
@@ -115,6 +91,7 @@ def long_functions(tree: ast.AST) -> list[str]:
 
 
 def test_every_module_is_in_the_table_and_every_entry_is_a_module() -> None:
+    assert len(PURE) > 20, "the README's table was not read"
     assert len(ORDER) == len(set(ORDER))
     assert set(MODULES) - set(ORDER) == set()
     assert set(ORDER) - set(MODULES) == set()
@@ -145,7 +122,7 @@ def test_the_engine_prints_nothing(name: str) -> None:
     assert {"sys.stdout.write", "sys.stderr.write", "sys.stdout", "sys.stderr"} & attributes(tree) == set()
 
 
-@pytest.mark.parametrize("name", [name for name in (*TABLE[0], *TABLE[1]) if name in MODULES])
+@pytest.mark.parametrize("name", [name for name in PURE if name in MODULES])
 def test_the_lowest_layers_touch_no_file_clock_or_process(name: str) -> None:
     tree = tree_of(MODULES[name])
     assert packages(tree) & EFFECTS == set()

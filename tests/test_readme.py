@@ -41,9 +41,3 @@ def test_every_command_of_the_readme_does_what_is_printed_below_it(tmp_path: Pat
         assert done.returncode == int(expected[1] if expected else 0), f"{command}\n{done.stderr}"
         if shown:
             assert done.stdout.splitlines() == shown, command
-
-
-def test_the_readme_names_every_module_of_the_engine() -> None:
-    house = README[README.index("## The house") :]
-    modules = {path.stem for path in Path(__file__).parent.parent.glob("engine/batchmill/*.py")} - {"__main__"}
-    assert {name for name in modules if f"`{name}`" not in house} == set()
