@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -52,7 +53,7 @@ OPTIONS = [
            help="How workers start: forkserver, spawn or fork."),
     Option("--start-timeout", group=WORKERS, metavar="DUR", help="For importing the function. [5m]"),
     Option("--worker-output", group=WORKERS, type=places.FILE, metavar="FILE",
-           help="For prints of the function: stderr, none, FILE."),
+           help="For prints of the function: stderr, none, FILE. [stderr]"),
     Option("--fresh", group=CHECKPOINT, env=False, is_flag=True,
            help="Begin anew; move an old checkpoint to NAME.1.ckpt."),
     Option("--fresh-if-finished", group=CHECKPOINT, is_flag=True,
@@ -68,9 +69,6 @@ OPTIONS = [
            help="jsonl, csv, msgpack, sqlite (table `items`) or raw: text as it is. [jsonl]"),
     Option("--json", group=OUTPUT, is_flag=True, help="Print the report as one JSON object on stdout."),
     Option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Only what needs a person: not exit 1, 3 or 75."),
-    Option("--progress", group=CRON, type=Choice(MODES), metavar="NAME", default="auto",
-           help="line, log or none. [auto: a line on a terminal]"),
-    Option("--progress-interval", group=CRON, metavar="DUR", help="Between lines. [0.1s; log: 30s]"),
     Option("--timeout", group=LIMITS, metavar="DUR", help="Fail an item that takes longer; kill it if need be."),
     Option("--retries", group=LIMITS, type=Whole(), help=f"More tries for an item that fails. [{Settings.retries}]"),
     Option("--retry-delay", group=LIMITS, metavar="DUR", help="Before the second try; doubles with each. [1s]"),
@@ -82,14 +80,28 @@ OPTIONS = [
     Option("--worker-memory", group=LIMITS, metavar="SIZE", help="Replace a worker that holds more, such as 2G."),
     Option("--min-free-memory", group=LIMITS, metavar="SIZE", help="Hand out less while less than this is free."),
     Option("--max-items-per-worker", group=LIMITS, type=Whole(), help="Replace a worker after N items."),
+    Option("--progress", group=CRON, type=Choice(MODES), metavar="NAME", default="auto",
+           help="line, log or none. [auto: a line on a terminal]"),
+    Option("--progress-interval", group=CRON, metavar="DUR", help="Between lines. [0.1s; log: 30s]"),
     Option("--metrics", group=CRON, type=places.FILE, metavar="FILE.prom",
            help="Keep metrics for Prometheus there (node_exporter's textfile collector)."),
     Option("--wait", group=CRON, metavar="[DUR]", is_flag=False, flag_value=FOREVER, may_take=is_wait,
-           help="Wait while another run holds the checkpoint. [exit 75; without DUR: as long as it takes]"),
+           help="Wait for a run that holds the checkpoint; without DUR, for ever. [exit 75]"),
     Option("--time-limit", group=CRON, metavar="DUR",
-           help="Be over within it (exit 3); items still running then run again with --resume."),
+           help="Be over within it (exit 3); --resume continues."),
     Option("--grace", group=CRON, metavar="DUR", help="For finishing after Ctrl-C or TERM. [10s]"),
 ]  # fmt: skip
+
+
+def of_run(group: str, *names: str) -> list[Option]:
+    """Options of `run`, for another command: those parameters, under a heading of its own."""
+    return [_under(group, option) for option in OPTIONS if option.name in names]
+
+
+def _under(group: str, option: Option) -> Option:
+    moved = copy.copy(option)
+    moved.group = group
+    return moved
 
 
 def settings_of(options: Mapping[str, Any]) -> Settings:

@@ -10,12 +10,13 @@ import click
 
 from batchmill.errors import InvalidUsage
 from batchmill.model import plural
-from batchmill.settings import FORMATS, START_METHODS, Settings, parse_duration
+from batchmill.settings import Settings, parse_duration
 from batchmill_cli import bench_files, streams
-from batchmill_cli.options import Choice, Command, Option, Whole, given, parse_set
+from batchmill_cli.batch_options import of_run
+from batchmill_cli.options import Command, Option, Whole, given, parse_set
 from batchmill_cli.places import FILE
 from batchmill_cli.places import FUNCTION as FUNCTION_NAME
-from batchmill_cli.program import program_name
+from batchmill_cli.program import as_arguments, program_name
 from batchmill_cli.progress import fit, may_draw, redraw, terminal_width, wipe
 from batchmill_cli.report import as_json
 from batchmill_cli.shell import join
@@ -40,18 +41,7 @@ OPTIONS = [
     Option("--plot", group=OUTPUT, type=FILE, metavar="FILE", help="Draw the curve into a .svg or .png file."),
     Option("--json", group=OUTPUT, is_flag=True, help="Print one JSON object in place of the table."),
     Option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Say nothing on stderr but errors."),
-    Option("--set", group=FUNCTION, multiple=True, metavar="KEY=VALUE",
-           help="An argument for the function, JSON or text; repeatable."),
-    Option("--init", group=FUNCTION, metavar="NAME", help="Call NAME (or MODULE:NAME) once in each worker."),
-    Option("--format", group=FUNCTION, type=Choice(FORMATS), metavar="NAME",
-           help="jsonl, csv, tsv, lines, null, files (each INPUT an item). [auto: by suffix]"),
-    Option("--timeout", group=FUNCTION, metavar="DUR", help="Fail an item that takes longer."),
-    Option("--window", group=FUNCTION, type=Whole(), help=f"Chunks in flight per worker. [{Settings.window}]"),
-    Option("--preload", group=FUNCTION, multiple=True, metavar="MODULE",
-           help="Import it once, shared by all workers; repeatable."),
-    Option("--start-method", group=FUNCTION, type=Choice(START_METHODS), metavar="NAME",
-           help="How workers start: forkserver, spawn or fork."),
-    Option("--start-timeout", group=FUNCTION, metavar="DUR", help="For importing the function. [5m]"),
+    *of_run(FUNCTION, "set", "init", "format", "timeout", "window", "preload", "start_method", "start_timeout"),
     Option("--worker-output", group=FUNCTION, type=FILE, metavar="FILE",
            help="For prints of the function: stderr, none, FILE. [none]"),
 ]  # fmt: skip
@@ -132,7 +122,7 @@ def run_line(function: str, inputs: Sequence[str], options: Mapping[str, Any], b
     """The run with the answer, as a command to copy; "" without one."""
     if best is None:
         return ""
-    words = ["run", function, *(f"./{name}" if name.startswith("-") and name != "-" else name for name in inputs)]
+    words = ["run", function, *as_arguments(inputs)]
     for name in _PASSED_ON:
         value = options[name]
         for text in value if isinstance(value, (tuple, list)) else [value]:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from batchmill.settings import Settings
@@ -55,7 +55,7 @@ def run_again(run: Mapping[str, Any], checkpoint: str, *, absolute: bool) -> str
         return ""
     is_elsewhere = absolute or directory != os.getcwd()
     options = [*_options(run.get("settings", {})), "-c", os.path.abspath(checkpoint) if is_elsewhere else checkpoint]
-    words = [*_words(inputs), *options, "--resume"]
+    words = [*as_arguments(inputs), *options, "--resume"]
     command = _command(run["command"], words) if "command" in run else ["run", _function(run, directory), *words]
     line = f"{program_name(absolute=is_elsewhere)} {join(command)}"
     return f"cd {quote(directory)} && {line}" if is_elsewhere else line
@@ -78,7 +78,7 @@ def _function(run: Mapping[str, Any], directory: str) -> str:
     return shown
 
 
-def _words(inputs: list[str]) -> Iterator[str]:
+def as_arguments(inputs: Iterable[str]) -> Iterator[str]:
     """The INPUTs as arguments: one that begins with a dash must not be taken for an option."""
     yield from (f"./{name}" if name.startswith("-") and name != "-" else name for name in inputs)
 

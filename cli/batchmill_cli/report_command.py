@@ -10,7 +10,7 @@ from batchmill_cli.places import CHECKPOINT, FILE
 from batchmill_cli.reading import reading
 
 OPTIONS = [
-    Option("-o", "--output", group="Output", type=FILE, required=True, metavar="FILE|-", help="The page. [-: stdout]"),
+    Option("-o", "--output", group="Output", type=FILE, required=True, metavar="FILE|-", help="The page; - is stdout."),
 ]
 
 

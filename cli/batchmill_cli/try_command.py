@@ -12,21 +12,19 @@ import click
 
 from batchmill.errors import BatchmillError, InvalidUsage
 from batchmill.export import escape
-from batchmill.settings import FORMATS, Settings
+from batchmill.settings import Settings
 from batchmill_cli import streams
-from batchmill_cli.options import Choice, Command, Option, Whole, given, parse_set
+from batchmill_cli.batch_options import of_run
+from batchmill_cli.options import Command, Option, Whole, given, parse_set
 from batchmill_cli.places import FILE, FUNCTION
 
 OPTIONS = [
     Option("--id", group="Which item", metavar="ID", help="The item with this id. [the first item]"),
     Option("--line", group="Which item", type=Whole(), help="The item on this line (or the N-th file)."),
-    Option("--set", group="Function", env=False, multiple=True, metavar="KEY=VALUE",
-           help="Pass KEY=VALUE (JSON, or a text) to the function; repeatable."),
+    *of_run("Function", "set"),
     Option("--init", group="Function", metavar="NAME", help="Call NAME (or MODULE:NAME) first."),
-    Option("--format", group="Input", type=Choice(FORMATS), metavar="NAME",
-           help="jsonl, csv, tsv, lines, null or files. [auto: by suffix]"),
-    Option("--id-field", group="Input", metavar="NAME", help="The field or column that identifies an item. [id]"),
-]  # fmt: skip
+    *of_run("Input", "format", "id_field"),
+]
 
 
 @click.command(
