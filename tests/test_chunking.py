@@ -161,7 +161,7 @@ def test_the_tail_is_not_cut_below_ten_times_the_parent_s_cost() -> None:
 def test_with_many_lanes_the_tail_is_not_cut_finer_than_the_parent_can_follow() -> None:
     pace = Pace(200)
     pace.seen(100_000, 0.1)
-    assert pace.next_size(1) * pace.seconds_per_item == pytest.approx(200 * PARENT_COST)
+    assert pace.next_size(1) * 0.1 / 100_000 == pytest.approx(200 * PARENT_COST)
 
 
 def test_what_counts_as_a_straggler_shrinks_with_the_chunks_towards_the_end() -> None:
@@ -211,7 +211,7 @@ def test_items_that_take_no_time_do_not_divide_by_zero() -> None:
 def test_a_reply_without_items_teaches_nothing() -> None:
     pace = Pace(1)
     pace.seen(0, 12.0)
-    assert (pace.seconds_per_item, pace.next_size()) == (0.0, 1)
+    assert pace.next_size() == 1
 
 
 def test_a_chunk_size_given_by_the_user_is_kept_and_never_cut_short() -> None:

@@ -16,7 +16,7 @@ import pytest
 from batchmill.codec import pack_map
 from batchmill.framing import FrameType
 from batchmill.reader import read_frames
-from batchmill.story import read_story
+from batchmill.teller import read_story
 from batchmill_cli.page import render
 from cli_kit import PROGRAM, batchmill, environment
 from test_cli_run import wait_for_outcomes

@@ -18,7 +18,8 @@ from batchmill.errors import CheckpointDamaged, InputMissing
 from batchmill.framing import FrameType, Kind
 from batchmill.model import Report
 from batchmill.reader import Reader
-from batchmill.story import MOST_LANES, MOST_MESSAGES, MOST_TYPES, SLOWEST, Story, read_story
+from batchmill.story import Story
+from batchmill.teller import MOST_LANES, MOST_MESSAGES, MOST_TYPES, SLOWEST, read_story
 from batchmill.tracker import report_map
 from checkpoint_kit import QuickDisk
 

@@ -31,7 +31,7 @@ def command(checkpoint: str, output: str) -> int:
     no network and runs no script; a live checkpoint gives how it stands now.
     """
     from batchmill.disk import refuse_same_file, replacing
-    from batchmill.story import read_story
+    from batchmill.teller import read_story
     from batchmill_cli.page import render
 
     if output == "-":

@@ -48,11 +48,6 @@ class Pace:
         aim = self._fixed * self._mean if self._fixed else self._aim
         return max(LEAST_PATIENCE, aim, STRAGGLER * self._mean)
 
-    @property
-    def seconds_per_item(self) -> float:
-        """The running mean; 0.0 before anything is known."""
-        return self._mean or 0.0
-
     def seen(self, items: int, seconds: float) -> None:
         """Learn from a chunk of `items` items that ran `seconds`."""
         if items <= 0:
