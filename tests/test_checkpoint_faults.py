@@ -89,7 +89,7 @@ def cut_resume_append_cut(path: str, disk: Disk, cuts: range | None = None) -> N
             checkpoint.append(OUTCOMES, b"a longer one, to be cut")
         if not at_a_border:
             assert checkpoint.recovery is not None
-            assert f"{cut - max(ref.end for ref in built.refs if ref.end <= cut)} bytes" in checkpoint.recovery
+            assert f"{cut - max(ref.end for ref in built.refs if ref.end <= cut)} byte" in checkpoint.recovery
         os.truncate(path, os.path.getsize(path) - 1 - cut % 20)
         with Checkpoint.open(path, interval=None, disk=disk) as checkpoint:
             assert checkpoint.verdict is not None
@@ -241,7 +241,7 @@ def test_row_7_what_a_repair_cuts_is_kept_in_a_file_of_its_own(path: str) -> Non
     for number in ("", ".2"):
         with Checkpoint.open(path, interval=None, disk=QuickDisk()) as checkpoint:
             assert checkpoint.recovery is not None
-            assert f"x.damaged{number}, and their items run again" in checkpoint.recovery
+            assert f"x.damaged{number}, and its items run again" in checkpoint.recovery
             assert "88 bytes" in checkpoint.recovery
             assert checkpoint.frames == 38
             checkpoint.append(OUTCOMES, b"12345678")
