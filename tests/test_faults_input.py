@@ -70,6 +70,31 @@ def test_row_42_a_signal_ends_a_run_whose_stdin_stalls(tmp_path: Path) -> None:
         run.assert_gone()
 
 
+def test_row_42_a_named_pipe_is_waited_for_and_read_to_its_end(tmp_path: Path) -> None:
+    expected = undisturbed(prepare(tmp_path, numbered(30)))
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    command = ("f.py:work", "pipe.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "2")
+    with running("items.jsonl", "pipe.jsonl", command=("cp",), cwd=tmp_path) as writer:  # waits for a reader
+        ended = finish(*command, cwd=tmp_path)
+        assert writer.end().status == 0
+    assert (ended.status, ended.err) == (0, "")
+    assert (tmp_path / "out.jsonl").read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", ["pipe.jsonl", "pipe.csv", "pipe.jsonl.gz"])
+@pytest.mark.parametrize("command", [("run",), ("bench", "--seconds", "600")], ids=["run", "bench"])
+def test_row_42_a_signal_ends_what_waits_for_a_named_pipe_that_nobody_writes_to(
+    command: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    prepare(tmp_path)
+    os.mkfifo(tmp_path / name)
+    with running(*command, "f.py:work", name, command=(PROGRAM,), cwd=tmp_path) as run:
+        run.until(lambda: (tmp_path / "pipe.work.ckpt").exists() or run.said(), "its beginning")
+        run.signal(signal.SIGTERM)
+        assert run.end().status == -signal.SIGTERM
+        run.assert_gone()
+
+
 SCRIPT = """
 import batchmill, f
 
@@ -261,6 +286,14 @@ def test_row_36_lost_output_is_no_success_and_the_checkpoint_goes_on(script: str
     assert (ended.status, ended.err) == (0, "")
     assert not set(witnessed(tmp_path)[seen:]) & done
     assert [line["result"]["n"] for line in lines_of(tmp_path / "out.jsonl")] == list(range(3000))
+
+
+@pytest.mark.parametrize("command", ["run", "bench", "try"])
+def test_row_36_a_working_directory_that_is_gone_is_one_line(command: str, tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(2))
+    gone = 'mkdir gone && cd gone && rmdir ../gone && "$0" "$1" "$2/f.py:work" "$2/items.jsonl"'
+    ended = finish("-c", gone, PROGRAM, command, str(tmp_path), command=("bash",), cwd=tmp_path)
+    assert (ended.status, ended.err) == (66, "batchmill: the working directory is gone; cd to one that is there\n")
 
 
 def test_row_36_an_empty_environment_in_another_directory_will_do(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def sample_of(path: Path, count: int) -> Sample:
     wake = threading.Event()
     source = ByteSource([str(path)], FORMATS["lines"], wake.set)
     try:
-        return draw(source, FORMATS["lines"], count, 30, wake)
+        return draw(source, FORMATS["lines"], count, 30, wake, is_stopped=lambda: False)
     finally:
         source.close()
 
@@ -230,7 +230,7 @@ def test_rows_of_tables_keep_their_header_and_their_line(tmp_path: Path) -> None
         (tmp_path / f"{name}.csv").write_text(f"{header}\n{rows}")
     wake, csv = threading.Event(), FORMATS["csv"]
     reader = ByteSource([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")], csv, wake.set)
-    sample = draw(reader, csv, 100, 30, wake)
+    sample = draw(reader, csv, 100, 30, wake, is_stopped=lambda: False)
     reader.close()
     assert [record.line for record in sample.records] == [2, 4, 6, 8, 10] * 2
     source, chunks = SampleSource(sample.records, 1, b"\n"), []

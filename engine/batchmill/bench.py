@@ -37,6 +37,7 @@ from batchmill.sampling import Record, Sample, draw
 from batchmill.scaling import Cell, Round
 from batchmill.source import ByteSource
 from batchmill.survey import Asked, Schedule, Step, Survey, Task
+from batchmill.waiting import interrupted
 
 MOST_RECORDS = 20_000  # sampled where nobody says how many
 READING = 0.1  # share of the time that reading the input may take
@@ -144,7 +145,10 @@ class Bench:
         stack.callback(source.close)
         assert isinstance(source, ByteSource)
         count = self._asked.sample or MOST_RECORDS
-        sample = draw(source, plan.cut, count, READING * self._asked.seconds, wake)
+        seconds = READING * self._asked.seconds
+        sample = draw(source, plan.cut, count, seconds, wake, is_stopped=lambda: not self._events.empty())
+        if not sample.records and not self._events.empty():
+            raise interrupted(self._events.get().reason, "reading the input")
         if not sample.records:
             raise InputMissing("there are no items in the input", "give an INPUT that has some")
         return sample

@@ -75,7 +75,7 @@ class CheckpointBusy(BatchmillError):
 
 
 class Interrupted(BatchmillError):
-    """A signal came while the run waited for its turn; `exit_code` says which."""
+    """A signal came before anything was begun; `exit_code` says which."""
 
     def __init__(self, message: str, remedy: str = "", *, exit_code: int = BatchmillError.exit_code) -> None:
         super().__init__(message, remedy)

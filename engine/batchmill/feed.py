@@ -16,6 +16,8 @@ import stat
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -50,10 +52,10 @@ class _Direct:
 
 
 class _Threaded:
-    """Feed of whatever may stall: a thread reads ahead, a few blocks at most."""
+    """Feed of whatever may stall, be it when it is opened: a thread reads ahead, a few blocks at most."""
 
-    def __init__(self, read: Callable[[], bytes], close: Callable[[], None], notify: Notify) -> None:
-        self._read, self._close, self._notify = read, close, notify
+    def __init__(self, blocks: Iterator[bytes], notify: Notify) -> None:
+        self._all, self._notify = blocks, notify
         self._blocks: queue.Queue[bytes | Exception] = queue.Queue(4)
         self._closed = False
         threading.Thread(target=self._pull, name="batchmill-feeder", daemon=True).start()
@@ -62,7 +64,7 @@ class _Threaded:
         block: bytes | Exception = b"-"
         while block and not isinstance(block, Exception) and not self._closed:
             try:
-                block = self._read()
+                block = next(self._all, b"")
             except Exception as error:
                 block = error
             self._blocks.put(block)
@@ -156,7 +158,7 @@ def check_inputs(names: Sequence[str], directories: bool) -> None:
             continue
         try:
             mode = os.stat(name).st_mode
-            if not stat.S_ISDIR(mode):
+            if not stat.S_ISDIR(mode) and not stat.S_ISFIFO(mode):  # a pipe closed again would kill who writes to it
                 os.close(os.open(name, os.O_RDONLY | os.O_NONBLOCK))
         except OSError as error:
             raise InputMissing(f"{name}: {error.strerror}", "check the path of INPUT") from None
@@ -165,24 +167,39 @@ def check_inputs(names: Sequence[str], directories: bool) -> None:
 
 
 def opener(name: str, notify: Notify) -> Callable[[], Feed]:
-    """What opens the feed of an INPUT (`-`: stdin); it raises InputMissing."""
-    suffix = os.path.splitext(name)[1].lower()
+    """What opens the feed of an INPUT (`-`: stdin); it raises InputMissing, or the feed does."""
 
     def open_it() -> Feed:
-        try:
-            if name == "-":
-                return _Threaded(lambda: os.read(0, BLOCK), lambda: None, notify)
-            if suffix in _OPENERS:
-                unpacked = _OPENERS[suffix](name, "rb")
-                return _Threaded(_whole_blocks(unpacked.read1), unpacked.close, notify)
+        if name == "-" or not _is_plain(name):
+            return _Threaded(_blocks(name), notify)
+        with _naming(name):
             raw = io.FileIO(name)
-        except OSError as error:
-            raise InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT") from None
-        if stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
-            return _Direct(lambda: raw.read(BLOCK) or b"", raw.close)
-        return _Threaded(lambda: raw.read(BLOCK) or b"", raw.close, notify)
+        return _Direct(lambda: raw.read(BLOCK) or b"", raw.close)
 
     return open_it
+
+
+def _blocks(name: str) -> Iterator[bytes]:
+    """The bytes of an INPUT that may stall: a named pipe does, while it is opened, until somebody writes to it."""
+    with ExitStack() as stack:
+        if name == "-":
+            read: Callable[[], bytes] = partial(os.read, 0, BLOCK)
+        else:
+            packed = _OPENERS.get(os.path.splitext(name)[1].lower())
+            with _naming(name):
+                file = stack.enter_context(packed(name, "rb") if packed else io.FileIO(name))
+            read = _whole_blocks(file.read1) if packed else partial(file.read, BLOCK)
+        while block := read():
+            yield block
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Raise InputMissing for an INPUT that cannot be opened."""
+    try:
+        yield
+    except OSError as error:
+        raise InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT") from None
 
 
 def _whole_blocks(read: Callable[[int], bytes]) -> Callable[[], bytes]:

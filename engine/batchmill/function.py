@@ -75,6 +75,14 @@ class Resolved:
     source_digest: str
 
 
+def here() -> str:
+    """The working directory; raises InputMissing where it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise InputMissing("the working directory is gone", "cd to one that is there") from None
+
+
 def parse(text: str, cwd: str) -> FunctionSpec:
     """The spec of `path/file.py:name` or `package.module:name`, relative to the directory `cwd`.
 
@@ -331,7 +339,7 @@ def _resolve_init(init: str | FunctionSpec, spec: FunctionSpec, module: ModuleTy
         return found
     if not where:
         raise InvalidUsage(f"--init {init!r} names no module", "write MODULE:NAME")
-    other = parse(init, os.getcwd())
+    other = parse(init, here())
     if other.kind == "module" and other.directory not in sys.path:
         sys.path.insert(1, other.directory or "")  # behind the function's own directory
     return resolve(replace(other, directory=None)).function

@@ -15,7 +15,7 @@ from batchmill.errors import InvalidUsage
 from batchmill.feed import columns_of
 from batchmill.formats import FORMATS, Format, IdRule
 from batchmill.framing import FILE_MAGIC
-from batchmill.function import FunctionSpec, of_callable, parse
+from batchmill.function import FunctionSpec, here, of_callable, parse
 from batchmill.parsing import VARIABLE, check_choice
 from batchmill.resources import thread_caps, usable_cores
 from batchmill.resume import default_name
@@ -120,7 +120,7 @@ def make_plan(
 ) -> Plan:
     """Check the arguments of a batch (see Batch); raises BatchmillError for what cannot work."""
     format = None if items is not None else _choose_format(inputs, settings)
-    spec = _spec_of(function, name, format)
+    spec = _spec_of(function, name, format, here())
     plan = Plan(
         spec=spec,
         init=of_callable(init) if callable(init) else init or settings.init,
@@ -141,11 +141,11 @@ def make_plan(
 
 
 def _spec_of(
-    function: Callable[..., Any] | str | CommandSpec, name: str | None, format: str | None
+    function: Callable[..., Any] | str | CommandSpec, name: str | None, format: str | None, directory: str
 ) -> FunctionSpec | CommandSpec:
     if isinstance(function, CommandSpec):
         return function.check(format)
-    return parse(function, os.getcwd()) if isinstance(function, str) else of_callable(function, name)
+    return parse(function, directory) if isinstance(function, str) else of_callable(function, name)
 
 
 def _choose_format(inputs: Sequence[str], settings: Settings) -> str:

@@ -10,7 +10,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from batchmill.formats import Format
@@ -53,10 +53,19 @@ class Sample(NamedTuple):
         return self._replace(records=tuple(self.records[place * have // count] for place in range(count)))
 
 
-def draw(source: ByteSource, format: Format, count: int, seconds: float, notify: threading.Event) -> Sample:
-    """At most `count` records that are not blank, from what can be read in so many seconds; raises InputBroken."""
+def draw(
+    source: ByteSource,
+    format: Format,
+    count: int,
+    seconds: float,
+    notify: threading.Event,
+    *,
+    is_stopped: Callable[[], bool],
+) -> Sample:
+    """At most `count` records that are not blank, from what can be read in so many seconds, or until `is_stopped`;
+    raises InputBroken."""
     reservoir, deadline = _Reservoir(count, format), time.monotonic() + seconds
-    while not source.ended and (time.monotonic() < deadline or not reservoir.kept):
+    while not source.ended and not is_stopped() and (time.monotonic() < deadline or not reservoir.kept):
         notify.clear()
         chunk = source.take(_LOOK)
         if chunk is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchmill import formats
 from batchmill.errors import InvalidUsage
 from batchmill.formats import FORMATS, IdRule
-from batchmill.function import parse, resolve
+from batchmill.function import here, parse, resolve
 from batchmill.identity import Identified, Identifier
 from batchmill.settings import Settings
 from batchmill.source import ByteSource
@@ -25,7 +24,7 @@ def trial(
     Lets out whatever the function raises. Raises InvalidUsage where there is no such item or it is none, and as
     `function.resolve` does.
     """
-    spec = parse(function, os.getcwd())
+    spec = parse(function, here())
     name = settings.format if settings.format != "auto" else formats.format_of(inputs[0])
     item = _find(inputs, name, settings, id, line)
     resolved = resolve(spec, settings.init)

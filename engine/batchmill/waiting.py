@@ -67,7 +67,7 @@ def _pause(seconds: float, path: str, events: queue.SimpleQueue[Any]) -> None:
         while (left := end - time.monotonic()) > 0:
             event = events.get(timeout=left)
             if isinstance(event, Stop):
-                raise _interrupted(event.reason, path)
+                raise interrupted(event.reason, f"waiting for {path}")
             others.append(event)
     except queue.Empty:
         pass
@@ -76,6 +76,7 @@ def _pause(seconds: float, path: str, events: queue.SimpleQueue[Any]) -> None:
             events.put(event)
 
 
-def _interrupted(reason: str, path: str) -> Interrupted:
+def interrupted(reason: str, doing: str) -> Interrupted:
+    """The error that says what asked to stop, mostly a signal's name, while `doing` something."""
     code = 128 + signal.Signals[reason] if reason.startswith("SIG") else Interrupted.exit_code
-    return Interrupted(f"ended by {reason} while waiting for {path}: nothing was begun", exit_code=code)
+    return Interrupted(f"ended by {reason} while {doing}: nothing was begun", exit_code=code)
