@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -110,6 +111,21 @@ def test_row_34_a_signal_during_start_up_ends_it_without_a_trace(
             run.assert_gone()
         assert ended.status == -number, (delay, ended.err)
         assert "Traceback" not in ended.err, (delay, ended.err)
+
+
+@pytest.mark.parametrize("number", [TERM, HUP])
+def test_row_34_a_signal_before_the_run_begins_leaves_no_temporary_file(number: signal.Signals, tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(1))
+    os.mkfifo(tmp_path / "never.py")  # what reads this function waits
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp", prefix="bm-") as short,
+        running("never.py:f", "items.jsonl", cwd=tmp_path, TMPDIR=short) as run,
+    ):
+        run.until(lambda: list(Path(short).glob("pymp-*/listener-*")), "the fork server")
+        run.signal(number)
+        assert run.end().status == -number
+        run.assert_gone()
+        assert list(Path(short).iterdir()) == []
 
 
 # Row 41

@@ -6,7 +6,6 @@ costs nothing but that: the server ends with us, and other options have it start
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 COMMANDS = ("run", "exec", "demo")
@@ -21,10 +20,8 @@ def is_wanted(args: Sequence[str], environ: Mapping[str, str]) -> bool:
     return not any(arg in ("-h", "-n") or arg.startswith(_OTHERWISE) for arg in own)
 
 
-def take(args: Sequence[str]) -> None:
-    """Start the fork server, if it is wanted. What goes wrong is left to the start that counts."""
-    if not is_wanted(args, os.environ):
-        return
+def take() -> None:
+    """Start the fork server. What goes wrong is left to the start that counts."""
     from batchmill import server
 
     try:

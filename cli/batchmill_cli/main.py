@@ -38,7 +38,9 @@ def _run(args: list[str]) -> int:
         streams.tell("batchmill: runs on Linux and macOS; on Windows use it inside WSL")
         return INTERNAL
     signal.signal(signal.SIGUSR1, _not_yet)
-    head_start.take(args)
+    if head_start.is_wanted(args, os.environ):
+        _tidy_when_ended()
+        head_start.take()
     import click
 
     from batchmill_cli.group import program
@@ -55,6 +57,18 @@ def _run(args: list[str]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         return _failed(error, verbose=program.verbose)
+
+
+def _tidy_when_ended() -> None:
+    """Tidy up too where TERM or HUP comes while no run is there to hear it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(signum: int, frame: object) -> NoReturn:
+    _tidy()
+    _die(signum)
 
 
 def _complete(shell: str) -> int:
@@ -125,7 +139,8 @@ def _tidy() -> None:
         shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
 
 
-def _die(number: int) -> None:
+def _die(number: int) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
+    os._exit(128 + number)
