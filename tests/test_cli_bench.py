@@ -138,6 +138,16 @@ def test_failing_dying_and_changing_items_are_named_and_the_rest_is_measured(pla
     assert sum(int(row["chosen"]) for row in rows) == 1
 
 
+def test_a_file_that_cannot_be_written_any_more_costs_neither_the_survey_nor_the_table(place: Path) -> None:
+    (place / "gone").mkdir()
+    (place / "careless.py").write_text("import shutil\ndef f(item): shutil.rmtree('gone', ignore_errors=True)\n")
+    ended = batchmill(
+        "bench", "careless.py:f", "items.jsonl", "-j", "1,2", "--seconds", "3", "-o", "gone/table.csv", cwd=place
+    )
+    assert (ended.returncode, ended.stderr.count("cannot write gone/table.csv")) == (74, 1)
+    assert "run careless.py:f items.jsonl -j" in ended.stdout
+
+
 def test_ctrl_c_prints_what_is_done_marks_the_file_and_dies_of_the_signal(place: Path) -> None:
     terminal = Terminal(
         ["bench", "work.py:long_nap", "items.jsonl", "-j", "1,2", "--sample", "100", "-o", "cut.json"], place

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.errors import InvalidUsage
+from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.model import plural
 from batchmill.settings import Settings, parse_duration
 from batchmill_cli import bench_files, streams
@@ -183,7 +184,8 @@ class Talk:
 
     def show_step(self, found: Findings, step: Step) -> None:
         """A cell is done: the progress line, and the file again."""
-        self._write(found)
+        with suppress(OutputLost):  # tried again at the end, which says so
+            self._write(found)
         cell = step.cell
         line = f"round {step.round}/{step.rounds} | {plural(cell.workers, 'worker')} {cell.rate:.4g}/s"
         line += f" | {step.left:.0f} s left"
@@ -197,19 +199,19 @@ class Talk:
             self._drawn = len(line)
 
     def show(self, found: Findings) -> None:
-        """The end: the table or the object on stdout, the files; raises OutputLost."""
+        """The end: the table or the object on stdout, then the files; raises OutputLost."""
         from batchmill_cli.bench_table import as_object, best_of
 
         line = run_line(self._function, self._inputs, self._options, best_of(found))
+        if self._options["json"]:
+            streams.print_data(as_json(as_object(found, self._function, self._inputs, line)))
+        elif found.measured:
+            streams.print_data("\n".join(self._lines(found, line)))
         self._write(found)
         if self._options["plot"] and found.measured:
             from batchmill_cli import bench_plot
 
             bench_plot.draw(self._options["plot"], found, self._function)
-        if self._options["json"]:
-            streams.print_data(as_json(as_object(found, self._function, self._inputs, line)))
-        elif found.measured:
-            streams.print_data("\n".join(self._lines(found, line)))
         if not found.measured and not found.stopped.startswith("SIG"):
             streams.tell("batchmill: the time was over before anything was measured; give more --seconds")
 
