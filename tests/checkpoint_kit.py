@@ -7,12 +7,13 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from batchmill.codec import Head, pack_map, pack_outcomes, pack_value
+from batchmill.codec import Head, pack_map, pack_outcomes, pack_value, read_head
 from batchmill.disk import Disk
 from batchmill.framing import FileHeader, FrameRef, FrameType, Pread, Scan, Verdict, frame_bytes
+from batchmill.index import Extent
 
 HEADER = FileHeader(bytes(range(16)))
 SECTOR = 512
@@ -67,6 +68,24 @@ def outcomes_payload(first: int, ids: Sequence[object]) -> bytes:
     count = len(ids)
     head = Head(first=first, lines=count, items=count, ok=count)
     return pack_outcomes(head, list(ids), [pack_value(1)] * count, [], [0.0] * count, [0] * count)
+
+
+class Shelf:
+    """Frames of as many items as are asked for, to be read with `read`; `gone` are outcomes that were replaced."""
+
+    def __init__(self, read: Callable[[int], bytes], gone: dict[int, set[int]] | None = None) -> None:
+        self.payload = read
+        self._gone = gone or {}
+
+    def extent(self, seq: int) -> Extent:
+        payload = self.payload(seq)
+        return Extent(read_head(payload).items if payload else 0, len(payload))
+
+    def gone(self, seq: int) -> Collection[int]:
+        return self._gone.get(seq, ())
+
+    def moved(self, seq: int) -> Collection[int]:
+        return ()
 
 
 class QuickDisk(Disk):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from batchmill import intake, matching, ordering, worker
+from batchmill import intake, layout, matching, ordering, spool, worker
 from batchmill.codec import Block, digest_id, id_key, outcomes
 from batchmill.ledger import Flight
 from batchmill.model import Chunk, ItemError, Report
@@ -365,6 +365,9 @@ def test_no_committed_outcome_is_lost_changed_or_made_again(
         monkeypatch.setattr(intake, "_SCAN", rng.choice((1, 4, 5000)))
         monkeypatch.setattr(matching, "ORDER_LIMIT", rng.choice((1, 3, 5000)))
         monkeypatch.setattr(ordering, "_POSITIONS", rng.choice((1, 5, 20_000)))
+        monkeypatch.setattr(layout, "_FREE", rng.choice((0, 0, 2_000_000)))
+        monkeypatch.setattr(layout, "_WINDOW", rng.choice((4, 32, 1 << 14)))
+        monkeypatch.setattr(spool, "_UNIT", rng.choice((1, 300, 4 << 20)))
         story.run(kill=rng.choice((0.0, 0.01, 0.05)))
         story.check_checkpoint()
         story.edit()

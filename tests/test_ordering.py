@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from batchmill import ordering
 from batchmill.codec import MASKED, Block, Head
 from batchmill.index import Index, Piece, add_piece, is_whole
+from batchmill.layout import parts_of
 from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretches
-from checkpoint_kit import outcomes_payload
+from checkpoint_kit import Shelf, outcomes_payload
 
 
 def blocks_of(parts: list[Part]) -> list[Block]:
@@ -92,6 +94,12 @@ def test_single_outcomes_that_moved_are_where_the_order_says() -> None:
     index.add_order(order(2, 0, items=[[5, 2, 2, 0], [5, 0, 2, 2]]))
     assert [place for _, _, _, place in placed(index)] == [2, 3, 0, 1]
     assert index.place_of(index.row(0)) is None
+
+
+def test_a_frame_of_which_some_moved_lies_in_both_places() -> None:
+    index = index_of((5, 1, 0, 4))
+    index.add_order(order(2, 0, items=[[5, 2, 1, 7]]))
+    assert placed(index) == [(1, 0, 5, 0), (1, 1, 5, 1), (1, 3, 5, 3), (2, 7, 5, 2)]
 
 
 def test_a_block_that_moved_after_its_items_did_is_in_one_piece_again() -> None:
@@ -174,6 +182,50 @@ def test_stretches_hold_every_piece_wherever_it_lies_and_do_not_overlap(
             assert covered == set(range(piece.low, piece.high))
 
 
+def test_pieces_of_one_frame_are_one_part_and_its_payload_is_read_once() -> None:
+    pieces = [Piece(1, position, position + 1, 5 + position % 2, place=position) for position in range(10)]
+    read: list[int] = []
+
+    def payload(seq: int) -> bytes:
+        read.append(seq)
+        return b""
+
+    (stretch,) = stretches(pieces)
+    parts = parts_of(stretch, Shelf(payload))
+    assert [(part.seq, sorted(part.pieces)) for part in parts] == [(5, pieces[::2]), (6, pieces[1::2])]
+    assert read == [5, 6]
+
+
+def test_stretches_carry_a_bounded_number_of_bytes() -> None:
+    pieces = [Piece(1, seq, seq + 1, seq) for seq in range(40)]
+    found = list(stretches(pieces, lambda seq: 4 << 20))
+    assert [len(stretch.pieces) for stretch in found] == [4] * 10
+
+
+def test_a_stretch_of_many_pieces_takes_linear_time() -> None:
+    def steps(count: int) -> int:
+        pieces = [Piece(1, position, position + 1, position % 3, place=count - position) for position in range(count)]
+        return _lines_run(lambda: list(stretches(pieces)))
+
+    assert steps(5000) < 15 * steps(500)
+
+
+def _lines_run(call: Callable[[], object]) -> int:
+    count = 0
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal count
+        count += 1
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return count
+
+
 def test_a_frame_s_only_outcome_may_have_moved_to_where_it_was() -> None:
     pieces = [Piece(1, 3, 4, 7), Piece(1, 3, 4, 7, place=0)]
     assert {piece for stretch in stretches(pieces) for piece in stretch.pieces} == set(pieces)
@@ -191,10 +243,10 @@ def test_neighbouring_single_outcomes_become_one_piece() -> None:
 
 
 def test_outcomes_are_taken_from_all_parts_in_the_order_of_positions() -> None:
-    block = Part(Piece(1, 0, 4, 5), outcomes_payload(0, ["a", "b", "c", "d"]), {1, 3})
-    again = Part(Piece(1, 0, 4, 9, place=None), _masked(0, [1, 3], ["B", "D"]), ())
+    block = Part(5, outcomes_payload(0, ["a", "b", "c", "d"]), (Piece(1, 0, 4, 5),), {1, 3})
+    again = Part(9, _masked(0, [1, 3], ["B", "D"]), (Piece(1, 0, 4, 9),))
     found = in_order([block, again], blocks_of([block, again]), 0, 4)
-    assert [(position, seq, index) for position, seq, _, index in found] == [(0, 5, 0), (1, 9, 0), (2, 5, 2), (3, 9, 1)]
+    assert found == [(0, 0, 0), (1, 1, 0), (2, 0, 2), (3, 1, 1)]
 
 
 def _masked(first: int, offsets: list[int], ids: list[Any]) -> bytes:
@@ -205,29 +257,36 @@ def _masked(first: int, offsets: list[int], ids: list[Any]) -> bytes:
 
 
 def test_only_what_lies_in_the_stretch_is_taken() -> None:
-    part = Part(Piece(1, 10, 14, 5, shift=10), outcomes_payload(0, list("abcd")), ())
-    assert [index for _, _, _, index in in_order([part], blocks_of([part]), 11, 13)] == [1, 2]
+    part = Part(5, outcomes_payload(0, list("abcd")), (Piece(1, 10, 14, 5, shift=10),))
+    assert [index for _, _, index in in_order([part], blocks_of([part]), 11, 13)] == [1, 2]
 
 
 def test_single_outcomes_are_taken_from_where_they_are_in_their_frame() -> None:
-    part = Part(Piece(1, 10, 12, 5, place=2), outcomes_payload(0, list("abcd")), {3})
-    assert [(position, index) for position, _, _, index in in_order([part], blocks_of([part]), 0, 100)] == [(10, 2)]
+    part = Part(5, outcomes_payload(0, list("abcd")), (Piece(1, 10, 12, 5, place=2),), {3})
+    assert [(position, index) for position, _, index in in_order([part], blocks_of([part]), 0, 100)] == [(10, 2)]
 
 
 @pytest.mark.parametrize("without", [(), {1}])
 def test_a_stretch_is_rendered_in_order(without: Any) -> None:
     parts = (
-        Part(Piece(1, 2, 4, 6), outcomes_payload(2, ["c", "d"]), ()),
-        Part(Piece(1, 0, 2, 5), outcomes_payload(0, ["a", "b"]), without),
+        Part(6, outcomes_payload(2, ["c", "d"]), (Piece(1, 2, 4, 6),)),
+        Part(5, outcomes_payload(0, ["a", "b"]), (Piece(1, 0, 2, 5),), without),
     )
     text, odd = render_order(RenderOrder(0, 4, parts, "jsonl", all=False, with_item=False))
     ids = [line.split(b'"')[3].decode() for line in text.splitlines()]
     assert (ids, odd) == ([id for id in "abcd" if not (without and id == "b")], 0)
 
 
+def test_what_moved_away_is_not_taken_where_it_was() -> None:
+    payload = outcomes_payload(0, list("abcd"))
+    away = Part(5, payload, (Piece(1, 0, 4, 5), Piece(1, 8, 9, 5, place=2)), moved={1, 2})
+    assert in_order([away], blocks_of([away]), 0, 10) == [(0, 0, 0), (3, 0, 3), (8, 0, 2)]
+
+
 def test_the_order_of_parts_does_not_matter() -> None:
     rng = random.Random(3)
-    parts = [Part(Piece(1, 3 * i, 3 * i + 3, 10 + i), outcomes_payload(3 * i, [3 * i, 1, 2]), ()) for i in range(6)]
-    expected = [(position, seq) for position, seq, _, _ in in_order(parts, blocks_of(parts), 0, 18)]
+    parts = [Part(i, outcomes_payload(3 * i, [3 * i, 1, 2]), (Piece(1, 3 * i, 3 * i + 3, i),)) for i in range(6)]
+    expected = [(position, parts[number].seq) for position, number, _ in in_order(parts, blocks_of(parts), 0, 18)]
     rng.shuffle(parts)
-    assert [(position, seq) for position, seq, _, _ in in_order(parts, blocks_of(parts), 0, 18)] == expected
+    found = [(position, parts[number].seq) for position, number, _ in in_order(parts, blocks_of(parts), 0, 18)]
+    assert found == expected

@@ -19,7 +19,7 @@ from batchmill.errors import OutputLost
 from batchmill.index import Piece
 from batchmill.ordering import render_order
 from batchmill.output import Frontier, Output
-from checkpoint_kit import outcomes_payload
+from checkpoint_kit import Shelf, outcomes_payload
 
 
 class Press:
@@ -27,7 +27,7 @@ class Press:
 
     def __init__(self, target: str, gone: dict[int, set[int]] | None = None) -> None:
         self.frames: dict[int, bytes] = {}
-        self.output = Output(target, "jsonl", False, self.frames.__getitem__, lambda seq: (gone or {}).get(seq, ()))
+        self.output = Output(target, "jsonl", False, Shelf(self.frames.__getitem__, gone))
 
     def commit(self, seq: int, first: int, ids: list[Any], *, settled: bool = True) -> None:
         self.frames[seq] = outcomes_payload(first, ids)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -164,12 +163,12 @@ def _ledger() -> Ledger:
 @pytest.mark.parametrize("format", ["jsonl", "msgpack"])
 @pytest.mark.parametrize("failed", [0, 5])
 def bench_a_block_becomes_output(benchmark: BenchmarkFixture, format: str, failed: int) -> None:
-    part = Part(Piece(0, 0, ITEMS, 1), packed(failed), ())
+    part = Part(1, packed(failed), (Piece(0, 0, ITEMS, 1),))
     order = RenderOrder(0, ITEMS, (part,), format, all=False, with_item=False)
     assert benchmark(render_order, order)[0]
 
 
 def bench_two_interleaved_frames_become_output(benchmark: BenchmarkFixture, payload: bytes) -> None:
-    pieces: list[Any] = [Part(Piece(0, 0, ITEMS, seq), payload, range(seq, ITEMS, 2)) for seq in (0, 1)]
-    order = RenderOrder(0, ITEMS, tuple(pieces), "jsonl", all=False, with_item=False)
+    parts = tuple(Part(seq, payload, (Piece(0, 0, ITEMS, seq),), range(seq, ITEMS, 2)) for seq in (0, 1))
+    order = RenderOrder(0, ITEMS, parts, "jsonl", all=False, with_item=False)
     assert benchmark(render_order, order)[0]

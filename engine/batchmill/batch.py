@@ -246,9 +246,7 @@ class _Session:
         if target is None:
             return None
         source = self._plan.format or "items"
-        output = Output(
-            target, settings.output_format, settings.with_item, recorder.payload, recorder.gone, source=source
-        )
+        output = Output(target, settings.output_format, settings.with_item, recorder, source=source)
         self._stack.callback(output.close, "nothing")
         return output
 

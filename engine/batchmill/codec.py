@@ -55,6 +55,7 @@ __all__ = [
     "Head",
     "canonical",
     "digest_id",
+    "excerpts",
     "glance",
     "id_key",
     "outcomes",
@@ -417,6 +418,26 @@ def outcomes(block: Block, picks: Iterable[int] | None = None) -> Iterator[tuple
                 input=head.input,
                 item=items[index] if items is not None else failure.raw if failure else None,
             ),
+        )
+
+
+def excerpts(block: Block, picks: Iterable[int]) -> Iterator[bytes]:
+    """Each of the items `picks` as the OUTCOMES payload of a frame of its own; raises CheckpointDamaged."""
+    head, ids, failures, attempts = block.head, block.ids, block.failures, block.attempts
+    seconds, offsets, lines, items = block.seconds, block.offsets, block.lines, block.items
+    alone = head._replace(flags=0, lines=1, items=1, ok=1, failed=0, blank=0)
+    for index in picks:
+        failure = failures.get(index)
+        here = alone._replace(first=head.first + offsets[index], line=head.line + lines[index])
+        yield pack_outcomes(
+            here if failure is None else here._replace(ok=0, failed=1),
+            [ids[index]],
+            [bytes(block.packed(index))],
+            [] if failure is None else [failure._replace(item=0)],
+            [seconds[index]],
+            [0],
+            attempts=[(0, attempts[index])] if index in attempts else None,
+            items=None if items is None else [items[index]],
         )
 
 

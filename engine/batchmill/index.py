@@ -40,6 +40,13 @@ class Row(NamedTuple):
     run: int
 
 
+class Extent(NamedTuple):
+    """How large a frame is: its items, and the bytes of its payload."""
+
+    items: int
+    size: int
+
+
 class Piece(NamedTuple):
     """Outcomes of frame `seq` that lie at positions [low, high) of generation `generation`.
 
@@ -140,6 +147,11 @@ class Index:
         if number == len(seqs) or seqs[number] != seq:
             raise KeyError(seq)
         return number
+
+    def extent(self, seq: int) -> Extent:
+        """How large frame `seq` is."""
+        number = self.number(seq)
+        return Extent(self._columns[6][number], self._columns[2][number])
 
     @property
     def size(self) -> int:

@@ -1,22 +1,29 @@
 """Owns the output of a run: outcomes in input order, made in the lanes, copied as bytes. Never opens an outcome.
 
 Pieces come in as they are found or committed. To a file they are written at the end, under a temporary name; to stdout
-as far as the input is settled without a gap. Stretches (ordering.py) are rendered by whichever lane is free, and
-written in order.
+as far as the input is settled without a gap, unless they are so mixed that this would take longer than all the rest:
+then what is left comes at the end too. What is to be made (layout.py) is made by whichever lane is free, and written in
+order.
 """
 
 from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 
 from batchmill import rows
 from batchmill.errors import OutputLost
 from batchmill.export import harmless
 from batchmill.index import Piece
-from batchmill.ordering import Part, RenderOrder, Stretch, stretches
+from batchmill.layout import Frames, Layout, parts_of
+from batchmill.ordering import Part, RenderOrder, stretches
+from batchmill.scatter import SortOrder, Work
 from batchmill.target import STDOUT, forget, open_target
+
+_WASTE = 4  # a stream may decode so many times the items that it writes,
+_FREE = 2_000_000  # and so many without a second thought
+_AHEAD = 64  # orders that may be out, or made before it is their turn
 
 
 class Frontier:
@@ -34,47 +41,57 @@ class Frontier:
 
 
 class Output:
-    """Where results go. `read` gives a frame's payload, `gone` the indices in it that were replaced.
+    """Where results go; `frames` is where they are read from.
 
     `target` is "-" or a path, `source` the format that items came in. Raises OutputLost where it cannot be written;
     `is_unread` says that nobody reads stdout any more.
     """
 
-    def __init__(
-        self,
-        target: str,
-        format: str,
-        with_item: bool,
-        read: Callable[[int], bytes],
-        gone: Callable[[int], Collection[int]],
-        *,
-        source: str = "jsonl",
-    ) -> None:
+    def __init__(self, target: str, format: str, with_item: bool, frames: Frames, *, source: str = "jsonl") -> None:
         self.target = target
         self._format = format
         self._with_item = with_item
-        self._read = read
-        self._gone = gone
+        self._frames = frames
         self._streams = target == STDOUT
         self._source = source
         columns = rows.columns(format, all=False, with_item=with_item)
         self._target = open_target(target, format, columns, rows.opening(format, all=False, with_item=with_item))
-        self._pieces: list[Piece] = []
+        self._pieces: list[Piece] = []  # of a stream
         self._frontier = Frontier()
-        self._written = 0  # position up to which stretches were cut
-        self._stretches: Iterator[Stretch] = iter(())
+        self._holds = not self._streams  # what comes is kept to the end
+        self._layout = Layout(frames, self._make, None if self._streams else os.path.dirname(os.path.realpath(target)))
+        self._decoded = 0  # items, for single outcomes of a stream
+        self._orders = self._all_orders()
         self._finishing = False
         self._cut = 0
         self._next = 0
+        self._sorts: set[int] = set()
         self._rendered: dict[int, bytes] = {}
         self._exhausted = True
         self.odd = 0
         self.is_unread = False
         self._on_screen = self._streams and os.isatty(1) and format in ("jsonl", "csv")
 
+    def _make(self, low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
+        return RenderOrder(low, high, parts, self._format, False, self._with_item, self._source)
+
     def add(self, piece: Piece) -> None:
         """Outcomes that are in the checkpoint now, at positions of this input."""
+        if self._holds:
+            self._layout.add(piece)
+            return
         heapq.heappush(self._pieces, piece._replace(generation=0))
+        if piece.place is not None:
+            self._decoded += self._frames.extent(piece.seq).items
+            if self._decoded > _FREE + _WASTE * piece.high:
+                self._hold()
+
+    def _hold(self) -> None:
+        """Write nothing more before the end."""
+        self._holds = True
+        for piece in self._pieces:
+            self._layout.add(piece)
+        self._pieces = []
 
     def settle(self, first: int, end: int) -> None:
         """Nothing more will come for the records at [first, end)."""
@@ -98,28 +115,38 @@ class Output:
         return self._finishing and self.is_done
 
     def _due(self) -> bool:
-        if not self._pieces:
-            return False
-        return self._finishing or (self._streams and self._pieces[0].low < self._frontier.position)
-
-    def next_order(self) -> tuple[int, RenderOrder] | None:
-        """The next stretch to render, numbered; None where none is due."""
-        stretch = next(self._stretches, None)
-        if stretch is None and self._due():
-            self._stretches = self._advance()
-            stretch = next(self._stretches, None)
-        self._exhausted = stretch is None
-        if stretch is None:
-            return None
-        parts = tuple(Part(piece, self._read(piece.seq), self._gone(piece.seq)) for piece in stretch.pieces)
-        number, self._cut = self._cut, self._cut + 1
-        return number, RenderOrder(stretch.low, stretch.high, parts, self._format, False, self._with_item, self._source)
-
-    def _advance(self) -> Iterator[Stretch]:
-        """The stretches up to the frontier; what reaches beyond it waits."""
         if self._finishing:
-            due, self._pieces = self._pieces, []
-            return stretches(due)
+            return bool(self._pieces or self._layout)
+        return bool(self._pieces) and self._pieces[0].low < self._frontier.position
+
+    def next_order(self) -> tuple[int, Work] | None:
+        """What is to be made next, numbered; None where nothing is, or something must come back before."""
+        if self._cut - self._next >= _AHEAD:
+            return None
+        order = next(self._orders, None)
+        if order is None:
+            return None
+        number, self._cut = self._cut, self._cut + 1
+        if isinstance(order, SortOrder):
+            self._sorts.add(number)
+        return number, order
+
+    def _all_orders(self) -> Iterator[Work | None]:
+        """Without an end; None: not yet, or no more."""
+        while not self._finishing:
+            self._exhausted = False
+            yield from self._advance()
+            self._exhausted = True
+            yield None
+        self._exhausted = False
+        self._hold()
+        yield from self._layout.orders()
+        self._exhausted = True
+        while True:
+            yield None
+
+    def _advance(self) -> Iterator[RenderOrder]:
+        """The stretches of a stream up to its frontier; what reaches beyond it waits."""
         end, due = self._frontier.position, []
         while self._pieces and self._pieces[0].low < end:
             piece = heapq.heappop(self._pieces)
@@ -127,16 +154,22 @@ class Output:
             if piece.high > end:
                 place = None if piece.place is None else piece.place + end - piece.low
                 heapq.heappush(self._pieces, piece._replace(low=end, place=place))
-        return stretches(due)
+        for stretch in stretches(due, lambda seq: self._frames.extent(seq).size):
+            yield self._make(stretch.low, stretch.high, parts_of(stretch, self._frames))
 
     def rendered(self, number: int, data: bytes, odd: int) -> None:
-        """A lane has made stretch `number`: write it when its turn comes."""
+        """A lane has made order `number`: write it when its turn comes."""
         self.odd += odd
         if self.is_unread:
             return
         self._rendered[number] = data
         while self._next in self._rendered:
-            self._write(self._rendered.pop(self._next))
+            made = self._rendered.pop(self._next)
+            if self._next in self._sorts:
+                self._sorts.remove(self._next)
+                self._layout.sorted(made)
+            else:
+                self._write(made)
             self._next += 1
 
     def _write(self, data: bytes) -> None:
@@ -153,6 +186,7 @@ class Output:
 
     def close(self, keep: str) -> str | None:
         """See Target.close. A whole file takes the place of a partial one too, of an earlier run that stopped."""
+        self._layout.close()
         name = self._target.close(keep)
         if name is not None and keep == "whole" and os.path.isfile(name):
             forget(f"{name}.partial")

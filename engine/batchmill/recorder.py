@@ -4,13 +4,13 @@ without a failed item, unless someone listens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from batchmill.checkpoint import Checkpoint
 from batchmill.codec import Block, pack_map, read_head
 from batchmill.framing import FrameRef, FrameType
-from batchmill.index import Index, Piece, Row
+from batchmill.index import Extent, Index, Piece, Row
 from batchmill.limits import FailureLimits
 from batchmill.matching import Matcher
 from batchmill.model import Chunk
@@ -143,6 +143,14 @@ class Recorder:
         if len(self._kept) > _CACHED:
             del self._kept[next(iter(self._kept))]
         return block
+
+    def extent(self, seq: int) -> Extent:
+        """How large such a frame is."""
+        return (self._new if self._is_new(seq) else self._old).extent(seq)
+
+    def moved(self, seq: int) -> Collection[int]:
+        """None: a frame that was found in one piece lies in one piece."""
+        return ()
 
     def gone(self, seq: int) -> frozenset[int]:
         """The outcomes of a frame that were replaced."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from types import TracebackType
@@ -13,22 +14,24 @@ from typing import IO, Any
 
 from batchmill import rows
 from batchmill.checkpoint import Holder
-from batchmill.codec import Block, outcomes
+from batchmill.codec import Block, excerpts, outcomes
 from batchmill.disk import refuse_same_file
 from batchmill.errors import CheckpointDamaged, OutputLost
 from batchmill.export import odd_sentence
 from batchmill.formats import FORMATS, Format
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
-from batchmill.index import Piece
+from batchmill.index import Extent, Piece
+from batchmill.layout import Frames, Layout, Make
 from batchmill.model import Outcome, Report
-from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretches
+from batchmill.ordering import Part, RenderOrder, in_order
 from batchmill.reader import damaged, open_reader
 from batchmill.resume import History
+from batchmill.scatter import MergeOrder, SortOrder, fulfil, merge, sort
 from batchmill.target import STDOUT, check_format, open_target
 from batchmill.tracker import report_of
 
-_SEQ_BITS = 40  # a checkpoint's number stands above its frames' seqs
-_SEQ_MASK = (1 << _SEQ_BITS) - 1
+_MANY_BITS = 16  # a checkpoint's number stands below its frames' seqs
+_MANY = (1 << _MANY_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -92,19 +95,20 @@ class Results:
         """The failed items, in the same order."""
         index = self._history.index
         failing = {row.seq for number in range(len(index)) if (row := index.row(number)).failed}
-        pieces = [piece for piece in self.pieces() if piece.seq in failing]
+        pieces = (piece for piece in self.pieces() if piece.seq in failing)
         return self._chosen(pieces, lambda block, place: place in block.failures)
 
     def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
-        for stretch in stretches(pieces):
-            parts = [self.part(piece) for piece in stretch.pieces]
-            blocks = [Block(part.payload) for part in parts]
-            ordered = in_order(parts, blocks, stretch.low, stretch.high)
-            for number, group in groupby(ordered, key=itemgetter(2)):
-                block = blocks[number]
-                places = [place for _, _, _, place in group if is_wanted(block, place)]
-                for _, outcome in outcomes(block, places):
-                    yield outcome
+        for layout in _layouts(pieces, self, _plain_order):
+            with layout:
+                for order in layout.orders():
+                    if isinstance(order, SortOrder):
+                        layout.sorted(sort(order, partial(_excerpts, is_wanted))[0])
+                    elif isinstance(order, MergeOrder):
+                        for line in merge(order):
+                            yield from map(itemgetter(1), outcomes(Block(line)))
+                    elif order is not None:
+                        yield from _outcomes_in(order, is_wanted)
 
     def status(self) -> Status:
         """How the checkpoint stands."""
@@ -168,28 +172,87 @@ class Results:
             raise damaged(self._reader.path, verdict)
         return self._history.index.pieces()
 
-    def part(self, piece: Piece) -> Part:
-        """A piece with its frame's payload, and the indices that do not count there."""
-        index = self._history.index
-        gone: Any = index.gone.get(piece.seq, ())
-        moved = index.moved(piece.seq) if piece.place is None else ()
-        without = {*gone, *moved} if gone and moved else gone or moved
-        row = index.row(index.number(piece.seq))
-        payload = self._reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES))
-        return Part(piece, payload, without)
+    # As layout.Frames
+
+    def payload(self, seq: int) -> bytes:
+        """The payload of frame `seq`; raises CheckpointDamaged."""
+        row = self._history.index.row(self._history.index.number(seq))
+        return self._reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES))
+
+    def extent(self, seq: int) -> Extent:
+        """How large it is."""
+        return self._history.index.extent(seq)
+
+    def gone(self, seq: int) -> Collection[int]:
+        """The outcomes in it that were replaced."""
+        return self._history.index.gone.get(seq, ())
+
+    def moved(self, seq: int) -> Collection[int]:
+        """The outcomes in it that lie elsewhere than at its own place."""
+        return self._history.index.moved(seq)
 
 
-def _rendered(many: Sequence[Results], format: str, all: bool, with_item: bool) -> Iterator[tuple[bytes, int]]:
-    """The output of checkpoints of one input (shards), in its order: bytes, and how many numbers JSON could not say."""
-    tagged = (
-        piece._replace(seq=piece.seq | number << _SEQ_BITS)
-        for number, results in enumerate(many)
-        for piece in results.pieces()
-    )
-    for stretch in stretches(tagged):
-        parts = (many[p.seq >> _SEQ_BITS].part(p._replace(seq=p.seq & _SEQ_MASK)) for p in stretch.pieces)
-        source = many[0].source
-        yield render_order(RenderOrder(stretch.low, stretch.high, tuple(parts), format, all, with_item, source))
+def _layouts(pieces: Iterable[Piece], frames: Frames, make: Make) -> Iterator[Layout]:
+    """Outcomes in order: a layout for each ordering of the input, one after the other."""
+    found: dict[int, Layout] = {}
+    for piece in pieces:
+        layout = found.get(piece.generation)
+        if layout is None:
+            layout = found[piece.generation] = Layout(frames, make)
+        layout.add(piece)
+    for generation in sorted(found):
+        yield found.pop(generation)
+
+
+def _plain_order(low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
+    return RenderOrder(low, high, parts, "", all=True, with_item=True)
+
+
+def _outcomes_in(order: RenderOrder, is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
+    blocks = [Block(part.payload) for part in order.parts]
+    ordered = in_order(order.parts, blocks, order.low, order.high)
+    for number, group in groupby(ordered, key=itemgetter(1)):
+        block = blocks[number]
+        for _, outcome in outcomes(block, [place for _, _, place in group if is_wanted(block, place)]):
+            yield outcome
+
+
+def _excerpts(
+    is_wanted: Callable[[Block, int], bool], block: Block, places: list[int], order: RenderOrder
+) -> tuple[list[bytes], int]:
+    """Outcomes as frames of their own; nothing for those that are not wanted."""
+    wanted = [place for place in places if is_wanted(block, place)]
+    found = dict(zip(wanted, excerpts(block, wanted)))
+    return [found.get(place, b"") for place in places], 0
+
+
+class _Shelf:
+    """The frames of checkpoints of one input (shards), by one number each: seq first, then checkpoint."""
+
+    def __init__(self, many: Sequence[Results]) -> None:
+        self._many = many
+
+    def pieces(self) -> Iterator[Piece]:
+        """All outcomes."""
+        for number, results in enumerate(self._many):
+            for piece in results.pieces():
+                yield piece._replace(seq=piece.seq << _MANY_BITS | number)
+
+    def payload(self, seq: int) -> bytes:
+        """See Results.payload, as for the others."""
+        return self._many[seq & _MANY].payload(seq >> _MANY_BITS)
+
+    def extent(self, seq: int) -> Extent:
+        """See Results.extent."""
+        return self._many[seq & _MANY].extent(seq >> _MANY_BITS)
+
+    def gone(self, seq: int) -> Collection[int]:
+        """See Results.gone."""
+        return self._many[seq & _MANY].gone(seq >> _MANY_BITS)
+
+    def moved(self, seq: int) -> Collection[int]:
+        """See Results.moved."""
+        return self._many[seq & _MANY].moved(seq >> _MANY_BITS)
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Results:
@@ -258,10 +321,15 @@ class _Written:
         """Write them."""
         of_one_input = all_equal(results.input for results in self._opened)
         for many in [self._opened] if of_one_input else [[results] for results in self._opened]:
-            for data, count in _rendered(many, self._format, self._all, self._with_item):
-                write(data)
-                self.bytes += len(data)
-                self.odd += count
+            shelf = _Shelf(many)
+            for layout in _layouts(shelf.pieces(), shelf, partial(self._make, many[0].source)):
+                for data, count in layout.made(fulfil):
+                    write(data)
+                    self.bytes += len(data)
+                    self.odd += count
+
+    def _make(self, source: str, low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
+        return RenderOrder(low, high, parts, self._format, self._all, self._with_item, source)
 
 
 def all_equal(values: Iterable[Any]) -> bool:

@@ -31,10 +31,10 @@ from batchmill.identity import Identifier
 from batchmill.lane import become_lane, own, redirect
 from batchmill.matching import Scan
 from batchmill.model import Chunk, ItemError
-from batchmill.ordering import RenderOrder, render_order
 from batchmill.packing import Packing
 from batchmill.passing import Passer
 from batchmill.reply import Reply, Tally, describe
+from batchmill.scatter import Work, fulfil
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32
@@ -319,6 +319,6 @@ def scan_chunk(chunk: Chunk) -> Scan:
     return Scan(keys, contents)
 
 
-def render(order: RenderOrder) -> tuple[bytes, int]:
-    """Outcomes as output bytes, and how many numbers JSON could not say (they became null)."""
-    return render_order(order)
+def render(order: Work) -> tuple[bytes, int]:
+    """Outcomes as output bytes, or on their way there; and how many numbers JSON could not say (they became null)."""
+    return fulfil(order)
