@@ -72,6 +72,23 @@ def crash_and_resume(cwd: Path, kills: int, *arguments: str) -> None:
     assert (cwd / "out.jsonl").read_bytes() == expected, seed
     assert all(outcome.attempts == 1 for outcome in committed(cwd).values()), seed
     assert strikes(cwd) == 0
+    assert not list(cwd.glob("*.tmp"))
+
+
+def test_row_1_what_a_killed_run_left_of_its_output_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(20, sleep=0.1))
+    with running(*RUN, cwd=tmp_path) as run:
+        left = tmp_path / f"out.jsonl.{run.pid}.tmp"
+        run.until(left.exists, "a temporary file")
+        run.signal(signal.SIGKILL)
+        run.end()
+        run.assert_gone()
+    assert left.exists()
+    others = {f"out.jsonl.{os.getpid()}.tmp", f"out.jsonl.{run.pid}.tmp.mine", f"xout.jsonl.{run.pid}.tmp"}
+    for name in others:
+        (tmp_path / name).touch()
+    assert finish(*RUN, cwd=tmp_path).status == 0
+    assert {path.name for path in tmp_path.glob("*.tmp*")} == others
 
 
 def test_row_1_a_run_killed_twenty_times_ends_as_if_undisturbed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 import sys
@@ -121,8 +122,26 @@ def open_output(path: str) -> Place:
         os.set_blocking(fd, True)
         return Place(fd, None, path)
     target = os.path.realpath(path)
+    _sweep(target)
     temporary = f"{target}.{os.getpid()}.tmp"
     return Place(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), temporary, target)
+
+
+def _sweep(target: str) -> None:
+    """Remove what processes left of the same output that were killed while they wrote it."""
+    folder, name = os.path.split(target)
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for other in names:
+        if other.startswith(f"{name}.") and (found := re.fullmatch(r"\.([1-9][0-9]{0,8})\.tmp", other[len(name) :])):
+            try:
+                os.kill(int(found[1]), 0)
+            except ProcessLookupError:
+                remove(os.path.join(folder, other))
+            except OSError:
+                continue  # another user's, and alive
 
 
 @contextmanager
