@@ -253,7 +253,7 @@ def test_the_markdown_has_a_row_for_each_cell_and_the_answer() -> None:
     from batchmill_cli.bench_table import as_file, as_object
 
     found = measured(stopped="seconds")
-    text = as_file("x.md", found, as_object(found, "f", ["i"], "batchmill run f i -j 4"))
+    text = as_file("x.md", found, as_object(found, {"function": "f", "input": ["i"]}, "batchmill run f i -j 4"))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 3
     assert len({row.count("|") for row in rows}) == 1

@@ -316,5 +316,24 @@ def test_what_a_lane_started_counts_once_it_has_ended() -> None:
     assert monitor.cpu_seconds >= 0.3
 
 
+@linux
+def test_memory_of_what_a_lane_started_counts_where_it_is_asked_for() -> None:
+    grandchild = "held = b'x' * 50_000_000; print('up', flush=True); input()"
+    shell = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, grandchild]
+    lane = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run({shell!r})"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert lane.stdout is not None
+    try:
+        assert lane.stdout.readline() == b"up\n"
+        plain, whole = Monitor(os.getpid()), Monitor(os.getpid(), offspring=True)
+        assert whole.sample([lane.pid]).rss - plain.sample([lane.pid]).rss > 50_000_000
+    finally:
+        lane.communicate(b"\n", timeout=60)
+    assert resources.offspring_memory(lane.pid) == 0
+
+
 def test_seconds_before_the_monitor_are_not_counted() -> None:
     assert resources.Monitor(os.getpid()).cpu_seconds == 0

@@ -11,7 +11,7 @@ import pytest
 
 from batchmill import scaling
 from batchmill.errors import InvalidUsage
-from batchmill.formats import FORMATS, split_records
+from batchmill.formats import FORMATS, divide, split_records
 from batchmill.sampling import Sample, SampleSource, draw
 from batchmill.scaling import Fit, Round
 from batchmill.source import ByteSource
@@ -222,6 +222,18 @@ def test_a_sample_is_given_again_and_again_and_no_chunk_spans_two_passes(lines: 
     assert sizes == [4, 4, 2] * 3
     assert seen == [record.raw for record in records] * 3
     assert source.ended
+
+
+def test_sampled_records_may_keep_their_numbers_also_when_a_chunk_is_divided(lines: Path) -> None:
+    records = sample_of(lines, 1000).thin(10).records
+    chunk = SampleSource(records, 1, b"\n", numbered=True).take(10)
+    assert chunk is not None
+    numbers = tuple(record.position + 1 for record in records)
+    head, tail = divide(chunk, 3, FORMATS["lines"])
+    assert (head.numbers, tail.numbers) == (numbers[:3], numbers[3:])
+    plain = SampleSource(records, 1, b"\n").take(10)
+    assert plain is not None
+    assert plain.numbers is None
 
 
 def test_rows_of_tables_keep_their_header_and_their_line(tmp_path: Path) -> None:

@@ -95,10 +95,11 @@ OPTIONS = [
 
 def of_run(group: str, *names: str) -> list[Option]:
     """Options of `run`, for another command: those parameters, under a heading of its own."""
-    return [_under(group, option) for option in OPTIONS if option.name in names]
+    return [under(group, option) for option in OPTIONS if option.name in names]
 
 
-def _under(group: str, option: Option) -> Option:
+def under(group: str, option: Option) -> Option:
+    """The same option under another heading."""
     moved = copy.copy(option)
     moved.group = group
     return moved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -11,28 +11,27 @@ import click
 
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.model import plural
-from batchmill.settings import Settings, parse_duration
+from batchmill.settings import parse_duration
 from batchmill_cli import bench_files, streams
 from batchmill_cli.batch_options import of_run
-from batchmill_cli.options import Command, Option, Whole, given, parse_set
+from batchmill_cli.bench_subject import Subject, command_options
+from batchmill_cli.options import Option, Whole, WithCommand, command_of
 from batchmill_cli.places import FILE
 from batchmill_cli.places import FUNCTION as FUNCTION_NAME
-from batchmill_cli.program import as_arguments, program_name
 from batchmill_cli.progress import fit, may_draw, redraw, terminal_width, wipe
 from batchmill_cli.report import as_json
-from batchmill_cli.shell import join
 
 if TYPE_CHECKING:
     from batchmill.bench import Findings
     from batchmill.sampling import Sample
-    from batchmill.scaling import Cell
     from batchmill.survey import Asked, Schedule, Step
 
 MOST_SAMPLED = 10**6
 TIME_OVER = 3  # before every count was measured
-EVERYDAY, FUNCTION, OUTPUT = "Everyday", "Function and input", "Output"
+EVERYDAY, FUNCTION, COMMAND, OUTPUT = "Everyday", "Function and input", "Command", "Output"
 
 OPTIONS = [
+    Option("--exec", group=EVERYDAY, is_flag=True, help="Measure a command per item, as `exec` runs it."),
     Option("-j", "--workers", group=EVERYDAY, metavar="COUNTS",
            help="Worker counts: 1,2,4,8 or 1..8. [1, 2, 4, ... usable cores]"),
     Option("--seconds", group=EVERYDAY, metavar="DUR", default="60", help="For the whole of it. [60]"),
@@ -45,42 +44,60 @@ OPTIONS = [
     *of_run(FUNCTION, "set", "init", "format", "timeout", "window", "preload", "start_method", "start_timeout"),
     Option("--worker-output", group=FUNCTION, type=FILE, metavar="FILE",
            help="For prints of the function: stderr, none, FILE. [none]"),
+    *command_options(COMMAND),
 ]  # fmt: skip
-# What `run` understands too, in the command to copy.
-_PASSED_ON = ("set", "init", "format", "timeout", "window", "preload", "start_method", "start_timeout", "worker_output")
+
+
+class FunctionOrCommand(WithCommand):
+    """`bench FUNCTION INPUT...`, or `bench --exec [INPUT...] -- COMMAND ARGS...`."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """A command stands in FUNCTION's place, and its items may come from stdin."""
+        params = super().get_params(ctx)
+        if not self.has_command(ctx):
+            return params
+        return [*(param for param in params if not isinstance(param, click.Argument)), _argument(required=False)]
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Both ways."""
+        formatter.write_usage(ctx.command_path, "[OPTIONS] FUNCTION INPUT...")
+        formatter.write_usage(ctx.command_path, "--exec [OPTIONS] [INPUT...] -- COMMAND ARGS...", " " * len("Usage: "))
+
+
+def _argument(*, required: bool) -> click.Argument:
+    return click.Argument(["inputs"], nargs=-1, required=required, type=FILE, metavar="INPUT...")
 
 
 @click.command(
     "bench",
-    cls=Command,
-    params=OPTIONS,
+    cls=FunctionOrCommand,
+    instead="--shell",
+    only_with="--exec",
+    params=[click.Argument(["function"], type=FUNCTION_NAME), _argument(required=True), *OPTIONS],
     examples=(
-        "batchmill bench score.py:score items.jsonl",
         "batchmill bench score.py:score items.jsonl -j 1..8 --plot workers.svg",
+        "batchmill bench --exec photos.list -- convert {} -resize 50% small/{/.}.webp",
     ),
 )
-@click.argument("function", type=FUNCTION_NAME)
-@click.argument("inputs", nargs=-1, required=True, type=FILE, metavar="INPUT...")
-def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
+@click.pass_context
+def command(context: click.Context, /, inputs: tuple[str, ...], function: str | None = None, **options: Any) -> int:
     """Find the worker count that suits a function and its input.
 
     The same sample of the items runs with every count of workers, in interleaved rounds: each item runs many times, so
-    let FUNCTION be one that may. Results are compared and thrown away, and no checkpoint is opened. The answer is the
-    smallest count within 5% of the fastest.
+    let FUNCTION, or COMMAND, be one that may. Results are compared (of commands: status and stdout) and thrown away,
+    and no checkpoint is opened. The answer is the smallest count within 5% of the fastest.
     """
     from batchmill.bench import Bench
-    from batchmill.plan import make_plan
     from batchmill.signals import Watch, deaf
 
-    settings, asked = settings_of(options), asked_of(options)
+    subject, asked = Subject.of(function, command_of(context), inputs, options), asked_of(options)
     bench_files.check(options["output"], bench_files.SHEETS, "-o")
     bench_files.check(options["plot"], bench_files.PLOTS, "--plot")
     if options["plot"]:
         from batchmill_cli import bench_plot
 
         bench_plot.check()
-    plan = make_plan(function, inputs, settings=settings, no_checkpoint=True)
-    bench, talk = Bench(plan, asked), Talk(function, inputs, options)
+    bench, talk = Bench(subject.plan(), asked), Talk(subject)
     talk.warn_beforehand(asked)
 
     def stop(number: int, insist: bool) -> None:
@@ -97,14 +114,6 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
     return status_of(found)
 
 
-def settings_of(options: Mapping[str, Any]) -> Settings:
-    """How the function is to be called; raises InvalidUsage."""
-    values = given({name: options[name] for name in _PASSED_ON})
-    if "set" in values:
-        values["set"] = parse_set(values["set"])
-    return Settings.of({"worker_output": "none", **values})
-
-
 def asked_of(options: Mapping[str, Any]) -> Asked:
     """Which cells are asked for, and for how long; raises InvalidUsage."""
     from batchmill.resources import usable_cores
@@ -119,20 +128,6 @@ def asked_of(options: Mapping[str, Any]) -> Asked:
     return Asked(counts, parse_chunk_sizes(options["chunk_size"]), seconds, sample)
 
 
-def run_line(function: str, inputs: Sequence[str], options: Mapping[str, Any], best: Cell | None) -> str:
-    """The run with the answer, as a command to copy; "" without one."""
-    if best is None:
-        return ""
-    words = ["run", function, *as_arguments(inputs)]
-    for name in _PASSED_ON:
-        value = options[name]
-        for text in value if isinstance(value, (tuple, list)) else [value]:
-            words += [] if text is None else ["--" + name.replace("_", "-"), str(text)]
-    words += ["-j", str(best.workers)]
-    words += [] if best.chunk_size is None else ["--chunk-size", str(best.chunk_size)]
-    return f"{program_name(absolute=False)} {join(words)}"
-
-
 def status_of(found: Findings) -> int:
     """0; 3 where time was over before every count was measured; above 128 for a signal."""
     if found.stopped.startswith("SIG"):
@@ -143,9 +138,9 @@ def status_of(found: Findings) -> int:
 class Talk:
     """What is said while a bench runs, on stderr, and what it leaves: the table, the files."""
 
-    def __init__(self, function: str, inputs: Sequence[str], options: Mapping[str, Any]) -> None:
-        self._function = function
-        self._inputs = inputs
+    def __init__(self, subject: Subject) -> None:
+        options = subject.options
+        self._subject = subject
         self._options = options
         self._drawn = 0
         self._asked = False
@@ -202,16 +197,16 @@ class Talk:
         """The end: the table or the object on stdout, then the files; raises OutputLost."""
         from batchmill_cli.bench_table import as_object, best_of
 
-        line = run_line(self._function, self._inputs, self._options, best_of(found))
+        line = self._subject.line(best_of(found))
         if self._options["json"]:
-            streams.print_data(as_json(as_object(found, self._function, self._inputs, line)))
+            streams.print_data(as_json(as_object(found, self._subject.as_dict(), line)))
         elif found.measured:
             streams.print_data("\n".join(self._lines(found, line)))
         self._write(found)
         if self._options["plot"] and found.measured:
             from batchmill_cli import bench_plot
 
-            bench_plot.draw(self._options["plot"], found, self._function)
+            bench_plot.draw(self._options["plot"], found, self._subject.title)
         if not found.measured and not found.stopped.startswith("SIG"):
             streams.tell("batchmill: the time was over before anything was measured; give more --seconds")
 
@@ -229,5 +224,5 @@ class Talk:
 
         path = self._options["output"]
         if path:
-            line = run_line(self._function, self._inputs, self._options, best_of(found))
-            bench_files.write(path, as_file(path, found, as_object(found, self._function, self._inputs, line)))
+            shown = as_object(found, self._subject.as_dict(), self._subject.line(best_of(found)))
+            bench_files.write(path, as_file(path, found, shown))

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchmill import resources, scaling
@@ -114,13 +114,12 @@ def about(found: Findings) -> str:
 # Data
 
 
-def as_object(found: Findings, function: str, inputs: Sequence[str], command: str) -> dict[str, Any]:
-    """The findings as one JSON object; seconds and bytes."""
+def as_object(found: Findings, subject: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """The findings as one JSON object, of which `subject` says what was measured; seconds and bytes."""
     best, fitted, bound = best_of(found), fit_of(found), bound_of(found)
     schedule = found.schedule
     return {
-        "function": function,
-        "input": list(inputs),
+        **subject,
         "partial": bool(found.stopped),
         "stopped": found.stopped,
         "sample": {

@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from batchmill.errors import InvalidUsage
-from batchmill.settings import Settings, parse_size
 from batchmill_cli import streams
-from batchmill_cli.batch_options import (
-    EVERYDAY,
-    INPUT,
-    LIMITS,
-    OPTIONS,
-    OUTPUT,
-    check_together,
-    named,
-    settings_of,
-)
+from batchmill_cli.batch_options import OPTIONS, check_together, named, settings_of
+from batchmill_cli.command_options import COMMAND_OPTIONS, NAMES, spec_of, with_lines
 from batchmill_cli.crunch import Manner, close, crunch, next_commands
 from batchmill_cli.options import Option, WithCommand, command_of, is_verbose
 from batchmill_cli.places import FILE
-
-if TYPE_CHECKING:
-    from batchmill.command import CommandSpec
 
 # Of `run`, what is about Python, or about workers that hold the user's own code and memory.
 _NOT_HERE = {
     *("set", "init", "preload", "start_method", "start_timeout", "worker_output"),
     *("worker_memory", "max_items_per_worker"),
 }
-KEEP, KEEP_RAW = 1 << 20, 16 << 20  # bytes of a command's stdout, and of its stderr, that are kept
-
-_OWN = [
-    Option("--shell", group=EVERYDAY, env=False, metavar="TEXT",
-           help="In place of -- COMMAND: for /bin/sh; the item is quoted in it."),
-    Option("--stdin", group=INPUT, is_flag=True, help="Give the command the item on stdin, as a line."),
-    Option("--ok-exit", group=LIMITS, metavar="N,N", help="Exit statuses that are no failure. [0]"),
-    Option("--keep-output", group=OUTPUT, metavar="SIZE",
-           help="Kept of stdout and of stderr, each. [1M; for raw 16M]"),
-]  # fmt: skip
 _TEXTS = {
     "checkpoint": "What remembers which items are done. [INPUT.PROGRAM.ckpt, here]",
     "output": "Write the results there, in input order. [pass on what commands print]",
@@ -55,7 +33,7 @@ _TEXTS = {
 def _options() -> list[Option]:
     """The options of `run` that make sense here, in its order, and our own behind those of their group."""
     inherited = [option for option in OPTIONS if option.name not in _NOT_HERE]
-    return [_with_text(option) for option in [*inherited, *_OWN]]
+    return [_with_text(option) for option in [*inherited, *COMMAND_OPTIONS]]
 
 
 def _with_text(option: Option) -> Option:
@@ -90,14 +68,14 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
     """
     from batchmill.passing import Passing
 
-    own = {name: options.pop(name) for name in ("shell", "stdin", "ok_exit", "keep_output")}
+    own = {name: options.pop(name) for name in NAMES}
     inputs = inputs or ("-",)
     passes = options["output"] is None and not options["json"]
     try:
         check_together(options)
         manner = Manner.of(options, verbose=is_verbose(context), prints=passes)
-        settings = settings_of(_with_lines(options, inputs))
-        spec = spec_of(command_of(context), own, settings)
+        settings = settings_of(with_lines(options, inputs))
+        spec = spec_of(command_of(context), own, is_raw=settings.output_format == "raw")
     except InvalidUsage as error:
         raise named(error, context) from None
     if options["dry_run"]:
@@ -117,36 +95,3 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
 
 def _close(ended: Any, options: Mapping[str, Any], manner: Manner) -> int:
     return close(ended, next_commands(ended, options, manner), manner)
-
-
-def _with_lines(options: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
-    """The options; what stdin holds are lines unless something else is said."""
-    is_open = "-" in inputs and options["format"] in (None, "auto")
-    return {**options, "format": "lines"} if is_open else dict(options)
-
-
-def spec_of(words: Sequence[str], own: Mapping[str, Any], settings: Settings) -> CommandSpec:
-    """The command that is asked for; raises InvalidUsage."""
-    from batchmill.command import MAX_KEPT, CommandSpec
-
-    is_raw = settings.output_format == "raw"
-    keep = own["keep_output"]
-    size = (KEEP_RAW if is_raw else KEEP) if keep is None else parse_size(keep)
-    if size > MAX_KEPT:
-        raise InvalidUsage(f"--keep-output {keep} is out of range", f"give 0 to {MAX_KEPT >> 20}M")
-    return CommandSpec(
-        words=(own["shell"],) if own["shell"] is not None else tuple(words),
-        shell=own["shell"] is not None,
-        stdin=own["stdin"],
-        ok_exit=(0,) if own["ok_exit"] is None else statuses(own["ok_exit"]),
-        keep=size,
-        is_whole=is_raw,
-    )
-
-
-def statuses(text: str) -> tuple[int, ...]:
-    """Exit statuses from `0,1`; raises InvalidUsage."""
-    numbers = [int(word) if word.strip().isdecimal() else -1 for word in text.split(",")]
-    if not all(0 <= number <= 255 for number in numbers):
-        raise InvalidUsage(f"--ok-exit {text!r} is out of range", "give numbers from 0 to 255, such as 0,1")
-    return tuple(dict.fromkeys(numbers))

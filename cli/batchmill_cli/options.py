@@ -112,11 +112,17 @@ class WithCommand(Command):
     """A command of ours whose line ends in somebody else's: `-- COMMAND ARGS...`, which `command_of` has.
 
     click never sees what follows the first `--`. An option of `instead` makes it needless, and stands in its place.
+    Where there is a flag `only_with`, a line without it is as any other.
     """
 
-    def __init__(self, name: str, *, instead: str, **attributes: Any) -> None:
+    def __init__(self, name: str, *, instead: str, only_with: str | None = None, **attributes: Any) -> None:
         super().__init__(name, **attributes)
         self._instead = instead
+        self._only_with = only_with
+
+    def has_command(self, ctx: click.Context) -> bool:
+        """Whether the line, once parsed, is one that ends in a command."""
+        return _COMMAND in ctx.meta
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, without the command; raises InvalidUsage, with the line corrected, where there is none."""
@@ -124,6 +130,11 @@ class WithCommand(Command):
 
         at = args.index("--") if "--" in args else len(args)
         command = tuple(args[at + 1 :])
+        if self._only_with and self._only_with not in args[:at]:
+            if command and not os.path.exists(command[0]) and shutil.which(command[0]):
+                line = shlex.join([self._only_with, *args])
+                raise InvalidUsage(f"a command needs {self._only_with}", f"write: {ctx.command_path} {line}")
+            return super().parse_args(ctx, args)
         has_other = any(word == self._instead or word.startswith(f"{self._instead}=") for word in args[:at])
         if command and has_other:
             raise InvalidUsage(f"{self._instead} and -- both give a command", "leave one of them out")
@@ -142,8 +153,8 @@ _COMMAND = "batchmill.command"
 
 
 def command_of(context: click.Context) -> tuple[str, ...]:
-    """The words behind `--`."""
-    words: tuple[str, ...] = context.meta[_COMMAND]
+    """The words behind `--`; none where the line has no command."""
+    words: tuple[str, ...] = context.meta.get(_COMMAND, ())
     return words
 
 

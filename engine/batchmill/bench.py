@@ -264,7 +264,7 @@ class _Lanes:
         elsewhere = max(0.0, busy_seconds() - elsewhere - used)
         if number:
             self._compare(task.workers, cell)
-        return Round(number, cell.seconds, cell.items, cell.failed, used, cell.monitor.peak_rss, elsewhere)
+        return Round(number, cell.seconds, cell.items, cell.failed, used, cell.peak_rss, elsewhere)
 
     def _cell(self, task: Task, deadline: float, window: int | None = None) -> CellRun:
         if task.records not in self._thinned:

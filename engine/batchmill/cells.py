@@ -14,7 +14,8 @@ from typing import Any
 
 from batchmill import formats
 from batchmill.chunking import Pace
-from batchmill.codec import Block
+from batchmill.codec import Block, Failure
+from batchmill.command import essence
 from batchmill.crew import Crew
 from batchmill.guard import Guard
 from batchmill.intake import Intake
@@ -36,7 +37,7 @@ class CellRun:
     """One round of a cell, and who watches it. `run` it once, until `deadline` (monotonic seconds).
 
     `seconds` ends with the last outcome; `worked` are the lanes' own seconds. `digests` and `failures` (line, error
-    type, message) go by an item's position in the input; they are there after `digest`.
+    type, message) go by an item's position in the input; they are there after `digest`, and so is all of `peak_rss`.
     """
 
     def __init__(
@@ -53,27 +54,29 @@ class CellRun:
     ) -> None:
         assert plan.cut is not None
         self._records = records
+        self._is_command = plan.command is not None
         self._crew = crew
         self._deadline = deadline
         self._replies: list[tuple[int, bytes]] = []
         self._held = 0
         self._next_look = 0.0
         self._last = 0.0
+        self._idle_rss = self._largest_command = 0
         self.seconds = self.worked = self.used_before = 0.0
         self.ok = self.failed = 0
         self.digests: list[tuple[int, int]] = []
         self.failures: dict[int, tuple[int, str, str]] = {}
-        self.monitor = Monitor(os.getpid())
+        self.monitor = Monitor(os.getpid(), offspring=self._is_command)
         pace = Pace(task.workers, task.chunk_size)
         ledger = Ledger(partial(formats.divide, format=plan.cut), plan.settings.crash_retries)
-        source = SampleSource(records, task.passes, plan.cut.separator)
+        source = SampleSource(records, task.passes, plan.cut.separator, numbered=self._is_command)
         self._loop = Loop(
             pool=crew,
             events=events,
             intake=Intake(source, plan.cut, ledger=ledger, pace=pace, matcher=None, settled=_ignore),
             ledger=ledger,
             pace=pace,
-            guard=Guard(crew, plan.settings, TICK, on_message),
+            guard=Guard(crew, plan.watched, TICK, on_message),
             retrier=Retrier(0, 0.0, ledger, _ignore, plan.cut),
             tracker=self,
             output=None,
@@ -95,9 +98,14 @@ class CellRun:
         """What ended the round early: a signal's name, "seconds", or "" for nothing."""
         return self._loop.stopped
 
+    @property
+    def peak_rss(self) -> int:
+        """The most memory seen, in bytes; at least that of the idle lanes and of the largest command."""
+        return max(self.monitor.peak_rss, self._idle_rss + self._largest_command)
+
     def run(self) -> None:
         """Run to the end; raises BatchmillError where lanes die faster than they can be replaced."""
-        self.monitor.sample(self._crew.pids)
+        self._idle_rss = self.monitor.sample(self._crew.pids).rss
         self.used_before = self.monitor.cpu_seconds
         begun = time.perf_counter()
         self._loop.run()
@@ -128,7 +136,8 @@ class CellRun:
             self.digest()
 
     def digest(self) -> None:
-        """Digest the replies held: results by their bytes, failures by their type."""
+        """Digest the replies held: results by their bytes, failures by their type, commands by their essence."""
+        digest = self._digest_command if self._is_command else _digest_call
         for first, payload in self._replies:
             block = Block(payload)
             for index, offset in enumerate(block.offsets):
@@ -136,9 +145,19 @@ class CellRun:
                 failure = block.failures.get(index)
                 if failure is not None:
                     self.failures.setdefault(record.position, (record.line, failure.type, failure.message))
-                value = bytes(block.packed(index)) if failure is None else failure.type
-                self.digests.append((record.position, hash(value)))
+                self.digests.append((record.position, digest(block, index, failure)))
         self._replies, self._held = [], 0
+
+    def _digest_command(self, block: Block, index: int, failure: Failure | None) -> int:
+        if failure is not None:
+            return hash(essence(failure))
+        result = block.result(index)
+        self._largest_command = max(self._largest_command, result["peak_rss"] or 0)
+        return hash(essence(result))
+
+
+def _digest_call(block: Block, index: int, failure: Failure | None) -> int:
+    return hash(bytes(block.packed(index)) if failure is None else failure.type)
 
 
 def _ignore(*_: Any) -> Any:

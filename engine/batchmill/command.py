@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
+from batchmill.codec import Failure
 from batchmill.errors import InputMissing, InvalidUsage, OutputLost
 from batchmill.identity import Found, Identifier, Identify
 from batchmill.model import Chunk, ItemError
@@ -131,6 +132,16 @@ def _nearest(program: str) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
+def essence(outcome: Mapping[str, Any] | Failure) -> tuple[Any, ...]:
+    """What a command that runs again on the same item should come to again: how it ended, and its stdout.
+
+    Its times and memory never do, and stderr need not. Of a failure's message, how it ended stands before the colon.
+    """
+    if isinstance(outcome, Failure):
+        return outcome.type, outcome.message.partition(":")[0]
+    return outcome["exit"], outcome["stdout"], outcome.get("stdout_dropped", 0)
+
+
 # In a lane
 
 
@@ -145,7 +156,8 @@ class TaskIdentifier(Identifier):
             if found is None:
                 return None
             id, raw, item, content, bad = found
-            return id, raw, Task(item, raw, chunk.first + offset + 1), content, bad
+            number = chunk.first + offset + 1 if chunk.numbers is None else chunk.numbers[offset]
+            return id, raw, Task(item, raw, number), content, bad
 
         return read
 

@@ -335,12 +335,13 @@ def divide(chunk: Chunk, at: int, format: Format | None) -> tuple[Chunk, Chunk]:
         assert format is not None
         head_data = format.head(chunk.data, at)
         middle, lines = len(head_data), format.lines(head_data, at)
-    skip, ids, earlier = chunk.skip, chunk.ids, chunk.earlier
+    skip, ids, earlier, numbers = chunk.skip, chunk.ids, chunk.earlier, chunk.numbers
     head = chunk._replace(
         records=at,
         data=chunk.data[:middle],
         skip=skip and skip[:at],
         ids=ids and ids[:at],
+        numbers=numbers and numbers[:at],
         earlier=earlier and {offset: e for offset, e in earlier.items() if offset < at},
     )
     tail = chunk._replace(
@@ -350,6 +351,7 @@ def divide(chunk: Chunk, at: int, format: Format | None) -> tuple[Chunk, Chunk]:
         data=chunk.data[middle:],
         skip=skip and skip[at:],
         ids=ids and ids[at:],
+        numbers=numbers and numbers[at:],
         earlier=earlier and {offset - at: e for offset, e in earlier.items() if offset >= at},
     )
     return head, tail

@@ -38,6 +38,7 @@ class Chunk(NamedTuple):
     for each record that is not to be run. `earlier` tells, by offset in the chunk, which committed outcome a record
     replaces. `losses` counts the lanes that died over this chunk without naming an item; `crashes` those that a single
     record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it.
+    `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a sample's).
     """
 
     first: int
@@ -52,6 +53,7 @@ class Chunk(NamedTuple):
     crashes: int = 0
     verdict: ItemError | None = None
     header: bytes = b""
+    numbers: tuple[int, ...] | None = None
 
     @property
     def to_run(self) -> int:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.model import Usage
@@ -222,15 +223,19 @@ class Monitor:
 
     `cpu_seconds` is what all of them used since the monitor was made (the lanes' own children included, once those have
     ended), also of lanes that died; `peak_rss` the largest sum of resident bytes seen, in which pages that lanes share
-    count once for each of them. `clock` gives seconds.
+    count once for each of them. With `offspring`, memory is also that of the processes that lanes have started. `clock`
+    gives seconds.
     """
 
-    def __init__(self, parent_pid: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, parent_pid: int, clock: Callable[[], float] = time.monotonic, *, offspring: bool = False
+    ) -> None:
         import psutil
 
         self.cpu_seconds = 0.0
         self.peak_rss = 0
         self._clock = clock
+        self._offspring = offspring
         self._lanes: dict[int, _Seen] = {}
         self._gone = 0.0
         self._parent = _Seen(psutil.Process(parent_pid))
@@ -248,6 +253,8 @@ class Monitor:
         lanes = list(self._lanes.values())
         self.cpu_seconds = self._parent.seconds - self._before + self._gone + sum(seen.seconds for seen in lanes)
         rss = self._parent.rss + sum(seen.rss for seen in lanes)
+        if self._offspring:
+            rss += sum(map(offspring_memory, self._lanes))
         self.peak_rss = max(self.peak_rss, rss)
         return Usage(self._since_last(), rss, self._parent.rss, _load())
 
@@ -301,6 +308,49 @@ def rss_of(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def offspring_memory(pid: int) -> int:
+    """Resident bytes of the processes that a process has started, and that those have; 0 where it has gone.
+
+    A child of exactly its parent's size is on its way from vfork to exec: it has no memory of its own yet.
+    """
+    total, parents = 0, [(pid, _size(pid))]
+    while parents:
+        parent, size = parents.pop()
+        for child in _children(parent):
+            own = _size(child)
+            if own != size:
+                total += own[0]
+                parents.append((child, own))
+    return total
+
+
+def _size(pid: int) -> tuple[int, int]:
+    """Resident and virtual bytes of a process."""
+    import psutil
+
+    try:
+        info = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0, 0
+    return info.rss, info.vms
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started. psutil would read the whole process table for each lane."""
+    import psutil
+
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+        lists = [Path(f"/proc/{pid}/task/{task}/children").read_text() for task in tasks]
+        return [int(word) for text in lists for word in text.split()]
+    except OSError:  # no Linux, or built without; or one that has gone
+        pass
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
 
 
 def private_memory(pid: int) -> int:

@@ -141,11 +141,15 @@ class _Reservoir:
 
 
 class SampleSource:
-    """The records of a sample, `passes` times over, as a Source. A chunk never spans two passes, nor two headers."""
+    """The records of a sample, `passes` times over, as a Source. A chunk never spans two passes, nor two headers.
 
-    def __init__(self, records: Sequence[Record], passes: int, separator: bytes) -> None:
+    With `numbered`, chunks say which numbers their records have in the input.
+    """
+
+    def __init__(self, records: Sequence[Record], passes: int, separator: bytes, *, numbered: bool = False) -> None:
         self._rows = [record.raw + separator for record in records]
         self._headers = [record.header for record in records]
+        self._numbers = tuple(record.position + 1 for record in records) if numbered else None
         self._end = len(records) * passes
         self.position = 0
 
@@ -175,7 +179,8 @@ class SampleSource:
             if size > MAX_CHUNK or self._headers[place] != header:
                 break
             rows.append(self._rows[place])
-        chunk = Chunk(self.position, self.position + 1, 0, len(rows), b"".join(rows), header=header)
+        numbers = self._numbers and self._numbers[first : first + len(rows)]
+        chunk = Chunk(self.position, self.position + 1, 0, len(rows), b"".join(rows), header=header, numbers=numbers)
         self.position += len(rows)
         return chunk
 
