@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from batchmill.reply import ItemFailed
-from batchmill.template import Task, Template
+from batchmill.template import Task, Template, exposed_place
 
 PATHS = [
     "a",
@@ -91,6 +92,46 @@ def test_for_a_shell_values_are_quoted() -> None:
     (script,) = Template(["printf %s {}"], with_fields=False, quoted=True).fill(Task(nasty, b"", 1))
     shown = subprocess.run(["/bin/sh", "-c", script], capture_output=True, timeout=60, check=True).stdout
     assert shown.decode() == nasty
+
+
+NASTY = "a'b $(touch pwned) `touch pwned` \"; touch pwned; \n\\"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'printf "[%s]" "{}"',
+        "printf '[%s]' '{}'",
+        "printf %s `printf %s {}`",
+        "cat <<E\n{}\nE",
+        'printf %s "${HOME:+{}}"',
+        'echo "a\\" {}"',
+        "echo \"$(printf '{}')\"",
+    ],
+)
+def test_where_a_value_would_be_code_the_placeholder_is_refused(script: str) -> None:
+    assert exposed_place(script, with_fields=False) == "{}"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "printf %s {}",
+        "printf '%s' {}; echo \"it's\"",
+        'printf %s "$(printf %s {})"',
+        "(printf %s {}) | cat",
+        'echo \\" >/dev/null; printf %s {}',
+        "echo '`' >/dev/null; printf %s {}",
+    ],
+)
+def test_elsewhere_a_value_is_text_whatever_it_holds(script: str, tmp_path: Path) -> None:
+    assert exposed_place(script, with_fields=False) is None
+    (filled,) = Template([script], with_fields=False, quoted=True).fill(Task(NASTY, b"", 1))
+    shown = subprocess.run(
+        ["/bin/sh", "-c", filled], capture_output=True, cwd=tmp_path, timeout=60, check=True
+    ).stdout.decode()
+    assert NASTY.rstrip("\n") in shown
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_are_not_utf_8_come_through() -> None:

@@ -25,7 +25,7 @@ from batchmill.parsing import Parse
 from batchmill.passing import Passer
 from batchmill.process import Capture, Commands, Ended
 from batchmill.reply import ItemFailed
-from batchmill.template import Task, Template, has_place
+from batchmill.template import Task, Template, exposed_place, has_place
 
 MAX_KEPT = 24 << 20  # bytes of a stream: two of them, and an item, fit into an outcome
 TAIL_LINES = 20
@@ -83,7 +83,8 @@ class CommandSpec:
         return {"words": list(self.words), "shell": self.shell, "stdin": self.stdin, "ok_exit": list(self.ok_exit)}
 
     def check(self, format: str | None) -> CommandSpec:
-        """The spec with its program found; raises InputMissing where there is none, InvalidUsage for an empty command.
+        """The spec with its program found; raises InputMissing where there is none, InvalidUsage for an empty command
+        or a --shell in which an item would be read as code.
 
         A program that depends on the item is found when it is run.
         """
@@ -92,6 +93,12 @@ class CommandSpec:
         if any("\0" in word for word in self.words):
             raise InvalidUsage("the command has a NUL in it", "no program can be given one")
         with_fields = format not in _NO_FIELDS
+        exposed = exposed_place(self.words[0], with_fields=with_fields) if self.shell else None
+        if exposed is not None:
+            raise InvalidUsage(
+                f"{exposed} stands inside quotes, backquotes or a here-document of --shell",
+                f"write {exposed} by itself: it is quoted already",
+            )
         if self.shell or has_place(self.words[0], with_fields=with_fields):
             return self
         return replace(self, program=_find(self.words[0]))

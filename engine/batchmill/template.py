@@ -74,6 +74,40 @@ def has_place(word: str, *, with_fields: bool) -> bool:
     return bool((_WITH_FIELDS if with_fields else _WHOLE).search(word))
 
 
+def exposed_place(script: str, *, with_fields: bool) -> str | None:
+    """The first placeholder of a /bin/sh script at which a quoted value would be read as code, or None.
+
+    A value stands there in single quotes. They mean nothing inside other quotes or in a here-document, and a value can
+    end a backquoted command.
+    """
+    for match in (_WITH_FIELDS if with_fields else _WHOLE).finditer(script):
+        if _is_exposed(script[: match.start()]):
+            return match[0]
+    return None
+
+
+def _is_exposed(before: str) -> bool:
+    """Whether quotes, backquotes or a here-document are open after this beginning of a script. "$(" begins anew."""
+    open_now, skip = [""], False
+    for at, letter in enumerate(before):
+        here = open_now[-1]
+        if skip or here == "'":
+            skip = False
+            if here == "'" and letter == "'":
+                open_now.pop()
+        elif letter == "\\":
+            skip = True
+        elif letter == here:  # a quote, a backquote or a parenthesis is closed
+            open_now.pop()
+        elif letter in "'\"`" and not (letter == "'" and here == '"'):
+            open_now.append(letter)
+        elif letter == "(" and (here != '"' or before[at - 1 : at] == "$"):
+            open_now.append(")")
+        elif here != '"' and before[at : at + 2] == "<<":
+            return True
+    return any(letter in ("'", "`") for letter in open_now) or open_now[-1] == '"'
+
+
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
