@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
+from batchmill.lanes import Event, Executor, Lane
 from batchmill.model import Chunk
-from batchmill.pool import Event, Executor, Lane
 from batchmill.reply import Tally
 from batchmill.worker import NO_LIMIT, RECORD_BITS, Order, Ready
 
@@ -209,6 +209,7 @@ class SimulatedPool:
     def __init__(self, world: World, size: int) -> None:
         self._world = world
         self.size = size
+        self.round_trip = 0.0
         self.lanes: dict[int, Lane] = {}
         self.dying = 0
         self.pids: list[int] = []
@@ -256,6 +257,14 @@ class SimulatedPool:
         self._world.settle()
         self._world.lower(lane, (serial << RECORD_BITS) + 1 + offset)
         lane.lowered = True
+
+    def has_seen(self, lane: Lane) -> bool:
+        """See Lanes.has_seen."""
+        return True
+
+    def vacant(self) -> list[int]:
+        """See Lanes.vacant."""
+        return [slot for slot in range(self.size) if slot not in self.lanes]
 
     def gone(self) -> Iterator[Lane]:
         """No simulated lane ever dies."""

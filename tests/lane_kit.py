@@ -96,7 +96,7 @@ class Stage:
             checkpoint=str(checkpoint),
             output=None if output is None else str(output),
         )
-        self._session = session = _Session(batch.plan, batch._events, stack, self.messages.append, 0.0)
+        self._session = session = _Session(batch.plan, batch._events, stack, self.messages.append, began=0.0)
         session.build(None, None, None)
         self.ledger = session._ledger
         self.intake = session._loop._intake

@@ -10,9 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
+from batchmill.lanes import Lane
 from batchmill.ledger import Ledger
 from batchmill.model import Chunk
-from batchmill.pool import Lane, Pool
+from batchmill.pool import Pool
 from batchmill.recall import HELD_UP, LOOK, RELIEFS, SOON, Recaller
 from simulated_lanes import divide
 
@@ -29,6 +30,9 @@ class Board:
 
     def running(self, lane: Lane) -> tuple[int, int] | None:
         return self.at.get(lane.slot)
+
+    def has_seen(self, lane: Lane) -> bool:
+        return True
 
     def lower(self, lane: Lane, serial: int, offset: int) -> None:
         lane.lowered = True

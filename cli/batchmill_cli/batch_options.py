@@ -17,6 +17,7 @@ from batchmill_cli.progress import MODES, REDRAW_SECONDS
 
 EVERYDAY, INPUT, WORKERS = "Everyday", "Input", "Workers"
 CHECKPOINT, LIMITS, OUTPUT, CRON = "Checkpoint", "Limits", "Output", "Progress and stopping"
+CLUSTER = "Cluster"
 
 
 def is_wait(text: str) -> bool:
@@ -90,6 +91,17 @@ OPTIONS = [
     Option("--time-limit", group=CRON, metavar="DUR",
            help="Be over within it (exit 3); --resume continues."),
     Option("--grace", group=CRON, metavar="DUR", help="For finishing after Ctrl-C or TERM. [10s]"),
+]  # fmt: skip
+
+# Of `run` alone: where a batch's functions may run.
+CLUSTER_OPTIONS = [
+    Option("--cluster", group=CLUSTER, metavar="ADDRESS",
+           help="Run on the workers of a Dask cluster: tcp://HOST:8786, tls://HOST:8786."),
+    Option("--cluster-file", group=CLUSTER, type=places.FILE, metavar="FILE",
+           help="The same, with the scheduler's own file (dask scheduler --scheduler-file)."),
+    Option("--tls-ca-file", group=CLUSTER, type=places.FILE, metavar="FILE", help="The authority of a tls:// cluster."),
+    Option("--tls-cert", group=CLUSTER, type=places.FILE, metavar="FILE", help="Our certificate for it."),
+    Option("--tls-key", group=CLUSTER, type=places.FILE, metavar="FILE", help="The certificate's private key."),
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import click
 
 from batchmill.errors import InvalidUsage
 from batchmill_cli import streams
-from batchmill_cli.batch_options import OPTIONS, check_together, named, settings_of
+from batchmill_cli.batch_options import CLUSTER_OPTIONS, OPTIONS, check_together, named, settings_of
 from batchmill_cli.crunch import Manner, close, crunch, next_commands
 from batchmill_cli.options import Command, is_verbose
 from batchmill_cli.places import FILE, FUNCTION
@@ -17,11 +17,12 @@ from batchmill_cli.places import FILE, FUNCTION
 @click.command(
     "run",
     cls=Command,
-    params=[*OPTIONS],  # click adds to the list
+    params=[*OPTIONS, *CLUSTER_OPTIONS],  # click adds to the list
     context_settings={"auto_envvar_prefix": "BATCHMILL_RUN"},
     examples=(
         "batchmill run score.py:score items.jsonl -o scores.jsonl",
         "batchmill run mypackage.tasks:crunch big.jsonl -c crunch.ckpt --resume -j 8",
+        "batchmill run score.py:score items.jsonl -o scores.jsonl --cluster tcp://head:8786",
     ),
 )
 @click.argument("function", type=FUNCTION)

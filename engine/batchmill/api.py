@@ -33,6 +33,7 @@ def run(
     on_progress: Callable[[Snapshot], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     name: str | None = None,
+    cluster: Any = None,
     settings: Settings | None = None,
     **settings_fields: Any,
 ) -> Report:
@@ -43,8 +44,9 @@ def run(
     kept); with `resume` items done before are skipped, by id. `id` is the name of a field, or a callable giving an
     item's id; else it is the field "id" of a dict, the item itself where it is a str or number, or a digest of it.
     `output` is a file for the results, in order. `on_progress` gets a Snapshot now and then (`progress_interval`
-    seconds), `on_message` one line for what a person should know. `name` identifies a lambda's checkpoint. Further
-    keywords are fields of Settings: durations in seconds or "30s", sizes in bytes or "2G".
+    seconds), `on_message` one line for what a person should know. `name` identifies a lambda's checkpoint. `cluster` is
+    a dask.distributed Client, or the address of a scheduler: its workers run the items. Further keywords are fields of
+    Settings: durations in seconds or "30s", sizes in bytes or "2G".
 
     Items that fail do not raise (`report.raise_for_failures()` does). Raises BatchmillError for what ends the batch,
     ValueError for arguments out of range, what the iterable itself raises, and KeyboardInterrupt, each after committing
@@ -60,7 +62,8 @@ def run(
         init=init,
         output=output,
         name=name,
-        settings=_settings(settings, {**settings_fields, "resume": resume} if resume else settings_fields, id),
+        cluster=None if isinstance(cluster, str) else cluster,
+        settings=_settings(settings, _fields(settings_fields, resume, cluster), id),
     )
     return batch.run(on_progress, on_message)
 
@@ -129,6 +132,7 @@ def stream(
     kwargs: Mapping[str, Any] | None = None,
     init: Callable[[], Any] | str | None = None,
     name: str | None = None,
+    cluster: Any = None,
     settings: Settings | None = None,
     **settings_fields: Any,
 ) -> Stream:
@@ -139,8 +143,7 @@ def stream(
 
     A slow reader slows the batch down; nothing piles up.
     """
-    fields = {**settings_fields, "resume": resume} if resume else settings_fields
-    chosen = _settings(settings, fields, id)
+    chosen = _settings(settings, _fields(settings_fields, resume, cluster), id)
     return Stream(
         lambda sink: _batch(
             function,
@@ -150,6 +153,7 @@ def stream(
             kwargs=kwargs,
             init=init,
             name=name,
+            cluster=None if isinstance(cluster, str) else cluster,
             settings=chosen,
             sink=sink,
         )
@@ -194,6 +198,12 @@ def _check_roles(**given: Any) -> None:
         types, remedy = _ROLES[name]
         if value is not None and not callable(value) and not isinstance(value, types):
             raise InvalidUsage(f"{name}={value!r} cannot be called", remedy)
+
+
+def _fields(given: Mapping[str, Any], resume: bool, cluster: Any) -> dict[str, Any]:
+    """The settings among the arguments of a function."""
+    named = {"resume": resume or None, "cluster": cluster if isinstance(cluster, str) else None}
+    return {**given, **{name: value for name, value in named.items() if value is not None}}
 
 
 def _settings(settings: Settings | None, given: Mapping[str, Any], id: Any) -> Settings:

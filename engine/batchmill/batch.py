@@ -27,7 +27,6 @@ from batchmill.command import CommandSpec
 from batchmill.errors import CheckpointUnwritable, NotGuarded
 from batchmill.export import odd_sentence
 from batchmill.framing import FrameType
-from batchmill.guard import Guard
 from batchmill.intake import Intake
 from batchmill.ledger import Ledger
 from batchmill.limits import FailureLimits
@@ -37,12 +36,12 @@ from batchmill.model import Report, Snapshot, Stop, Wake, plural
 from batchmill.output import Output
 from batchmill.passing import Passing
 from batchmill.plan import Plan, make_plan
-from batchmill.pool import PATIENCE, Pool
+from batchmill.pool import PATIENCE
 from batchmill.recorder import Recorder, Sink
-from batchmill.resources import machine, raise_descriptor_limit, versions, worker_count
 from batchmill.resume import History, Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.settings import Settings
+from batchmill.site import Here, Site
 from batchmill.target import check_target
 from batchmill.time_limit import TIME_UP, TimeLimit
 from batchmill.tracker import Tracker, report_map
@@ -64,7 +63,8 @@ class Batch:
     where `items` is None. `checkpoint` None means the default name, unless `no_checkpoint`. `output` is a path or "-".
     `id` gives an item's id (Python items only). `sink` gets each committed block, in the loop's thread. A time limit
     counts from `began` (monotonic seconds; now). In place of the function there may be a CommandSpec, with `passing`
-    for what it prints. Raises what the checks of its arguments raise: nothing has begun then.
+    for what it prints. `cluster` is a dask.distributed Client whose workers are to have the lanes. Raises what the
+    checks of its arguments raise: nothing has begun then.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Batch:
         sink: Sink | None = None,
         began: float | None = None,
         passing: Passing | None = None,
+        cluster: Any = None,
     ) -> None:
         if in_lane():
             raise NotGuarded(
@@ -109,6 +110,7 @@ class Batch:
         self._sink = sink
         self._began = time.monotonic() if began is None else began
         self._passing = passing
+        self._cluster = cluster
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._session: _Session | None = None
 
@@ -132,7 +134,9 @@ class Batch:
         KeyboardInterrupt after committing what was done. Failed items do not raise.
         """
         with ExitStack() as stack:
-            session = _Session(self.plan, self._events, stack, on_message or _silent, self._began)
+            session = _Session(
+                self.plan, self._events, stack, on_message or _silent, began=self._began, cluster=self._cluster
+            )
             session.build(on_progress, self._sink, self._worker_output_fd, self._passing)
             self._session = session
             return session.run()
@@ -149,7 +153,9 @@ class _Session:
         events: queue.SimpleQueue[Any],
         stack: ExitStack,
         on_message: Callable[[str], None],
+        *,
         began: float,
+        cluster: Any = None,
     ) -> None:
         self._plan = plan
         self._settings = plan.settings
@@ -162,6 +168,8 @@ class _Session:
         stack.callback(self._source.close)
         if plan.output is not None:
             check_target(plan.output, plan.settings.output_format)  # before --fresh moves a checkpoint aside
+        self._site = self._find_site(cluster)  # a scheduler that cannot be reached leaves everything as it was
+        stack.callback(self._site.close)
         if plan.checkpoint is None and plan.output is None and not plan.settings.retries:  # a retry reads the item back
             self._checkpoint: Any = Nowhere()
             self._history = Nowhere.history()
@@ -169,11 +177,15 @@ class _Session:
             self._checkpoint, self._history = self._open_checkpoint()
         stack.callback(self._checkpoint.close)
         self._limits = FailureLimits(plan.settings)
-        workers, _ = worker_count(plan.settings.workers)
-        self._workers = raise_descriptor_limit(workers)
-        if self._workers < workers:
-            self._warn(f"Only {self._workers} of {workers} workers fit under the limit of open files (ulimit -n)")
         self._run = self._begin()
+
+    def _find_site(self, cluster: Any) -> Site:
+        """Where the lanes will be."""
+        if cluster is None and not self._settings.is_elsewhere:
+            return Here(self._plan, self._warn)
+        from batchmill.cluster import Cluster
+
+        return Cluster(self._plan, self._on_message, cluster)
 
     def _open_checkpoint(self) -> tuple[Checkpoint, History]:
         plan = self._plan
@@ -205,9 +217,7 @@ class _Session:
             "path": self._plan.spec.path,
             **({"command": command.as_dict()} if command else {}),
             "directory": os.getcwd(),
-            "workers": self._workers,
-            "machine": machine(),
-            "versions": versions(),
+            **self._site.facts(),
         }
         return begin_run(self._checkpoint, self._history, values)
 
@@ -224,15 +234,17 @@ class _Session:
         plan, settings = self._plan, self._settings
         self._recorder = recorder = Recorder(self._checkpoint, self._history, self._limits, sink)
         self._matcher = self._make_matcher()
+        lock = None if passing is None else passing.fileno()
+        keep = -1 if plan.checkpoint is None else self._checkpoint.fileno()
+        self._pool = self._site.lanes(self._run["run"], self._events.put, worker_output, lock, keep)
+        self._stack.callback(self._pool.close, 0.0)
         self.tracker = self._make_tracker(on_progress)
         self._output = self._open_output()
-        self._pace = Pace(self._workers, settings.chunk_size if isinstance(settings.chunk_size, int) else None)
+        self._pace = Pace(self._site.workers, settings.chunk_size if isinstance(settings.chunk_size, int) else None)
         divide = partial(formats.divide, format=plan.cut)
         self._ledger = Ledger(divide, settings.crash_retries)
         retrier = Retrier(settings.retries, settings.retry_delay, self._ledger, recorder.block, plan.cut)
         recorder.join(self._matcher, self.tracker, self._output, retrier)
-        self._pool = self._make_pool(worker_output, passing)
-        self._stack.callback(self._pool.close, 0.0)
         self._loop = self._make_loop(retrier)
 
     def _make_matcher(self) -> Matcher | None:
@@ -260,29 +272,14 @@ class _Session:
             interval=self._settings.progress_interval,
             is_sharded=self._settings.shard is not None,
             resumes=matcher is not None,
+            monitor=self._site.monitor(),
+            places=self._site.places,
         )
 
     def _records(self) -> int | None:
         """Records of the input without the blank ones that resuming passed over, None where unknown."""
         total = self._source.total
         return None if total is None else total - (self._matcher.blank if self._matcher else 0)
-
-    def _make_pool(self, worker_output: int | None, passing: Passing | None) -> Pool:
-        plan, settings = self._plan, self._settings
-        inherited = settings.start_method == "fork" and plan.checkpoint is not None
-        setup = plan.lane_setup(
-            self._workers, run=self._run["run"], close=(self._checkpoint.fileno(),) if inherited else ()
-        )
-        return Pool(
-            setup,
-            dict(plan.kwargs),
-            self._workers,
-            self._events.put,
-            start_method=settings.start_method,
-            preload=settings.preload,
-            output=worker_output,
-            lock=None if passing is None else passing.fileno(),
-        )
 
     def _make_loop(self, retrier: Retrier) -> Loop:
         settings, recorder, index = self._settings, self._recorder, self._history.index
@@ -308,7 +305,7 @@ class _Session:
             intake=intake,
             ledger=self._ledger,
             pace=self._pace,
-            guard=Guard(self._pool, self._plan.watched, TICK, self._on_message),
+            guard=self._site.guard(TICK, self._on_message),
             retrier=retrier,
             tracker=self.tracker,
             output=self._output,
@@ -419,7 +416,7 @@ class _Session:
             changed=self._matcher.changed if self._matcher else 0,
             repeated=0 if stopped else self._recorder.repeated(),
             older_source=self._older_results(),
-            workers=self._workers,
+            workers=self._site.workers,
             stopped=stopped,
             exit_code=self._exit_code(stopped, total),
             function=self._plan.spec.display,

@@ -47,3 +47,9 @@ def verdict(how: str, pid: int, tries: int, memory: str | None) -> ItemError:
     cause = f"; likely out of memory: {memory}" if memory is not None and "SIGKILL" in how else ""
     times = f", {tries} times" if tries > 1 else ""
     return ItemError("WorkerDied", f"the worker (pid {pid}) {how} while running it{times}{cause}")
+
+
+def machine_verdict(machine: str, tries: int) -> ItemError:
+    """The error of an item that ran alone on `machine` when that was lost; the same happened `tries` times in all."""
+    times = f", {tries} times" if tries > 1 else ""
+    return ItemError("WorkerDied", f"the worker {machine} was lost while running it and nothing else{times}")

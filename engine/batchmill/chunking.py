@@ -12,6 +12,7 @@ import math
 
 PARENT_COST = 0.0005  # seconds of the parent's time per chunk, measured (bench/)
 PARENT_SHARE = 0.02  # of one core, that the parent may spend on chunks
+ROUND_TRIPS = 10  # to another machine and back, that a chunk should last
 SHORTEST, LONGEST = 0.05, 0.8  # seconds a chunk aims at
 OVERRUN = 1.5  # a lane returns what it has when its chunk took this many times its target
 LEAST_PATIENCE = 0.1  # seconds; taking back what waits behind a shorter item costs more than it brings
@@ -27,12 +28,17 @@ class Pace:
     """
 
     def __init__(self, lanes: int, fixed: int | None = None) -> None:
-        self._lanes = lanes
         self._fixed = fixed
         self._mean: float | None = None
         self._largest = 0
         self._aim = 0.0
-        self.target = min(LONGEST, max(SHORTEST, lanes * PARENT_COST / PARENT_SHARE))
+        self.fit(lanes)
+
+    def fit(self, lanes: int, round_trip: float = 0.0) -> None:
+        """Aim at what suits so many lanes, to which a message takes `round_trip` seconds there and back."""
+        self._lanes = lanes
+        target = max(SHORTEST, lanes * PARENT_COST / PARENT_SHARE, round_trip * ROUND_TRIPS)
+        self.target = min(LONGEST, target)
 
     @property
     def slice(self) -> float:

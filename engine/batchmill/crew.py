@@ -11,8 +11,9 @@ from typing import Any
 
 from batchmill.blame import describe_exit
 from batchmill.errors import LanesLost
+from batchmill.lanes import Event, Lane
 from batchmill.model import Stop
-from batchmill.pool import Event, Lane, Pool
+from batchmill.pool import Pool
 from batchmill.starts import died_importing, not_imported, not_started
 from batchmill.worker import Ready
 

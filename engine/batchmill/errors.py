@@ -100,6 +100,18 @@ class LanesLost(BatchmillError):
     exit_code = 70
 
 
+class ClusterUnfit(BatchmillError):
+    """The workers of a cluster cannot run this batch: no batchmill there, or another version of it or of Python."""
+
+    exit_code = 78
+
+
+class ClusterLost(BatchmillError):
+    """The scheduler of a cluster cannot be reached, or no longer."""
+
+    exit_code = 70
+
+
 class ItemsFailed(BatchmillError):
     """Raised by `Report.raise_for_failures` and `map`: at least one item failed."""
 

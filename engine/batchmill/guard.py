@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from batchmill.lanes import Lane
 from batchmill.model import ItemError, format_size
-from batchmill.pool import Lane, Pool
+from batchmill.pool import Pool
 from batchmill.resources import available_memory, is_stopped, oom_kills, rss_of
 from batchmill.settings import Settings
 from batchmill.watchdog import Action, Watchdog
@@ -111,10 +112,15 @@ class Guard:
         if most is not None and lane.items >= most:
             self._pool.retire(lane)
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether --min-free-memory is free, as far as was seen."""
+        least = self._settings.min_free_memory
+        return least is None or self._free is None or self._free >= least
+
     def may_have_more(self, lane: Lane) -> bool:
         """Whether memory allows to give the lane something: while it is short, only the first lane works on."""
-        least = self._settings.min_free_memory
-        if least is None or self._free is None or self._free >= least:
+        if self.has_memory:
             return True
         busy = [other for other in self._pool.lanes.values() if other.outstanding]
         return not busy

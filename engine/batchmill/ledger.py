@@ -9,6 +9,8 @@ A chunk in flight (a flight) moves by this table; any other event raises Illegal
     SHORT      returned   over      as above; what was taken back is no longer its business
     HANDED     lost       over      the suspect gets a strike; everything goes back, the suspect alone
     SHORT      lost       over      the same
+    HANDED     suspect    over      everything goes back, to run alone from the suspect on
+    SHORT      suspect    over      the same
 
 Blame (TRAPS.md 10): the record on the board gets the strike. A lane that died with no record on the board counts
 against its chunk; the second time the chunk's records go one by one.
@@ -171,6 +173,21 @@ class Ledger:
             suspect = max(0, chunk.skip.find(0)) if chunk.skip is not None else 0
         return self._strike(chunk, suspect)
 
+    def suspect(self, serial: int, offset: int) -> None:
+        """The machine of flight `serial` was lost, and one of its records from `offset` on may be why.
+
+        Everything waits again, first in line; those records are to run alone on their machine, in pieces of 1, 1, 2, 4,
+        …: most likely it was the first one.
+        """
+        flight = self._flight(serial)
+        chunk = flight.chunk
+        del self._flights[serial]
+        for cut in doubling(offset, chunk.records) if offset < chunk.records else ():
+            chunk, rest = self.divide(chunk, cut) if cut else (chunk._replace(records=0), chunk)
+            self._ready.appendleft(rest._replace(alone=True))
+        if chunk.records:
+            self._ready.appendleft(chunk)
+
     def _strike(self, chunk: Chunk, offset: int) -> Strike:
         first = chunk.first + offset
         count = self._strikes[first] = self._strikes.get(first, 0) + 1
@@ -199,6 +216,15 @@ class Ledger:
             return self._flights[serial]
         except KeyError:
             raise IllegalMove(f"flight {serial} is over, or never was") from None
+
+
+def doubling(at: int, records: int) -> list[int]:
+    """Where records from `at` on are cut into pieces of 1, 1, 2, 4, …: from the end."""
+    cuts, size = [at], 1
+    while cuts[-1] + size < records:
+        cuts.append(cuts[-1] + size)
+        size = cuts[-1] - at
+    return cuts[::-1]
 
 
 def _reach(chunk: Chunk, items: int) -> int:

@@ -24,11 +24,11 @@ from batchmill.chunking import Pace
 from batchmill.errors import CheckpointUnwritable
 from batchmill.guard import Guard
 from batchmill.intake import Intake, Job
+from batchmill.lanes import Event, Lane, Lanes
 from batchmill.ledger import Ledger
 from batchmill.losses import Losses
 from batchmill.model import Chunk, Stop, plural
 from batchmill.output import Output
-from batchmill.pool import Event, Lane, Pool
 from batchmill.recall import SOON, Recaller
 from batchmill.reply import Tally
 from batchmill.retrier import Retrier
@@ -78,7 +78,7 @@ class Loop:
     def __init__(
         self,
         *,
-        pool: Pool,
+        pool: Lanes,
         events: queue.SimpleQueue[Any],
         intake: Intake,
         ledger: Ledger,
@@ -209,7 +209,7 @@ class Loop:
                     return False
                 given += 1
         if not self._pool.lanes and not self._pool.dying and self._has_work():
-            self._starts.start(0)
+            self._starts.start_first()
         return False
 
     def _share(self) -> None:
@@ -335,10 +335,8 @@ class Loop:
     # Lanes
 
     def _ready(self, lane: Lane, ready: Ready) -> None:
-        if self._starts.greet(lane, ready):
+        if self._starts.greet(lane, ready):  # the others only now: an import that fails is one error
             self._tell.ready(ready.source)
-            if not self.stopped:  # only now: an import that fails is one error, not as many as there are lanes
-                self._starts.start_missing()
 
     def _broken(self, lane: Lane, error: BaseException) -> None:
         """The lane's process died, or its executor did; what it was running is known once it is gone."""
@@ -360,8 +358,6 @@ class Loop:
             self._tracker.lane_ended(lane.slot, lane.pid, code, self._losses.why(lane))
         self._recaller.forget(lane)
         self._guard.forget(lane)
-        if not self.stopped and lane.slot < self._pool.size:
-            self._starts.start(lane.slot)
 
     # Ticks and ends
 
@@ -372,6 +368,8 @@ class Loop:
         for lane in self._pool.gone():
             self._gone(lane)
         if not self.stopped:
+            self._starts.start_missing()
+            self._pace.fit(self._pool.size, self._pool.round_trip)
             self._retrier.look(now)
         self._guard.look(now)
         self._starts.watch(now)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from batchmill.blame import DISCONNECTED, Blame, describe_exit, verdict
+from batchmill.blame import DISCONNECTED, Blame, describe_exit, machine_verdict, verdict
 from batchmill.guard import Guard
+from batchmill.lanes import Lane, Lanes
 from batchmill.ledger import Flight, Ledger
-from batchmill.pool import Lane, Pool
 
 
 class Losses:
@@ -16,7 +16,7 @@ class Losses:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Lanes,
         ledger: Ledger,
         guard: Guard,
         refund: Callable[[int], None],
@@ -33,6 +33,9 @@ class Losses:
         """Take all flights of a lane that is confirmed dead; nobody is charged once the run is `stopped`."""
         running = self._pool.running(lane)
         flights = sorted(self._ledger.on_lane(lane.slot), key=lambda flight: flight.serial)
+        if lane.machine_lost:
+            self._machine_lost(lane, flights, running, blame=not stopped)
+            return
         for flight in reversed(flights):
             current = flight.serial == running[0] if running is not None else flight is flights[0]
             self._refund(flight.chunk.to_run)
@@ -40,6 +43,26 @@ class Losses:
                 self._current(lane, flight, None if running is None else running[1], blame=not stopped)
             else:
                 self._ledger.lost(flight.serial, None, blame=False)
+
+    def _machine_lost(self, lane: Lane, flights: list[Flight], running: tuple[int, int] | None, *, blame: bool) -> None:
+        """All lanes of a machine are gone at once, and what they ran last is known only as it was a moment before.
+
+        Whatever may have been running is suspect, and runs alone on its machine next time; an item that was alone, and
+        was lost with another machine, is charged.
+        """
+        for flight in reversed(flights):
+            chunk, reached = flight.chunk, running if running is not None else (flights[0].serial, 0)
+            self._refund(chunk.to_run)
+            if not blame or lane.alone not in (0, flight.serial) or flight.serial < reached[0]:
+                self._ledger.lost(flight.serial, None, blame=False)
+            elif flight.serial == lane.alone and chunk.records == 1:
+                strike = self._ledger.lost(flight.serial, 0)
+                assert strike is not None
+                self._strike({"position": strike.first, "count": strike.count, "exit": None})
+                if self._ledger.condemned(strike):
+                    self._ledger.condemn(strike.first, machine_verdict(lane.machine_lost, strike.count))
+            else:
+                self._ledger.suspect(flight.serial, reached[1] if flight.serial == reached[0] else 0)
 
     def _current(self, lane: Lane, flight: Flight, offset: int | None, *, blame: bool) -> None:
         """The lane died over this flight; record `offset` of it may be to blame."""
@@ -64,6 +87,8 @@ class Losses:
     def why(self, lane: Lane) -> str:
         """Why a lane ended, in a word for the checkpoint."""
         code = lane.executor.exitcode
+        if lane.machine_lost:
+            return "machine lost"
         sentence = self._guard.verdict(lane, code)
         if sentence is not None:
             return sentence.type

@@ -39,6 +39,7 @@ class Chunk(NamedTuple):
     replaces. `losses` counts the lanes that died over this chunk without naming an item; `crashes` those that a single
     record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it.
     `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a sample's).
+    `alone`: nothing else is to run on its machine meanwhile, for that may be lost with it.
     """
 
     first: int
@@ -54,6 +55,7 @@ class Chunk(NamedTuple):
     verdict: ItemError | None = None
     header: bytes = b""
     numbers: tuple[int, ...] | None = None
+    alone: bool = False
 
     @property
     def to_run(self) -> int:
@@ -102,12 +104,16 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A resource sample of the parent and its lanes: CPU in percent of one core, resident memory in bytes."""
+    """A resource sample of the parent and its lanes: CPU in percent of one core, resident memory in bytes.
+
+    `machines` is how many workers of a cluster the lanes are on; 0 where they are here.
+    """
 
     cpu_percent: float
     rss: int
     parent_rss: int
     load: float = 0.0
+    machines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,8 @@ class Snapshot:
         if self.eta is not None:
             parts.append(f"ETA {format_clock(self.eta)}")
         machine = f"{self.workers}w"
+        if self.usage is not None and self.usage.machines:
+            machine = f"{plural(self.usage.machines, 'worker')} {plural(self.workers, 'thread')}"
         if self.usage is not None:
             machine += f" cpu {self.usage.cpu_percent:.0f}% rss {format_size(self.usage.rss)}"
         return " | ".join([*parts, machine])

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchmill.ledger import Flight, Ledger
-from batchmill.pool import Lane, Pool
+from batchmill.lanes import Lane, Lanes
+from batchmill.ledger import Flight, Ledger, doubling
 
 SOON = 0.002  # seconds after which a lowered limit is sure to have been seen
 HELD_UP = 0.005  # seconds a lane must have been at its chunk before anything is taken back from it
@@ -45,7 +45,7 @@ class _Recall:
 class Recaller:
     """Takes records back, one recall per lane at a time. `refund` is told how many records came back."""
 
-    def __init__(self, pool: Pool, ledger: Ledger, refund: Callable[[int], None]) -> None:
+    def __init__(self, pool: Lanes, ledger: Ledger, refund: Callable[[int], None]) -> None:
         self._pool = pool
         self._ledger = ledger
         self._refund = refund
@@ -83,7 +83,7 @@ class Recaller:
         lane, records = self._pool.lanes.get(flight.lane), flight.chunk.records
         if lane is None or lane in self._recalls or not records or now - lane.busy_since < HELD_UP:
             return None
-        running = self._pool.running(lane)
+        running = self._running(lane)
         if running is None:
             return None
         serial, offset = running
@@ -91,6 +91,11 @@ class Recaller:
             return records, lane, _Place(flight.serial, 0)
         half = (records - offset) // 2
         return (half, lane, _Place(serial, records - half)) if serial == flight.serial and half else None
+
+    def _running(self, lane: Lane) -> _Place | None:
+        """What the lane is running, unless it has answered for it since: the board may be that of a moment ago."""
+        running = self._pool.running(lane)
+        return _Place(*running) if running is not None and self._ledger.has(running[0]) else None
 
     def _lower(self, lane: Lane, place: _Place, now: float, relief: bool = False) -> None:
         self._pool.lower(lane, place.serial, place.offset)
@@ -103,10 +108,10 @@ class Recaller:
         self._next_look = now + LOOK
         held_up = []
         for lane in self._pool.lanes.values():
-            running = self._pool.running(lane)
+            running = self._running(lane)
             place, since = self._seen.get(lane.slot, (None, now))
             if running is None or running != place:
-                self._seen[lane.slot] = (_Place(*running or (0, 0)), now)
+                self._seen[lane.slot] = (running or _Place(0, 0), now)
             elif now - since > patience and not lane.lowered:
                 held_up.append((since, place, lane))
         for _, place, lane in heapq.nsmallest(RELIEFS, held_up, key=lambda one: one[0]):
@@ -115,6 +120,8 @@ class Recaller:
     def check(self, now: float) -> None:
         """A tick after a limit was lowered: what the lane has not started by now, it never will."""
         for recall in [recall for recall in self._recalls.values() if now >= recall.due]:
+            if not self._pool.has_seen(recall.lane):  # asked first: what the board says must be younger
+                continue
             running = self._pool.running(recall.lane)
             if running is not None:  # else it is between records, or its reply is on the way: look again
                 del self._recalls[recall.lane]
@@ -136,11 +143,7 @@ class Recaller:
 
 
 def _cuts(at: int, records: int, relief: bool) -> list[int]:
-    """Where what is taken back is cut, from the end: stragglers come in rows: next to one go 1, 1, 2, 4, …."""
+    """Where what is taken back is cut, from the end. Stragglers come in rows: next to one go 1, 1, 2, 4, …."""
     if at >= records:
         return []
-    cuts, size = [at], 1
-    while relief and cuts[-1] + size < records:
-        cuts.append(cuts[-1] + size)
-        size = cuts[-1] - at
-    return cuts[::-1]
+    return doubling(at, records) if relief else [at]

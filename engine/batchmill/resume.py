@@ -69,6 +69,8 @@ class History:
             self.ends[values["run"]] = values["report"]
         elif ref.type == FrameType.SAMPLE:
             self.sample = values
+            if "places" in values and self.runs:
+                self.runs[max(self.runs)].setdefault("places", {}).update(values["places"])
         elif ref.type == FrameType.ORDER:
             self.index.add_order(values)
 

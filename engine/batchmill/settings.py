@@ -125,6 +125,12 @@ class Settings:
     start_method: str | None = None
     start_timeout: float = 300.0
     worker_output: str = "stderr"
+    # cluster
+    cluster: str | None = None
+    cluster_file: str | None = None
+    tls_ca_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
     # checkpoint
     resume: bool = False
     fresh: bool = False
@@ -186,7 +192,8 @@ class Settings:
             value = getattr(self, f.name)
             if isinstance(f.default, bool) and not isinstance(value, bool):
                 raise InvalidUsage(f"{_option(f.name)} {value!r} is neither true nor false", "give True or False")
-        for name in ("id_field", "init", "worker_output", *(["preload"] if self.preload else [])):
+        cluster = ("cluster", "cluster_file", "tls_ca_file", "tls_cert", "tls_key")
+        for name in ("id_field", "init", "worker_output", *cluster, *(["preload"] if self.preload else [])):
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):
                 if text is not None and (not isinstance(text, str) or not text):
@@ -197,9 +204,16 @@ class Settings:
             raise InvalidUsage("--fresh and --resume exclude each other", "leave one of them out")
         if self.fresh_if_finished and not self.resume:
             raise InvalidUsage("--fresh-if-finished needs --resume", "give both, or --fresh alone")
+        if self.cluster and self.cluster_file:
+            raise InvalidUsage("--cluster and --cluster-file exclude each other", "leave one of them out")
         for name in self.set:
             if not isinstance(name, str) or not name.isidentifier():
                 raise InvalidUsage(f"--set {name!r} is not a parameter name", "write --set KEY=VALUE")
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether they name a cluster for the workers to be on."""
+        return bool(self.cluster or self.cluster_file)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:

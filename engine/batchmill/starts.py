@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from batchmill.blame import SERVER_LOST, describe_exit
 from batchmill.errors import FunctionFailed, LanesLost
+from batchmill.lanes import Lane, Lanes
 from batchmill.model import plural
-from batchmill.pool import Lane, Pool
 from batchmill.worker import Ready
 
 _REMEDY = "close other programs, or give fewer workers with -j"
@@ -39,29 +39,33 @@ class Starts:
     `any_ready` says whether a lane was ever up: then the function can be imported.
     """
 
-    def __init__(self, pool: Pool, patience: float, message: Callable[[str], None]) -> None:
-        self._pool = pool
+    def __init__(self, lanes: Lanes, patience: float, message: Callable[[str], None]) -> None:
+        self._lanes = lanes
         self._patience = patience
         self._message = message
         self._died = 0
         self._told = False
-        self.any_ready = any(lane.ready for lane in pool.lanes.values())  # a pool may be warm
+        self.any_ready = any(lane.ready for lane in lanes.lanes.values())  # a pool may be warm
 
     def start(self, slot: int) -> None:
         """Start a lane in a free slot, or go on with fewer."""
         try:
-            self._pool.start(slot)
+            self._lanes.start(slot)
         except OSError as error:
-            if not self._pool.lanes:
+            if not self._lanes.lanes:
                 raise not_started(error, "no worker") from error
-            self._message(f"Only {plural(len(self._pool.lanes), 'worker')} could be started: {error}")
-            self._pool.size = len(self._pool.lanes)
+            self._message(f"Only {plural(len(self._lanes.lanes), 'worker')} could be started: {error}")
+            self._lanes.size = len(self._lanes.lanes)
+
+    def start_first(self) -> None:
+        """Start the first lane, where there is a place for it: it shows whether the function can be imported."""
+        for slot in self._lanes.vacant()[:1]:
+            self.start(slot)
 
     def start_missing(self) -> None:
-        """Start a lane in every slot that is free."""
-        for slot in range(self._pool.size):
-            if slot not in self._pool.lanes:
-                self.start(slot)
+        """Start a lane in every slot that is free, once the first one was up."""
+        for slot in self._lanes.vacant() if self.any_ready else ():
+            self.start(slot)
 
     def greet(self, lane: Lane, ready: Ready) -> bool:
         """A lane says that it is up, or raises why it never will be; whether it is the first one of all."""
@@ -83,7 +87,7 @@ class Starts:
 
     def watch(self, now: float) -> None:
         """Look at how long the first import takes, at `now` (monotonic seconds)."""
-        for lane in () if self.any_ready else self._pool.lanes.values():
+        for lane in () if self.any_ready else self._lanes.lanes.values():
             waited = now - lane.started
             if waited > self._patience:
                 raise not_imported(self._patience)

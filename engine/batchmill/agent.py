@@ -1,0 +1,348 @@
+"""Owns the lanes of one machine for a run elsewhere: `python -m batchmill.agent`. Never decides what runs where.
+
+    stdin: messages --> [orders] --> Pool, Guard ... Event --> [answers] --> stdout: messages     (wire.py has them)
+
+It lets the run's own Pool and Guard work here, so that blame, time-outs and memory limits are as exact as on one
+machine, and do not wait for a network. It ends, with all its lanes, when stdin does.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, BinaryIO, NamedTuple
+
+from batchmill import server
+from batchmill.function import FunctionSpec
+from batchmill.guard import Guard
+from batchmill.lanes import Event, Lane
+from batchmill.model import ItemError
+from batchmill.parcel import settle
+from batchmill.pool import PATIENCE, Pool
+from batchmill.resources import Monitor, raise_descriptor_limit, thread_caps, usable_cores
+from batchmill.wire import AgentSetup, Death, framed, pack, read_message, unpack
+from batchmill.worker import LaneSetup, run_chunk
+
+TICK = 0.05  # seconds between looks at the lanes
+BOARD = 0.1  # seconds between reports of the board
+USAGE = 1.0  # seconds between looks at CPU and memory
+SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running lane
+_OUTPUT = 1 << 16  # bytes of prints in a message
+
+
+class Order(NamedTuple):
+    """A message from the run."""
+
+    words: list[Any]
+
+
+class Printed(NamedTuple):
+    """What items have printed."""
+
+    data: bytes
+
+
+class Call(NamedTuple):
+    """A submission: the number by which it is answered, and what is to be called."""
+
+    slot: int
+    number: int
+    call: tuple[Callable[..., Any], tuple[Any, ...]]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing else may run on this machine meanwhile."""
+        function, arguments = self.call
+        return function is run_chunk and bool(arguments[0].chunk.alone)
+
+    @property
+    def serial(self) -> int:
+        """The number of the chunk that is to be run."""
+        return int(self.call[1][0].serial)
+
+
+class _Lanes(Pool):
+    """A pool that asks the run before it retires a lane: there may be something on its way to it."""
+
+    ask: Callable[[Lane], None]
+
+    def retire(self, lane: Lane) -> None:
+        """See Lanes.retire."""
+        self.ask(lane)
+
+
+class Agent:
+    """The lanes of this machine; `send` takes messages to the run, `inbox` has Orders and what Lanes answer."""
+
+    def __init__(
+        self, setup: AgentSetup, folder: str, send: Callable[..., None], inbox: queue.SimpleQueue[Any]
+    ) -> None:
+        self._send = send
+        self._inbox = inbox
+        self._printed = _listen(inbox) if setup.lane.output != "none" else None
+        self._cores = usable_cores()[0]
+        raise_descriptor_limit(len(setup.slots))
+        self._pool = _Lanes(
+            at_home(setup, folder, self._cores),
+            setup.kwargs,
+            setup.slots.stop,
+            inbox.put,
+            start_method=setup.limits.start_method,
+            preload=setup.limits.preload,
+            output=self._printed,
+        )
+        self._pool.ask = self._ask_to_retire
+        self._guard = Guard(self._pool, setup.limits, TICK, self._say)
+        self._limits = setup.limits
+        self._monitor = Monitor(os.getpid())
+        self._asked: set[Lane] = set()
+        self._lowered: list[tuple[float, Lane]] = []
+        self._waiting: deque[Call] = deque()  # till the machine is clear, or was used alone
+        self._alone: Call | None = None  # what has the machine for itself
+        self._next_board = self._next_usage = 0.0
+        self._usage: tuple[float, int, bool] = (0.0, 0, False)
+        self._board: list[int] = []
+        self.is_over = False
+
+    # Orders
+
+    def run(self) -> None:
+        """Serve until the run says `bye`, or its end of the pipe is closed."""
+        try:
+            while not self.is_over:
+                self._take(self._patience())
+                self._tick(time.monotonic())
+        finally:
+            self._pool.close(PATIENCE if self.is_over else 0.0)
+
+    def _patience(self) -> float:
+        return SEEN if self._lowered else TICK
+
+    def _take(self, seconds: float) -> None:
+        try:
+            found = self._inbox.get(timeout=seconds)
+            while True:
+                self._handle(found)
+                found = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _handle(self, found: Any) -> None:
+        if isinstance(found, Event):
+            self._answer(found)
+        elif isinstance(found, Printed):
+            self._send("output", found.data)
+        else:
+            getattr(self, f"_do_{found.words[0]}")(*found.words[1:])
+
+    def _do_start(self, slot: int) -> None:
+        try:
+            lane = self._pool.start(slot)
+        except OSError as error:
+            self._say(f"A worker could not be started: {error}")
+            self._send("gone", slot, 0, Death())
+            return
+        self._send("started", slot, lane.pid)
+
+    def _do_submit(self, slot: int, number: int, call: bytes) -> None:
+        self._waiting.append(Call(slot, number, pickle.loads(call)))
+        self._hand_out()
+
+    def _do_lower(self, slot: int, serial: int, offset: int) -> None:
+        lane = self._pool.lanes.get(slot)
+        if lane is not None:
+            self._pool.lower(lane, serial, offset)
+            self._lowered.append((time.monotonic() + SEEN, lane))
+
+    def _do_kill(self, slot: int) -> None:
+        if slot in self._pool.lanes:
+            self._pool.give_up(self._pool.lanes[slot])
+
+    def _do_end(self, slot: int) -> None:
+        lane = self._pool.lanes.get(slot)
+        if lane is not None:
+            Pool.retire(self._pool, lane)
+
+    def _do_go(self, serial: int) -> None:
+        """The run knows that the chunk is alone: should the machine be lost from now on, nothing else is to blame."""
+        if self._alone is not None and self._alone.serial == serial:
+            self._submit(self._alone)
+
+    def _do_bye(self) -> None:
+        self.is_over = True
+
+    # Handing out
+
+    def _hand_out(self) -> None:
+        """Give lanes what waits, in order; a chunk that is to be alone waits for the machine, and all behind it."""
+        while self._waiting and self._alone is None:
+            busy = any(lane.outstanding for lane in self._pool.lanes.values())
+            if self._waiting[0].is_alone and busy:
+                return
+            call = self._waiting.popleft()
+            if not call.is_alone:
+                self._submit(call)
+            elif call.slot in self._pool.lanes:
+                self._alone = call
+                self._send("alone", call.serial)
+
+    def _submit(self, call: Call) -> None:
+        lane = self._pool.lanes.get(call.slot)
+        if lane is not None:  # else it is gone, which the run was told
+            function, arguments = call.call
+            self._pool.submit(lane, call.number, function, *arguments)
+
+    def _clear(self, slot: int, number: int | None = None) -> None:
+        """What had the machine for itself was answered, or (without `number`) its lane is gone."""
+        if self._alone is not None and self._alone.slot == slot and number in (None, self._alone.number):
+            self._alone = None
+            self._send("alone", 0)
+
+    # Answers
+
+    def _answer(self, event: Event) -> None:
+        lane = event.lane
+        self._pool.answered(lane, event.tag)
+        error = event.future.exception()
+        if lane.lost:
+            return
+        if isinstance(error, RuntimeError):
+            self._pool.broke(lane, error)
+            return
+        if error is not None:
+            raise error
+        if event.tag != ("hello", 0):
+            self._send("reply", lane.slot, event.tag, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
+            self._clear(lane.slot, event.tag)
+            self._hand_out()
+        else:
+            self._send("reply", lane.slot, 0, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
+
+    def _ask_to_retire(self, lane: Lane) -> None:
+        if lane not in self._asked:
+            self._asked.add(lane)
+            self._send("retire", lane.slot)
+
+    def _say(self, text: str) -> None:
+        self._send("message", text)
+
+    # Ticks
+
+    def _tick(self, now: float) -> None:
+        self._guard.look(now)
+        for lane in self._pool.gone():
+            self._gone(lane)
+        while self._lowered and self._lowered[0][0] <= now:
+            lane = self._lowered.pop(0)[1]
+            self._send("lowered", lane.slot, self._pool.number(lane))
+        if now >= self._next_usage:
+            self._next_usage = now + USAGE
+            self._look_at_usage()
+        if now >= self._next_board:
+            self._next_board = now + BOARD
+            self._report_board()
+
+    def _look_at_usage(self) -> None:
+        usage = self._monitor.sample(self._pool.pids)
+        short = not self._guard.has_memory
+        self._usage = (self._monitor.cpu_seconds, usage.rss, short)
+        self._board = []  # report, changed or not
+
+    def _report_board(self) -> None:
+        board = [number for lane in self._pool.lanes.values() for number in (lane.slot, self._pool.number(lane))]
+        if board != self._board:
+            self._board = board
+            self._send("board", board, *self._usage)
+
+    def _gone(self, lane: Lane) -> None:
+        code = lane.executor.exitcode
+        verdict: ItemError | None = self._guard.verdict(lane, code)
+        memory = self._guard.memory_trouble(lane) if verdict is None else None
+        told = None if verdict is None else (verdict.type, verdict.message)
+        self._send("gone", lane.slot, self._pool.number(lane), Death(code, lane.disconnected, told, memory))
+        self._guard.forget(lane)
+        self._asked.discard(lane)
+        self._waiting = deque(call for call in self._waiting if call.slot != lane.slot)
+        self._clear(lane.slot)
+        self._hand_out()
+
+
+def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, str] = os.environ) -> LaneSetup:
+    """The setup of a lane as it holds on this machine: its environment, its copies of the user's modules in `folder`.
+
+    The working directory is the run's, where there is one of that name here.
+    """
+    lane = setup.lane
+    return replace(
+        lane,
+        spec=settle(lane.spec, setup.files, folder) if isinstance(lane.spec, FunctionSpec) else lane.spec,
+        init=settle(lane.init, setup.files, folder) if isinstance(lane.init, FunctionSpec) else lane.init,
+        environ={**thread_caps(len(setup.slots), cores, environ), **environ},
+        directory=lane.directory if os.path.isdir(lane.directory) else folder,
+        output="none" if lane.output == "none" else "stderr",
+        close=(),
+    )
+
+
+def _listen(inbox: queue.SimpleQueue[Any]) -> int:
+    """A descriptor; what is written to it comes as Printed."""
+    reader, writer = os.pipe()
+
+    def listen() -> None:
+        while data := os.read(reader, _OUTPUT):
+            inbox.put(Printed(data))
+
+    threading.Thread(target=listen, daemon=True).start()
+    return writer
+
+
+def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any]) -> None:
+    while (message := read_message(source.read)) is not None:
+        inbox.put(Order(unpack(message)))
+    inbox.put(Order(["bye"]))
+    # No lane outlives this process, and nobody is left whom a lane could answer: not even one that hangs is waited for.
+    time.sleep(PATIENCE)
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve the run at the other ends of stdin and stdout."""
+    source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    data = read_message(source.read)
+    if data is None:
+        return
+    setup: AgentSetup = pickle.loads(data)
+    server.start(setup.limits.preload)
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def send(*message: Any) -> None:
+        view = memoryview(framed(pack(*message)))
+        while view:
+            view = view[target.write(view) or 0 :]
+
+    threading.Thread(target=_read_orders, args=(source, inbox), daemon=True).start()
+    with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
+        try:
+            agent = Agent(setup, folder, send, inbox)
+            send("up", os.getpid())
+            agent.run()
+        except BrokenPipeError:
+            pass  # the run, or the worker between us, is gone
+        except Exception as error:
+            import traceback
+
+            send("broken", "".join(traceback.format_exception(error)))
+
+
+if __name__ == "__main__":
+    main()

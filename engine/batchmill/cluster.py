@@ -1,0 +1,396 @@
+"""Owns a batch's lanes on a Dask cluster: who is there, an agent on each, messages to and fro. Never runs an item.
+
+    scheduler --who is there--> Cluster --open_session--> host (in a worker) --> agent
+                                   |                        ^
+                               RemoteLanes <--- exchange ---'    straight to the worker, or by way of the scheduler
+
+Everything but the constructor and what Site asks runs in the event loop of the Dask client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from batchmill import host
+from batchmill.errors import BatchmillError, ClusterLost, ClusterUnfit, InvalidUsage
+from batchmill.function import FunctionSpec
+from batchmill.guard import Guard
+from batchmill.lanes import Event
+from batchmill.model import Wake
+from batchmill.parcel import anchored, collect
+from batchmill.plan import Plan
+from batchmill.pool import packed
+from batchmill.remote import Machine, RemoteGuard, RemoteLanes, RemoteMonitor
+from batchmill.resources import Monitor, machine, versions
+from batchmill.version import __version__
+from batchmill.wire import AgentSetup
+
+LOOK = 0.5  # seconds between looks at who is there
+POLL = 2.0  # seconds that a question for messages waits for one
+SILENCE = 10.0  # seconds without an answer after which a worker, or the scheduler, counts as lost
+DIRECT = 2.0  # seconds to find out whether workers can be reached from here
+CLOSING = 3.0  # seconds for agents to end
+_MOST = 8 << 20  # bytes in one message to a worker, unless a single order is larger
+
+
+Call = Callable[..., Coroutine[Any, Any, dict[str, Any]]]  # of host.exchange
+
+
+class _Link:
+    """The way to one agent: what is sent goes in order, as much at a time as has come together."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
+        self._loop = loop
+        self._call = call
+        self._orders: deque[bytes] = deque()
+        self._ready = asyncio.Event()
+        self._is_closing = False
+
+    def send(self, message: bytes) -> None:
+        """See remote.Link."""
+        self._orders.append(message)
+        self._wake()
+
+    def close(self) -> None:
+        """See remote.Link."""
+        self._is_closing = True
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._ready.set)
+        except RuntimeError:
+            pass  # the client is closed
+
+    async def deliver(self) -> None:
+        """Send what there is, until closed."""
+        while self._orders or not self._is_closing:
+            self._ready.clear()
+            if not self._orders:
+                await self._ready.wait()
+            batch: list[bytes] = []
+            size = 0
+            while self._orders and (not batch or size + len(self._orders[0]) <= _MOST):
+                batch.append(self._orders.popleft())
+                size += len(batch[-1])
+            if batch:
+                await self._call(orders=batch)
+
+    async def receive(self, take: Callable[[bytes], None]) -> None:
+        """Take what comes, until the agent has ended."""
+        while True:
+            answer = await asyncio.wait_for(self._call(wait=POLL), POLL + SILENCE)
+            for message in answer["messages"]:
+                take(message)
+            if answer["over"]:
+                return
+
+
+class Cluster:
+    """The workers of a Dask cluster, as a Site: one lane per thread of each, unless `-j` says less.
+
+    `client` is a dask.distributed Client; without, the plan's settings say where the scheduler is. Raises InvalidUsage
+    where Dask is not installed, ClusterLost where the scheduler cannot be reached.
+    """
+
+    def __init__(self, plan: Plan, say: Callable[[str], None], client: Any = None) -> None:
+        self._plan = plan
+        self._say = say
+        self._owns = client is None
+        self._client = connect(plan) if client is None else client
+        self._loop: asyncio.AbstractEventLoop = self._client.loop.asyncio_loop
+        self.address = str(self._client.scheduler.address)
+        self._known: dict[str, Machine | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._talks: set[asyncio.Task[None]] = set()
+        self._is_over = False
+        self._told_waiting = False
+        self._is_direct: bool | None = None
+        self._python_told: set[str] = set()
+        self._places: dict[str, str] = {}
+        self._unfit: BatchmillError | None = None
+        self.workers = max(1, sum(self._threads(count) for count in self._await(self._sizes()).values()))
+
+    def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What a coroutine comes to, in the client's event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _sizes(self) -> dict[str, int]:
+        """The threads of each worker, by address; raises ClusterLost."""
+        try:
+            found: dict[str, int] = await asyncio.wait_for(self._client.scheduler.ncores(workers=None), SILENCE)
+        except Exception as error:  # what a broken connection raises differs
+            raise lost(self.address, error) from error
+        return found
+
+    # As a Site
+
+    def facts(self) -> dict[str, Any]:
+        """See Site."""
+        return {"workers": self.workers, "machine": machine(), "versions": versions(), "cluster": self.address}
+
+    def lanes(
+        self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
+    ) -> RemoteLanes:
+        """See Site."""
+        self._setup = self._make_setup(run)
+        self._lanes = RemoteLanes(put, Wake(), self._say, self._prints(output))
+        self._attending = asyncio.run_coroutine_threadsafe(self._attend(), self._loop)
+        return self._lanes
+
+    def _prints(self, output: int | None) -> int | None:
+        """Where prints go: prints of all workers come here."""
+        name = self._plan.settings.worker_output
+        if name in ("stderr", "none"):
+            return output
+        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+    def _make_setup(self, run: int) -> AgentSetup:
+        plan = self._plan
+        lane = plan.lane_setup(1, run=run)
+        if isinstance(lane.spec, FunctionSpec):
+            lane = replace(lane, spec=anchored(lane.spec))
+        specs = [spec for spec in (lane.spec, lane.init) if isinstance(spec, (FunctionSpec, str))]
+        return AgentSetup(
+            slots=range(0),
+            lane=replace(lane, environ={}),
+            kwargs=packed(dict(plan.kwargs)),
+            limits=replace(plan.watched, max_items_per_worker=None),
+            files=collect(*specs),
+        )
+
+    def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
+        """See Site."""
+        return RemoteGuard(self._lanes, self._plan.watched, tick, message)  # type: ignore[arg-type]
+
+    def monitor(self) -> Monitor:
+        """See Site."""
+        return RemoteMonitor(os.getpid(), self._lanes)
+
+    def places(self) -> dict[str, str] | None:
+        """See Site."""
+        found = {str(slot): machine.host for machine in self._lanes.machines for slot in machine.slots}
+        changed = {slot: where for slot, where in found.items() if self._places.get(slot) != where}
+        self._places.update(changed)
+        return changed or None
+
+    def close(self) -> None:
+        """See Site."""
+        try:
+            self._await(asyncio.wait_for(self._leave(), CLOSING + 1))
+        except Exception:
+            pass  # the scheduler is gone: agents end by themselves
+        if self._owns:
+            self._client.close(timeout=CLOSING)
+
+    async def _leave(self) -> None:
+        self._is_over = True
+        if self._talks:
+            await asyncio.wait(self._talks, timeout=CLOSING)
+        for task in (*self._talks, *self._tasks):
+            task.cancel()
+
+    # Who is there
+
+    async def _attend(self) -> None:
+        """Look who comes and goes, until the run is over."""
+        try:
+            while not self._is_over:
+                sizes = await self._sizes()
+                joining = [
+                    self._start(self._join(name, count)) for name, count in sizes.items() if name not in self._known
+                ]
+                for name in self._known.keys() - sizes.keys():
+                    self._leave_out(name, "it left the cluster")
+                if joining:
+                    await asyncio.wait(joining)
+                self._mind_absence()
+                await asyncio.sleep(LOOK)
+        except BatchmillError as error:
+            self._lanes.fail(error)
+        except Exception as error:
+            self._lanes.fail(lost(self.address, error))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _leave_out(self, name: str, why: str) -> None:
+        machine = self._known.pop(name, None)
+        if machine is not None:
+            machine.lose(why)
+
+    def _mind_absence(self) -> None:
+        """Say once that there is nobody yet; end the run where all there are cannot work."""
+        if self._lanes.machines:
+            return
+        if self._unfit is not None:
+            self._lanes.fail(self._unfit)
+        elif not self._told_waiting:
+            self._told_waiting = True
+            self._lanes.later(lambda: self._say(f"Waiting for workers of {self.address}"))
+
+    async def _join(self, name: str, threads: int) -> None:
+        """Start an agent in a worker, if it can work for this run."""
+        self._known[name] = None
+        try:
+            facts = (await self._client.run(host.describe, workers=[name]))[name]
+            self._check(name, facts)
+            count = self._threads(threads)
+            if not count:
+                return
+            session = uuid.uuid4().hex
+            slots = self._lanes.reserve(facts["host"], count)
+            setup = pickle.dumps(replace(self._setup, slots=slots))
+            await self._client.run(host.open_session, session, setup, workers=[name])
+            link = _Link(self._loop, await self._way_to(name, session))
+            machine = self._known[name] = self._lanes.add(name, facts["host"], link, slots)
+            talk = self._start(self._talk(name, machine, link))
+            self._talks.add(talk)
+            talk.add_done_callback(self._talks.discard)
+        except ClusterUnfit as error:
+            self._refuse(error)
+        except ImportError as error:
+            remedy = f"install it there: pip install batchmill=={__version__}"
+            self._refuse(ClusterUnfit(f"worker {name} has no batchmill ({error})", remedy))
+        except Exception as error:  # it has gone again, most likely
+            self._known.pop(name, None)
+            said = f"Worker {name} cannot be used: {type(error).__name__}: {error}"
+            self._lanes.later(lambda: self._say(said))
+
+    def _refuse(self, error: ClusterUnfit) -> None:
+        self._unfit = self._unfit or error
+        self._lanes.later(lambda: self._say(str(error)))
+
+    def _check(self, name: str, facts: dict[str, Any]) -> None:
+        """Raise ClusterUnfit for a worker that cannot take part; warn of one that may give other results."""
+        import sys
+
+        own = sys.version.split()[0]
+        if facts["batchmill"] != __version__:
+            remedy = f"install the same there: pip install batchmill=={__version__}"
+            raise ClusterUnfit(f"worker {name} has batchmill {facts['batchmill']}, and this is {__version__}", remedy)
+        if facts["python"].rpartition(".")[0] == own.rpartition(".")[0]:
+            return
+        said = f"worker {name} has Python {facts['python']}, and this is {own}"
+        if isinstance(self._plan.spec, FunctionSpec) and self._plan.spec.kind == "pickle":
+            raise ClusterUnfit(f"{said}: functions sent by value need the same", "name the function, or use one Python")
+        if facts["python"] not in self._python_told:
+            self._python_told.add(facts["python"])
+            self._lanes.later(lambda: self._say(f"Warning: {said}; results may differ"))
+
+    def _threads(self, threads: int) -> int:
+        """How many lanes a worker gets: one a thread; a share of them, or what is left of -j."""
+        wanted = self._plan.settings.workers
+        if wanted == "auto":
+            return threads
+        if isinstance(wanted, str):
+            return max(1, int(threads * float(wanted.rstrip("%")) / 100 + 1e-9))
+        lanes = getattr(self, "_lanes", None)
+        return max(0, min(threads, wanted - (lanes.size if lanes is not None else 0)))
+
+    # Messages
+
+    async def _way_to(self, name: str, session: str) -> Call:
+        """How to call the agent's host in a worker: straight if that can be reached from here; the time it takes."""
+        direct, proxied = self._direct(name, session), self._proxied(name, session)
+        if self._is_direct is not False:
+            try:
+                await asyncio.wait_for(direct(), DIRECT)
+                self._is_direct = True
+            except (OSError, asyncio.TimeoutError):
+                self._is_direct = False
+        call = direct if self._is_direct else proxied
+        begun = time.perf_counter()
+        await call()
+        self._lanes.round_trip = max(self._lanes.round_trip, time.perf_counter() - begun)
+        return call
+
+    def _direct(self, name: str, session: str) -> Call:
+        async def call(**message: Any) -> dict[str, Any]:
+            found: dict[str, Any] = await getattr(self._client.rpc(name), host.HANDLER)(session=session, **message)
+            return found
+
+        return call
+
+    def _proxied(self, name: str, session: str) -> Call:
+        async def call(**message: Any) -> dict[str, Any]:
+            order = {"op": host.HANDLER, "session": session, **message}
+            found: dict[str, Any] = await self._client.scheduler.proxy(worker=name, msg=order)
+            return found
+
+        return call
+
+    async def _talk(self, name: str, machine: Machine, link: _Link) -> None:
+        """Pass messages to and fro until the agent has ended, or cannot be reached."""
+        sending = asyncio.ensure_future(link.deliver())
+        receiving = asyncio.ensure_future(link.receive(machine.receive))
+        why = "its agent ended"
+        try:
+            done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}".rstrip(": ")
+        finally:
+            sending.cancel()
+            receiving.cancel()
+        if not self._is_over:
+            try:
+                await self._sizes()  # if the scheduler is gone too, it is not the worker that is to blame
+            except ClusterLost as error:
+                self._lanes.fail(error)
+                return
+            if self._known.get(name) is machine:
+                del self._known[name]
+            machine.lose(why)
+
+
+def connect(plan: Plan) -> Any:
+    """A Dask client of the scheduler that the settings name; raises InvalidUsage and ClusterLost."""
+    settings = plan.settings
+    try:
+        from distributed import Client, Security
+    except ImportError:
+        raise InvalidUsage("--cluster needs dask.distributed", "pip install 'batchmill[dask]'") from None
+    given = {
+        "tls_ca_file": settings.tls_ca_file,
+        "tls_client_cert": settings.tls_cert,
+        "tls_client_key": settings.tls_key,
+    }
+    tls = {name: value for name, value in given.items() if value is not None}
+    where = settings.cluster or settings.cluster_file
+    try:
+        security = Security(**tls, require_encryption=True) if tls else None
+        if settings.cluster_file is not None:
+            return Client(
+                scheduler_file=settings.cluster_file, security=security, set_as_default=False, timeout=SILENCE
+            )
+        return Client(settings.cluster, security=security, set_as_default=False, timeout=SILENCE)
+    except (ValueError, TypeError) as error:
+        raise InvalidUsage(f"--cluster {where}: {error}", "write tcp://HOST:8786 or tls://HOST:8786") from None
+    except (OSError, asyncio.TimeoutError) as error:
+        raise ClusterLost(
+            f"no scheduler can be reached at {where}: {str(error) or type(error).__name__}",
+            "start one with `dask scheduler`, or check the address",
+        ) from None
+
+
+def lost(address: str, error: BaseException) -> ClusterLost:
+    """The error of a run whose scheduler has gone."""
+    return ClusterLost(
+        f"the scheduler {address} is lost ({type(error).__name__}); what was done is in the checkpoint",
+        "start it again, and give the same command with --resume",
+    )

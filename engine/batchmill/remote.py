@@ -1,0 +1,442 @@
+"""Owns lanes on other machines: a Lanes whose lanes are an agent's. Never knows how messages get there.
+
+    RemoteLanes --messages--> Machine --Link--> agent --> its Pool, its lanes
+         ^                                        |
+         '------ futures, board, ends <-----------'
+
+The loop's calls come in its own thread, an agent's messages in any other one. What must happen in the loop's thread is
+kept till `gone` is called, at every turn of the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, Protocol
+
+from batchmill import server, worker
+from batchmill.errors import BatchmillError, LanesLost
+from batchmill.guard import Guard
+from batchmill.lanes import Event, Lane, Lanes
+from batchmill.model import ItemError, Usage
+from batchmill.resources import Monitor, usable_cores
+from batchmill.wire import Death, pack, pickled, unpack
+from batchmill.worker import COLUMNS, NO_LIMIT
+
+
+class Link(Protocol):
+    """The way to an agent."""
+
+    def send(self, message: bytes) -> None:
+        """Send a message, in order; returns at once, and never raises."""
+
+    def close(self) -> None:
+        """Send nothing more when what was sent is there; returns at once."""
+
+
+class RemoteExecutor:
+    """The way to a lane of an agent. See lanes.Executor."""
+
+    def __init__(self, machine: Machine, slot: int) -> None:
+        self._machine = machine
+        self._slot = slot
+        self._futures: dict[int, Future[Any]] = {}
+        self._next = 0
+        self._killed = False
+        self.pid = 0
+        self.is_dead = False
+        self.death = Death()
+        self.unseen = 0  # limits that were lowered and not yet seen
+
+    @property
+    def exitcode(self) -> int | None:
+        """See Executor."""
+        return self.death.code
+
+    @property
+    def is_over(self) -> bool:
+        """See Executor."""
+        return self.is_dead
+
+    def expect(self) -> Future[Any]:
+        """The future of the next number."""
+        future: Future[Any] = Future()
+        self._futures[self._next] = future
+        self._next += 1
+        return future
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """See Executor."""
+        if self.is_dead:
+            raise RuntimeError("the lane is gone")
+        number, future = self._next, self.expect()
+        self._machine.send("submit", self._slot, number, pickled(function, arguments))
+        if self.is_dead:  # meanwhile, in another thread
+            self.fail()
+        return future
+
+    def answer(self, number: int, result: Any) -> None:
+        """What the call `number` returned has come."""
+        future = self._futures.pop(number, None)
+        if future is not None:
+            future.set_result(result)
+
+    def fail(self) -> None:
+        """Nothing more will come."""
+        while self._futures:
+            try:
+                _, future = self._futures.popitem()
+            except KeyError:  # another thread took it
+                return
+            future.set_exception(RuntimeError("the lane is gone"))
+
+    def shutdown(self) -> None:
+        """See Executor."""
+        self._machine.send("end", self._slot)
+
+    def kill(self) -> None:
+        """See Executor."""
+        if not (self._killed or self.is_dead):
+            self._killed = True
+            self._machine.send("kill", self._slot)
+
+    def wait(self, seconds: float) -> None:
+        """See Executor."""
+        time.sleep(min(0.01, max(0.0, seconds)))
+
+    def close(self) -> None:
+        """See Executor."""
+
+
+class Machine:
+    """An agent and its lanes, in `slots`. `name` is what people know it by, `host` where it is."""
+
+    def __init__(self, lanes: RemoteLanes, name: str, host: str, link: Link, slots: range) -> None:
+        self.name = name
+        self.host = host
+        self.slots = slots
+        self.is_up = False
+        self.is_lost = False
+        self.is_short = False  # of memory
+        self.cpu_seconds = 0.0
+        self.rss = 0
+        self.alone = 0
+        self._lanes = lanes
+        self._link = link
+
+    def send(self, *message: Any) -> None:
+        """Send a message, unless the machine is lost."""
+        if not self.is_lost:
+            self._link.send(pack(*message))
+
+    def receive(self, message: bytes) -> None:
+        """A message of the agent has come, in order."""
+        if self.is_lost:
+            return
+        word, *rest = unpack(message)
+        getattr(self, f"_on_{word}")(*rest)
+
+    def lose(self, why: str) -> None:
+        """The machine, or the way to it, is lost, with all its lanes."""
+        if not self.is_lost:
+            self.is_lost = True
+            self._lanes.lose(self, why)
+
+    def close(self) -> None:
+        """Let the agent end."""
+        self.send("bye")
+        self._link.close()
+
+    def _on_up(self, pid: int) -> None:
+        self.is_up = True
+        self._lanes.wake()
+
+    def _on_started(self, slot: int, pid: int) -> None:
+        lane = self._lanes.at(self, slot)
+        if lane is not None:
+            lane.pid = self._lanes.executor(lane).pid = pid
+
+    def _on_reply(self, slot: int, number: int, result: bytes) -> None:
+        lane = self._lanes.at(self, slot)
+        if lane is not None:
+            self._lanes.executor(lane).answer(number, pickle.loads(result))
+
+    def _on_alone(self, serial: int) -> None:
+        self.alone = serial
+        if serial:
+            self.send("go", serial)
+
+    def _on_lowered(self, slot: int, number: int) -> None:
+        lane = self._lanes.at(self, slot)
+        if lane is not None:
+            self._lanes.publish(self, [slot, number])
+            self._lanes.executor(lane).unseen -= 1
+
+    def _on_board(self, numbers: list[int], cpu_seconds: float, rss: int, is_short: bool) -> None:
+        self.cpu_seconds, self.rss, self.is_short = cpu_seconds, rss, is_short
+        self._lanes.publish(self, numbers)
+
+    def _on_retire(self, slot: int) -> None:
+        lane = self._lanes.at(self, slot)
+        if lane is not None:
+            self._lanes.later(lambda: self._lanes.retire(lane))
+
+    def _on_gone(self, slot: int, number: int, told: list[Any]) -> None:
+        lane = self._lanes.at(self, slot)
+        if lane is not None:
+            self._lanes.publish(self, [slot, number])
+            death = self._lanes.executor(lane).death = Death(*told)
+            lane.disconnected = death.disconnected
+            self._lanes.end(lane)
+
+    def _on_output(self, data: bytes) -> None:
+        self._lanes.print(data)
+
+    def _on_message(self, text: str) -> None:
+        self._lanes.later(lambda: self._lanes.say(f"{self.name}: {text}"))
+
+    def _on_broken(self, text: str) -> None:
+        self._lanes.fail(LanesLost(f"the agent at {self.name} broke:\n{text}", "this is a defect of batchmill"))
+
+
+class RemoteLanes(Lanes):
+    """Lanes on machines that come and go. `say` takes a line for people, `output` is a descriptor for what items print.
+
+    Only `add` and what Machine calls is for other threads. What ends a run that nobody can go on with is raised by
+    `gone`.
+    """
+
+    def __init__(
+        self, put: Callable[[Any], None], wake: Any, say: Callable[[str], None], output: int | None = None
+    ) -> None:
+        self._slots: list[int] = []  # the board
+        super().__init__(0, put, self._slots)
+        self._wake = wake
+        self._output = output
+        self._machines: list[Machine] = []
+        self._by_slot: dict[int, Machine] = {}
+        self._living: dict[int, Lane] = {}  # until their end was heard of
+        self._later: deque[Callable[[], None]] = deque()
+        self._failure: BatchmillError | None = None
+        self._desk: ProcessPoolExecutor | None = None
+        self.say = say
+        self.lost_cpu = 0.0
+
+    # Machines
+
+    def add(self, name: str, host: str, link: Link, slots: range) -> Machine:
+        """A machine with room for lanes in those slots; it has them when it says that it is up."""
+        machine = Machine(self, name, host, link, slots)
+        self._by_slot.update(dict.fromkeys(machine.slots, machine))
+        self._machines.append(machine)
+        self.size += len(slots)
+        return machine
+
+    def reserve(self, host: str, lanes: int) -> range:
+        """New slots for a machine; or those of a machine of the same host that was lost, and has been dealt with."""
+        taken = [lane.slot for lane in (*list(self.lanes.values()), *list(self._dying))]
+        for lost in self._machines:
+            is_free = lost.is_lost and not any(slot in lost.slots for slot in taken)
+            if is_free and lost.host == host and len(lost.slots) == lanes:
+                self._machines.remove(lost)
+                return lost.slots
+        first = len(self._slots) // COLUMNS
+        self._slots.extend([0] * COLUMNS * lanes)
+        return range(first, first + lanes)
+
+    @property
+    def machines(self) -> Sequence[Machine]:
+        """Those that are there."""
+        return tuple(machine for machine in list(self._machines) if not machine.is_lost)
+
+    def machine_of(self, lane: Lane) -> Machine:
+        """Where a lane is."""
+        return self._by_slot[lane.slot]
+
+    def lose(self, machine: Machine, why: str) -> None:
+        """A machine is lost: so are its lanes."""
+        self.size -= len(machine.slots)
+        self.lost_cpu += machine.cpu_seconds
+        self.later(lambda: self.say(f"Lost {machine.name}: {why}"))
+        for lane in [lane for slot, lane in list(self._living.items()) if slot in machine.slots]:
+            lane.machine_lost = machine.name
+            lane.alone = machine.alone
+            self.end(lane)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the loop look at what is new."""
+        self._put(self._wake)
+
+    def fail(self, error: BatchmillError) -> None:
+        """Have the run end with `error`."""
+        self._failure = self._failure or error
+        self.wake()
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Have something done in the loop's thread."""
+        self._later.append(action)
+        self.wake()
+
+    # Lanes, for a machine
+
+    def at(self, machine: Machine, slot: int) -> Lane | None:
+        """The lane in that slot whose end was not heard of yet."""
+        return self._living.get(slot) if slot in machine.slots else None
+
+    @staticmethod
+    def executor(lane: Lane) -> RemoteExecutor:
+        """A lane's executor as what it is."""
+        assert isinstance(lane.executor, RemoteExecutor)
+        return lane.executor
+
+    def publish(self, machine: Machine, numbers: list[int]) -> None:
+        """What lanes are running: slot, number, slot, number, …."""
+        for slot, number in zip(numbers[::2], numbers[1::2]):
+            if slot in machine.slots and slot in self._living:
+                self._board[COLUMNS * slot] = number
+
+    def end(self, lane: Lane) -> None:
+        """A lane is dead."""
+        executor = self.executor(lane)
+        self._living.pop(lane.slot, None)
+        executor.is_dead = True
+        executor.fail()
+
+    def print(self, data: bytes) -> None:
+        """Items have printed."""
+        try:
+            os.write(2 if self._output is None else self._output, data)
+        except OSError:
+            pass  # nobody listens any more
+
+    # Lanes, for the loop
+
+    def vacant(self) -> list[int]:
+        """See Lanes.vacant."""
+        if len(self.lanes) + len(self._dying) >= self.size:
+            return []
+        taken = self.lanes.keys() | {lane.slot for lane in self._dying}
+        return [slot for machine in self.machines if machine.is_up for slot in machine.slots if slot not in taken]
+
+    def start(self, slot: int) -> Lane:
+        """See Lanes.start."""
+        machine = self._by_slot[slot]
+        self._board[COLUMNS * slot] = 0
+        self._board[COLUMNS * slot + 1] = NO_LIMIT
+        executor = RemoteExecutor(machine, slot)
+        lane = Lane(slot, executor)
+        tag = ("hello", 0)
+        lane.outstanding.append(tag)
+        lane.busy_since = time.monotonic()
+        executor.expect().add_done_callback(lambda done: self._put(Event(lane, tag, done)))
+        self.lanes[slot] = self._living[slot] = lane
+        machine.send("start", slot)
+        if machine.is_lost:
+            self.end(lane)
+        return lane
+
+    def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
+        """See Lanes.submit. What is to become output is made here: all of it would go there and back."""
+        if function is not worker.render:
+            return super().submit(lane, tag, function, *arguments)
+        lane.outstanding.append(tag)
+        if self._desk is None:
+            method = server.default_start_method()
+            self._desk = ProcessPoolExecutor(max(1, usable_cores()[0] - 1), get_context(method))
+        future = self._desk.submit(function, *arguments)
+        future.add_done_callback(lambda done: self._put(Event(lane, tag, done)))
+        return True
+
+    def lower(self, lane: Lane, serial: int, offset: int) -> None:
+        """See Lanes.lower."""
+        super().lower(lane, serial, offset)
+        executor = self.executor(lane)
+        if not executor.is_dead:
+            executor.unseen += 1
+            self._by_slot[lane.slot].send("lower", lane.slot, serial, offset)
+
+    def has_seen(self, lane: Lane) -> bool:
+        """See Lanes.has_seen."""
+        return self.executor(lane).unseen <= 0
+
+    @property
+    def pids(self) -> list[int]:
+        """See Lanes.pids: none is here."""
+        return []
+
+    def gone(self) -> Iterator[Lane]:
+        """See Lanes.gone. Raises what ends the run."""
+        while self._later:
+            self._later.popleft()()
+        if self._failure is not None:
+            raise self._failure
+        for lane in list(self.lanes.values()):
+            if self.executor(lane).is_dead and not lane.outstanding:  # an idle one: nothing else would tell
+                self.give_up(lane)
+        yield from super().gone()
+
+    def close(self, patience: float) -> None:
+        """See Lanes.close."""
+        for machine in self.machines:
+            machine.close()
+        if self._desk is not None:
+            self._desk.shutdown(wait=patience > 0, cancel_futures=True)
+        self.lanes.clear()
+        self._dying.clear()
+
+
+class RemoteGuard(Guard):
+    """The limits on lanes elsewhere: the agents see to them, and say what came of it."""
+
+    _pool: Any
+
+    def look(self, now: float) -> None:
+        """See Guard.look: the agents do."""
+
+    @property
+    def tick(self) -> float | None:
+        """See Guard.tick."""
+        return None
+
+    def verdict(self, lane: Lane, code: int | None) -> ItemError | None:
+        """See Guard.verdict."""
+        error = RemoteLanes.executor(lane).death.error
+        return None if error is None else ItemError(*error)
+
+    def memory_trouble(self, lane: Lane) -> str | None:
+        """See Guard.memory_trouble."""
+        return RemoteLanes.executor(lane).death.memory
+
+    def may_have_more(self, lane: Lane) -> bool:
+        """See Guard.may_have_more, for each machine."""
+        machine = self._pool.machine_of(lane)
+        if not machine.is_short:
+            return True
+        return not any(other.outstanding for slot, other in self._pool.lanes.items() if slot in machine.slots)
+
+
+class RemoteMonitor(Monitor):
+    """CPU and memory of the parent, and of all agents and their lanes, as they last said."""
+
+    def __init__(self, parent_pid: int, lanes: RemoteLanes) -> None:
+        self._lanes_there = lanes
+        self._own_seconds = 0.0
+        super().__init__(parent_pid)
+
+    def sample(self, pids: Any) -> Usage:
+        """See Monitor.sample."""
+        machines, (then, before) = self._lanes_there.machines, self._last
+        usage = super().sample(())
+        self.cpu_seconds += self._lanes_there.lost_cpu + sum(machine.cpu_seconds for machine in machines)
+        rss = usage.rss + sum(machine.rss for machine in machines)
+        self.peak_rss = max(self.peak_rss, rss)
+        now = self._clock()
+        percent = 100 * (self.cpu_seconds - before) / (now - then) if now > then else 0.0
+        self._last = (now, self.cpu_seconds)
+        return Usage(max(0.0, percent), rss, usage.parent_rss, usage.load, len(machines))

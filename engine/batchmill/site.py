@@ -1,0 +1,84 @@
+"""Owns where the lanes of a batch are: here, unless it was asked for a cluster. Never runs anything in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from batchmill.guard import Guard
+from batchmill.lanes import Event, Lanes
+from batchmill.plan import Plan
+from batchmill.pool import Pool
+from batchmill.resources import Monitor, machine, raise_descriptor_limit, versions, worker_count
+
+
+class Site(Protocol):
+    """Where lanes are, how many, and who looks after them."""
+
+    workers: int
+
+    def facts(self) -> dict[str, Any]:
+        """What the RUN frame says of it."""
+
+    def lanes(self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int) -> Lanes:
+        """The lanes of run number `run`; see Pool. `keep` is a descriptor that no lane may hold, or -1."""
+
+    def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
+        """The limits on those lanes."""
+
+    def monitor(self) -> Monitor:
+        """CPU and memory of the parent and those lanes."""
+
+    def places(self) -> dict[str, str] | None:
+        """On which host each lane is, where that has changed since the last call."""
+
+    def close(self) -> None:
+        """Let go of the site; the lanes are closed."""
+
+
+class Here:
+    """This machine. `warn` takes a line for people."""
+
+    def __init__(self, plan: Plan, warn: Callable[[str], None]) -> None:
+        self._plan = plan
+        wanted, _ = worker_count(plan.settings.workers)
+        self.workers = raise_descriptor_limit(wanted)
+        if self.workers < wanted:
+            warn(f"Only {self.workers} of {wanted} workers fit under the limit of open files (ulimit -n)")
+
+    def facts(self) -> dict[str, Any]:
+        """See Site."""
+        return {"workers": self.workers, "machine": machine(), "versions": versions()}
+
+    def lanes(self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int) -> Lanes:
+        """See Site."""
+        plan, settings = self._plan, self._plan.settings
+        inherited = settings.start_method == "fork" and keep >= 0
+        setup = plan.lane_setup(self.workers, run=run, close=(keep,) if inherited else ())
+        self._pool = Pool(
+            setup,
+            dict(plan.kwargs),
+            self.workers,
+            put,
+            start_method=settings.start_method,
+            preload=settings.preload,
+            output=output,
+            lock=lock,
+        )
+        return self._pool
+
+    def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
+        """See Site."""
+        return Guard(self._pool, self._plan.watched, tick, message)
+
+    def monitor(self) -> Monitor:
+        """See Site."""
+        return Monitor(os.getpid())
+
+    def places(self) -> dict[str, str] | None:
+        """See Site."""
+        return None
+
+    def close(self) -> None:
+        """See Site."""

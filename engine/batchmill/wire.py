@@ -1,0 +1,90 @@
+"""Owns the messages between a run and the agent that has its lanes on another machine: as values and as bytes. Never
+sends one.
+
+A message is a msgpack array that begins with a word. To the agent, after the setup (a pickled AgentSetup):
+
+    start slot | submit slot number call | lower slot serial offset | kill slot | end slot | go serial | bye
+
+`call` is a pickle of (function of batchmill, arguments). From the agent:
+
+    up pid | started slot pid | reply slot number result | alone serial | lowered slot number | retire slot
+    board numbers cpu rss short | gone slot number death | output bytes | message text
+    broken text
+
+`reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its tally); `board`
+the numbers of slots as slot, number, slot, number, …, the CPU seconds of the agent and its lanes so far, their resident
+bytes, and whether memory is short. `death` is a Death. `alone` says that nothing else runs there; the chunk begins at
+the `go` that answers it. `up` comes when the agent is ready, `broken` when it ends with a defect of ours. On a pipe
+each message follows its length, a big-endian u32.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgpack
+
+from batchmill.settings import Settings
+from batchmill.worker import LaneSetup
+
+LENGTH = struct.Struct(">I")
+
+
+@dataclass(frozen=True)
+class AgentSetup:
+    """What an agent needs to know: the `slots` of its lanes, what each of them is to be, and the limits it sees to.
+
+    `kwargs` are pickled. `files` are the user's own modules, by their path relative to the function's directory.
+    """
+
+    slots: range
+    lane: LaneSetup
+    kwargs: bytes
+    limits: Settings
+    files: dict[str, bytes]
+
+
+class Death(NamedTuple):
+    """How a lane ended: its exit status, whether an item had closed its pipe, the error that it was killed for (type,
+    message), and what points to memory as the cause."""
+
+    code: int | None = None
+    disconnected: bool = False
+    error: tuple[str, str] | None = None
+    memory: str | None = None
+
+
+def pack(*message: Any) -> bytes:
+    """A message as bytes."""
+    packed: bytes = msgpack.packb(message)
+    return packed
+
+
+def unpack(data: bytes) -> list[Any]:
+    """The message that `pack` made into bytes."""
+    message: list[Any] = msgpack.unpackb(data, max_bin_len=2**31 - 1)
+    return message
+
+
+def framed(message: bytes) -> bytes:
+    """A message as it goes through a pipe."""
+    return LENGTH.pack(len(message)) + message
+
+
+def read_message(read: Callable[[int], bytes]) -> bytes | None:
+    """The next message from a pipe, whose `read` gives exactly so many bytes unless it has ended; then None."""
+    head = read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(head)
+    data = read(length)
+    return data if len(data) == length else None
+
+
+def pickled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
+    """A call of one of batchmill's own functions, by name."""
+    return pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL)
