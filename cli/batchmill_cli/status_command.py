@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 OPTIONS = [Option("--json", group="Output", is_flag=True, help="One object per checkpoint.")]
 # By the name of the verdict's kind. A run that was killed leaves the last one unfinished: nothing to do about that.
+MOST_HOSTS = 8
 TROUBLE = {
     "CRASH_DAMAGE": "its end is damaged, as by a power failure",
     "CORRUPT": "it is damaged",
@@ -65,7 +66,7 @@ def command(checkpoints: tuple[str, ...], json: bool) -> int:
 
 def as_object(status: Status) -> dict[str, Any]:
     """The status as `--json` gives it."""
-    names = ("path", "size", "meta", "runs", "live", "done", "failed", "total", "sample", "verdict")
+    names = ("path", "size", "meta", "runs", "live", "done", "failed", "total", "sample", "verdict", "hosts")
     facts = {name: getattr(status, name) for name in names}
     return {**facts, "report": report_object(status.report) if status.report else None}
 
@@ -83,6 +84,8 @@ def describe(status: Status, now: float) -> Iterator[str]:
         yield f"speed     {_speed(status, now)}"
     if status.sample and not status.report:
         yield f"machine   {_sample(status.sample)}"
+    if len(status.hosts) > 1 or (status.runs and "cluster" in status.runs[-1]):
+        yield f"where     {_hosts(status)}"
     trouble = TROUBLE.get(status.verdict.kind.name) if status.verdict else None
     said = f"; {trouble}: `{program_name(absolute=False)} verify` says more" if trouble else ""
     yield f"file      {format_size(status.size)}, {plural(len(status.runs), 'run')}{said}"
@@ -133,8 +136,17 @@ def _speed(status: Status, now: float) -> str:
     return f"{format_rate(rate)} items/s for {span(seconds)}{left}"
 
 
+def _hosts(status: Status) -> str:
+    """Where the items ran: the hosts, the busiest first."""
+    named = [f"{escape(host, 60)} {items}" for host, items in list(status.hosts.items())[:MOST_HOSTS]]
+    more = len(status.hosts) - MOST_HOSTS
+    return ", ".join([*named, *([f"and {more} more"] if more > 0 else [])])
+
+
 def _sample(sample: Mapping[str, Any]) -> str:
     workers = plural(sample["workers"], "worker")
+    if sample.get("machines"):
+        workers = f"{plural(sample['machines'], 'worker')} with {plural(sample['workers'], 'thread')}"
     return f"{workers}, cpu {sample['cpu_percent']:.0f}%, rss {format_size(sample['rss'])} at {moment(sample['time'])}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -41,7 +41,7 @@ class Status:
     `live` is who holds it now, or None. `done` counts ok results, `failed` failed items, `total` the items of the input
     (None: unknown). `runs` are the RUN maps in order, `report` is the last run's (None: it is live, or was killed),
     `sample` the last SAMPLE map of the last run, `verdict` what reading the file to its end found. `tried` counts the
-    outcomes that the last run has committed.
+    outcomes that the last run has committed, `hosts` those of all runs by where they were made.
     """
 
     path: str
@@ -56,6 +56,7 @@ class Status:
     sample: Mapping[str, Any] | None
     verdict: Verdict | None
     tried: int = 0
+    hosts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -129,6 +130,7 @@ class Results:
             report=report_of(report) if report else None,
             sample=None if is_new else history.sample,
             verdict=self._reader.verdict if live else self._verdict(),
+            hosts=history.hosts,
             tried=0 if is_new else sum(row.items for row in map(index.row, range(len(index))) if row.run == last),
         )
 

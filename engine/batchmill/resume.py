@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,13 +32,14 @@ _IDENTITY = {
 class History:
     """What a checkpoint says of earlier runs: RUN and END maps in order, the index of outcomes.
 
-    `sample` is the last SAMPLE of the last run.
+    `sample` is the last SAMPLE of the last run, `tried` the outcomes by run and lane.
     """
 
     index: Index = field(default_factory=Index)
     runs: dict[int, dict[str, Any]] = field(default_factory=dict)
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)
     sample: dict[str, Any] | None = None
+    tried: Counter[tuple[int, int]] = field(default_factory=Counter)
     _small: list[FrameRef] = field(default_factory=list)
 
     def note(self, ref: FrameRef, peek: bytes) -> None:
@@ -45,6 +47,7 @@ class History:
         if ref.type == FrameType.OUTCOMES:
             head = read_head(peek)
             self.index.add(ref.seq, ref.offset, ref.length, head)
+            self.tried[head.run, head.lane] += head.items
             if head.flags & 1:
                 self._small.append(ref)
         elif ref.type not in (FrameType.META, FrameType.GAP):
@@ -73,6 +76,15 @@ class History:
                 self.runs[max(self.runs)].setdefault("places", {}).update(values["places"])
         elif ref.type == FrameType.ORDER:
             self.index.add_order(values)
+
+    @property
+    def hosts(self) -> dict[str, int]:
+        """How many outcomes were made on which host, the most first: those of items that ran again included."""
+        found: Counter[str] = Counter()
+        for (run, lane), items in self.tried.items():
+            values = self.runs.get(run, {})
+            found[values.get("places", {}).get(str(lane)) or values.get("host", "?")] += items
+        return dict(found.most_common())
 
     @property
     def last_report(self) -> dict[str, Any] | None:
