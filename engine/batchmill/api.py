@@ -166,12 +166,15 @@ def map(
     *,
     kwargs: Mapping[str, Any] | None = None,
     init: Callable[[], Any] | str | None = None,
+    cluster: Any = None,
     settings: Settings | None = None,
     **settings_fields: Any,
 ) -> list[Any]:
     """The results of `function` for every item, in order. Raises ItemsFailed at the first failure, and stops then."""
     found: list[tuple[Block, list[int] | None]] = []
-    with stream(function, items, kwargs=kwargs, init=init, settings=settings, **settings_fields) as running:
+    with stream(
+        function, items, kwargs=kwargs, init=init, cluster=cluster, settings=settings, **settings_fields
+    ) as running:
         for block, final in running.blocks():
             for place, failure in block.failures.items():
                 if final is not None and place not in final:

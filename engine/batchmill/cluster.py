@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from batchmill import host
+from batchmill.desk import Desk
 from batchmill.errors import BatchmillError, ClusterLost, ClusterUnfit, InvalidUsage
 from batchmill.function import FunctionSpec
 from batchmill.guard import Guard
@@ -29,7 +30,7 @@ from batchmill.parcel import anchored, collect
 from batchmill.plan import Plan
 from batchmill.pool import packed
 from batchmill.remote import Machine, RemoteGuard, RemoteLanes, RemoteMonitor
-from batchmill.resources import Monitor, machine, versions
+from batchmill.resources import Monitor, machine, usable_cores, versions
 from batchmill.version import __version__
 from batchmill.wire import AgentSetup
 
@@ -142,7 +143,8 @@ class Cluster:
     ) -> RemoteLanes:
         """See Site."""
         self._setup = self._make_setup(run)
-        self._lanes = RemoteLanes(put, Wake(), self._say, self._prints(output))
+        desk = Desk(self._plan.lane_setup(1, run=run), max(1, usable_cores()[0] - 1), put)
+        self._lanes = RemoteLanes(put, Wake(), desk, self._say, self._prints(output))
         self._attending = asyncio.run_coroutine_threadsafe(self._attend(), self._loop)
         return self._lanes
 

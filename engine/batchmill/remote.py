@@ -15,16 +15,16 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future
 from typing import Any, Protocol
 
-from batchmill import server, worker
+from batchmill import worker
+from batchmill.desk import Desk
 from batchmill.errors import BatchmillError, LanesLost
 from batchmill.guard import Guard
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.model import ItemError, Usage
-from batchmill.resources import Monitor, usable_cores
+from batchmill.resources import Monitor
 from batchmill.wire import Death, pack, pickled, unpack
 from batchmill.worker import COLUMNS, NO_LIMIT
 
@@ -205,14 +205,15 @@ class Machine:
 
 
 class RemoteLanes(Lanes):
-    """Lanes on machines that come and go. `say` takes a line for people, `output` is a descriptor for what items print.
+    """Lanes on machines that come and go.
 
-    Only `add` and what Machine calls is for other threads. What ends a run that nobody can go on with is raised by
+    `desk` makes output, `say` takes a line for people, `output` is a descriptor for what items print. Only `add`,
+    `reserve` and what Machine calls is for other threads. What ends a run that nobody can go on with is raised by
     `gone`.
     """
 
     def __init__(
-        self, put: Callable[[Any], None], wake: Any, say: Callable[[str], None], output: int | None = None
+        self, put: Callable[[Any], None], wake: Any, desk: Desk, say: Callable[[str], None], output: int | None = None
     ) -> None:
         self._slots: list[int] = []  # the board
         super().__init__(0, put, self._slots)
@@ -223,7 +224,7 @@ class RemoteLanes(Lanes):
         self._living: dict[int, Lane] = {}  # until their end was heard of
         self._later: deque[Callable[[], None]] = deque()
         self._failure: BatchmillError | None = None
-        self._desk: ProcessPoolExecutor | None = None
+        self._desk = desk
         self.say = say
         self.lost_cpu = 0.0
 
@@ -346,11 +347,7 @@ class RemoteLanes(Lanes):
         if function is not worker.render:
             return super().submit(lane, tag, function, *arguments)
         lane.outstanding.append(tag)
-        if self._desk is None:
-            method = server.default_start_method()
-            self._desk = ProcessPoolExecutor(max(1, usable_cores()[0] - 1), get_context(method))
-        future = self._desk.submit(function, *arguments)
-        future.add_done_callback(lambda done: self._put(Event(lane, tag, done)))
+        self._desk.submit(lane, tag, function, *arguments)
         return True
 
     def lower(self, lane: Lane, serial: int, offset: int) -> None:
@@ -385,8 +382,7 @@ class RemoteLanes(Lanes):
         """See Lanes.close."""
         for machine in self.machines:
             machine.close()
-        if self._desk is not None:
-            self._desk.shutdown(wait=patience > 0, cancel_futures=True)
+        self._desk.close(patience)
         self.lanes.clear()
         self._dying.clear()
 
