@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOAK_SECONDS ?= 600
 
-.PHONY: demo test check bench bench-peers bench-exec bench-simulate bench-scaling soak format clean
+.PHONY: demo test check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster soak format clean
 
 demo: $(READY)
 	$(BIN)/batchmill demo
@@ -35,6 +35,9 @@ bench-simulate: $(READY)
 
 bench-scaling: $(READY)
 	$(BIN)/python bench/scaling_law.py
+
+bench-cluster: $(READY)
+	$(BIN)/python bench/cluster.py
 
 soak: $(READY)
 	$(BIN)/python bench/soak.py --seconds $(SOAK_SECONDS)

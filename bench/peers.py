@@ -171,9 +171,9 @@ def print_ratios(found: list[Line]) -> None:
     """All ratios to the serial loop at a glance: a contender a line, a workload a column."""
     works = list(dict.fromkeys(line.work for line in found))
     ratios = {(line.name, line.work): f"{line.ratio:.3f}" for line in found}
-    print("\nratio to the serial loop\n\n" + "".ljust(17) + "".join(work.rjust(9) for work in works))
+    print("\nratio to the serial loop\n\n" + "".ljust(17) + "".join(work.rjust(10) for work in works))
     for name in dict.fromkeys(line.name for line in found):
-        print(name.ljust(17) + "".join(ratios.get((name, work), "-").rjust(9) for work in works))
+        print(name.ljust(17) + "".join(ratios.get((name, work), "-").rjust(10) for work in works))
 
 
 def _contenders(only: list[str] | None) -> list[str]:
