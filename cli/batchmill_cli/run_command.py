@@ -22,7 +22,6 @@ from batchmill_cli.places import FILE, FUNCTION
     examples=(
         "batchmill run score.py:score items.jsonl -o scores.jsonl",
         "batchmill run mypackage.tasks:crunch big.jsonl -c crunch.ckpt --resume -j 8",
-        "batchmill run score.py:score items.jsonl -o scores.jsonl --cluster tcp://head:8786",
     ),
 )
 @click.argument("function", type=FUNCTION)
