@@ -35,6 +35,9 @@ BOARD = 0.1  # seconds between reports of the board
 USAGE = 1.0  # seconds between looks at CPU and memory
 SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running lane
 _OUTPUT = 1 << 16  # bytes of prints in a message
+_PRINTS = 16  # messages of prints on their way: who prints more waits
+_LAST = 3.0  # seconds for what is to be cleared up when the run is gone
+_TURN = 100  # messages dealt with before the next look at the lanes
 
 
 class Order(NamedTuple):
@@ -69,9 +72,12 @@ class Call(NamedTuple):
 
 
 class _Lanes(Pool):
-    """A pool that asks the run before it retires a lane: there may be something on its way to it."""
+    """A pool whose limits and retirements are the run's to decide: there may be something on its way to a lane."""
 
     ask: Callable[[Lane], None]
+
+    def lift(self, lane: Lane) -> None:
+        """See Lanes.lift. What waits for the machine came before the limit, and that is for it too."""
 
     def retire(self, lane: Lane) -> None:
         """See Lanes.retire."""
@@ -82,21 +88,26 @@ class Agent:
     """The lanes of this machine; `send` takes messages to the run, `inbox` has Orders and what Lanes answer."""
 
     def __init__(
-        self, setup: AgentSetup, folder: str, send: Callable[..., None], inbox: queue.SimpleQueue[Any]
+        self,
+        setup: AgentSetup,
+        folder: str,
+        environ: Mapping[str, str],
+        send: Callable[..., None],
+        inbox: queue.SimpleQueue[Any],
     ) -> None:
         self._send = send
         self._inbox = inbox
-        self._printed = _listen(inbox) if setup.lane.output != "none" else None
+        self._prints = None if setup.lane.output == "none" else Prints(inbox)
         self._cores = usable_cores()[0]
         raise_descriptor_limit(len(setup.slots))
         self._pool = _Lanes(
-            at_home(setup, folder, self._cores),
+            at_home(setup, folder, self._cores, environ),
             setup.kwargs,
             setup.slots.stop,
             inbox.put,
             start_method=setup.limits.start_method,
             preload=setup.limits.preload,
-            output=self._printed,
+            output=None if self._prints is None else self._prints.descriptor,
         )
         self._pool.ask = self._ask_to_retire
         self._guard = Guard(self._pool, setup.limits, TICK, self._say)
@@ -106,7 +117,9 @@ class Agent:
         self._lowered: list[tuple[float, Lane]] = []
         self._waiting: deque[Call] = deque()  # till the machine is clear, or was used alone
         self._alone: Call | None = None  # what has the machine for itself
+        self._is_held = False  # till the run knows that nothing has it for itself any more
         self._next_board = self._next_usage = 0.0
+        self._patience_at_end = PATIENCE
         self._usage: tuple[float, int, bool] = (0.0, 0, False)
         self._board: list[int] = []
         self.is_over = False
@@ -120,17 +133,30 @@ class Agent:
                 self._take(self._patience())
                 self._tick(time.monotonic())
         finally:
-            self._pool.close(PATIENCE if self.is_over else 0.0)
+            self._pool.close(self._patience_at_end if self.is_over else 0.0)
+        if self._prints is not None:
+            self._pass_on(self._prints)
+
+    def _pass_on(self, prints: Prints) -> None:
+        """All lanes have ended: what they printed last is still on its way."""
+        prints.close()
+        deadline = time.monotonic() + PATIENCE
+        while not self._inbox.empty() or (prints.is_open and time.monotonic() < deadline):
+            try:
+                found = self._inbox.get(timeout=TICK)
+            except queue.Empty:
+                continue
+            if isinstance(found, Printed):
+                self._handle(found)
 
     def _patience(self) -> float:
-        return SEEN if self._lowered else TICK
+        return SEEN if self._lowered else min(TICK, self._guard.tick or TICK)
 
     def _take(self, seconds: float) -> None:
         try:
-            found = self._inbox.get(timeout=seconds)
-            while True:
-                self._handle(found)
-                found = self._inbox.get_nowait()
+            self._handle(self._inbox.get(timeout=seconds))
+            for _ in range(_TURN):
+                self._handle(self._inbox.get_nowait())
         except queue.Empty:
             pass
 
@@ -139,6 +165,8 @@ class Agent:
             self._answer(found)
         elif isinstance(found, Printed):
             self._send("output", found.data)
+            if self._prints is not None:
+                self._prints.room.release()
         else:
             getattr(self, f"_do_{found.words[0]}")(*found.words[1:])
 
@@ -152,6 +180,9 @@ class Agent:
         self._send("started", slot, lane.pid)
 
     def _do_submit(self, slot: int, number: int, call: bytes) -> None:
+        lane = self._pool.lanes.get(slot)
+        if lane is not None and lane.lowered:
+            Pool.lift(self._pool, lane)  # the run sends a lane with a limit nothing before all it had was answered
         self._waiting.append(Call(slot, number, pickle.loads(call)))
         self._hand_out()
 
@@ -171,12 +202,19 @@ class Agent:
             Pool.retire(self._pool, lane)
 
     def _do_go(self, serial: int) -> None:
-        """The run knows that the chunk is alone: should the machine be lost from now on, nothing else is to blame."""
+        """The run knows what is alone here: should the machine be lost from now on, nothing else is to blame."""
         if self._alone is not None and self._alone.serial == serial:
             self._submit(self._alone)
+        elif not serial:
+            self._is_held = False
+            self._hand_out()
 
     def _do_bye(self) -> None:
         self.is_over = True
+
+    def _do_end_of_file(self) -> None:
+        """Nobody is left whom a lane could answer; what it is running may begin elsewhere at any moment."""
+        self.is_over, self._patience_at_end = True, 0.0
 
     # Handing out
 
@@ -184,7 +222,7 @@ class Agent:
         """Give lanes what waits, in order; a chunk that is to be alone waits for the machine, and all behind it."""
         while self._waiting and self._alone is None:
             busy = any(lane.outstanding for lane in self._pool.lanes.values())
-            if self._waiting[0].is_alone and busy:
+            if busy if self._waiting[0].is_alone else self._is_held:
                 return
             call = self._waiting.popleft()
             if not call.is_alone:
@@ -202,7 +240,7 @@ class Agent:
     def _clear(self, slot: int, number: int | None = None) -> None:
         """What had the machine for itself was answered, or (without `number`) its lane is gone."""
         if self._alone is not None and self._alone.slot == slot and number in (None, self._alone.number):
-            self._alone = None
+            self._alone, self._is_held = None, True
             self._send("alone", 0)
 
     # Answers
@@ -218,12 +256,10 @@ class Agent:
             return
         if error is not None:
             raise error
-        if event.tag != ("hello", 0):
-            self._send("reply", lane.slot, event.tag, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
-            self._clear(lane.slot, event.tag)
-            self._hand_out()
-        else:
-            self._send("reply", lane.slot, 0, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
+        number = 0 if event.tag == ("hello", 0) else event.tag
+        self._send("reply", lane.slot, number, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
+        self._clear(lane.slot, number)
+        self._hand_out()
 
     def _ask_to_retire(self, lane: Lane) -> None:
         if lane not in self._asked:
@@ -269,13 +305,14 @@ class Agent:
         self._send("gone", lane.slot, self._pool.number(lane), Death(code, lane.disconnected, told, memory))
         self._guard.forget(lane)
         self._asked.discard(lane)
+        self._lowered = [one for one in self._lowered if one[1] is not lane]  # its slot will be another's
         self._waiting = deque(call for call in self._waiting if call.slot != lane.slot)
         self._clear(lane.slot)
         self._hand_out()
 
 
-def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, str] = os.environ) -> LaneSetup:
-    """The setup of a lane as it holds on this machine: its environment, its copies of the user's modules in `folder`.
+def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, str]) -> LaneSetup:
+    """The setup of a lane as it holds on this machine: the environment, its copies of the user's modules in `folder`.
 
     The working directory is the run's, where there is one of that name here.
     """
@@ -291,24 +328,36 @@ def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, st
     )
 
 
-def _listen(inbox: queue.SimpleQueue[Any]) -> int:
-    """A descriptor; what is written to it comes as Printed."""
-    reader, writer = os.pipe()
+class Prints:
+    """What is written to `descriptor` comes to the inbox as Printed; each is to be released from `room`."""
 
-    def listen() -> None:
-        while data := os.read(reader, _OUTPUT):
-            inbox.put(Printed(data))
+    def __init__(self, inbox: queue.SimpleQueue[Any]) -> None:
+        self._inbox = inbox
+        self._reader, self.descriptor = os.pipe()
+        self.room = threading.Semaphore(_PRINTS)
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
 
-    threading.Thread(target=listen, daemon=True).start()
-    return writer
+    def _listen(self) -> None:
+        while data := os.read(self._reader, _OUTPUT):
+            self.room.acquire()
+            self._inbox.put(Printed(data))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there may be more: somebody has the descriptor."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Nothing more is written here."""
+        os.close(self.descriptor)
 
 
 def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any]) -> None:
     while (message := read_message(source.read)) is not None:
         inbox.put(Order(unpack(message)))
-    inbox.put(Order(["bye"]))
-    # No lane outlives this process, and nobody is left whom a lane could answer: not even one that hangs is waited for.
-    time.sleep(PATIENCE)
+    inbox.put(Order(["end_of_file"]))
+    time.sleep(_LAST)  # no lane outlives this process: not even one that hangs is waited for
     os._exit(0)
 
 
@@ -318,8 +367,8 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)
-    data = read_message(source.read)
-    if data is None:
+    environ, data = read_message(source.read), read_message(source.read)
+    if environ is None or data is None:
         return
     setup: AgentSetup = pickle.loads(data)
     server.start(setup.limits.preload)
@@ -333,7 +382,7 @@ def main() -> None:
     threading.Thread(target=_read_orders, args=(source, inbox), daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
         try:
-            agent = Agent(setup, folder, send, inbox)
+            agent = Agent(setup, folder, pickle.loads(environ), send, inbox)
             send("up", os.getpid())
             agent.run()
         except BrokenPipeError:

@@ -36,7 +36,7 @@ class Pace:
 
     def fit(self, lanes: int, round_trip: float = 0.0) -> None:
         """Aim at what suits so many lanes, to which a message takes `round_trip` seconds there and back."""
-        self._lanes = lanes
+        self._lanes = lanes = max(1, lanes)  # on a cluster there may be none just now
         target = max(SHORTEST, lanes * PARENT_COST / PARENT_SHARE, round_trip * ROUND_TRIPS)
         self.target = min(LONGEST, target)
 

@@ -12,19 +12,22 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import sys
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 from batchmill import host
 from batchmill.desk import Desk
-from batchmill.errors import BatchmillError, ClusterLost, ClusterUnfit, InvalidUsage
+from batchmill.errors import BatchmillError, ClusterLost, ClusterUnfit, InvalidUsage, OutputLost
 from batchmill.function import FunctionSpec
 from batchmill.guard import Guard
 from batchmill.lanes import Event
+from batchmill.link import SILENCE, Call, Link
 from batchmill.model import Wake
 from batchmill.parcel import anchored, collect
 from batchmill.plan import Plan
@@ -32,67 +35,13 @@ from batchmill.pool import packed
 from batchmill.remote import Machine, RemoteGuard, RemoteLanes, RemoteMonitor
 from batchmill.resources import Monitor, machine, usable_cores, versions
 from batchmill.version import __version__
-from batchmill.wire import AgentSetup
+from batchmill.wire import AgentSetup, pack
 
 LOOK = 0.5  # seconds between looks at who is there
-POLL = 2.0  # seconds that a question for messages waits for one
-SILENCE = 10.0  # seconds without an answer after which a worker, or the scheduler, counts as lost
-DIRECT = 2.0  # seconds to find out whether workers can be reached from here
+JOINING = 60.0  # seconds for a worker to join
+DIRECT = 2.0  # seconds to find out whether workers can be reached from here; and that a look waits for who joins
 CLOSING = 3.0  # seconds for agents to end
-_MOST = 8 << 20  # bytes in one message to a worker, unless a single order is larger
-
-
-Call = Callable[..., Coroutine[Any, Any, dict[str, Any]]]  # of host.exchange
-
-
-class _Link:
-    """The way to one agent: what is sent goes in order, as much at a time as has come together."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
-        self._loop = loop
-        self._call = call
-        self._orders: deque[bytes] = deque()
-        self._ready = asyncio.Event()
-        self._is_closing = False
-
-    def send(self, message: bytes) -> None:
-        """See remote.Link."""
-        self._orders.append(message)
-        self._wake()
-
-    def close(self) -> None:
-        """See remote.Link."""
-        self._is_closing = True
-        self._wake()
-
-    def _wake(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._ready.set)
-        except RuntimeError:
-            pass  # the client is closed
-
-    async def deliver(self) -> None:
-        """Send what there is, until closed."""
-        while self._orders or not self._is_closing:
-            self._ready.clear()
-            if not self._orders:
-                await self._ready.wait()
-            batch: list[bytes] = []
-            size = 0
-            while self._orders and (not batch or size + len(self._orders[0]) <= _MOST):
-                batch.append(self._orders.popleft())
-                size += len(batch[-1])
-            if batch:
-                await self._call(orders=batch)
-
-    async def receive(self, take: Callable[[bytes], None]) -> None:
-        """Take what comes, until the agent has ended."""
-        while True:
-            answer = await asyncio.wait_for(self._call(wait=POLL), POLL + SILENCE)
-            for message in answer["messages"]:
-                take(message)
-            if answer["over"]:
-                return
+STILLBORN = 3  # agents that may end before they were up, in one worker
 
 
 class Cluster:
@@ -106,23 +55,34 @@ class Cluster:
         self._plan = plan
         self._say = say
         self._owns = client is None
-        self._client = connect(plan) if client is None else client
+        self._client = connect(plan) if client is None else checked(client)
         self._loop: asyncio.AbstractEventLoop = self._client.loop.asyncio_loop
         self.address = str(self._client.scheduler.address)
         self._known: dict[str, Machine | None] = {}
+        self._shares: dict[str, int] = {}  # the lanes of those that are joining, or have
+        self._refused: set[str] = set()
+        self._stillborn: Counter[str] = Counter()
+        self._told: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._talks: set[asyncio.Task[None]] = set()
-        self._is_over = False
         self._told_waiting = False
+        self._had_any = False
         self._is_direct: bool | None = None
-        self._python_told: set[str] = set()
         self._places: dict[str, str] = {}
         self._unfit: BatchmillError | None = None
-        self.workers = max(1, sum(self._threads(count) for count in self._await(self._sizes()).values()))
+        self._attending: Future[None] | None = None
+        self._output: int | None = None  # a file for what items print
+        try:
+            threads = self._await(self._sizes()).values()
+        except BaseException:
+            self.close()
+            raise
+        wanted = plan.settings.workers
+        self.workers = max(1, min(sum(map(self._share, threads)), wanted if isinstance(wanted, int) else 2**31))
 
-    def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
+    def _await(self, work: Coroutine[Any, Any, Any], patience: float | None = None) -> Any:
         """What a coroutine comes to, in the client's event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(patience)
 
     async def _sizes(self) -> dict[str, int]:
         """The threads of each worker, by address; raises ClusterLost."""
@@ -144,7 +104,7 @@ class Cluster:
         """See Site."""
         self._setup = self._make_setup(run)
         desk = Desk(self._plan.lane_setup(1, run=run), max(1, usable_cores()[0] - 1), put)
-        self._lanes = RemoteLanes(put, Wake(), desk, self._say, self._prints(output))
+        self._lanes = RemoteLanes(put, Wake(), desk, self._say, self._prints(output), check=self._check_client)
         self._attending = asyncio.run_coroutine_threadsafe(self._attend(), self._loop)
         return self._lanes
 
@@ -153,7 +113,17 @@ class Cluster:
         name = self._plan.settings.worker_output
         if name in ("stderr", "none"):
             return output
-        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            self._output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise OutputLost(
+                f"cannot write {name}: {error.strerror}", "check the path given to --worker-output"
+            ) from None
+        return self._output
+
+    def _check_client(self) -> None:
+        if not self._loop.is_running():
+            raise ClusterLost("the Dask client was closed during the run", "leave it open until the run is over")
 
     def _make_setup(self, run: int) -> AgentSetup:
         plan = self._plan
@@ -187,14 +157,18 @@ class Cluster:
     def close(self) -> None:
         """See Site."""
         try:
-            self._await(asyncio.wait_for(self._leave(), CLOSING + 1))
+            self._await(asyncio.wait_for(self._leave(), CLOSING + 1), CLOSING + 2)
         except Exception:
-            pass  # the scheduler is gone: agents end by themselves
+            pass  # the scheduler is gone, or the client: agents end by themselves
+        if self._attending is not None:
+            self._attending.cancel()
+            self._lanes.catch_up()
+        if self._output is not None:
+            os.close(self._output)
         if self._owns:
             self._client.close(timeout=CLOSING)
 
     async def _leave(self) -> None:
-        self._is_over = True
         if self._talks:
             await asyncio.wait(self._talks, timeout=CLOSING)
         for task in (*self._talks, *self._tasks):
@@ -205,21 +179,41 @@ class Cluster:
     async def _attend(self) -> None:
         """Look who comes and goes, until the run is over."""
         try:
-            while not self._is_over:
+            while not self._lanes.is_closed:
                 sizes = await self._sizes()
-                joining = [
-                    self._start(self._join(name, count)) for name, count in sizes.items() if name not in self._known
-                ]
                 for name in self._known.keys() - sizes.keys():
                     self._leave_out(name, "it left the cluster")
-                if joining:
-                    await asyncio.wait(joining)
-                self._mind_absence()
+                joining = [
+                    self._start(self._join(name)) for name, threads in sizes.items() if self._take(name, threads)
+                ]
+                if joining:  # one that hangs does not keep the others
+                    await asyncio.wait(joining, timeout=DIRECT)
+                self._mind_absence(sizes.keys())
                 await asyncio.sleep(LOOK)
         except BatchmillError as error:
             self._lanes.fail(error)
         except Exception as error:
             self._lanes.fail(lost(self.address, error))
+
+    def _take(self, name: str, threads: int) -> bool:
+        """Whether a worker is to join: it is new, and lanes are wanted."""
+        if name in self._known:
+            return False
+        share, wanted = self._share(threads), self._plan.settings.workers
+        if isinstance(wanted, int):
+            share = min(share, wanted - sum(self._shares.values()))
+        if share > 0:
+            self._known[name], self._shares[name] = None, share
+        return share > 0
+
+    def _share(self, threads: int) -> int:
+        """How many lanes a worker of so many threads may have: one a thread, a share of them, or at most -j."""
+        wanted = self._plan.settings.workers
+        if wanted == "auto":
+            return threads
+        if isinstance(wanted, str):
+            return max(1, int(threads * float(wanted.rstrip("%")) / 100 + 1e-9))
+        return min(threads, wanted)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -229,55 +223,63 @@ class Cluster:
 
     def _leave_out(self, name: str, why: str) -> None:
         machine = self._known.pop(name, None)
+        self._shares.pop(name, None)
         if machine is not None:
             machine.lose(why)
 
-    def _mind_absence(self) -> None:
-        """Say once that there is nobody yet; end the run where all there are cannot work."""
+    def _mind_absence(self, names: Collection[str]) -> None:
+        """Say once that there is nobody; end the run where all there are never could work for it."""
         if self._lanes.machines:
-            return
-        if self._unfit is not None:
+            self._had_any, self._told_waiting = True, False
+        elif self._unfit is not None and not self._had_any and self._refused.issuperset(names):
             self._lanes.fail(self._unfit)
         elif not self._told_waiting:
             self._told_waiting = True
-            self._lanes.later(lambda: self._say(f"Waiting for workers of {self.address}"))
+            self._tell(f"Waiting for workers of {self.address}")
 
-    async def _join(self, name: str, threads: int) -> None:
+    def _tell(self, sentence: str) -> None:
+        self._lanes.later(lambda: self._say(sentence))
+
+    def _tell_once(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._tell(sentence)
+
+    async def _join(self, name: str) -> None:
         """Start an agent in a worker, if it can work for this run."""
-        self._known[name] = None
         try:
-            facts = (await self._client.run(host.describe, workers=[name]))[name]
-            self._check(name, facts)
-            count = self._threads(threads)
-            if not count:
-                return
-            session = uuid.uuid4().hex
-            slots = self._lanes.reserve(facts["host"], count)
-            setup = pickle.dumps(replace(self._setup, slots=slots))
-            await self._client.run(host.open_session, session, setup, workers=[name])
-            link = _Link(self._loop, await self._way_to(name, session))
-            machine = self._known[name] = self._lanes.add(name, facts["host"], link, slots)
-            talk = self._start(self._talk(name, machine, link))
-            self._talks.add(talk)
-            talk.add_done_callback(self._talks.discard)
+            await asyncio.wait_for(self._open(name), JOINING)
         except ClusterUnfit as error:
-            self._refuse(error)
+            self._refuse(name, error)
         except ImportError as error:
             remedy = f"install it there: pip install batchmill=={__version__}"
-            self._refuse(ClusterUnfit(f"worker {name} has no batchmill ({error})", remedy))
+            self._refuse(name, ClusterUnfit(f"worker {name} has no batchmill ({error})", remedy))
         except Exception as error:  # it has gone again, most likely
-            self._known.pop(name, None)
-            said = f"Worker {name} cannot be used: {type(error).__name__}: {error}"
-            self._lanes.later(lambda: self._say(said))
+            self._leave_out(name, "")
+            self._tell_once(f"Worker {name} cannot be used: {type(error).__name__}: {error}".rstrip(": "))
 
-    def _refuse(self, error: ClusterUnfit) -> None:
+    async def _open(self, name: str) -> None:
+        facts = (await self._client.run(host.describe, workers=[name]))[name]
+        self._check(name, facts)
+        session = uuid.uuid4().hex
+        slots = self._lanes.reserve(facts["host"], self._shares[name])
+        setup = pickle.dumps(replace(self._setup, slots=slots))
+        await self._client.run(host.open_session, session, setup, workers=[name])
+        link = Link(self._loop, await self._way_to(name, session))
+        machine = self._known[name] = self._lanes.add(name, facts["host"], link, slots)
+        talk = self._start(self._talk(name, machine, link))
+        self._talks.add(talk)
+        talk.add_done_callback(self._talks.discard)
+
+    def _refuse(self, name: str, error: ClusterUnfit) -> None:
+        self._known[name] = None  # not to be asked again
+        self._shares.pop(name, None)
+        self._refused.add(name)
         self._unfit = self._unfit or error
-        self._lanes.later(lambda: self._say(str(error)))
+        self._tell(str(error))
 
     def _check(self, name: str, facts: dict[str, Any]) -> None:
         """Raise ClusterUnfit for a worker that cannot take part; warn of one that may give other results."""
-        import sys
-
         own = sys.version.split()[0]
         if facts["batchmill"] != __version__:
             remedy = f"install the same there: pip install batchmill=={__version__}"
@@ -287,19 +289,7 @@ class Cluster:
         said = f"worker {name} has Python {facts['python']}, and this is {own}"
         if isinstance(self._plan.spec, FunctionSpec) and self._plan.spec.kind == "pickle":
             raise ClusterUnfit(f"{said}: functions sent by value need the same", "name the function, or use one Python")
-        if facts["python"] not in self._python_told:
-            self._python_told.add(facts["python"])
-            self._lanes.later(lambda: self._say(f"Warning: {said}; results may differ"))
-
-    def _threads(self, threads: int) -> int:
-        """How many lanes a worker gets: one a thread; a share of them, or what is left of -j."""
-        wanted = self._plan.settings.workers
-        if wanted == "auto":
-            return threads
-        if isinstance(wanted, str):
-            return max(1, int(threads * float(wanted.rstrip("%")) / 100 + 1e-9))
-        lanes = getattr(self, "_lanes", None)
-        return max(0, min(threads, wanted - (lanes.size if lanes is not None else 0)))
+        self._tell_once(f"Warning: {said}; results may differ")
 
     # Messages
 
@@ -333,31 +323,38 @@ class Cluster:
 
         return call
 
-    async def _talk(self, name: str, machine: Machine, link: _Link) -> None:
+    async def _talk(self, name: str, machine: Machine, link: Link) -> None:
         """Pass messages to and fro until the agent has ended, or cannot be reached."""
-        sending = asyncio.ensure_future(link.deliver())
-        receiving = asyncio.ensure_future(link.receive(machine.receive))
-        why = "its agent ended"
+        why = ""
         try:
-            done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
-        except asyncio.CancelledError:
-            raise
+            await link.talk(machine.receive)
         except Exception as error:
             why = f"{type(error).__name__}: {error}".rstrip(": ")
-        finally:
-            sending.cancel()
-            receiving.cancel()
-        if not self._is_over:
-            try:
-                await self._sizes()  # if the scheduler is gone too, it is not the worker that is to blame
-            except ClusterLost as error:
-                self._lanes.fail(error)
-                return
-            if self._known.get(name) is machine:
-                del self._known[name]
-            machine.lose(why)
+        if self._lanes.is_closed:
+            return
+        try:
+            await self._sizes()  # if the scheduler is gone too, it is not the worker that is to blame
+        except ClusterLost as error:
+            self._lanes.fail(error)
+            return
+        machine.lose(why or "its agent ended")
+        if self._known.get(name) is machine:
+            self._leave_out(name, "")
+            self._stillborn[name] += not (machine.is_up or why)
+            if self._stillborn[name] == STILLBORN:
+                remedy = "look at what that worker has written to its log"
+                self._refuse(name, ClusterUnfit(f"the agents in worker {name} end before they are up", remedy))
+        await link.leave(pack("bye"))
+
+
+def checked(client: Any) -> Any:
+    """A client as given from outside; raises InvalidUsage for what is none."""
+    if not callable(getattr(client, "run", None)) or not hasattr(client, "rpc") or not hasattr(client, "loop"):
+        remedy = "give a distributed.Client of it, or the scheduler's address"
+        raise InvalidUsage(f"cluster={client!r} is no client of Dask", remedy)
+    if client.asynchronous:
+        raise InvalidUsage("cluster is an asynchronous client, which would wait for itself", "give one that is not")
+    return client
 
 
 def connect(plan: Plan) -> Any:

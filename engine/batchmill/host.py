@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import queue
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from batchmill.version import __version__
@@ -32,16 +34,25 @@ _hosts: dict[str, Host] = {}
 class Host:
     """One agent, in a worker's process. `loop` is the worker's."""
 
-    def __init__(self, setup: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, session: str, setup: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        self._session = session
         self._loop = loop
         self._arrived = asyncio.Event()
-        self._messages: list[bytes] = []
+        self._messages: deque[bytes] = deque()
+        self._size = 0  # bytes in them
+        self._room = threading.Condition()
         self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._asked = time.monotonic()
+        self._is_abandoned = False
         self.is_over = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "batchmill.agent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+            [sys.executable, "-m", "batchmill.agent"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is the worker's; should that end, so does the agent
         )
+        self._orders.put(pickle.dumps(dict(os.environ)))
         self._orders.put(setup)
         for work in (self._write, self._read, self._watch):
             threading.Thread(target=work, daemon=True).start()
@@ -61,13 +72,17 @@ class Host:
                 pass
 
     def _read(self) -> None:
+        """Take what the agent says; while nobody asks for what there is, it has to wait."""
         assert self._process.stdout is not None
         while (message := read_message(self._process.stdout.read)) is not None:
-            self._messages.append(message)
+            with self._room:
+                self._room.wait_for(lambda: self._size < _MOST or self._is_abandoned)
+                self._messages.append(message)
+                self._size += len(message)
             self._notify()
+        self._process.wait()
         self.is_over = True
         self._orders.put(None)
-        self._process.wait()
         self._notify()
 
     def _notify(self) -> None:
@@ -77,11 +92,18 @@ class Host:
             pass  # the worker is closing
 
     def _watch(self) -> None:
-        """End the agent when nobody has asked for it for too long."""
-        while not self.is_over:
+        """End the agent when nobody has asked for it for too long, and let go of it."""
+        while time.monotonic() - self._asked < LEASE:
             time.sleep(LEASE / 10)
-            if time.monotonic() - self._asked > LEASE:
-                self.end()
+        _hosts.pop(self._session, None)
+        with self._room:
+            self._is_abandoned = True
+            self._room.notify()
+        self._orders.put(None)
+        try:
+            self._process.wait(LEASE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
     async def exchange(self, orders: list[bytes], wait: float) -> list[bytes]:
         """Send messages to the agent; then those it has sent, waiting for them at most `wait` seconds."""
@@ -98,22 +120,19 @@ class Host:
         return self._take() if wait else []
 
     def _take(self) -> list[bytes]:
-        count, size = 0, 0
-        for message in list(self._messages):
-            if count and size + len(message) > _MOST:
-                break
-            count, size = count + 1, size + len(message)
-        taken = self._messages[:count]
-        del self._messages[:count]
+        taken: list[bytes] = []
+        size = 0
+        with self._room:
+            while self._messages and (not taken or size + len(self._messages[0]) <= _MOST):
+                taken.append(self._messages.popleft())
+                size += len(taken[-1])
+            self._size -= size
+            self._room.notify()
         return taken
-
-    def end(self) -> None:
-        """Have the agent end, with its lanes."""
-        self._orders.put(None)
 
 
 def _environment() -> dict[str, str]:
-    """The agent imports this batchmill, whatever lies in its working directory."""
+    """The agent imports this batchmill, whatever lies in its working directory. Its lanes get the worker's own."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
@@ -135,7 +154,7 @@ def describe() -> dict[str, Any]:
 def open_session(session: str, setup: bytes, dask_worker: Any) -> None:
     """Start an agent in this worker."""
     dask_worker.handlers[HANDLER] = exchange
-    _hosts[session] = Host(setup, asyncio.get_running_loop())
+    _hosts[session] = Host(session, setup, asyncio.get_running_loop())
 
 
 async def exchange(session: str, orders: list[bytes] | tuple[bytes, ...] = (), wait: float = 0.0) -> dict[str, Any]:

@@ -112,8 +112,7 @@ class Lanes:
     def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
         """Have the lane call `function`; False where the lane turns out to be broken (an Event will tell)."""
         if lane.lowered and not lane.outstanding:
-            self._board[COLUMNS * lane.slot + 1] = NO_LIMIT
-            lane.lowered = False
+            self.lift(lane)
         if not lane.outstanding:
             lane.busy_since = time.monotonic()
         lane.outstanding.append(tag)
@@ -147,6 +146,11 @@ class Lanes:
         number = (serial << RECORD_BITS) + 1 + offset
         self._board[COLUMNS * lane.slot + 1] = min(number, self._board[COLUMNS * lane.slot + 1])
         lane.lowered = True
+
+    def lift(self, lane: Lane) -> None:
+        """Let the lane start anything again: it has answered all that the limit was for."""
+        self._board[COLUMNS * lane.slot + 1] = NO_LIMIT
+        lane.lowered = False
 
     def has_seen(self, lane: Lane) -> bool:
         """Whether a lane that was up a moment after its limit was lowered is known to have seen it."""

@@ -347,7 +347,7 @@ class Loop:
     def _gone(self, lane: Lane) -> None:
         """A lane is confirmed dead: its chunks run again, and another lane takes its place."""
         code = lane.executor.exitcode
-        if not lane.ready and not self.stopped:
+        if not (lane.ready or lane.machine_lost or self.stopped):
             self._starts.died(code)
         self._losses.take_back(lane, stopped=bool(self.stopped))
         for tag in [tag for tag, (at, _) in self._scans.items() if at is lane]:

@@ -51,7 +51,7 @@ class RemoteExecutor:
         self.pid = 0
         self.is_dead = False
         self.death = Death()
-        self.unseen = 0  # limits that were lowered and not yet seen
+        self.lowered = self.seen = 0  # limits sent, and seen: each counted in one thread
 
     @property
     def exitcode(self) -> int | None:
@@ -168,14 +168,13 @@ class Machine:
 
     def _on_alone(self, serial: int) -> None:
         self.alone = serial
-        if serial:
-            self.send("go", serial)
+        self.send("go", serial)
 
     def _on_lowered(self, slot: int, number: int) -> None:
         lane = self._lanes.at(self, slot)
         if lane is not None:
             self._lanes.publish(self, [slot, number])
-            self._lanes.executor(lane).unseen -= 1
+            self._lanes.executor(lane).seen += 1
 
     def _on_board(self, numbers: list[int], cpu_seconds: float, rss: int, is_short: bool) -> None:
         self.cpu_seconds, self.rss, self.is_short = cpu_seconds, rss, is_short
@@ -195,7 +194,7 @@ class Machine:
             self._lanes.end(lane)
 
     def _on_output(self, data: bytes) -> None:
-        self._lanes.print(data)
+        self._lanes.later(lambda: self._lanes.print(data))  # a terminal that is held must not hold up messages
 
     def _on_message(self, text: str) -> None:
         self._lanes.later(lambda: self._lanes.say(f"{self.name}: {text}"))
@@ -207,13 +206,20 @@ class Machine:
 class RemoteLanes(Lanes):
     """Lanes on machines that come and go.
 
-    `desk` makes output, `say` takes a line for people, `output` is a descriptor for what items print. Only `add`,
-    `reserve` and what Machine calls is for other threads. What ends a run that nobody can go on with is raised by
-    `gone`.
+    `desk` makes output, `say` takes a line for people, `output` is a descriptor for what items print, `check` raises
+    where no message can come any more. Only `add`, `reserve` and what Machine calls is for other threads. What ends a
+    run that nobody can go on with is raised by `gone`.
     """
 
     def __init__(
-        self, put: Callable[[Any], None], wake: Any, desk: Desk, say: Callable[[str], None], output: int | None = None
+        self,
+        put: Callable[[Any], None],
+        wake: Any,
+        desk: Desk,
+        say: Callable[[str], None],
+        output: int | None = None,
+        *,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._slots: list[int] = []  # the board
         super().__init__(0, put, self._slots)
@@ -225,8 +231,10 @@ class RemoteLanes(Lanes):
         self._later: deque[Callable[[], None]] = deque()
         self._failure: BatchmillError | None = None
         self._desk = desk
+        self._check = check
         self.say = say
         self.lost_cpu = 0.0
+        self.is_closed = False
 
     # Machines
 
@@ -263,7 +271,8 @@ class RemoteLanes(Lanes):
         """A machine is lost: so are its lanes."""
         self.size -= len(machine.slots)
         self.lost_cpu += machine.cpu_seconds
-        self.later(lambda: self.say(f"Lost {machine.name}: {why}"))
+        if not self.is_closed:
+            self.later(lambda: self.say(f"Lost {machine.name}: {why}"))
         for lane in [lane for slot, lane in list(self._living.items()) if slot in machine.slots]:
             lane.machine_lost = machine.name
             lane.alone = machine.alone
@@ -311,8 +320,10 @@ class RemoteLanes(Lanes):
 
     def print(self, data: bytes) -> None:
         """Items have printed."""
+        view = memoryview(data)
         try:
-            os.write(2 if self._output is None else self._output, data)
+            while view:
+                view = view[os.write(2 if self._output is None else self._output, view) :]
         except OSError:
             pass  # nobody listens any more
 
@@ -339,6 +350,7 @@ class RemoteLanes(Lanes):
         self.lanes[slot] = self._living[slot] = lane
         machine.send("start", slot)
         if machine.is_lost:
+            lane.machine_lost = machine.name
             self.end(lane)
         return lane
 
@@ -355,12 +367,13 @@ class RemoteLanes(Lanes):
         super().lower(lane, serial, offset)
         executor = self.executor(lane)
         if not executor.is_dead:
-            executor.unseen += 1
+            executor.lowered += 1
             self._by_slot[lane.slot].send("lower", lane.slot, serial, offset)
 
     def has_seen(self, lane: Lane) -> bool:
         """See Lanes.has_seen."""
-        return self.executor(lane).unseen <= 0
+        executor = self.executor(lane)
+        return executor.seen >= executor.lowered
 
     @property
     def pids(self) -> list[int]:
@@ -369,8 +382,8 @@ class RemoteLanes(Lanes):
 
     def gone(self) -> Iterator[Lane]:
         """See Lanes.gone. Raises what ends the run."""
-        while self._later:
-            self._later.popleft()()
+        self.catch_up()
+        self._check()
         if self._failure is not None:
             raise self._failure
         for lane in list(self.lanes.values()):
@@ -378,8 +391,14 @@ class RemoteLanes(Lanes):
                 self.give_up(lane)
         yield from super().gone()
 
+    def catch_up(self) -> None:
+        """Do what other threads have left for the loop's."""
+        while self._later:
+            self._later.popleft()()
+
     def close(self, patience: float) -> None:
         """See Lanes.close."""
+        self.is_closed = True
         for machine in self.machines:
             machine.close()
         self._desk.close(patience)

@@ -1,7 +1,8 @@
 """Owns the messages between a run and the agent that has its lanes on another machine: as values and as bytes. Never
 sends one.
 
-A message is a msgpack array that begins with a word. To the agent, after the setup (a pickled AgentSetup):
+A message is a msgpack array that begins with a word. To the agent, after the environment of its lanes (a pickled dict)
+and the setup (a pickled AgentSetup):
 
     start slot | submit slot number call | lower slot serial offset | kill slot | end slot | go serial | bye
 
@@ -13,9 +14,9 @@ A message is a msgpack array that begins with a word. To the agent, after the se
 
 `reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its tally); `board`
 the numbers of slots as slot, number, slot, number, …, the CPU seconds of the agent and its lanes so far, their resident
-bytes, and whether memory is short. `death` is a Death. `alone` says that nothing else runs there; the chunk begins at
-the `go` that answers it. `up` comes when the agent is ready, `broken` when it ends with a defect of ours. On a pipe
-each message follows its length, a big-endian u32.
+bytes, and whether memory is short. `death` is a Death. `alone` says that nothing else runs there, and with 0 that this
+is over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `up` comes when the agent is
+ready, `broken` when it ends with a defect of ours. On a pipe each message follows its length, a big-endian u32.
 """
 
 from __future__ import annotations
