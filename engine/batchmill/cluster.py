@@ -23,11 +23,11 @@ from typing import Any
 
 from batchmill import host
 from batchmill.desk import Desk
-from batchmill.errors import BatchmillError, ClusterLost, ClusterUnfit, InvalidUsage, OutputLost
+from batchmill.errors import BatchmillError, ClusterLost, ClusterUnfit, InvalidUsage, LanesLost, OutputLost
 from batchmill.function import FunctionSpec
 from batchmill.guard import Guard
 from batchmill.lanes import Event
-from batchmill.link import SILENCE, Call, Link
+from batchmill.link import SILENCE, Broken, Call, Link
 from batchmill.model import Wake
 from batchmill.parcel import anchored, collect
 from batchmill.plan import Plan
@@ -328,8 +328,10 @@ class Cluster:
         why = ""
         try:
             await link.talk(machine.receive)
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}".rstrip(": ")
+        except Broken as error:
+            why = str(error)
+        except Exception as error:  # a defect of ours
+            self._lanes.fail(LanesLost(f"messages of {name}: {error!r}", "this is a defect of batchmill"))
         if self._lanes.is_closed:
             return
         try:

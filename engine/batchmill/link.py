@@ -19,6 +19,10 @@ _MOST = 8 << 20  # bytes in one message to a worker, unless a single order is la
 Call = Callable[..., Coroutine[Any, Any, dict[str, Any]]]  # of host.exchange
 
 
+class Broken(Exception):
+    """The way to an agent, or the agent, is no more; says why."""
+
+
 class Link:
     """What is sent goes in order, as much at a time as has come together. See remote.Link."""
 
@@ -46,7 +50,7 @@ class Link:
             pass  # the client is closed
 
     async def talk(self, take: Callable[[bytes], None]) -> None:
-        """Pass messages to and fro until the agent has ended; raises what shows that it cannot be reached."""
+        """Pass messages to and fro until the agent has ended; raises Broken where it cannot be reached."""
         sending = asyncio.ensure_future(self._deliver())
         receiving = asyncio.ensure_future(self._receive(take))
         try:
@@ -57,6 +61,7 @@ class Link:
         finally:
             sending.cancel()
             receiving.cancel()
+            await asyncio.gather(sending, receiving, return_exceptions=True)
 
     async def _deliver(self) -> None:
         """Send what there is, until closed."""
@@ -70,20 +75,30 @@ class Link:
                 batch.append(self._orders.popleft())
                 size += len(batch[-1])
             if batch:
-                await self._call(orders=batch)
+                await self._ask(orders=batch)
 
     async def _receive(self, take: Callable[[bytes], None]) -> None:
         """Take what comes, until the agent has ended."""
         heard = time.monotonic()
         while True:
-            answer = await asyncio.wait_for(self._call(wait=POLL), POLL + SILENCE)
+            answer = await self._ask(POLL + SILENCE, wait=POLL)
             for message in answer["messages"]:
                 take(message)
                 heard = time.monotonic()
             if answer["over"]:
                 return
             if time.monotonic() - heard > HANGS:
-                raise TimeoutError(f"its agent has said nothing for {HANGS:g} s")
+                raise Broken(f"its agent has said nothing for {HANGS:g} s")
+
+    async def _ask(self, patience: float | None = None, **message: Any) -> dict[str, Any]:
+        try:
+            return await asyncio.wait_for(self._call(**message), patience)
+        except asyncio.TimeoutError:
+            raise Broken(f"it has not answered for {SILENCE:g} s") from None
+        except OSError:  # distributed's own is one
+            raise Broken("its connection was closed") from None
+        except Exception as error:  # whatever it was there, or at the scheduler
+            raise Broken(f"{type(error).__name__}: {error}") from error
 
     async def leave(self, message: bytes) -> None:
         """Send a last message, if that can be done soon: the agent is given up."""
