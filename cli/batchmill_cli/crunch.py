@@ -91,7 +91,7 @@ def crunch(
     from batchmill.resources import worker_count
 
     screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)
-    if manner.verbose and not settings.is_elsewhere:
+    if manner.verbose and not settings.cluster_name:
         workers, source = worker_count(settings.workers)
         screen.say(f"{plural(workers, 'worker')} ({source})")
     with ExitStack() as stack:

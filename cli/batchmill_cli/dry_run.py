@@ -45,7 +45,7 @@ def _lines(function: str | CommandSpec, inputs: Sequence[str], seen: Preview, ou
         yield f"{'' if number else 'first':10} {show_id(item.id)} (line {item.line}{_input(inputs, seen, item.input)})"
     if seen.to_do > len(seen.first):
         yield f"           and {seen.to_do - len(seen.first)} more"
-    yield f"workers    {seen.workers} ({seen.workers_from})"
+    yield f"workers    {seen.workers or 'all there are'} ({escape(seen.workers_from, 200)})"
     if seen.checkpoint is None:
         yield "checkpoint none: nothing is kept"
     else:

@@ -181,7 +181,7 @@ class _Session:
 
     def _find_site(self, cluster: Any) -> Site:
         """Where the lanes will be."""
-        if cluster is None and not self._settings.is_elsewhere:
+        if cluster is None and not self._settings.cluster_name:
             return Here(self._plan, self._warn)
         from batchmill.cluster import Cluster
 

@@ -23,7 +23,15 @@ from typing import Any
 
 from batchmill import host
 from batchmill.desk import Desk
-from batchmill.errors import BatchmillError, ClusterLost, ClusterUnfit, InvalidUsage, LanesLost, OutputLost
+from batchmill.errors import (
+    BatchmillError,
+    ClusterLost,
+    ClusterUnfit,
+    InputMissing,
+    InvalidUsage,
+    LanesLost,
+    OutputLost,
+)
 from batchmill.function import FunctionSpec
 from batchmill.guard import Guard
 from batchmill.lanes import Event
@@ -373,6 +381,9 @@ def connect(plan: Plan) -> Any:
     }
     tls = {name: value for name, value in given.items() if value is not None}
     where = settings.cluster or settings.cluster_file
+    if settings.cluster_file is not None and not os.path.isfile(settings.cluster_file):
+        remedy = f"start one with `dask scheduler --scheduler-file {settings.cluster_file}`"
+        raise InputMissing(f"--cluster-file {settings.cluster_file} does not exist", remedy)
     try:
         security = Security(**tls, require_encryption=True) if tls else None
         if settings.cluster_file is not None:

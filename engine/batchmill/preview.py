@@ -109,7 +109,7 @@ def preview(plan: Plan) -> Preview:
 def _preview(plan: Plan, count: _Count, fate: str) -> Preview:
     settings, matcher = plan.settings, count.matcher
     to_do = count.to_do if settings.limit is None else min(settings.limit, count.to_do)
-    workers, source = worker_count(settings.workers)
+    workers, source = worker_count(settings.workers) if not settings.cluster_name else (0, settings.cluster_name)
     return Preview(
         total=count.total,
         done=matcher.skipped if matcher else 0,

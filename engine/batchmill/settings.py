@@ -211,9 +211,9 @@ class Settings:
                 raise InvalidUsage(f"--set {name!r} is not a parameter name", "write --set KEY=VALUE")
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Whether they name a cluster for the workers to be on."""
-        return bool(self.cluster or self.cluster_file)
+    def cluster_name(self) -> str:
+        """The cluster for the workers to be on, as it was given; empty where they are to be here."""
+        return self.cluster or self.cluster_file or ""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
