@@ -18,6 +18,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -164,10 +165,9 @@ class Cluster:
 
     def close(self) -> None:
         """See Site."""
-        try:
-            self._await(asyncio.wait_for(self._leave(), CLOSING + 1), CLOSING + 2)
-        except Exception:
-            pass  # the scheduler is gone, or the client: agents end by themselves
+        if self._loop.is_running():  # else the client was closed: agents end by themselves
+            with suppress(Exception):  # what a scheduler that is gone makes of it differs
+                self._await(self._leave(), CLOSING + 2)
         if self._attending is not None:
             self._attending.cancel()
             self._lanes.catch_up()
