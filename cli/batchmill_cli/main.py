@@ -134,9 +134,12 @@ def _tidy() -> None:
     """Remove the directory of the fork server's socket, which multiprocessing does in the exit that we do not take."""
     if "multiprocessing.forkserver" in sys.modules:
         import shutil
-        from multiprocessing import util
+        from multiprocessing import process
 
-        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
+        # Not util.get_temp_dir(), which makes one: a signal may have come in the middle of importing `util`.
+        config: dict[str, str] = process.current_process()._config  # type: ignore[attr-defined]
+        if config.get("tempdir"):
+            shutil.rmtree(config["tempdir"], ignore_errors=True)
 
 
 def _die(number: int) -> NoReturn:
