@@ -10,6 +10,7 @@ Everything but the constructor and what Site asks runs in the event loop of the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pickle
 import sys
@@ -259,11 +260,12 @@ class Cluster:
             await asyncio.wait_for(self._open(name), JOINING)
         except ClusterUnfit as error:
             self._refuse(name, error)
-        except ImportError as error:
-            remedy = f"install it there: pip install batchmill=={__version__}"
-            self._refuse(name, ClusterUnfit(f"worker {name} has no batchmill ({error})", remedy))
-        except Exception as error:  # it has gone again, most likely
-            self._leave_out(name, "")
+        except Exception as error:
+            if "No module named 'batchmill" in str(error):  # a text is all that Dask leaves of what it was
+                remedy = f"install it there: pip install batchmill=={__version__}"
+                self._refuse(name, ClusterUnfit(f"worker {name} has no batchmill", remedy))
+                return
+            self._leave_out(name, "")  # it has gone again, most likely
             self._tell_once(f"Worker {name} cannot be used: {type(error).__name__}: {error}".rstrip(": "))
 
     async def _open(self, name: str) -> None:
@@ -368,7 +370,7 @@ def checked(client: Any) -> Any:
 
 
 def connect(plan: Plan) -> Any:
-    """A Dask client of the scheduler that the settings name; raises InvalidUsage and ClusterLost."""
+    """A Dask client of the scheduler that the settings name; raises InvalidUsage, InputMissing, ClusterLost."""
     settings = plan.settings
     try:
         from distributed import Client, Security
@@ -384,6 +386,7 @@ def connect(plan: Plan) -> Any:
     if settings.cluster_file is not None and not os.path.isfile(settings.cluster_file):
         remedy = f"start one with `dask scheduler --scheduler-file {settings.cluster_file}`"
         raise InputMissing(f"--cluster-file {settings.cluster_file} does not exist", remedy)
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # that the scheduler is lost is for us to say
     try:
         security = Security(**tls, require_encryption=True) if tls else None
         if settings.cluster_file is not None:
