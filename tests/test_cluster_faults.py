@@ -1,0 +1,226 @@
+"""What a Dask cluster may do to a batch: workers, scheduler and client die, join and leave. No result is lost."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchmill.host import LEASE
+from cluster_kit import DaskCluster, dask_cluster
+from fault_kit import (
+    CHECKPOINT,
+    FUNCTIONS,
+    Run,
+    committed,
+    finish,
+    lines_of,
+    numbered,
+    prepare,
+    results_of,
+    running,
+    witnessed,
+    write_items,
+)
+
+pytest.importorskip("distributed", reason="the extra dask is not installed")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc"),
+    pytest.mark.xdist_group("cluster"),
+]
+
+WORK = ("f.py:work", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl")
+
+MORE = '''
+import signal
+import psutil
+import helper
+
+
+def placed(item):
+    """Notes the worker it runs on. Quick once there is the file `go`."""
+    note(os.environ["WORKER"], item["id"])
+    if not os.path.exists("go"):
+        time.sleep(0.02)
+    return [item["n"], helper.version]
+
+
+def kill_machine():
+    """Kill the process that hosts this lane's agent."""
+    agent = psutil.Process()
+    while "batchmill.agent" not in agent.cmdline():
+        agent = agent.parent()
+    os.kill(agent.ppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def endless():
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+
+
+def poison(item):
+    note(item["id"])
+    do = item.get("do")
+    if do == "raise":
+        raise ValueError("bad")
+    if do == "exit":
+        os._exit(1)
+    if do == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if do == "machine":
+        kill_machine()
+    if do == "endless":
+        endless()
+    if do == "stuck":
+        ctypes.PyDLL(None).sleep(60)
+    time.sleep(0.01)
+    return item["n"]
+'''
+
+
+def prepare_more(directory: Path, items: list[dict[str, object]]) -> None:
+    (directory / "f.py").write_text(FUNCTIONS + MORE)
+    (directory / "helper.py").write_text("version = 1\n")
+    write_items(directory / "items.jsonl", items)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    """Three workers of one thread; a nanny starts each again that is killed."""
+    with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob", "carol") as cluster:
+        yield cluster
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+def kill_one_each_second(cluster: DaskCluster, run: Run, most: int) -> int:
+    """SIGKILL for one worker after another, as long as the run is; how many were killed."""
+    kills, due = 0, time.monotonic()
+    while kills < most:
+        found = [worker for worker in cluster.workers.values() if worker.is_up and worker.agents]
+        if run.process.poll() is not None:
+            return kills
+        if time.monotonic() >= due and found:
+            found[kills % len(found)].kill()
+            kills, due = kills + 1, time.monotonic() + 1
+        time.sleep(0.02)
+    return kills
+
+
+def test_a_worker_is_killed_each_second_and_every_item_is_done_once(cluster: DaskCluster, tmp_path: Path) -> None:
+    cluster.ready()
+    items = numbered(700, sleep=0.02)
+    prepare(tmp_path, items)
+    with running(*WORK, "--cluster", cluster.address, cwd=tmp_path) as run:
+        run.until(lambda: len(witnessed(tmp_path)) > 20, "some items")
+        kills = kill_one_each_second(cluster, run, most=6)
+        ended = run.end()
+        run.assert_gone()
+    assert (ended.status, ended.err) == (0, ""), ended.err
+    assert kills >= 5
+    found = results_of(tmp_path / "out.jsonl")
+    assert found == {item["id"]: {"n": item["n"], "square": item["n"] ** 2, "text": None} for item in items}
+    assert len(lines_of(tmp_path / "out.jsonl")) == 700
+
+
+def test_a_worker_that_joins_takes_part_with_the_code_of_the_start_and_one_that_leaves_loses_nothing(
+    cluster: DaskCluster, tmp_path: Path
+) -> None:
+    cluster.ready()
+    prepare_more(tmp_path, numbered(6000))
+
+    def workers() -> set[str]:
+        return {line.split()[0] for line in witnessed(tmp_path)}
+
+    with running("f.py:placed", *WORK[1:], "--cluster", cluster.address, cwd=tmp_path) as run:
+        run.until(lambda: len(workers()) == 3, "items on three workers")
+        (tmp_path / "helper.py").write_text("version = 2\n")
+        joined = cluster.add("dave")
+        run.until(lambda: "dave" in workers(), "items on the one that joined")
+        joined.process.send_signal(signal.SIGTERM)
+        joined.wait()
+        cluster.remove("dave")
+        (tmp_path / "go").touch()
+        ended = run.end()
+        run.assert_gone()
+    assert (ended.status, ended.err) == (0, ""), ended.err
+    assert results_of(tmp_path / "out.jsonl") == {f"i{n}": [n, 1] for n in range(6000)}
+
+
+def test_items_that_kill_hang_or_raise_fail_alone_each_for_its_own_reason(cluster: DaskCluster, tmp_path: Path) -> None:
+    cluster.ready()
+    poisons = {17: "raise", 18: "exit", 40: "machine", 60: "segfault", 61: "stuck", 90: "endless"}
+    prepare_more(tmp_path, [{**item, "do": poisons.get(item["n"])} for item in numbered(120)])
+    ended = finish("f.py:poison", *WORK[1:], "--timeout", "1s", "--cluster", cluster.address, cwd=tmp_path)
+    assert ended.status == 1, ended.err
+    outcomes = committed(tmp_path)
+    failed = {outcome.id: outcome.error for outcome in outcomes.values() if not outcome.ok}
+    said = {id: (error.type, error.message) for id, error in failed.items() if error is not None}
+    assert set(said) == {f"i{n}" for n in poisons}, ended.err
+    assert said["i17"] == ("ValueError", "bad")
+    assert [said[f"i{n}"][0] for n in (18, 40, 60)] == ["WorkerDied"] * 3
+    assert "status 1" in said["i18"][1]
+    assert "SIGSEGV" in said["i60"][1]
+    assert "was lost while running it and nothing else" in said["i40"][1]
+    assert [said[f"i{n}"][0] for n in (61, 90)] == ["Timeout"] * 2
+    assert results_of(tmp_path / "out.jsonl") == {f"i{n}": n for n in range(120) if n not in poisons}
+
+
+# --- scheduler and client --------------------------------------------------------------------------------------------
+
+
+def test_a_lost_scheduler_ends_the_run_with_70_and_what_was_done_does_not_run_again(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(300, sleep=0.02))
+    with dask_cluster(tmp_path, "alice", "bob", nanny=False) as cluster:
+        address = cluster.address
+        with running(*WORK, "--cluster", address, cwd=tmp_path) as run:
+            run.until(lambda: len(committed(tmp_path)) > 30, "some results")
+            cluster.scheduler.process.send_signal(signal.SIGKILL)
+            ended = run.end()
+            run.assert_gone()
+        assert ended.status == 70
+        (line,) = ended.err.splitlines()
+        assert f"the scheduler {address} is lost" in line
+        assert "--resume" in line
+        checked = finish(CHECKPOINT, cwd=tmp_path, command=(sys.executable, "-m", "batchmill", "verify"))
+        assert checked.status == 0, checked.out
+
+        done, ran = committed(tmp_path), Counter(witnessed(tmp_path))
+        assert 30 < len(done) < 300
+        cluster.scheduler.close()
+        cluster.start_scheduler()
+        for name in list(cluster.workers):
+            cluster.remove(name)
+        cluster.ready("carol", "dave", nanny=False)
+        ended = finish(*WORK, "--resume", "--cluster", address, cwd=tmp_path)
+        assert (ended.status, ended.err) == (0, "")
+    again = Counter(witnessed(tmp_path)) - ran
+    assert not set(again) & set(done)
+    assert [one["id"] for one in lines_of(tmp_path / "out.jsonl")] == [f"i{n}" for n in range(300)]
+
+
+def test_the_agents_of_a_killed_run_end_and_it_is_resumed_on_one_machine(cluster: DaskCluster, tmp_path: Path) -> None:
+    cluster.ready()
+    prepare(tmp_path, numbered(300, sleep=0.02))
+    with running(*WORK, "--cluster", cluster.address, cwd=tmp_path) as run:
+        run.until(lambda: len(committed(tmp_path)) > 30, "some results")
+        run.signal(signal.SIGKILL)
+        run.end()
+        run.assert_gone()
+    killed = time.monotonic()
+    done, seen = committed(tmp_path), len(witnessed(tmp_path))
+    ended = finish(*WORK, "--resume", "-j", "2", cwd=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    assert [one["id"] for one in lines_of(tmp_path / "out.jsonl")] == [f"i{n}" for n in range(300)]
+    assert not set(witnessed(tmp_path)[seen:]) & set(done)
+    cluster.assert_no_agents(limit=LEASE + 5 - (time.monotonic() - killed))
