@@ -175,7 +175,8 @@ class Cluster:
         if self._output is not None:
             os.close(self._output)
         if self._owns:
-            self._client.close(timeout=CLOSING)
+            with suppress(Exception):  # all is committed: that a busy scheduler takes its time is no error
+                self._client.close(timeout=CLOSING)
 
     async def _leave(self) -> None:
         if self._talks:
