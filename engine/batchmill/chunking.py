@@ -12,7 +12,7 @@ import math
 
 PARENT_COST = 0.0005  # seconds of the parent's time per chunk, measured (bench/)
 PARENT_SHARE = 0.02  # of one core, that the parent may spend on chunks
-ROUND_TRIPS = 10  # to another machine and back, that a chunk should last
+ROUND_TRIPS = 100  # to another machine and back, that a chunk should last: so much of both machines goes into messages
 SHORTEST, LONGEST = 0.05, 0.8  # seconds a chunk aims at
 OVERRUN = 1.5  # a lane returns what it has when its chunk took this many times its target
 LEAST_PATIENCE = 0.1  # seconds; taking back what waits behind a shorter item costs more than it brings
