@@ -189,28 +189,12 @@ def test_a_chunk_that_is_to_be_alone_begins_when_the_last_lane_is_up(agent: Agen
     agent.until("alone", 1, limit=5.0)
 
 
-def test_a_limit_of_a_dead_lane_is_not_told_as_seen_by_the_next_in_its_slot(agent: AgentProcess) -> None:
+def test_what_items_print_after_the_run_has_said_goodbye_is_passed_on(agent: AgentProcess) -> None:
     agent.start(0)
-    agent.run(0, 1, "30.0", "1")
-    time.sleep(0.2)
-    agent.send("lower", 0, 1, 1)
-    agent.send("kill", 0)
-    agent.until("gone", 0)
-    agent.start(0)
-    assert agent.is_silent("lowered")
-
-
-def test_what_the_last_item_printed_comes_before_the_end(agent: AgentProcess) -> None:
-    agent.start(0)
-    agent.run(0, 1, *(f'"said {number}"' for number in range(2000)))
-    agent.until("reply", 0)
-    agent.send("bye")
-    agent.process.wait(LIMIT)
+    agent.run(0, 1, "0.3", '"said at the end"')
     time.sleep(0.1)
-    while not agent.is_silent("nothing more", 0.1):
-        pass
-    printed = b"".join(message[1] for message in agent.said if message[0] == "output")
-    assert printed.split(b"\n")[:-1] == [b"said %d" % number for number in range(2000)]
+    agent.send("bye")
+    assert agent.until("output")[1] == b"said at the end\n"
 
 
 def test_an_agent_whose_run_is_gone_ends_with_its_lanes_and_leaves_no_directory(
