@@ -225,6 +225,40 @@ def test_the_flights_of_a_lane_are_listed_oldest_first() -> None:
     assert [flight.serial for flight in ledger.on_lane(1)] == serials[1::2]
 
 
+@pytest.mark.parametrize(
+    ("suspect", "pieces"),
+    [
+        (0, [[0], [1], [2, 3], [4, 5, 6, 7], [8, 9]]),
+        (3, [[0, 1, 2], [3], [4], [5, 6], [7, 8, 9]]),
+        (9, [[0, 1, 2, 3, 4, 5, 6, 7, 8], [9]]),
+        (10, [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]),
+    ],
+)
+def test_what_was_lost_with_its_machine_waits_from_the_suspect_on_to_run_alone(
+    suspect: int, pieces: list[list[int]]
+) -> None:
+    ledger = Ledger(divide)
+    flight = ledger.hand(chunk(0, 10), lane=0)
+    ledger.put(chunk(10, 1))
+    ledger.suspect(flight.serial, suspect)
+    assert waiting(ledger) == [*pieces, [10]]
+    assert [piece.alone for piece in ledger._ready] == [
+        lines(piece)[0] in range(suspect, 10) for piece in ledger._ready
+    ]
+    assert len(ledger) == 0
+
+
+def test_a_record_that_was_alone_stays_so_after_its_strike() -> None:
+    ledger = Ledger(divide)
+    ledger.suspect(ledger.hand(chunk(0, 3), lane=0).serial, 1)
+    assert ledger.take(9) == chunk(0, 1)
+    alone = ledger.take(9)
+    assert alone is not None
+    assert ledger.lost(ledger.hand(alone, lane=0).serial, 0) == Strike(1, 1)
+    assert waiting(ledger) == [[1], [2]]
+    assert [(piece.alone, piece.crashes) for piece in ledger._ready] == [(True, 1), (True, 0)]
+
+
 # --- illegal moves ---------------------------------------------------------------------------------------------------
 
 ILLEGAL: dict[str, Callable[[Ledger, int, int], object]] = {
@@ -233,6 +267,8 @@ ILLEGAL: dict[str, Callable[[Ledger, int, int], object]] = {
     "lost, of a flight that is over": lambda ledger, over, _: ledger.lost(over, 0),
     "returned, of a flight that never was": lambda ledger, _, __: ledger.returned(99, 1),
     "shorten, of a flight that never was": lambda ledger, _, __: ledger.shorten(99, 1),
+    "suspect, of a flight that is over": lambda ledger, over, _: ledger.suspect(over, 0),
+    "suspect, of a flight that never was": lambda ledger, _, __: ledger.suspect(99, 0),
     "lost, of a flight that never was": lambda ledger, _, __: ledger.lost(99, 0),
     "returned, more than was handed out": lambda ledger, _, live: ledger.returned(live, 5),
     "returned, less than nothing": lambda ledger, _, live: ledger.returned(live, -1),
@@ -333,6 +369,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.condemn(strike.first, VERDICT)
             self.condemned.add(strike.first)
             del self.strikes[strike.first]
+
+    @rule(serial=consumes(serials), share=st.floats(0, 1))
+    def lose_the_machine(self, serial: int, share: float) -> None:
+        self.ledger.suspect(serial, int(share * self._flight(serial).chunk.records))
 
     def _flight(self, serial: int) -> Any:
         return next(flight for flight in self.ledger if flight.serial == serial)

@@ -1,0 +1,118 @@
+"""What becomes of the chunks of lanes that were lost with their machine: which run again alone, and who is charged."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+from batchmill import formats
+from batchmill.guard import Guard
+from batchmill.lanes import Lane, Lanes
+from batchmill.ledger import Ledger
+from batchmill.losses import Losses
+from batchmill.model import Chunk
+from batchmill.worker import COLUMNS, RECORD_BITS
+
+divide = partial(formats.divide, format=formats.FORMATS["lines"])
+
+
+class Machines:
+    """Lanes of two machines, with a real ledger; what was refunded and charged."""
+
+    def __init__(self, crash_retries: int = 1) -> None:
+        self.board = [0] * COLUMNS * 2
+        self.ledger = Ledger(divide, crash_retries)
+        self.refunded = 0
+        self.strikes: list[dict[str, Any]] = []
+        lanes = Lanes(2, lambda event: None, self.board)
+        self._losses = Losses(lanes, self.ledger, cast("Guard", None), self._refund, self.strikes.append)
+
+    def _refund(self, items: int) -> None:
+        self.refunded += items
+
+    def hand(self, chunk: Chunk | None = None, lane: int = 0) -> int:
+        """Hand out a chunk, or what waits first; its serial."""
+        found = chunk or self.ledger.take(100)
+        assert found is not None
+        return self.ledger.hand(found, lane).serial
+
+    def lose(self, at: tuple[int, int] | None, alone: int = 0, slot: int = 0, stopped: bool = False) -> None:
+        """The machine of lane `slot` is lost while that runs record `at`: (serial, offset)."""
+        lane = Lane(slot, cast("Any", SimpleNamespace(exitcode=None)))
+        lane.machine_lost, lane.alone = "tcp://a:1", alone
+        self.board[COLUMNS * slot] = 0 if at is None else (at[0] << RECORD_BITS) + at[1] + 1
+        self._losses.take_back(lane, stopped=stopped)
+        assert self._losses.why(lane) == "machine lost"
+
+    @property
+    def waiting(self) -> list[tuple[int, int, bool]]:
+        """(first record, records, to run alone) of what waits."""
+        return [(chunk.first, chunk.records, chunk.alone) for chunk in self.ledger._ready]
+
+
+def chunk(first: int, records: int) -> Chunk:
+    return Chunk(first, first + 1, 0, records, b"x\n" * records)
+
+
+def test_what_may_have_been_running_runs_alone_next_and_nobody_is_charged() -> None:
+    machines = Machines()
+    serial = machines.hand(chunk(0, 4))
+    machines.hand(chunk(4, 2))
+    machines.lose((serial, 2))
+    assert machines.waiting == [(0, 2, False), (2, 1, True), (3, 1, True), (4, 1, True), (5, 1, True)]
+    assert (machines.refunded, machines.strikes) == (6, [])
+
+
+def test_where_nothing_was_heard_of_the_first_chunk_its_first_record_may_have_been_running() -> None:
+    machines = Machines()
+    machines.hand(chunk(0, 2))
+    machines.lose(None)
+    assert machines.waiting == [(0, 1, True), (1, 1, True)]
+
+
+def test_what_was_answered_before_the_last_word_is_no_suspect() -> None:
+    machines = Machines()
+    machines.hand(chunk(0, 3))
+    later = machines.hand(chunk(3, 1))
+    machines.lose((later, 0))
+    assert machines.waiting == [(0, 3, False), (3, 1, True)]
+
+
+def test_beside_a_chunk_that_was_alone_nothing_is_suspect() -> None:
+    machines = Machines()
+    alone = machines.hand(chunk(0, 1)._replace(alone=True), lane=0)
+    other = machines.hand(chunk(1, 3), lane=1)
+    machines.lose((other, 1), alone=alone, slot=1)
+    assert machines.waiting == [(1, 3, False)]
+    assert machines.strikes == []
+
+
+def test_a_record_that_was_alone_each_time_a_machine_was_lost_fails_after_its_strikes() -> None:
+    machines = Machines(crash_retries=1)
+    machines.lose((machines.hand(chunk(7, 1)), 0))
+    for count in (1, 2):
+        alone = machines.hand()
+        machines.lose((alone, 0), alone=alone)
+        assert machines.strikes[-1] == {"position": 7, "count": count, "exit": None}
+    condemned = machines.ledger.take(1)
+    assert condemned is not None
+    assert condemned.verdict is not None
+    assert condemned.verdict.type == "WorkerDied"
+    assert "tcp://a:1 was lost while running it and nothing else, 2 times" in condemned.verdict.message
+
+
+def test_several_records_that_were_alone_together_are_told_apart_before_one_is_charged() -> None:
+    machines = Machines()
+    alone = machines.hand(chunk(0, 4)._replace(alone=True))
+    machines.lose((alone, 1), alone=alone)
+    assert machines.waiting == [(0, 1, True), (1, 1, True), (2, 1, True), (3, 1, True)]
+    assert machines.strikes == []
+
+
+def test_nobody_is_suspect_once_the_run_is_stopped() -> None:
+    machines = Machines()
+    serial = machines.hand(chunk(0, 3))
+    machines.lose((serial, 1), stopped=True)
+    assert machines.waiting == [(0, 3, False)]
+    assert machines.refunded == 3

@@ -1,0 +1,289 @@
+"""Lanes elsewhere as the loop has them: an agent in a process of its own, joined to RemoteLanes by pipes. No Dask."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchmill import worker
+from batchmill.codec import Block, outcomes
+from batchmill.desk import Desk
+from batchmill.errors import LanesLost
+from batchmill.function import parse
+from batchmill.lanes import Event, Lane
+from batchmill.model import Chunk, Wake
+from batchmill.parcel import collect
+from batchmill.remote import Machine, RemoteGuard, RemoteLanes
+from batchmill.settings import Settings
+from batchmill.wire import AgentSetup, framed, pack, read_message
+from batchmill.worker import LaneSetup, Order
+from fault_kit import is_running, until
+
+ITEMS = """
+import os
+import time
+import helper
+
+def work(item):
+    if item == "die":
+        os._exit(7)
+    if item == "hang":
+        time.sleep(1000)
+    if item == "short":
+        time.sleep(0.2)
+    return [item, helper.version, os.getpid()]
+"""
+LIMITS = Settings(timeout=0.5)
+
+
+class AgentProcess:
+    """A real agent; as a Link, the way to it."""
+
+    def __init__(self, setup: AgentSetup) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "batchmill.agent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.send(pickle.dumps(dict(os.environ)))
+        self.send(pickle.dumps(setup))
+
+    def send(self, message: bytes) -> None:
+        """See remote.Link."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(framed(message))
+            self.process.stdin.flush()
+        except OSError:
+            pass  # it has ended, which `listen` sees
+
+    def close(self) -> None:
+        """See remote.Link."""
+        if self.process.stdin is not None:
+            try:
+                self.process.stdin.close()
+            except OSError:
+                pass
+
+    def listen(self, machine: Machine) -> None:
+        """Pass on what it says; at its end the machine is lost."""
+        assert self.process.stdout is not None
+        while (message := read_message(self.process.stdout.read)) is not None:
+            machine.receive(message)
+        machine.lose("its agent ended")
+
+    def end(self) -> None:
+        """End it by SIGKILL."""
+        self.process.kill()
+        self.process.wait(30)
+        self.close()
+
+
+class There:
+    """RemoteLanes with agents of two lanes each; what a run would hear of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.messages: list[str] = []
+        self.agents: list[AgentProcess] = []
+        self._threads: list[threading.Thread] = []
+        (folder / "items.py").write_text(ITEMS)
+        (folder / "helper.py").write_text("version = 1\n")
+        spec = parse("items.py:work", str(folder))
+        self._files = collect(spec)
+        self._lane = LaneSetup(
+            spec=spec, init=None, format="lines", id_field=None, shard=None, with_item=False, run=1, ids_needed=True,
+            environ={}, directory=str(folder), output="stderr", timeout=LIMITS.timeout,
+        )  # fmt: skip
+        desk = Desk(self._lane, 1, self.events.put)
+        self.lanes = RemoteLanes(self.events.put, Wake(), desk, self.messages.append)
+        self.guard = RemoteGuard(self.lanes, LIMITS, 0.1, self.messages.append)  # type: ignore[arg-type]
+
+    def join(self, host: str) -> Machine:
+        """A machine joins with its agent."""
+        slots = self.lanes.reserve(host, 2)
+        agent = AgentProcess(AgentSetup(slots, self._lane, pickle.dumps({}), LIMITS, self._files))
+        self.agents.append(agent)
+        machine = self.lanes.add(f"tcp://{host}:1", host, agent, slots)
+        self._threads.append(threading.Thread(target=agent.listen, args=(machine,)))
+        self._threads[-1].start()
+        self.until(lambda: machine.is_up, "an agent")
+        return machine
+
+    def until(self, ready: Callable[[], Any], what: str) -> None:
+        """Let the lanes do what is the loop's to do until `ready()`."""
+
+        def look() -> Any:
+            self.gone += self.lanes.gone()
+            return ready()
+
+        self.gone: list[Lane] = []
+        until(look, what, limit=30)
+
+    def start(self) -> Lane:
+        """A lane that is up."""
+        lane = self.lanes.start(self.lanes.vacant()[0])
+        assert self.answer(lane).error is None
+        lane.ready = True
+        return lane
+
+    def run(self, lane: Lane, serial: int, *items: str) -> None:
+        """Have a lane run a chunk of those lines."""
+        chunk = Chunk(0, 1, 0, len(items), "".join(f"{item}\n" for item in items).encode())
+        self.lanes.submit(lane, ("run", serial), worker.run_chunk, Order(serial, 0.0, 1, chunk))
+
+    def event(self, lane: Lane) -> Event:
+        """What it answers next."""
+        while True:
+            event = self.events.get(timeout=30)
+            if isinstance(event, Event) and event.lane is lane:
+                self.lanes.answered(lane, event.tag)
+                return event
+
+    def answer(self, lane: Lane) -> Any:
+        """What its next call returned."""
+        return self.event(lane).future.result(0)
+
+    def results(self, lane: Lane) -> list[Any]:
+        """What the items of its next chunk returned, as far as they were run."""
+        payload, tally = self.answer(lane)
+        return [outcome.result for _, outcome in outcomes(Block(payload), None)] if tally.lines else []
+
+    def lost(self, lane: Lane) -> Lane:
+        """The same lane, once it is confirmed dead."""
+        event = self.event(lane)
+        assert isinstance(event.future.exception(), RuntimeError)
+        self.lanes.give_up(lane)
+        self.until(lambda: lane in self.gone, "the end of a lane")
+        return lane
+
+    def close(self) -> None:
+        """End all."""
+        self.lanes.close(0.0)
+        for agent in self.agents:
+            agent.end()
+        for thread in self._threads:
+            thread.join(30)
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[There]:
+    there = There(tmp_path)
+    try:
+        yield there
+    finally:
+        there.close()
+
+
+def test_a_lane_elsewhere_answers_like_one_here(there: There) -> None:
+    machine = there.join("a")
+    lane = there.start()
+    there.run(lane, 1, "x", "y")
+    there.run(lane, 2, "z")
+    assert there.results(lane) == [["x", 1, lane.pid], ["y", 1, lane.pid]]
+    assert there.results(lane) == [["z", 1, lane.pid]]
+    assert lane.outstanding == []
+    there.lanes.close(1.0)
+    until(lambda: machine.is_lost, "the end of the agent", limit=10)
+    assert not is_running(lane.pid)
+
+
+def test_a_lane_that_dies_says_of_what_and_of_which_item_and_its_slot_takes_another(there: There) -> None:
+    there.join("a")
+    lane, other = there.start(), there.start()
+    assert there.lanes.vacant() == []
+    there.run(lane, 3, "x", "die", "y")
+    dead = there.lost(lane)
+    assert there.lanes.running(dead) == (3, 1)
+    assert dead.executor.exitcode == 7
+    assert (dead.machine_lost, dead.disconnected) == ("", False)
+    assert there.guard.verdict(dead, 7) is None
+    assert there.lanes.vacant() == [lane.slot]
+    there.run(there.start(), 4, "x")
+    there.run(other, 5, "y")
+    assert len(there.results(other)) == 1
+
+
+def test_an_item_that_takes_too_long_is_ended_by_its_agent_and_told_as_a_timeout(there: There) -> None:
+    there.join("a")
+    lane = there.start()
+    there.run(lane, 1, "x", "hang")
+    found = there.event(lane)
+    if found.future.exception() is None:  # its own alarm was enough
+        payload, _ = found.future.result(0)
+        failed = [outcome.error for _, outcome in outcomes(Block(payload), None) if not outcome.ok]
+        assert [error.type for error in failed if error is not None] == ["Timeout"]
+    else:
+        there.lanes.give_up(lane)
+        there.until(lambda: lane in there.gone, "the end of a lane")
+        verdict = there.guard.verdict(lane, lane.executor.exitcode)
+        assert verdict is not None
+        assert verdict.type == "Timeout"
+
+
+def test_what_was_taken_back_is_not_run(there: There) -> None:
+    there.join("a")
+    lane = there.start()
+    there.run(lane, 1, "short", "b", "c", "d")
+    there.run(lane, 2, "e")
+    there.lanes.lower(lane, 1, 2)
+    assert not there.lanes.has_seen(lane)
+    assert [item for item, _, _ in there.results(lane)] == ["short", "b"]
+    assert there.results(lane) == []
+    until(lambda: there.lanes.has_seen(lane), "that the limit was seen", limit=10)
+    there.run(lane, 3, "f")
+    assert [item for item, _, _ in there.results(lane)] == ["f"]
+
+
+def test_a_lost_machine_takes_its_lanes_and_no_others_and_its_place_is_for_the_next_of_that_host(there: There) -> None:
+    here, lost = there.join("a"), there.join("b")
+    lanes = {slot: there.lanes.start(slot) for slot in there.lanes.vacant()}
+    for lane in lanes.values():
+        there.answer(lane)
+    hung = lanes[lost.slots[0]]
+    there.run(hung, 1, "hang")
+    until(lambda: there.lanes.running(hung) == (1, 0), "the item to run", limit=10)
+    os.kill(there.agents[1].process.pid, signal.SIGKILL)
+    assert there.lost(hung) is hung
+    assert {lane.machine_lost for lane in lanes.values() if lane.slot in lost.slots} == {"tcp://b:1"}
+    assert {lane.machine_lost for lane in lanes.values() if lane.slot in here.slots} == {""}
+    assert there.lanes.running(hung) == (1, 0)
+    assert any("Lost tcp://b:1" in message for message in there.messages)
+    there.run(lanes[here.slots[0]], 2, "x")
+    assert len(there.results(lanes[here.slots[0]])) == 1
+    there.until(lambda: not there.lanes.dying and len(there.lanes.lanes) == 2, "the end of all that was lost")
+    assert there.join("b").slots == lost.slots
+    assert there.start().slot in lost.slots
+
+
+def test_a_machine_that_joins_later_runs_the_code_of_the_start(there: There) -> None:
+    (there.folder / "helper.py").write_text("version = 2\n")
+    there.join("a")
+    lane = there.start()
+    there.run(lane, 1, "x")
+    assert there.results(lane) == [["x", 1, lane.pid]]
+
+
+def test_a_defect_of_an_agent_ends_the_run_and_is_told(there: There) -> None:
+    machine = there.join("a")
+    machine.send("nonsense")
+    with pytest.raises(LanesLost, match=r"the agent at tcp://a:1 broke"):
+        there.until(lambda: False, "the error")
+
+
+def test_what_a_lost_machine_still_says_is_not_heard(there: There) -> None:
+    machine = there.join("a")
+    lane = there.start()
+    machine.lose("no answer")
+    machine.receive(pack("started", lane.slot, 1))
+    machine.receive(pack("board", [lane.slot, 99], 0.0, 0, False))
+    assert there.lanes.running(lane) is None
