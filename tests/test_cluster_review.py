@@ -18,6 +18,7 @@ import pytest
 
 from batchmill import worker
 from batchmill.chunking import Pace
+from batchmill.cluster import lost
 from batchmill.desk import Desk
 from batchmill.function import FunctionSpec
 from batchmill.model import Chunk
@@ -294,3 +295,10 @@ def test_a_limit_is_seen_when_all_that_were_sent_are(tmp_path: Path) -> None:
     assert not lanes.has_seen(lane)
     machine.receive(pack("lowered", lane.slot, (1 << 32) + 3))
     assert lanes.has_seen(lane)
+
+
+@pytest.mark.parametrize(("checkpoint", "said"), [("a.ckpt", "--resume"), (None, "with a checkpoint (-c)")])
+def test_a_lost_scheduler_promises_only_what_is_kept(checkpoint: str | None, said: str) -> None:
+    error = lost("tcp://a:1", OSError(), checkpoint)
+    assert said in error.remedy
+    assert ("is in the checkpoint" in error.message) == (checkpoint is not None)

@@ -99,7 +99,7 @@ class Cluster:
         try:
             found: dict[str, int] = await asyncio.wait_for(self._client.scheduler.ncores(workers=None), SILENCE)
         except Exception as error:  # what a broken connection raises differs
-            raise lost(self.address, error) from error
+            raise lost(self.address, error, self._plan.checkpoint) from error
         return found
 
     # As a Site
@@ -203,7 +203,7 @@ class Cluster:
         except BatchmillError as error:
             self._lanes.fail(error)
         except Exception as error:
-            self._lanes.fail(lost(self.address, error))
+            self._lanes.fail(lost(self.address, error, self._plan.checkpoint))
 
     def _take(self, name: str, threads: int) -> bool:
         """Whether a worker is to join: it is new, and lanes are wanted."""
@@ -404,9 +404,10 @@ def connect(plan: Plan) -> Any:
         ) from None
 
 
-def lost(address: str, error: BaseException) -> ClusterLost:
+def lost(address: str, error: BaseException, checkpoint: str | None) -> ClusterLost:
     """The error of a run whose scheduler has gone."""
-    return ClusterLost(
-        f"the scheduler {address} is lost ({type(error).__name__}); what was done is in the checkpoint",
-        "start it again, and give the same command with --resume",
-    )
+    sentence = f"the scheduler {address} is lost ({type(error).__name__})"
+    if checkpoint is None:
+        return ClusterLost(sentence, "start it again; with a checkpoint (-c) nothing would have to be done twice")
+    remedy = "start it again, and give the same command with --resume"
+    return ClusterLost(f"{sentence}; what was done is in the checkpoint", remedy)
