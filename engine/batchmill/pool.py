@@ -13,12 +13,11 @@ import pickle
 import select
 import signal
 import sys
-import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing.context import BaseContext
 from multiprocessing.reduction import DupFd
 from typing import Any
@@ -32,7 +31,6 @@ from batchmill.worker import ALARM, COLUMNS, NO_LIMIT, LaneSetup
 PATIENCE = 1.0  # seconds that idle workers get to end by themselves
 _SERVERS = 3  # fork servers that may die under the start of one lane
 _SERVER_PAUSE = 0.02  # seconds for a dying one to be seen as dead
-_main_hidden = threading.Lock()
 
 
 class OwnExecutor:
@@ -180,7 +178,8 @@ class Pool(Lanes):
         elif self.start_method == "spawn":
             server.start_tracker()
         # INT, TERM and HUP go to all processes of a terminal, and would end a lane that has not yet said otherwise.
-        with held(), _hidden_main(), server.environment():
+        forked = self.start_method == "fork"  # it is this process, and has os.environ as it is
+        with held(), _hidden_main(), nullcontext() if forked else server.environment():
             executor = OwnExecutor(self._context, (self._shared, slot, self._setup, self._kwargs, self._inherited))
             lane = Lane(slot, executor)
             self.submit(lane, ("hello", 0), worker.hello)
@@ -208,7 +207,7 @@ def packed(kwargs: dict[str, Any]) -> bytes:
 @contextmanager
 def _hidden_main() -> Iterator[None]:
     """Workers would run the parent's main module again: a script without a guard, or a whole console script."""
-    with _main_hidden:
+    with server.birth:
         found = sys.modules["__main__"]
         sys.modules["__main__"] = types.ModuleType("__main__")
         try:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker, util
@@ -26,6 +27,7 @@ _PRELOAD = [
     "multiprocessing.sharedctypes",
 ]
 _LONG_DIRECTORY = 60  # bytes; multiprocessing adds about 40
+birth = threading.RLock()  # what a child is born with is this whole process's: one at a time
 
 
 def default_start_method() -> str:
@@ -66,16 +68,20 @@ def environment() -> Iterator[None]:
 
     PYTHONSAFEPATH (3.11+): not even a user's module named like a standard one is met by the fork server. And after a
     kill -9 the resource tracker clears up semaphores, as it should, but must not talk about it.
+
+    Only the C library's environment changes, for one thread at a time, and never os.environ: a run in another thread
+    takes that of its lanes from there meanwhile.
     """
     quiet = "ignore:resource_tracker"
     own = {"PYTHONSAFEPATH": "1", "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))}
-    found = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for name, value in found.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with birth:
+        for name, value in own.items():
+            os.putenv(name, value)
+        try:
+            yield
+        finally:
+            for name in own:
+                if name in os.environ:
+                    os.putenv(name, os.environ[name])
+                else:
+                    os.unsetenv(name)
