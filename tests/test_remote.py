@@ -93,6 +93,7 @@ class There:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._waiting: list[Event] = []
         self.messages: list[str] = []
         self.agents: list[AgentProcess] = []
         self._threads: list[threading.Thread] = []
@@ -142,12 +143,14 @@ class There:
         self.lanes.submit(lane, ("run", serial), worker.run_chunk, Order(serial, 0.0, 1, chunk))
 
     def event(self, lane: Lane) -> Event:
-        """What it answers next."""
-        while True:
+        """What it answers next; what others answer meanwhile is kept for them."""
+        while not (answers := [event for event in self._waiting if event.lane is lane]):
             event = self.events.get(timeout=30)
-            if isinstance(event, Event) and event.lane is lane:
-                self.lanes.answered(lane, event.tag)
-                return event
+            if isinstance(event, Event):
+                self._waiting.append(event)
+        self._waiting.remove(answers[0])
+        self.lanes.answered(lane, answers[0].tag)
+        return answers[0]
 
     def answer(self, lane: Lane) -> Any:
         """What its next call returned."""
