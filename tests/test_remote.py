@@ -23,7 +23,8 @@ from batchmill.function import parse
 from batchmill.lanes import Event, Lane
 from batchmill.model import Chunk, Wake
 from batchmill.parcel import collect
-from batchmill.remote import Machine, RemoteGuard, RemoteLanes
+from batchmill.remote import Machine, RemoteLanes
+from batchmill.remote_watch import RemoteGuard
 from batchmill.settings import Settings
 from batchmill.wire import AgentSetup, framed, pack, read_message
 from batchmill.worker import LaneSetup, Order

@@ -42,7 +42,8 @@ from batchmill.model import Wake
 from batchmill.parcel import anchored, collect
 from batchmill.plan import Plan
 from batchmill.pool import packed
-from batchmill.remote import Machine, RemoteGuard, RemoteLanes, RemoteMonitor
+from batchmill.remote import Machine, RemoteLanes
+from batchmill.remote_watch import RemoteGuard, RemoteMonitor
 from batchmill.resources import Monitor, machine, usable_cores, versions
 from batchmill.version import __version__
 from batchmill.wire import AgentSetup, pack
