@@ -46,7 +46,6 @@ class RemoteMonitor(Monitor):
 
     def __init__(self, parent_pid: int, lanes: RemoteLanes) -> None:
         self._lanes_there = lanes
-        self._own_seconds = 0.0
         super().__init__(parent_pid)
 
     def sample(self, pids: Any) -> Usage:
