@@ -18,11 +18,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, move_aside, read_frames, salvage, verify
+from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, move_aside, read_frames
 from batchmill.codec import pack_map
 from batchmill.disk import Disk
 from batchmill.errors import CheckpointBusy, CheckpointDamaged, CheckpointRefused
 from batchmill.framing import CAP, FrameRef, FrameType, Kind
+from batchmill.salvage import salvage, verify
 from checkpoint_kit import QuickDisk, RecordingDisk, outcomes_payload
 
 META = {"function": "tasks:score", "set": {"table": {1: "one"}}}

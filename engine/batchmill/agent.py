@@ -112,7 +112,7 @@ class Agent:
         self._pool.ask = self._ask_to_retire
         self._guard = Guard(self._pool, setup.limits, TICK, self._say)
         self._limits = setup.limits
-        self._monitor = Monitor(os.getpid())
+        self._monitor = Monitor()
         self._asked: set[Lane] = set()
         self._lowered: list[tuple[float, Lane]] = []
         self._waiting: deque[Call] = deque()  # till the machine is clear, or was used alone

@@ -5,7 +5,6 @@ What happens is what happens in a run, less the checkpoint and the output; resul
 
 from __future__ import annotations
 
-import os
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -66,7 +65,7 @@ class CellRun:
         self.ok = self.failed = 0
         self.digests: list[tuple[int, int]] = []
         self.failures: dict[int, tuple[int, str, str]] = {}
-        self.monitor = Monitor(os.getpid(), offspring=self._is_command)
+        self.monitor = Monitor(offspring=self._is_command)
         pace = Pace(task.workers, task.chunk_size)
         ledger = Ledger(partial(formats.divide, format=plan.cut), plan.settings.crash_retries)
         source = SampleSource(records, task.passes, plan.cut.separator, numbered=self._is_command)

@@ -4,7 +4,7 @@
 
 Frames are written at the end that this process keeps track of, never at the end the file happens to have: a tail that
 recovery has cut, or that someone else has added, must not end up between frames. One thread syncs; the caller's thread
-is the only one that appends. Below this: `framing` (the format), `disk` (system calls), `reader`, `opening`, `salvage`.
+is the only one that appends. Below this: `framing` (the format), `disk` (system calls), `reader`, `opening`.
 """
 
 from __future__ import annotations
@@ -32,21 +32,15 @@ from batchmill.opening import (
     taken,
 )
 from batchmill.reader import Holder, Reader, exists_with_outcomes, read_frames, read_meta, read_payload
-from batchmill.salvage import Lost, Salvaged, Verification, salvage, verify
 
 # What others need of the file comes through here; the modules below divide the work.
 __all__ = [
     "Checkpoint",
     "Holder",
-    "Lost",
     "Reader",
-    "Salvaged",
-    "Verification",
     "exists_with_outcomes",
     "move_aside",
     "read_frames",
-    "salvage",
-    "verify",
 ]
 
 OnError = Callable[[CheckpointUnwritable], None]

@@ -156,7 +156,7 @@ class Cluster:
 
     def monitor(self) -> Monitor:
         """See Site."""
-        return RemoteMonitor(os.getpid(), self._lanes)
+        return RemoteMonitor(self._lanes)
 
     def places(self) -> dict[str, str] | None:
         """See Site."""

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import functools
 import json
 import json.encoder
 import math
-import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
-from uuid import UUID
 
 from msgpack import Timestamp
 
 from batchmill.codec import Block, pack_value, unpack_outcomes
 from batchmill.errors import CheckpointDamaged
 from batchmill.formats import kept_item
+from batchmill.imported import imported
 from batchmill.model import plural
 
 _MAX_INT_BITS = 14_000  # below Python's limit of 4300 digits
@@ -250,14 +248,21 @@ def _key(key: Any) -> str:
 
 def _native(value: Any) -> Any:
     """One step from a value towards what JSON says natively; a TypeError for what is no value of the codec."""
-    convert = _NATIVE.get(type(value))
+    kind: Any = type(value)
+    convert = _NATIVE.get(kind) or _native_once_imported(kind)
     if convert is not None:
         return convert(value)
-    if isinstance(value, pathlib.PurePath):
-        return str(value)
     if hasattr(value, "dtype"):
         return _numpy(value)
     raise TypeError(f"no JSON for {type(value).__name__!r}")
+
+
+@functools.lru_cache(maxsize=64)
+def _native_once_imported(kind: Any) -> Callable[[Any], Any] | None:
+    if kind is imported("fractions.Fraction"):
+        return lambda value: f"{_digits(value.numerator)}/{_digits(value.denominator)}"
+    is_text = kind in (imported("decimal.Decimal"), imported("uuid.UUID"))
+    return str if is_text or issubclass(kind, imported("pathlib.PurePath") or ()) else None
 
 
 def _numpy(value: Any) -> Any:
@@ -278,14 +283,18 @@ def _sorted(values: Iterable[Any]) -> list[Any]:
     """A set in an order that is the same in every process, the natural one where there is one."""
     items = list(values)
     kinds = set(map(type, items))
-    natural = kinds <= _NUMBERS or (len(kinds) == 1 and kinds <= _ORDERED)
+    natural = kinds <= _NUMBERS or (len(kinds) == 1 and _is_ordered(*kinds))
     if natural and all(item == item for item in items):  # noqa: PLR0124 - not a number, and in no order
         return sorted(items)
     return sorted(items, key=lambda item: _encode(_Plain().of(item)))
 
 
+def _is_ordered(kind: Any) -> bool:
+    return kind in _ORDERED or kind in (imported("fractions.Fraction"), imported("uuid.UUID"))
+
+
 _NUMBERS = {bool, int, float}
-_ORDERED = {str, bytes, dt.date, dt.timedelta, Fraction, UUID}
+_ORDERED = {str, bytes, dt.date, dt.timedelta}
 _NATIVE: dict[type, Callable[[Any], Any]] = {
     set: _sorted,
     frozenset: _sorted,
@@ -295,10 +304,7 @@ _NATIVE: dict[type, Callable[[Any], Any]] = {
     dt.timedelta: dt.timedelta.total_seconds,
     Timestamp: _stamp,
     bytes: lambda value: base64.b64encode(value).decode("ascii"),
-    Decimal: str,
-    Fraction: lambda value: f"{_digits(value.numerator)}/{_digits(value.denominator)}",
     complex: str,
-    UUID: str,
 }
 
 

@@ -12,7 +12,6 @@ or the working directory for a module, comes first, in the lane and after batchm
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -170,10 +169,11 @@ def _module_file(module: str, cwd: str) -> str | None:
 
 def _no_module(module: str, name: str, cwd: str) -> UnknownFunction:
     import pkgutil
+    from difflib import get_close_matches
 
     package, _, last = module.rpartition(".")
     siblings = [found.name for found in pkgutil.iter_modules([os.path.join(cwd, *package.split("."))])]
-    close = difflib.get_close_matches(last, siblings, 1)
+    close = get_close_matches(last, siblings, 1)
     remedy = f"write {module}.py:{name} for a file, or run from the directory that holds {module.partition('.')[0]}"
     if close:
         remedy = f"did you mean {'.'.join(filter(None, [package, close[0]]))}:{name}?"
@@ -196,8 +196,10 @@ def _no_file(where: str, path: str) -> InputMissing:
         return InputMissing(f"{where} is not a file", f"name a file in it: {where.rstrip('/')}/FILE.py:NAME")
     if not os.path.isdir(folder):
         return InputMissing(f"{where} does not exist", f"there is no directory {os.path.dirname(where)!r}")
+    from difflib import get_close_matches
+
     sources = [entry for entry in sorted(os.listdir(folder)) if entry.endswith(".py")]
-    close = difflib.get_close_matches(base, sources, 1, 0.5)
+    close = get_close_matches(base, sources, 1, 0.5)
     near = os.path.join(os.path.dirname(where), close[0]) if close else ""
     return InputMissing(f"{where} does not exist", f"did you mean {near}?" if near else "check the path")
 

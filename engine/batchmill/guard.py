@@ -6,6 +6,7 @@ with its share of items done, retires at the next item boundary; one far above i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from batchmill.lanes import Lane
@@ -18,6 +19,7 @@ from batchmill.worker import ALARM
 
 FAR_ABOVE = 1.5  # times --worker-memory at which a lane is not waited for any more
 LOOK, CALM_LOOK = 0.2, 1.0  # seconds between looks at memory, with --worker-memory and without
+FIRST_LOOK = 0.1  # seconds till the first of those, without a limit: lanes are up by then, and psutil takes its time
 STOPPED_LOOK = 5.0  # seconds between looks for stopped workers
 SHORT = 0.05  # share of all memory; less than that free is trouble
 _PATIENCE = (0.5, 5.0)  # least and greatest wait between asking an item to raise and killing its lane
@@ -34,8 +36,8 @@ class Guard:
         if settings.timeout is not None:
             patience = min(max(settings.timeout, _PATIENCE[0]), _PATIENCE[1])
             self._watchdog = Watchdog(settings.timeout, patience, 2 * tick)
-        self._next_look = 0.0
-        self._next_stopped_look = STOPPED_LOOK
+        self._next_look = self._next_stopped_look = math.inf
+        self._is_new = True
         self._free: int | None = None
         self._oom_kills = oom_kills()
         self._told: set[int] = set()
@@ -51,6 +53,11 @@ class Guard:
         """Do what is due at `now` (monotonic seconds)."""
         if self._watchdog is not None:
             self._look_at_time(self._watchdog, now)
+        if self._is_new:
+            self._is_new = False
+            has_limit = self._settings.worker_memory is not None or self._settings.min_free_memory is not None
+            self._next_look = now if has_limit else now + FIRST_LOOK
+            self._next_stopped_look = now + STOPPED_LOOK
         if now >= self._next_look:
             self._next_look = now + (CALM_LOOK if self._settings.worker_memory is None else LOOK)
             self._look_at_memory()

@@ -127,11 +127,11 @@ class Loop:
         """Keep the lanes busy until all is done."""
         while not self._is_finished():
             more = not self.stopped and self._fill()
+            self._tick()  # after handing out: it may take as long as starting a lane does
             self._wait(0.0 if more else self._patience())
             while self._inbox:
                 self._handle(self._inbox[0])  # if KeyboardInterrupt comes in here, it is handled again
                 self._inbox.popleft()
-            self._tick()
 
     def _is_finished(self) -> bool:
         if len(self._ledger) or self._scans or self._renders or self._rerender or self._pool.dying:

@@ -6,7 +6,6 @@ So a wrong name can be refused, with the right ones, in a process that must not 
 from __future__ import annotations
 
 import ast
-import difflib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,7 +54,9 @@ class Outline:
 def no_name(name: str, where: str, functions: Iterable[str], known: Iterable[str]) -> UnknownFunction:
     """The error for a `name` that is not in `where`: its remedy has the close names, else the functions there."""
     listed = list(functions)
-    close = difflib.get_close_matches(name, [*listed, *sorted(set(known).difference(listed))], 3)
+    from difflib import get_close_matches  # only after a mistake
+
+    close = get_close_matches(name, [*listed, *sorted(set(known).difference(listed))], 3)
     remedy = "define it there, or name another"
     if close:
         remedy = "did you mean " + " or ".join(close) + "?"

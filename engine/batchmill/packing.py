@@ -10,20 +10,20 @@ import dataclasses
 import datetime as dt
 import functools
 import hashlib
-import pathlib
 import struct
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from enum import Enum
-from fractions import Fraction
-from typing import Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 from msgpack import ExtType, Packer, Timestamp, Unpacker
 
+from batchmill.imported import imported
 from batchmill.unpacking import MAX_EXT_DEPTH, READING, UNWEIGHED, Ext, reason, unpack_value
+
+if TYPE_CHECKING:
+    import pathlib
 
 # A frame's payload is at most 64 MiB; what is held back is room for the head, the id and the columns beside a result.
 MAX_PACKED = (64 << 20) - (256 << 10)
@@ -211,6 +211,8 @@ def _pack_moment(code: int, value: dt.datetime | dt.time) -> ExtType:
 
 
 def _pack_path(value: pathlib.PurePath, level: _Level) -> ExtType:
+    import pathlib
+
     kind = 0 if isinstance(value, pathlib.Path) else 2 if isinstance(value, pathlib.PureWindowsPath) else 1
     return ExtType(Ext.PATH, bytes((kind,)) + str(value).encode("utf-8", "surrogatepass"))
 
@@ -241,9 +243,13 @@ _EXACT: dict[type, _Convert] = {
     dt.timedelta: lambda value, _: ExtType(
         Ext.TIMEDELTA, struct.pack(">iii", value.days, value.seconds, value.microseconds)
     ),
-    Decimal: lambda value, _: ExtType(Ext.DECIMAL, str(value).encode()),
-    Fraction: lambda value, level: ExtType(Ext.FRACTION, level.deeper().pack([value.numerator, value.denominator])),
-    UUID: lambda value, _: ExtType(Ext.UUID, value.bytes),
+}
+_EXACT_ONCE_IMPORTED: dict[str, _Convert] = {
+    "decimal.Decimal": lambda value, _: ExtType(Ext.DECIMAL, str(value).encode()),
+    "fractions.Fraction": lambda value, level: ExtType(
+        Ext.FRACTION, level.deeper().pack([value.numerator, value.denominator])
+    ),
+    "uuid.UUID": lambda value, _: ExtType(Ext.UUID, value.bytes),
 }
 # Subclasses of datetime, Decimal and the like are not here: pandas.Timestamp is one, and would lose its nanoseconds.
 _BASES: tuple[tuple[type, _Convert], ...] = (
@@ -257,7 +263,6 @@ _BASES: tuple[tuple[type, _Convert], ...] = (
     (list, lambda value, _: list(value)),
     (set, _pack_set),
     (frozenset, _pack_set),
-    (pathlib.PurePath, _pack_path),
     (Mapping, lambda value, _: dict(value)),
 )
 
@@ -266,9 +271,14 @@ _BASES: tuple[tuple[type, _Convert], ...] = (
 def _converter(kind: Any) -> _Convert:
     if kind in _EXACT:
         return _EXACT[kind]
-    np: Any = sys.modules.get("numpy")  # never imported for the sake of a value that cannot be its own
+    np: Any = sys.modules.get("numpy")
     if np is not None and (kind in (np.ndarray, np.memmap) or issubclass(kind, np.generic)):
         return _pack_numpy
+    for name, convert in _EXACT_ONCE_IMPORTED.items():
+        if kind is imported(name):
+            return convert
+    if issubclass(kind, imported("pathlib.PurePath") or ()):
+        return _pack_path
     for base, convert in _BASES:
         if issubclass(kind, base):
             return convert

@@ -44,9 +44,9 @@ class RemoteGuard(Guard):
 class RemoteMonitor(Monitor):
     """CPU and memory of the parent, and of all agents and their lanes, as they last said."""
 
-    def __init__(self, parent_pid: int, lanes: RemoteLanes) -> None:
+    def __init__(self, lanes: RemoteLanes) -> None:
         self._lanes_there = lanes
-        super().__init__(parent_pid)
+        super().__init__()
 
     def sample(self, pids: Any) -> Usage:
         """See Monitor.sample."""

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.model import Usage
@@ -174,8 +173,6 @@ def _open_descriptors() -> int:
 
 def machine(*, root: str = "/") -> dict[str, str | int]:
     """What a run is on, for its RUN frame: system, processor, usable cores and what limits them, memory in bytes."""
-    import psutil
-
     system = os.uname()
     cores, source = usable_cores(root=root)
     return {
@@ -183,7 +180,7 @@ def machine(*, root: str = "/") -> dict[str, str | int]:
         "cpu": _processor(root) or system.machine,
         "cores": cores,
         "cores_from": source,
-        "memory": int(psutil.virtual_memory().total),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
     }
 
 
@@ -201,13 +198,11 @@ def _processor(root: str) -> str:
 def versions() -> dict[str, str]:
     """The versions of what runs a batch, for its RUN frame."""
     import msgpack
-    import psutil
 
     return {
         "batchmill": __version__,
         "python": sys.version.split()[0],
         "msgpack": ".".join(map(str, msgpack.version)),
-        "psutil": psutil.__version__,
     }
 
 
@@ -219,7 +214,7 @@ class _Seen:
 
 
 class Monitor:
-    """Samples the CPU and memory of the parent and its lanes.
+    """Samples the CPU and memory of this process, the parent, and its lanes.
 
     `cpu_seconds` is what all of them used since the monitor was made (the lanes' own children included, once those have
     ended), also of lanes that died; `peak_rss` the largest sum of resident bytes seen, in which pages that lanes share
@@ -227,36 +222,34 @@ class Monitor:
     gives seconds.
     """
 
-    def __init__(
-        self, parent_pid: int, clock: Callable[[], float] = time.monotonic, *, offspring: bool = False
-    ) -> None:
-        import psutil
-
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, offspring: bool = False) -> None:
         self.cpu_seconds = 0.0
         self.peak_rss = 0
         self._clock = clock
         self._offspring = offspring
         self._lanes: dict[int, _Seen] = {}
         self._gone = 0.0
-        self._parent = _Seen(psutil.Process(parent_pid))
-        self._look(self._parent, children=False)
-        self._before = self._parent.seconds
+        self._parent: _Seen | None = None  # psutil is not imported before the first lane is on its way
+        self._before = sum(os.times()[:2])
         self._last = (clock(), 0.0)
         self._percent = 0.0
 
     def sample(self, pids: Iterable[int]) -> Usage:
         """Usage now, with `pids` as the lanes; `cpu_percent` is of the time since the last sample (100 = one core)."""
+        import psutil
+
         self._keep(set(pids))
-        self._look(self._parent, children=False)  # its children may be the lanes
+        parent = self._parent = self._parent or _Seen(psutil.Process())
+        self._look(parent, children=False)  # its children may be the lanes
         for seen in self._lanes.values():
             self._look(seen, children=True)
         lanes = list(self._lanes.values())
-        self.cpu_seconds = self._parent.seconds - self._before + self._gone + sum(seen.seconds for seen in lanes)
-        rss = self._parent.rss + sum(seen.rss for seen in lanes)
+        self.cpu_seconds = max(0.0, parent.seconds - self._before) + self._gone + sum(seen.seconds for seen in lanes)
+        rss = parent.rss + sum(seen.rss for seen in lanes)
         if self._offspring:
             rss += sum(map(offspring_memory, self._lanes))
         self.peak_rss = max(self.peak_rss, rss)
-        return Usage(self._since_last(), rss, self._parent.rss, _load())
+        return Usage(self._since_last(), rss, parent.rss, _load())
 
     def _keep(self, pids: set[int]) -> None:
         import psutil
@@ -343,14 +336,19 @@ def _children(pid: int) -> list[int]:
 
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-        lists = [Path(f"/proc/{pid}/task/{task}/children").read_text() for task in tasks]
-        return [int(word) for text in lists for word in text.split()]
+        words = [word for task in tasks for word in _words(f"/proc/{pid}/task/{task}/children")]
+        return list(map(int, words))
     except OSError:  # no Linux, or built without; or one that has gone
         pass
     try:
         return [child.pid for child in psutil.Process(pid).children()]
     except psutil.Error:
         return []
+
+
+def _words(path: str) -> list[str]:
+    with open(path, encoding="ascii") as file:
+        return file.read().split()
 
 
 def private_memory(pid: int) -> int:

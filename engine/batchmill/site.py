@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -74,7 +73,7 @@ class Here:
 
     def monitor(self) -> Monitor:
         """See Site."""
-        return Monitor(os.getpid())
+        return Monitor()
 
     def places(self) -> dict[str, str] | None:
         """See Site."""

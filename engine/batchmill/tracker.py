@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +51,7 @@ class Tracker:
         self._is_matched = not resumes
         self.started = time.time()
         self._begun = time.monotonic()
-        self._monitor = monitor or Monitor(os.getpid())
+        self._monitor = monitor or Monitor()
         self._places = places
         self._usage: Usage | None = None
         self._next_usage = self._begun + USAGE_SECONDS  # a shorter look would tell of chance

@@ -28,19 +28,21 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import math
-import pathlib
 import struct
 import threading
 from collections.abc import Callable
-from decimal import Decimal
 from enum import IntEnum
-from fractions import Fraction
-from typing import Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 from msgpack import unpackb
 
 from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointMismatch
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+    from fractions import Fraction
+    from pathlib import PurePath
+    from uuid import UUID
 
 MAX_EXT_DEPTH = 100  # tuples and sets in each other: two Python frames a level
 MAX_MEMORY = 256 << 20  # estimated size of a value once it is unpacked
@@ -121,14 +123,30 @@ def _read_moment(kind: Any, data: bytes) -> Any:
     return kind.fromisoformat(data[1:].decode("ascii")).replace(fold=data[0])
 
 
+def _read_decimal(data: bytes) -> Decimal:
+    from decimal import Decimal
+
+    return Decimal(data.decode("ascii"))
+
+
+def _read_uuid(data: bytes) -> UUID:
+    from uuid import UUID
+
+    return UUID(bytes=data)
+
+
 def _read_fraction(data: bytes) -> Fraction:
+    from fractions import Fraction
+
     if len(data) > 64 << 10:
         raise ValueError("a fraction of more than 64 KiB")  # its reduction takes quadratic time
     numerator, denominator = _nested(data)
     return Fraction(numerator, denominator)
 
 
-def _read_path(data: bytes) -> pathlib.PurePath:
+def _read_path(data: bytes) -> PurePath:
+    import pathlib
+
     kind = (pathlib.Path, pathlib.PurePosixPath, pathlib.PureWindowsPath)[data[0]]
     return kind(data[1:].decode("utf-8", "surrogatepass"))
 
@@ -169,9 +187,9 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
     Ext.DATE: lambda data: dt.date.fromisoformat(data.decode("ascii")),
     Ext.TIME: functools.partial(_read_moment, dt.time),
     Ext.TIMEDELTA: lambda data: dt.timedelta(*struct.unpack(">iii", data)),
-    Ext.DECIMAL: lambda data: Decimal(data.decode("ascii")),
+    Ext.DECIMAL: _read_decimal,
     Ext.FRACTION: _read_fraction,
-    Ext.UUID: lambda data: UUID(bytes=data),
+    Ext.UUID: _read_uuid,
     Ext.PATH: _read_path,
     Ext.ARRAY: _read_numpy,
     Ext.SCALAR: lambda data: _read_numpy(data)[()],
