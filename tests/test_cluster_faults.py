@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.host import LEASE
+from batchmill.wire import LEASE
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import (
     CHECKPOINT,

@@ -238,7 +238,7 @@ def test_what_was_lost_with_its_machine_waits_from_the_suspect_on_to_run_alone(
     suspect: int, pieces: list[list[int]]
 ) -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 10), lane=0)
+    flight = ledger.hand(chunk(0, 10)._replace(losses=1), lane=0)
     ledger.put(chunk(10, 1))
     ledger.suspect(flight.serial, suspect)
     assert waiting(ledger) == [*pieces, [10]]
@@ -248,10 +248,23 @@ def test_what_was_lost_with_its_machine_waits_from_the_suspect_on_to_run_alone(
     assert len(ledger) == 0
 
 
-def test_a_record_that_was_alone_stays_so_after_its_strike() -> None:
+def test_what_was_lost_with_its_machine_for_the_first_time_runs_again_as_it_was() -> None:
+    """Machines go for many reasons: to run alone there would keep all of one busy."""
     ledger = Ledger(divide)
     ledger.suspect(ledger.hand(chunk(0, 3), lane=0).serial, 1)
-    assert ledger.take(9) == chunk(0, 1)
+    assert waiting(ledger) == [[0, 1, 2]]
+    taken = ledger.take(9)
+    assert taken is not None
+    assert not taken.alone
+    ledger.suspect(ledger.hand(taken, lane=0).serial, 1)
+    assert waiting(ledger) == [[0], [1], [2]]
+    assert [piece.alone for piece in ledger._ready] == [False, True, True]
+
+
+def test_a_record_that_was_alone_stays_so_after_its_strike() -> None:
+    ledger = Ledger(divide)
+    ledger.suspect(ledger.hand(chunk(0, 3)._replace(losses=1), lane=0).serial, 1)
+    assert ledger.take(9) == chunk(0, 1)._replace(losses=1)
     alone = ledger.take(9)
     assert alone is not None
     assert ledger.lost(ledger.hand(alone, lane=0).serial, 0) == Strike(1, 1)

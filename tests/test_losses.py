@@ -37,10 +37,12 @@ class Machines:
         assert found is not None
         return self.ledger.hand(found, lane).serial
 
-    def lose(self, at: tuple[int, int] | None, alone: int = 0, slot: int = 0, stopped: bool = False) -> None:
+    def lose(
+        self, at: tuple[int, int] | None, alone: int = 0, slot: int = 0, *, stopped: bool = False, spared: bool = False
+    ) -> None:
         """The machine of lane `slot` is lost while that runs record `at`: (serial, offset)."""
         lane = Lane(slot, cast("Any", SimpleNamespace(exitcode=None)))
-        lane.machine_lost, lane.alone = "tcp://a:1", alone
+        lane.machine_lost, lane.alone, lane.is_spared = "tcp://a:1", alone, spared
         self.board[COLUMNS * slot] = 0 if at is None else (at[0] << RECORD_BITS) + at[1] + 1
         self._losses.take_back(lane, stopped=stopped)
         assert self._losses.why(lane) == "machine lost"
@@ -51,8 +53,9 @@ class Machines:
         return [(chunk.first, chunk.records, chunk.alone) for chunk in self.ledger._ready]
 
 
-def chunk(first: int, records: int) -> Chunk:
-    return Chunk(first, first + 1, 0, records, b"x\n" * records)
+def chunk(first: int, records: int, losses: int = 1) -> Chunk:
+    """A chunk that was lost before, most likely for no fault of its own."""
+    return Chunk(first, first + 1, 0, records, b"x\n" * records, losses=losses)
 
 
 def test_what_may_have_been_running_runs_alone_next_and_nobody_is_charged() -> None:
@@ -62,6 +65,22 @@ def test_what_may_have_been_running_runs_alone_next_and_nobody_is_charged() -> N
     machines.lose((serial, 2))
     assert machines.waiting == [(0, 2, False), (2, 1, True), (3, 1, True), (4, 1, True), (5, 1, True)]
     assert (machines.refunded, machines.strikes) == (6, [])
+
+
+def test_what_is_lost_for_the_first_time_is_no_suspect_yet() -> None:
+    machines = Machines()
+    serial = machines.hand(chunk(0, 4, losses=0))
+    machines.lose((serial, 2))
+    assert machines.waiting == [(0, 4, False)]
+    assert (machines.refunded, machines.strikes) == (4, [])
+
+
+def test_a_machine_that_left_or_was_cut_off_leaves_no_suspects() -> None:
+    machines = Machines()
+    alone = machines.hand(chunk(0, 1)._replace(alone=True))
+    machines.lose((alone, 0), alone=alone, spared=True)
+    assert machines.waiting == [(0, 1, True)]
+    assert machines.strikes == []
 
 
 def test_where_nothing_was_heard_of_the_first_chunk_its_first_record_may_have_been_running() -> None:

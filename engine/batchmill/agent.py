@@ -3,7 +3,8 @@
     stdin: messages --> [orders] --> Pool, Guard ... Event --> [answers] --> stdout: messages     (wire.py has them)
 
 It lets the run's own Pool and Guard work here, so that blame, time-outs and memory limits are as exact as on one
-machine, and do not wait for a network. It ends, with all its lanes, when stdin does.
+machine, and do not wait for a network. It ends, with all its lanes, when stdin does, or when nothing came from there
+for so long that the run may have its items run elsewhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from batchmill.model import ItemError
 from batchmill.parcel import settle
 from batchmill.pool import PATIENCE, Pool
 from batchmill.resources import Monitor, raise_descriptor_limit, thread_caps, usable_cores
-from batchmill.wire import AgentSetup, Death, framed, pack, read_message, unpack
+from batchmill.wire import PULSE, AgentSetup, Death, framed, pack, read_message, unpack
 from batchmill.worker import LaneSetup, run_chunk
 
 TICK = 0.05  # seconds between looks at the lanes
@@ -38,6 +39,26 @@ _OUTPUT = 1 << 16  # bytes of prints in a message
 _PRINTS = 16  # messages of prints on their way: who prints more waits
 _LAST = 3.0  # seconds for what is to be cleared up when the run is gone
 _TURN = 100  # messages dealt with before the next look at the lanes
+
+
+class Lease:
+    """Whether the run was heard of lately. Counted in the agent's own ticks: while it was stopped itself it heard
+    nothing (TRAPS.md 12). `renew` is for any thread."""
+
+    def __init__(self, seconds: float, now: float) -> None:
+        self._seconds = seconds
+        self._last = now
+        self._silent = 0.0
+
+    def renew(self) -> None:
+        """The run was heard of."""
+        self._silent = 0.0
+
+    def is_over(self, now: float) -> bool:
+        """Whether it was not for all the seconds; to be asked at every tick."""
+        self._silent += min(now - self._last, 2 * TICK)
+        self._last = now
+        return self._silent > self._seconds
 
 
 class Order(NamedTuple):
@@ -111,7 +132,7 @@ class Agent:
         )
         self._pool.ask = self._ask_to_retire
         self._guard = Guard(self._pool, setup.limits, TICK, self._say)
-        self._limits = setup.limits
+        self.lease = Lease(setup.lease, time.monotonic())
         self._monitor = Monitor()
         self._asked: set[Lane] = set()
         self._lowered: list[tuple[float, Lane]] = []
@@ -174,8 +195,7 @@ class Agent:
         try:
             lane = self._pool.start(slot)
         except OSError as error:
-            self._say(f"A worker could not be started: {error}")
-            self._send("gone", slot, 0, Death())
+            self._send("gone", slot, 0, Death(unstarted=str(error)))
             return
         self._send("started", slot, lane.pid)
 
@@ -272,6 +292,8 @@ class Agent:
     # Ticks
 
     def _tick(self, now: float) -> None:
+        if self.lease.is_over(now):
+            self._do_end_of_file()
         self._guard.look(now)
         for lane in self._pool.gone():
             self._gone(lane)
@@ -353,9 +375,11 @@ class Prints:
         os.close(self.descriptor)
 
 
-def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any]) -> None:
+def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any], lease: Lease) -> None:
     while (message := read_message(source.read)) is not None:
-        inbox.put(Order(unpack(message)))
+        lease.renew()
+        if message != PULSE:
+            inbox.put(Order(unpack(message)))
     inbox.put(Order(["end_of_file"]))
     time.sleep(_LAST)  # no lane outlives this process: not even one that hangs is waited for
     os._exit(0)
@@ -379,18 +403,20 @@ def main() -> None:
         while view:
             view = view[target.write(view) or 0 :]
 
-    threading.Thread(target=_read_orders, args=(source, inbox), daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
             agent = Agent(setup, folder, pickle.loads(environ), send, inbox)
+            threading.Thread(target=_read_orders, args=(source, inbox, agent.lease), daemon=True).start()
             send("up", os.getpid())
             agent.run()
-        except BrokenPipeError:
-            pass  # the run, or the worker between us, is gone
-        except Exception as error:
-            import traceback
+    except BrokenPipeError:
+        pass  # the run, or the worker between us, is gone
+    except (OSError, MemoryError) as error:  # no room in its temporary directory, no descriptors, no memory, …
+        send("unfit", f"{type(error).__name__}: {error}")
+    except Exception as error:
+        import traceback
 
-            send("broken", "".join(traceback.format_exception(error)))
+        send("broken", "".join(traceback.format_exception(error)))
 
 
 if __name__ == "__main__":

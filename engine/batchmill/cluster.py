@@ -1,6 +1,6 @@
 """Owns a batch's lanes on a Dask cluster: who is there, an agent on each, messages to and fro. Never runs an item.
 
-    scheduler --who is there--> Cluster --open_session--> host (in a worker) --> agent
+    scheduler --who is there--> Cluster (Members) --open_session--> host (in a worker) --> agent
                                    |                        ^
                                RemoteLanes <--- exchange ---'    straight to the worker, or by way of the scheduler
 
@@ -16,8 +16,7 @@ import pickle
 import sys
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -37,7 +36,8 @@ from batchmill.errors import (
 from batchmill.function import FunctionSpec
 from batchmill.guard import Guard
 from batchmill.lanes import Event
-from batchmill.link import SILENCE, Broken, Call, Link
+from batchmill.link import SILENCE, Call, Link
+from batchmill.members import Members
 from batchmill.model import Wake
 from batchmill.parcel import anchored, collect
 from batchmill.plan import Plan
@@ -46,13 +46,17 @@ from batchmill.remote import Machine, RemoteLanes
 from batchmill.remote_watch import RemoteGuard, RemoteMonitor
 from batchmill.resources import Monitor, machine, usable_cores, versions
 from batchmill.version import __version__
-from batchmill.wire import AgentSetup, pack
+from batchmill.wire import LEASE, AgentSetup, pack
 
 LOOK = 0.5  # seconds between looks at who is there
 JOINING = 60.0  # seconds for a worker to join
-DIRECT = 2.0  # seconds to find out whether workers can be reached from here; and that a look waits for who joins
+DIRECT = 2.0  # seconds to find out whether a worker can be reached from here
+PINGS = 3  # calls to find out how long one takes
+BUSY = 60.0  # seconds that a scheduler which is there may take to answer
+PROBE = 1.0  # seconds for somebody who listens to be seen
+MOMENT = 0.1  # seconds that a process may take from closing its connections to closing its port
+SLACK = 0.5  # seconds for an agent to end after its worker, or its lease
 CLOSING = 3.0  # seconds for agents to end
-STILLBORN = 3  # agents that may end before they were up, in one worker
 
 
 class Cluster:
@@ -69,36 +73,38 @@ class Cluster:
         self._client = connect(plan) if client is None else checked(client)
         self._loop: asyncio.AbstractEventLoop = self._client.loop.asyncio_loop
         self.address = str(self._client.scheduler.address)
-        self._known: dict[str, Machine | None] = {}
-        self._shares: dict[str, int] = {}  # the lanes of those that are joining, or have
-        self._refused: set[str] = set()
-        self._stillborn: Counter[str] = Counter()
+        self._members = Members(plan.settings.workers)
+        self._serving: dict[str, asyncio.Task[None]] = {}  # by worker: one is asked again only when that is over
+        self._links: dict[str, Link] = {}
         self._told: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._talks: set[asyncio.Task[None]] = set()
         self._told_waiting = False
-        self._had_any = False
-        self._is_direct: bool | None = None
         self._places: dict[str, str] = {}
-        self._unfit: BatchmillError | None = None
         self._attending: Future[None] | None = None
         self._output: int | None = None  # a file for what items print
         try:
-            threads = self._await(self._sizes()).values()
+            self.workers = self._members.most(self._await(self._sizes()))
         except BaseException:
             self.close()
             raise
-        wanted = plan.settings.workers
-        self.workers = max(1, min(sum(map(self._share, threads)), wanted if isinstance(wanted, int) else 2**31))
 
     def _await(self, work: Coroutine[Any, Any, Any], patience: float | None = None) -> Any:
         """What a coroutine comes to, in the client's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(patience)
 
-    async def _sizes(self) -> dict[str, int]:
-        """The threads of each worker, by address; raises ClusterLost."""
+    async def _sizes(self, patience: float = SILENCE) -> dict[str, int]:
+        """The threads of each worker, by address; raises ClusterLost when the scheduler has gone, or has not answered
+        for so long: it may be busy with somebody else's graph."""
+        asking = asyncio.ensure_future(self._client.scheduler.ncores(workers=None))
+        deadline = time.monotonic() + patience
+        while not asking.done() and time.monotonic() < deadline:
+            await asyncio.wait([asking], timeout=SILENCE / 5)
+            if not asking.done() and await is_refused(self.address):
+                break
         try:
-            found: dict[str, int] = await asyncio.wait_for(self._client.scheduler.ncores(workers=None), SILENCE)
+            if not asking.done():
+                asking.cancel()
+                raise asyncio.TimeoutError
+            found: dict[str, int] = asking.result()
         except Exception as error:  # what a broken connection raises differs
             raise lost(self.address, error, self._plan.checkpoint) from error
         return found
@@ -180,9 +186,10 @@ class Cluster:
                 self._client.close(timeout=CLOSING)
 
     async def _leave(self) -> None:
-        if self._talks:
-            await asyncio.wait(self._talks, timeout=CLOSING)
-        for task in (*self._talks, *self._tasks):
+        tasks = list(self._serving.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSING)
+        for task in tasks:
             task.cancel()
 
     # Who is there
@@ -191,60 +198,32 @@ class Cluster:
         """Look who comes and goes, until the run is over."""
         try:
             while not self._lanes.is_closed:
-                sizes = await self._sizes()
-                for name in self._known.keys() - sizes.keys():
-                    self._leave_out(name, "it left the cluster")
-                joining = [
-                    self._start(self._join(name)) for name, threads in sizes.items() if self._take(name, threads)
-                ]
-                if joining:  # one that hangs does not keep the others
-                    await asyncio.wait(joining, timeout=DIRECT)
-                self._mind_absence(sizes.keys())
+                sizes = await self._sizes(patience=BUSY)
+                for name in self._members.left(sizes):
+                    if name in self._links:
+                        self._links[name].depart("it left the cluster")
+                free = {name: threads for name, threads in sizes.items() if name not in self._serving}
+                for name, lanes in self._members.invite(free, time.monotonic()).items():
+                    self._start(name, self._serve(name, lanes))
+                self._mind_absence()
                 await asyncio.sleep(LOOK)
         except BatchmillError as error:
             self._lanes.fail(error)
         except Exception as error:
             self._lanes.fail(lost(self.address, error, self._plan.checkpoint))
 
-    def _take(self, name: str, threads: int) -> bool:
-        """Whether a worker is to join: it is new, and lanes are wanted."""
-        if name in self._known:
-            return False
-        share, wanted = self._share(threads), self._plan.settings.workers
-        if isinstance(wanted, int):
-            share = min(share, wanted - sum(self._shares.values()))
-        if share > 0:
-            self._known[name], self._shares[name] = None, share
-        return share > 0
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._serving[name] = asyncio.ensure_future(work)
+        task.add_done_callback(lambda _: self._serving.pop(name))
 
-    def _share(self, threads: int) -> int:
-        """How many lanes a worker of so many threads may have: one a thread, a share of them, or at most -j."""
-        wanted = self._plan.settings.workers
-        if wanted == "auto":
-            return threads
-        if isinstance(wanted, str):
-            return max(1, int(threads * float(wanted.rstrip("%")) / 100 + 1e-9))
-        return min(threads, wanted)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def _leave_out(self, name: str, why: str) -> None:
-        machine = self._known.pop(name, None)
-        self._shares.pop(name, None)
-        if machine is not None:
-            machine.lose(why)
-
-    def _mind_absence(self, names: Collection[str]) -> None:
-        """Say once that there is nobody; end the run where all there are never could work for it."""
-        if self._lanes.machines:
-            self._had_any, self._told_waiting = True, False
-        elif self._unfit is not None and not self._had_any and self._refused.issuperset(names):
-            self._lanes.fail(self._unfit)
-        elif not self._told_waiting:
+    def _mind_absence(self) -> None:
+        """Say once that there is nobody; end the run where all there are cannot work for it, and nobody ever could."""
+        error = self._members.unfit
+        if any(machine.is_up for machine in self._lanes.machines):
+            self._told_waiting = False
+        elif error is not None and not self._lanes.was_used:
+            self._lanes.fail(error)
+        elif not (self._told_waiting or self._members.are_coming):
             self._told_waiting = True
             self._tell(f"Waiting for workers of {self.address}")
 
@@ -256,39 +235,91 @@ class Cluster:
             self._told.add(sentence)
             self._tell(sentence)
 
-    async def _join(self, name: str) -> None:
-        """Start an agent in a worker, if it can work for this run."""
+    async def _serve(self, name: str, lanes: int) -> None:
+        """A worker's part in the run, from its invitation to its end."""
         try:
-            await asyncio.wait_for(self._open(name), JOINING)
+            machine, link = await asyncio.wait_for(self._open(name, lanes), JOINING)
         except ClusterUnfit as error:
             self._refuse(name, error)
         except Exception as error:
-            if "No module named 'batchmill" in str(error):  # a text is all that Dask leaves of what it was
-                remedy = f"install it there: pip install batchmill=={__version__}"
-                self._refuse(name, ClusterUnfit(f"worker {name} has no batchmill", remedy))
-                return
-            self._leave_out(name, "")  # it has gone again, most likely
-            self._tell_once(f"Worker {name} cannot be used: {type(error).__name__}: {error}".rstrip(": "))
+            self._failed(name, error)
+        else:
+            self._links[name] = link
+            if not self._members.has(name):
+                link.depart("it left the cluster")
+            try:
+                await self._talk(name, machine, link)
+            except Exception as error:
+                self._lanes.fail(LanesLost(f"messages of {name}: {error!r}", "this is a defect of batchmill"))
+            finally:
+                del self._links[name]
 
-    async def _open(self, name: str) -> None:
+    async def _open(self, name: str, lanes: int) -> tuple[Machine, Link]:
+        """Start an agent in a worker, if it can work for this run."""
         facts = (await self._client.run(host.describe, workers=[name]))[name]
         self._check(name, facts)
         session = uuid.uuid4().hex
-        slots = self._lanes.reserve(facts["host"], self._shares[name])
-        setup = pickle.dumps(replace(self._setup, slots=slots))
-        await self._client.run(host.open_session, session, setup, workers=[name])
-        link = Link(self._loop, await self._way_to(name, session))
-        machine = self._known[name] = self._lanes.add(name, facts["host"], link, slots)
-        talk = self._start(self._talk(name, machine, link))
-        self._talks.add(talk)
-        talk.add_done_callback(self._talks.discard)
+        slots = self._lanes.reserve(facts["host"], lanes)
+        try:
+            setup = pickle.dumps(replace(self._setup, slots=slots))
+            await self._client.run(host.open_session, session, setup, workers=[name])
+            call, round_trip = await self._way_to(name, session)
+        except BaseException:
+            self._lanes.release(facts["host"], slots)
+            raise
+        link = Link(self._loop, call)
+        return self._lanes.add(name, facts["host"], link, slots, round_trip=round_trip), link
 
-    def _refuse(self, name: str, error: ClusterUnfit) -> None:
-        self._known[name] = None  # not to be asked again
-        self._shares.pop(name, None)
-        self._refused.add(name)
-        self._unfit = self._unfit or error
-        self._tell(str(error))
+    async def _talk(self, name: str, machine: Machine, link: Link) -> None:
+        """Pass messages to and fro until the worker's part is over."""
+
+        def take(message: bytes) -> None:
+            was_up = machine.is_up
+            machine.receive(message)
+            if machine.is_up and not was_up and self._members.has(name):
+                self._members.joined(name)
+
+        parting = await link.talk(take)
+        if self._lanes.is_closed:
+            return
+        if await is_refused(self.address):  # then it is not the worker that is to blame
+            self._lanes.fail(lost(self.address, OSError(), self._plan.checkpoint))
+            return
+        if not parting.is_over:
+            await self._await_end(name, link, take)
+        machine.lose(parting.why, is_suspicious=parting.is_suspicious)
+        if machine.unfit is not None:
+            self._refuse(name, machine.unfit)
+        elif self._members.is_in(name):
+            self._members.lost(name)
+        else:
+            self._failed(name, OSError(f"{parting.why} before it was up"))
+
+    async def _await_end(self, name: str, link: Link, take: Callable[[bytes], None]) -> None:
+        """Wait till nothing runs there any more, for then it may run elsewhere: the agent says so, or its worker's
+        process has gone, or nobody has asked for it till its lease was over."""
+        await asyncio.sleep(MOMENT)
+        if not await is_refused(name) and await link.leave(pack("bye"), take):
+            return
+        while time.monotonic() < link.asked + LEASE and not await is_refused(name):
+            await asyncio.sleep(MOMENT)
+        await asyncio.sleep(SLACK)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """A worker could not join; it may be able to later, unless it lacks batchmill."""
+        if "No module named 'batchmill" in str(error):  # a text is all that Dask leaves of what it was
+            remedy = f"install it there: pip install batchmill=={__version__}"
+            self._refuse(name, ClusterUnfit(f"worker {name} has no batchmill", remedy))
+        elif self._members.has(name):  # else it has gone again
+            said = f"worker {name} cannot be used: {type(error).__name__}: {error}".rstrip(": ")
+            unfit = ClusterUnfit(said, "look at what it has written to its log")
+            if self._members.failed(name, time.monotonic(), unfit):
+                self._tell(str(unfit))
+
+    def _refuse(self, name: str, error: BatchmillError) -> None:
+        if self._members.has(name):
+            self._members.refused(name, error)
+            self._tell(str(error))
 
     def _check(self, name: str, facts: dict[str, Any]) -> None:
         """Raise ClusterUnfit for a worker that cannot take part; warn of one that may give other results."""
@@ -305,20 +336,20 @@ class Cluster:
 
     # Messages
 
-    async def _way_to(self, name: str, session: str) -> Call:
-        """How to call the agent's host in a worker: straight if that can be reached from here; the time it takes."""
-        direct, proxied = self._direct(name, session), self._proxied(name, session)
-        if self._is_direct is not False:
-            try:
-                await asyncio.wait_for(direct(), DIRECT)
-                self._is_direct = True
-            except (OSError, asyncio.TimeoutError):
-                self._is_direct = False
-        call = direct if self._is_direct else proxied
-        begun = time.perf_counter()
-        await call()
-        self._lanes.round_trip = max(self._lanes.round_trip, time.perf_counter() - begun)
-        return call
+    async def _way_to(self, name: str, session: str) -> tuple[Call, float]:
+        """How to call the agent's host in a worker: straight if it can be reached from here, else by way of the
+        scheduler; and the least time that this took."""
+        call = self._direct(name, session)
+        try:
+            await asyncio.wait_for(call(), DIRECT)
+        except (OSError, asyncio.TimeoutError):
+            call = self._proxied(name, session)
+        tries = []
+        for _ in range(PINGS):
+            begun = time.perf_counter()
+            await call()
+            tries.append(time.perf_counter() - begun)
+        return call, min(tries)
 
     def _direct(self, name: str, session: str) -> Call:
         async def call(**message: Any) -> dict[str, Any]:
@@ -335,30 +366,18 @@ class Cluster:
 
         return call
 
-    async def _talk(self, name: str, machine: Machine, link: Link) -> None:
-        """Pass messages to and fro until the agent has ended, or cannot be reached."""
-        why = ""
-        try:
-            await link.talk(machine.receive)
-        except Broken as error:
-            why = str(error)
-        except Exception as error:  # a defect of ours
-            self._lanes.fail(LanesLost(f"messages of {name}: {error!r}", "this is a defect of batchmill"))
-        if self._lanes.is_closed:
-            return
-        try:
-            await self._sizes()  # if the scheduler is gone too, it is not the worker that is to blame
-        except ClusterLost as error:
-            self._lanes.fail(error)
-            return
-        machine.lose(why or "its agent ended")
-        if self._known.get(name) is machine:
-            self._leave_out(name, "")
-            self._stillborn[name] += not (machine.is_up or why)
-            if self._stillborn[name] == STILLBORN:
-                remedy = "look at what that worker has written to its log"
-                self._refuse(name, ClusterUnfit(f"the agents in worker {name} end before they are up", remedy))
-        await link.leave(pack("bye"))
+
+async def is_refused(address: str) -> bool:
+    """Whether nobody listens at a tcp:// or tls:// address: the process that did has gone."""
+    where, _, port = address.partition("://")[2].rpartition(":")
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(where.strip("[]"), int(port)), PROBE)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError, asyncio.TimeoutError):  # it may be out of reach from here
+        return False
+    writer.close()
+    return False
 
 
 def checked(client: Any) -> Any:

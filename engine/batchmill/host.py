@@ -5,7 +5,7 @@
 
 Dask's tasks run in threads that cannot be killed, or in daemonic processes that may have no children; the agent is a
 process of its own. It dies with the worker (its stdin ends), and when the run has not asked for so long that it must be
-gone or cut off (LEASE): then nothing it was running can be running elsewhere.
+gone or cut off (LEASE): the run waits that long before it has anything run elsewhere.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from collections import deque
 from typing import Any
 
 from batchmill.version import __version__
-from batchmill.wire import framed, read_message
+from batchmill.wire import LEASE, PULSE, framed, read_message
 
 HANDLER = "batchmill_exchange"
-LEASE = 15.0  # seconds that an agent lives on without being asked
+_BEAT = 1.0  # seconds between two pulses
+_FAREWELL = 1.0  # seconds for a run to hear that this worker is leaving
 _MOST = 8 << 20  # bytes in an answer, unless a single message is larger
 
 _hosts: dict[str, Host] = {}
@@ -44,6 +45,9 @@ class Host:
         self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._asked = time.monotonic()
         self._is_abandoned = False
+        self._next_beat = 0.0
+        self._parted = asyncio.Event()  # the run knows that this worker is leaving
+        self.is_leaving = False
         self.is_over = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "batchmill.agent"],
@@ -99,25 +103,47 @@ class Host:
         with self._room:
             self._is_abandoned = True
             self._room.notify()
-        self._orders.put(None)
+        self._orders.put(None)  # an agent that hangs ends by itself: it has a lease too
         try:
             self._process.wait(LEASE)
         except subprocess.TimeoutExpired:
             self._process.kill()
 
-    async def exchange(self, orders: list[bytes], wait: float) -> list[bytes]:
-        """Send messages to the agent; then those it has sent, waiting for them at most `wait` seconds."""
+    async def exchange(self, orders: list[bytes], wait: float) -> dict[str, Any]:
+        """Send messages to the agent; then those it has sent, waiting for them at most `wait` seconds (0: none)."""
         self._asked = time.monotonic()
+        if self._asked >= self._next_beat:
+            self._next_beat = self._asked + _BEAT
+            self._orders.put(PULSE)
         for order in orders:
             self._orders.put(order)
-        if wait and not self._messages and not self.is_over:
+        if wait and not (self._messages or self.is_over or self.is_leaving):
             self._arrived.clear()
             try:
                 await asyncio.wait_for(self._arrived.wait(), wait)
             except asyncio.TimeoutError:
                 pass
-            self._asked = time.monotonic()
-        return self._take() if wait else []
+        # Asked first: when it is over, nothing comes after what is taken.
+        is_over = self.is_over
+        messages = self._take() if wait else []
+        over = is_over and wait > 0 and not self._messages
+        if self.is_leaving and wait:
+            self._parted.set()
+        return {
+            "messages": messages,
+            "over": over,
+            "status": self._process.returncode if over else None,
+            "leaving": self.is_leaving,
+        }
+
+    async def leave(self) -> None:
+        """The worker is closing: tell the run, and give it a moment to hear it."""
+        self.is_leaving = True
+        self._arrived.set()
+        try:
+            await asyncio.wait_for(self._parted.wait(), _FAREWELL)
+        except asyncio.TimeoutError:
+            pass
 
     def _take(self) -> list[bytes]:
         taken: list[bytes] = []
@@ -151,19 +177,35 @@ def describe() -> dict[str, Any]:
     }
 
 
-def open_session(session: str, setup: bytes, dask_worker: Any) -> None:
+async def open_session(session: str, setup: bytes, dask_worker: Any) -> None:
     """Start an agent in this worker."""
-    dask_worker.handlers[HANDLER] = exchange
+    if HANDLER not in dask_worker.handlers:
+        dask_worker.handlers[HANDLER] = exchange
+        await dask_worker.plugin_add(_farewell(), name=HANDLER)
     _hosts[session] = Host(session, setup, asyncio.get_running_loop())
 
 
+def _farewell() -> Any:
+    """A plugin for the worker, which says goodbye to all runs when that closes."""
+    from distributed import WorkerPlugin
+
+    class Farewell(WorkerPlugin):  # type: ignore[misc]
+        async def teardown(self, worker: Any) -> None:
+            await asyncio.gather(*(host.leave() for host in _hosts.values()))
+
+    return Farewell()
+
+
 async def exchange(session: str, orders: list[bytes] | tuple[bytes, ...] = (), wait: float = 0.0) -> dict[str, Any]:
-    """See Host.exchange. The answer has `messages`, and `over` once there will be no more."""
+    """See Host.exchange.
+
+    The answer has `messages`; `over` once there will be no more, and then the exit `status` of the agent (None where it
+    was given up); `leaving` when the worker is closing.
+    """
     host = _hosts.get(session)
     if host is None:
-        return {"messages": [], "over": True}
-    messages = await host.exchange(list(orders), wait)
-    over = host.is_over and wait > 0 and not messages
-    if over:
+        return {"messages": [], "over": True, "status": None, "leaving": False}
+    answer = await host.exchange(list(orders), wait)
+    if answer["over"]:
         _hosts.pop(session, None)
-    return {"messages": messages, "over": over}
+    return answer

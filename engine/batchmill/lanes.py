@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
+from batchmill.errors import BatchmillError
 from batchmill.worker import COLUMNS, NO_LIMIT, RECORD_BITS
 
 LATE = 2.0  # seconds after which a broken executor's thread is not waited for any more
@@ -78,6 +79,8 @@ class Lane:
         self.disconnected = False
         self.alone = 0  # the serial of the chunk for which all of its machine was cleared
         self.machine_lost = ""  # the name of its machine, if that was lost with all its lanes
+        self.is_spared = False  # that machine is known not to be lost because of what ran there
+        self.unstarted = ""  # why its process could not be started, where that was found out later
         self.items = 0  # answered for, in all
         self.rss = 0  # bytes, when it was last looked at
         self.pid = 0
@@ -88,8 +91,6 @@ class Lane:
 
 class Lanes:
     """The lanes of a run, by slot. `put` takes Events, from any thread. `board` has COLUMNS numbers per slot."""
-
-    round_trip = 0.0  # seconds that a message takes there and back, beyond what it takes on this machine
 
     def __init__(self, size: int, put: Callable[[Event], None], board: memoryview[int] | list[int]) -> None:
         self.size = size
@@ -151,6 +152,19 @@ class Lanes:
         """Let the lane start anything again: it has answered all that the limit was for."""
         self._board[COLUMNS * lane.slot + 1] = NO_LIMIT
         lane.lowered = False
+
+    def unfit(self, lane: Lane, error: BatchmillError) -> BatchmillError | None:
+        """A lane cannot come up, for that reason, though others have: what is to end the run, None to go on without."""
+        return error
+
+    def place(self, lane: Lane) -> str:
+        """The machine that the lane is on; "" is this one."""
+        return ""
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds that a message takes there and back, beyond what it takes on this machine."""
+        return 0.0
 
     def has_seen(self, lane: Lane) -> bool:
         """Whether a lane that was up a moment after its limit was lowered is known to have seen it."""

@@ -9,11 +9,11 @@ A chunk in flight (a flight) moves by this table; any other event raises Illegal
     SHORT      returned   over      as above; what was taken back is no longer its business
     HANDED     lost       over      the suspect gets a strike; everything goes back, the suspect alone
     SHORT      lost       over      the same
-    HANDED     suspect    over      everything goes back, to run alone from the suspect on
+    HANDED     suspect    over      everything goes back; the second time, to run alone from the suspect on
     SHORT      suspect    over      the same
 
-Blame (TRAPS.md 10): the record on the board gets the strike. A lane that died with no record on the board counts
-against its chunk; the second time the chunk's records go one by one.
+Blame (TRAPS.md 10): the record on the board gets the strike. A lane that died with no record on the board, or with all
+of its machine, counts against its chunk; the second time the chunk's records go one by one.
 """
 
 from __future__ import annotations
@@ -176,12 +176,15 @@ class Ledger:
     def suspect(self, serial: int, offset: int) -> None:
         """The machine of flight `serial` was lost, and one of its records from `offset` on may be why.
 
-        Everything waits again, first in line; those records are to run alone on their machine, in pieces of 1, 1, 2, 4,
-        …: most likely it was the first one.
+        Everything waits again, first in line. Machines go for many reasons, and to run alone keeps a whole one busy:
+        only what was lost before (or was alone already) does, in pieces of 1, 1, 2, 4, …: most likely it was the first.
         """
         flight = self._flight(serial)
         chunk = flight.chunk
         del self._flights[serial]
+        if not (chunk.losses or chunk.alone) and chunk.records:
+            self._ready.appendleft(chunk._replace(losses=1))
+            return
         for cut in doubling(offset, chunk.records) if offset < chunk.records else ():
             chunk, rest = self.divide(chunk, cut) if cut else (chunk._replace(records=0), chunk)
             self._ready.appendleft(rest._replace(alone=True))

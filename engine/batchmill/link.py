@@ -1,5 +1,7 @@
 """Owns passing messages to one agent in a Dask worker, and its messages back. Never looks into a message.
 
+    Link.talk --ask(orders), ask(wait)--> host.exchange ... --> Parting: why it ended, and whether the agent has
+
 All of it runs in the event loop of the Dask client, but `send` and `close`.
 """
 
@@ -9,22 +11,39 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
+
+from batchmill.blame import describe_exit
 
 POLL = 2.0  # seconds that a question for messages waits for one
 SILENCE = 10.0  # seconds without an answer after which a worker, or the scheduler, counts as lost
 HANGS = 60.0  # seconds without a word after which an agent does; it has something to say each second
+ENDING = 4.0  # seconds for an agent to end when it is told to
 _MOST = 8 << 20  # bytes in one message to a worker, unless a single order is larger
 
 Call = Callable[..., Coroutine[Any, Any, dict[str, Any]]]  # of host.exchange
 
 
+class Parting(NamedTuple):
+    """Why an agent is not talked to any more.
+
+    `is_over`: it has ended, with its lanes. `is_suspicious`: what it was running may be the cause.
+    """
+
+    why: str
+    is_over: bool = False
+    is_suspicious: bool = True
+
+
 class Broken(Exception):
-    """The way to an agent, or the agent, is no more; says why."""
+    """The way to an agent is no more; says why."""
 
 
 class Link:
-    """What is sent goes in order, as much at a time as has come together. See remote.Link."""
+    """What is sent goes in order, as much at a time as has come together. See remote.Link.
+
+    `asked` is when the agent was last asked for anything, in monotonic seconds.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
         self._loop = loop
@@ -32,6 +51,8 @@ class Link:
         self._orders: deque[bytes] = deque()
         self._ready = asyncio.Event()
         self._is_closing = False
+        self._departure: asyncio.Future[Parting] = loop.create_future()
+        self.asked = time.monotonic()
 
     def send(self, message: bytes) -> None:
         """See remote.Link."""
@@ -49,19 +70,30 @@ class Link:
         except RuntimeError:
             pass  # the client is closed
 
-    async def talk(self, take: Callable[[bytes], None]) -> None:
-        """Pass messages to and fro until the agent has ended; raises Broken where it cannot be reached."""
+    def depart(self, why: str) -> None:
+        """Let `talk` end: the worker is known to be going, whatever runs there."""
+        if not self._departure.done():
+            self._departure.set_result(Parting(why, is_suspicious=False))
+
+    async def talk(self, take: Callable[[bytes], None]) -> Parting:
+        """Pass messages to and fro until the agent has ended, cannot be reached, or its worker goes; why."""
         sending = asyncio.ensure_future(self._deliver())
         receiving = asyncio.ensure_future(self._receive(take))
+        ends: list[asyncio.Future[Any]] = [sending, receiving, self._departure]
         try:
-            await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if self._departure.done():
+                return self._departure.result()
             if not receiving.done():
-                sending.result()
-            await receiving
+                sending.result()  # it ends before the other only where it breaks, or the link is closed
+            return await receiving
+        except Broken as error:
+            return Parting(str(error))
         finally:
             sending.cancel()
             receiving.cancel()
             await asyncio.gather(sending, receiving, return_exceptions=True)
+            self._orders.clear()
 
     async def _deliver(self) -> None:
         """Send what there is, until closed."""
@@ -77,8 +109,8 @@ class Link:
             if batch:
                 await self._ask(orders=batch)
 
-    async def _receive(self, take: Callable[[bytes], None]) -> None:
-        """Take what comes, until the agent has ended."""
+    async def _receive(self, take: Callable[[bytes], None]) -> Parting:
+        """Take what comes, until there is no more."""
         heard = time.monotonic()
         while True:
             answer = await self._ask(POLL + SILENCE, wait=POLL)
@@ -86,11 +118,14 @@ class Link:
                 take(message)
                 heard = time.monotonic()
             if answer["over"]:
-                return
+                return _ended(answer["status"])
+            if answer["leaving"]:
+                return Parting("it is leaving the cluster", is_suspicious=False)
             if time.monotonic() - heard > HANGS:
-                raise Broken(f"its agent has said nothing for {HANGS:g} s")
+                return Parting(f"its agent has said nothing for {HANGS:g} s")
 
     async def _ask(self, patience: float | None = None, **message: Any) -> dict[str, Any]:
+        self.asked = time.monotonic()
         try:
             return await asyncio.wait_for(self._call(**message), patience)
         except asyncio.TimeoutError:
@@ -100,9 +135,25 @@ class Link:
         except Exception as error:  # whatever it was there, or at the scheduler
             raise Broken(f"{type(error).__name__}: {error}") from error
 
-    async def leave(self, message: bytes) -> None:
-        """Send a last message, if that can be done soon: the agent is given up."""
+    async def leave(self, message: bytes, take: Callable[[bytes], None]) -> bool:
+        """Send a last message, which ends the agent, and take what it still says; whether it is known to have ended."""
+        deadline = time.monotonic() + ENDING
+        orders = [message]
         try:
-            await asyncio.wait_for(self._call(orders=[message]), POLL)
-        except Exception:
-            pass  # as it seemed: it cannot be reached
+            while time.monotonic() < deadline:
+                answer = await self._ask(POLL, orders=orders, wait=POLL / 2)
+                for said in answer["messages"]:
+                    take(said)
+                if answer["over"]:
+                    return True
+                orders = []
+        except Broken:
+            pass
+        return False
+
+
+def _ended(status: int | None) -> Parting:
+    """How an agent ended: its exit status, None where its host had given it up."""
+    if status is None:
+        return Parting("it was not asked for too long, and has ended what it ran", is_over=True, is_suspicious=False)
+    return Parting(f"its agent {describe_exit(status)}", is_over=True)

@@ -34,7 +34,7 @@ class Losses:
         running = self._pool.running(lane)
         flights = sorted(self._ledger.on_lane(lane.slot), key=lambda flight: flight.serial)
         if lane.machine_lost:
-            self._machine_lost(lane, flights, running, blame=not stopped)
+            self._machine_lost(lane, flights, running, blame=not (stopped or lane.is_spared))
             return
         for flight in reversed(flights):
             current = flight.serial == running[0] if running is not None else flight is flights[0]
@@ -47,8 +47,8 @@ class Losses:
     def _machine_lost(self, lane: Lane, flights: list[Flight], running: tuple[int, int] | None, *, blame: bool) -> None:
         """All lanes of a machine are gone at once, and what they ran last is known only as it was a moment before.
 
-        Whatever may have been running is suspect, and runs alone on its machine next time; an item that was alone, and
-        was lost with another machine, is charged.
+        Whatever may have been running is suspect, and the second time runs alone on its machine; an item that was alone
+        and is lost again is charged.
         """
         for flight in reversed(flights):
             chunk, reached = flight.chunk, running if running is not None else (flights[0].serial, 0)

@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 from batchmill import worker
 from batchmill.desk import Desk
-from batchmill.errors import BatchmillError, LanesLost
+from batchmill.errors import BatchmillError, ClusterUnfit, LanesLost
 from batchmill.lanes import Event, Lane, Lanes
+from batchmill.model import plural
 from batchmill.wire import Death, pack, pickled, unpack
 from batchmill.worker import COLUMNS, NO_LIMIT
 
@@ -111,12 +112,18 @@ class RemoteExecutor:
 
 
 class Machine:
-    """An agent and its lanes, in `slots`. `name` is what people know it by, `host` where it is."""
+    """An agent and its lanes, in `slots`. `name` is what people know it by, `host` where it is; a message takes
+    `round_trip` seconds there and back."""
 
-    def __init__(self, lanes: RemoteLanes, name: str, host: str, link: Link, slots: range) -> None:
+    def __init__(
+        self, lanes: RemoteLanes, name: str, host: str, link: Link, slots: range, *, round_trip: float
+    ) -> None:
         self.name = name
         self.host = host
         self.slots = slots
+        self.round_trip = round_trip
+        self.spent: set[int] = set()  # slots in which no process can be started
+        self.unfit: BatchmillError | None = None  # why it cannot work for this run
         self.is_up = False
         self.is_lost = False
         self.is_short = False  # of memory
@@ -138,11 +145,16 @@ class Machine:
         word, *rest = unpack(message)
         getattr(self, f"_on_{word}")(*rest)
 
-    def lose(self, why: str) -> None:
-        """The machine, or the way to it, is lost, with all its lanes."""
+    def lose(self, why: str, *, is_suspicious: bool = True) -> None:
+        """The machine, or the way to it, is lost, with all its lanes; `is_suspicious`: what ran may be the cause."""
         if not self.is_lost:
             self.is_lost = True
-            self._lanes.lose(self, why)
+            self._lanes.lose(self, why, is_suspicious and self.unfit is None)
+
+    def refuse(self, error: BatchmillError) -> None:
+        """It cannot work for this run: let its agent end."""
+        self.unfit = self.unfit or error
+        self.close()
 
     def close(self) -> None:
         """Let the agent end."""
@@ -187,7 +199,7 @@ class Machine:
         if lane is not None:
             self._lanes.publish(self, [slot, number])
             death = self._lanes.executor(lane).death = Death(*told)
-            lane.disconnected = death.disconnected
+            lane.disconnected, lane.unstarted = death.disconnected, death.unstarted
             self._lanes.end(lane)
 
     def _on_output(self, data: bytes) -> None:
@@ -195,6 +207,9 @@ class Machine:
 
     def _on_message(self, text: str) -> None:
         self._lanes.later(lambda: self._lanes.say(f"{self.name}: {text}"))
+
+    def _on_unfit(self, text: str) -> None:
+        self.refuse(ClusterUnfit(f"worker {self.name} cannot have lanes: {text}", "look at what it lacks there"))
 
     def _on_broken(self, text: str) -> None:
         self._lanes.fail(LanesLost(f"the agent at {self.name} broke:\n{text}", "this is a defect of batchmill"))
@@ -223,6 +238,7 @@ class RemoteLanes(Lanes):
         self._wake = wake
         self._output = output
         self._machines: list[Machine] = []
+        self._left: list[tuple[str, range]] = []  # host and slots of those that are no more
         self._by_slot: dict[int, Machine] = {}
         self._living: dict[int, Lane] = {}  # until their end was heard of
         self._later: deque[Callable[[], None]] = deque()
@@ -231,13 +247,14 @@ class RemoteLanes(Lanes):
         self._check = check
         self.say = say
         self.lost_cpu = 0.0
+        self.was_used = False  # a lane came up, and was given something
         self.is_closed = False
 
     # Machines
 
-    def add(self, name: str, host: str, link: Link, slots: range) -> Machine:
+    def add(self, name: str, host: str, link: Link, slots: range, *, round_trip: float = 0.0) -> Machine:
         """A machine with room for lanes in those slots; it has them when it says that it is up."""
-        machine = Machine(self, name, host, link, slots)
+        machine = Machine(self, name, host, link, slots, round_trip=round_trip)
         self._by_slot.update(dict.fromkeys(machine.slots, machine))
         self._machines.append(machine)
         self.size += len(slots)
@@ -246,14 +263,20 @@ class RemoteLanes(Lanes):
     def reserve(self, host: str, lanes: int) -> range:
         """New slots for a machine; or those of a machine of the same host that was lost, and has been dealt with."""
         taken = [lane.slot for lane in (*list(self.lanes.values()), *list(self._dying))]
-        for lost in self._machines:
-            is_free = lost.is_lost and not any(slot in lost.slots for slot in taken)
-            if is_free and lost.host == host and len(lost.slots) == lanes:
-                self._machines.remove(lost)
-                return lost.slots
+        for where, slots in self._left:
+            if where == host and len(slots) == lanes and not any(slot in slots for slot in taken):
+                self.release(where, slots, again=True)
+                return slots
         first = len(self._slots) // COLUMNS
         self._slots.extend([0] * COLUMNS * lanes)
         return range(first, first + lanes)
+
+    def release(self, host: str, slots: range, *, again: bool = False) -> None:
+        """Slots that were reserved are free for another machine of that host; or are taken `again`."""
+        if again:
+            self._left.remove((host, slots))
+        else:
+            self._left.append((host, slots))
 
     @property
     def machines(self) -> Sequence[Machine]:
@@ -264,14 +287,16 @@ class RemoteLanes(Lanes):
         """Where a lane is."""
         return self._by_slot[lane.slot]
 
-    def lose(self, machine: Machine, why: str) -> None:
+    def lose(self, machine: Machine, why: str, is_suspicious: bool) -> None:
         """A machine is lost: so are its lanes."""
-        self.size -= len(machine.slots)
+        self.size -= len(machine.slots) - len(machine.spent)
         self.lost_cpu += machine.cpu_seconds
+        self._machines.remove(machine)
+        self.release(machine.host, machine.slots)
         if not self.is_closed:
             self.later(lambda: self.say(f"Lost {machine.name}: {why}"))
         for lane in [lane for slot, lane in list(self._living.items()) if slot in machine.slots]:
-            lane.machine_lost = machine.name
+            lane.machine_lost, lane.is_spared = machine.name, not is_suspicious
             lane.alone = machine.alone
             self.end(lane)
         self.wake()
@@ -331,7 +356,8 @@ class RemoteLanes(Lanes):
         if len(self.lanes) + len(self._dying) >= self.size:
             return []
         taken = self.lanes.keys() | {lane.slot for lane in self._dying}
-        return [slot for machine in self.machines if machine.is_up for slot in machine.slots if slot not in taken]
+        able = [machine for machine in self.machines if machine.is_up and machine.unfit is None]
+        return [slot for one in able for slot in one.slots if slot not in taken and slot not in one.spent]
 
     def start(self, slot: int) -> Lane:
         """See Lanes.start."""
@@ -354,6 +380,7 @@ class RemoteLanes(Lanes):
     def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
         """See Lanes.submit. What is to become output is made here: all of it would go there and back."""
         if function is not worker.render:
+            self.was_used = True
             return super().submit(lane, tag, function, *arguments)
         lane.outstanding.append(tag)
         self._desk.submit(lane, tag, function, *arguments)
@@ -371,6 +398,29 @@ class RemoteLanes(Lanes):
         """See Lanes.has_seen."""
         executor = self.executor(lane)
         return executor.seen >= executor.lowered
+
+    def place(self, lane: Lane) -> str:
+        """See Lanes.place."""
+        return self.machine_of(lane).name
+
+    def unfit(self, lane: Lane, error: BatchmillError) -> BatchmillError | None:
+        """See Lanes.unfit. The run goes on without the slot, or without the machine."""
+        machine = self.machine_of(lane)
+        if lane.unstarted and any(slot in machine.slots for slot in self.lanes):
+            machine.spent.add(lane.slot)
+            self.size -= 1
+            able = plural(len(machine.slots) - len(machine.spent), "lane")
+            self.say(f"Only {able} could be started on {machine.name}: {lane.unstarted}")
+        elif machine.unfit is None:
+            said = f"worker {machine.name} cannot work for this run: {error.message}"
+            machine.refuse(ClusterUnfit(said, error.remedy))
+        return None
+
+    @property
+    def round_trip(self) -> float:
+        """See Lanes.round_trip: the median of the machines'."""
+        found = sorted(machine.round_trip for machine in self.machines)
+        return found[len(found) // 2] if found else 0.0
 
     @property
     def pids(self) -> list[int]:

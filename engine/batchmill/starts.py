@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from batchmill.blame import SERVER_LOST, describe_exit
-from batchmill.errors import FunctionFailed, LanesLost
+from batchmill.errors import BatchmillError, FunctionFailed, LanesLost
 from batchmill.lanes import Lane, Lanes
 from batchmill.model import plural
 from batchmill.worker import Ready
@@ -43,7 +44,7 @@ class Starts:
         self._lanes = lanes
         self._patience = patience
         self._message = message
-        self._died = 0
+        self._died: Counter[str] = Counter()  # in a row, by place
         self._told = False
         self.any_ready = any(lane.ready for lane in lanes.lanes.values())  # a pool may be warm
 
@@ -68,22 +69,36 @@ class Starts:
             self.start(slot)
 
     def greet(self, lane: Lane, ready: Ready) -> bool:
-        """A lane says that it is up, or raises why it never will be; whether it is the first one of all."""
+        """A lane says that it is up, or why it never will be; whether it is the first one of all."""
         if ready.error is not None:
-            raise ready.error
+            self._unfit(lane, ready.error)
+            return False
         lane.ready = True
-        self._died = 0
+        self._died[self._lanes.place(lane)] = 0
         is_first, self.any_ready = not self.any_ready, True
         return is_first
 
-    def died(self, code: int | None) -> None:
-        """A lane died with that exit status before it was up."""
-        self._died += 1
-        if not self.any_ready and code != SERVER_LOST:
-            raise died_importing(code)
-        if self._died > IN_A_ROW:
+    def died(self, lane: Lane) -> None:
+        """A lane died before it was up."""
+        code, place = lane.executor.exitcode, self._lanes.place(lane)
+        self._died[place] += 1
+        if lane.unstarted:
+            self._unfit(lane, LanesLost(f"no worker can be started: {lane.unstarted}", _REMEDY))
+        elif not self.any_ready and code != SERVER_LOST:
+            self._unfit(lane, died_importing(code))
+        elif self._died[place] > IN_A_ROW:
             how = describe_exit(code)
-            raise LanesLost(f"{self._died} workers in a row died while starting; the last one {how}")
+            said = f"{self._died[place]} workers in a row died while starting; the last one {how}"
+            self._unfit(lane, LanesLost(said))
+
+    def _unfit(self, lane: Lane, error: BatchmillError) -> None:
+        """A lane cannot come up. Before the first one did, that is the function's fault, not the place's."""
+        place = self._lanes.place(lane)
+        found = self._lanes.unfit(lane, error) if self.any_ready or lane.unstarted else error
+        if found is error and place:
+            raise type(error)(f"on {place}: {error.message}", error.remedy)
+        if found is not None:
+            raise found
 
     def watch(self, now: float) -> None:
         """Look at how long the first import takes, at `now` (monotonic seconds)."""

@@ -10,13 +10,14 @@ and the setup (a pickled AgentSetup):
 
     up pid | started slot pid | reply slot number result | alone serial | lowered slot number | retire slot
     board numbers cpu rss short | gone slot number death | output bytes | message text
-    broken text
+    unfit text | broken text
 
 `reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its tally); `board`
 the numbers of slots as slot, number, slot, number, …, the CPU seconds of the agent and its lanes so far, their resident
 bytes, and whether memory is short. `death` is a Death. `alone` says that nothing else runs there, and with 0 that this
 is over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `up` comes when the agent is
-ready, `broken` when it ends with a defect of ours. On a pipe each message follows its length, a big-endian u32.
+ready, `unfit` when it cannot work here, `broken` when it ends with a defect of ours. On a pipe each message follows its
+length, a big-endian u32. The empty message (PULSE) says that the run is still there.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ from batchmill.settings import Settings
 from batchmill.worker import LaneSetup
 
 LENGTH = struct.Struct(">I")
+PULSE = b""
+LEASE = 15.0  # seconds that an agent and its lanes live on without hearing of their run
 
 
 @dataclass(frozen=True)
 class AgentSetup:
     """What an agent needs to know: the `slots` of its lanes, what each of them is to be, and the limits it sees to.
 
-    `kwargs` are pickled. `files` are the user's own modules, by their path relative to the function's directory.
+    `kwargs` are pickled. `files` are the user's own modules, by their path relative to the function's directory. The
+    agent ends after `lease` seconds without a message.
     """
 
     slots: range
@@ -47,16 +51,18 @@ class AgentSetup:
     kwargs: bytes
     limits: Settings
     files: dict[str, bytes]
+    lease: float = LEASE
 
 
 class Death(NamedTuple):
     """How a lane ended: its exit status, whether an item had closed its pipe, the error that it was killed for (type,
-    message), and what points to memory as the cause."""
+    message), what points to memory as the cause, and why it never began (a process could not be started)."""
 
     code: int | None = None
     disconnected: bool = False
     error: tuple[str, str] | None = None
     memory: str | None = None
+    unstarted: str = ""
 
 
 def pack(*message: Any) -> bytes:

@@ -1,0 +1,145 @@
+"""Owns which workers of a cluster take part in a run, and with how many lanes. Pure: never speaks to one.
+
+A worker moves by this table; any other event raises IllegalMove and leaves everything as it was:
+
+    state      event      next       and then
+    -          invited    JOINING    its share of the lanes is kept for it
+    JOINING    joined     IN         earlier failures are forgotten
+    JOINING    failed     RESTING    it is invited again after a pause, which doubles
+    JOINING    failed     REFUSED    the same, for the MOST-th time in a row
+    JOINING    refused    REFUSED
+    IN         refused    REFUSED    a lane of it has shown that it cannot work for this run
+    IN         lost       -          it may join again: what was lost may have been the connection
+    RESTING    invited    JOINING
+    any        left       -          the scheduler does not know it any more
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from batchmill.errors import BatchmillError
+from batchmill.ledger import IllegalMove
+
+MOST = 4  # times in a row that a worker may fail to join
+PAUSE = 1.0  # seconds after the first of those
+
+
+class State(Enum):
+    """How a worker stands to the run."""
+
+    JOINING = "joining"
+    IN = "in"
+    RESTING = "resting"
+    REFUSED = "refused"
+
+
+class _Member:
+    def __init__(self) -> None:
+        self.state = State.JOINING
+        self.lanes = 0
+        self.failures = 0
+        self.again = 0.0  # when it may be invited again, monotonic seconds
+
+
+class Members:
+    """The workers of a cluster, by address. `wanted` are the lanes asked for: a number, a share ("50%"), or "auto"."""
+
+    def __init__(self, wanted: int | str) -> None:
+        self._wanted = wanted
+        self._members: dict[str, _Member] = {}
+        self._errors: dict[str, BatchmillError] = {}
+
+    def share(self, threads: int) -> int:
+        """How many lanes a worker of so many threads may have: one a thread, a share of them, or at most -j."""
+        if isinstance(self._wanted, int):
+            return min(threads, self._wanted)
+        if self._wanted == "auto":
+            return threads
+        return max(1, int(threads * float(self._wanted.rstrip("%")) / 100 + 1e-9))
+
+    def most(self, sizes: Mapping[str, int]) -> int:
+        """How many lanes there can be with workers of so many threads each; at least one."""
+        lanes = sum(map(self.share, sizes.values()))
+        return max(1, min(lanes, self._wanted) if isinstance(self._wanted, int) else lanes)
+
+    # Events
+
+    def invite(self, sizes: Mapping[str, int], now: float) -> dict[str, int]:
+        """Who is to join now, of workers with so many threads each, and with how many lanes; `now` is monotonic."""
+        invited = {}
+        for name, threads in sizes.items():
+            member = self._members.get(name)
+            if member is not None and not (member.state is State.RESTING and now >= member.again):
+                continue
+            lanes = self.share(threads)
+            if isinstance(self._wanted, int):
+                lanes = min(lanes, self._wanted - sum(other.lanes for other in self._members.values()))
+            if lanes > 0:
+                member = self._members.setdefault(name, _Member())
+                member.state, member.lanes = State.JOINING, lanes
+                invited[name] = lanes
+        return invited
+
+    def joined(self, name: str) -> None:
+        """A worker's agent is there."""
+        member = self._at(name, State.JOINING)
+        member.state, member.failures = State.IN, 0
+
+    def failed(self, name: str, now: float, error: BatchmillError) -> bool:
+        """A worker could not join, for a reason that may pass; whether it was tried so often that it is refused."""
+        member = self._at(name, State.JOINING)
+        member.failures += 1
+        member.lanes = 0
+        member.state = State.RESTING
+        member.again = now + PAUSE * 2 ** (member.failures - 1)
+        if member.failures == MOST:
+            member.state, self._errors[name] = State.REFUSED, error
+        return member.state is State.REFUSED
+
+    def refused(self, name: str, error: BatchmillError) -> None:
+        """A worker cannot take part, and never will."""
+        member = self._at(name, State.JOINING, State.IN)
+        member.state, member.lanes, self._errors[name] = State.REFUSED, 0, error
+
+    def lost(self, name: str) -> None:
+        """A worker's agent has ended, or cannot be reached."""
+        self._at(name, State.IN)
+        del self._members[name]
+
+    def left(self, sizes: Mapping[str, int]) -> list[str]:
+        """Forget the workers that are not there any more; who they are."""
+        gone = self._members.keys() - sizes.keys()
+        for name in gone:
+            del self._members[name]
+            self._errors.pop(name, None)
+        return list(gone)
+
+    # Questions
+
+    def has(self, name: str) -> bool:
+        """Whether the worker is known, in whatever state: it has not left meanwhile."""
+        return name in self._members
+
+    def is_in(self, name: str) -> bool:
+        """Whether the worker takes part."""
+        return name in self._members and self._members[name].state is State.IN
+
+    @property
+    def are_coming(self) -> bool:
+        """Whether somebody is about to join."""
+        return any(member.state is State.JOINING for member in self._members.values())
+
+    @property
+    def unfit(self) -> BatchmillError | None:
+        """Why nobody can take part, where all there are were refused; else None."""
+        is_hopeless = self._members and all(member.state is State.REFUSED for member in self._members.values())
+        return next(iter(self._errors.values())) if is_hopeless else None
+
+    def _at(self, name: str, *states: State) -> _Member:
+        member = self._members.get(name)
+        if member is None or member.state not in states:
+            stands = "is not known" if member is None else f"is {member.state.value}"
+            raise IllegalMove(f"worker {name} {stands}")
+        return member
