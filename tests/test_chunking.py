@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from batchmill.chunking import GROWTH, LEAST_PATIENCE, LONGEST, PARENT_COST, SHORTEST, Pace
+from batchmill.chunking import DEEPEST, GROWTH, LEAST_PATIENCE, LONGEST, PARENT_COST, SHORTEST, Pace
 
 
 class Cut(NamedTuple):
@@ -223,3 +223,25 @@ def test_a_chunk_size_given_by_the_user_is_kept_and_never_cut_short() -> None:
 @pytest.mark.parametrize(("lanes", "seconds"), [(1, SHORTEST), (8, 0.2), (1000, LONGEST)])
 def test_the_target_grows_with_the_lanes_between_two_limits(lanes: int, seconds: float) -> None:
     assert Pace(lanes).target == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "mean", "round_trip", "depth"),
+    [
+        (None, 0.001, 0.0, 2),  # on one machine
+        (None, 0.001, 0.05, 2),  # chunks last longer than messages take
+        (1, 1.0, 0.05, 2),
+        (1, 0.01, 0.05, 6),  # five come back during one round trip
+        (10, 0.01, 0.5, 6),
+        (1, 1e-6, 0.05, DEEPEST),
+    ],
+)
+def test_a_lane_far_away_holds_what_it_does_during_a_message_there_and_back(
+    fixed: int | None, mean: float, round_trip: float, depth: int
+) -> None:
+    pace = Pace(4, fixed)
+    pace.fit(4, round_trip)
+    assert pace.depth(2) == 2  # nothing is known yet
+    pace.seen(100, 100 * mean)
+    assert pace.depth(2) == depth
+    assert pace.depth(70) == max(70, depth)

@@ -13,6 +13,7 @@ import math
 PARENT_COST = 0.0005  # seconds of the parent's time per chunk, measured (bench/)
 PARENT_SHARE = 0.02  # of one core, that the parent may spend on chunks
 ROUND_TRIPS = 100  # to another machine and back, that a chunk should last: so much of both machines goes into messages
+DEEPEST = 64  # chunks that a lane holds at the most
 SHORTEST, LONGEST = 0.05, 0.8  # seconds a chunk aims at
 OVERRUN = 1.5  # a lane returns what it has when its chunk took this many times its target
 LEAST_PATIENCE = 0.1  # seconds; taking back what waits behind a shorter item costs more than it brings
@@ -37,6 +38,7 @@ class Pace:
     def fit(self, lanes: int, round_trip: float = 0.0) -> None:
         """Aim at what suits so many lanes, to which a message takes `round_trip` seconds there and back."""
         self._lanes = lanes = max(1, lanes)  # on a cluster there may be none just now
+        self._round_trip = round_trip
         target = max(SHORTEST, lanes * PARENT_COST / PARENT_SHARE, round_trip * ROUND_TRIPS)
         self.target = min(LONGEST, target)
 
@@ -44,6 +46,14 @@ class Pace:
     def slice(self) -> float:
         """Seconds after which a lane returns what it has of its chunk; 0 means never (a fixed chunk size)."""
         return 0.0 if self._fixed else self.target * OVERRUN
+
+    def depth(self, window: int) -> int:
+        """Chunks that a lane should hold: `window`, or more where it would be through with those before the next one
+        could come: only chunks of a fixed size are ever so short."""
+        if not self._round_trip or self._mean is None:
+            return window
+        seconds = self._fixed * self._mean if self._fixed else self.target
+        return max(window, min(DEEPEST, 1 + math.ceil(self._round_trip / max(seconds, 1e-9))))
 
     @property
     def patience(self) -> float:

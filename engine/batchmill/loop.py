@@ -104,7 +104,7 @@ class Loop:
         self._tracker = tracker
         self._output = output
         self._tell = callbacks
-        self._window = window
+        self._window = self._depth = window
         self._grace = grace
         self._time_limit = time_limit
         self._clock = clock
@@ -198,7 +198,7 @@ class Loop:
     def _fill(self) -> bool:
         """Give lanes with room something to do, the idlest first; whether some may be left that could have more."""
         given = 0
-        for held in range(self._window):
+        for held in range(self._depth):
             for lane in list(self._pool.lanes.values()):
                 if len(lane.outstanding) != held or not self._has_room(lane):
                     continue
@@ -218,7 +218,7 @@ class Loop:
         self._recaller.plan(self._clock(), sum(1 for lane in lanes if not lane.outstanding and self._has_room(lane)))
 
     def _has_room(self, lane: Lane) -> bool:
-        if not lane.ready or lane.retiring or len(lane.outstanding) >= self._window:
+        if not lane.ready or lane.retiring or len(lane.outstanding) >= self._depth:
             return False
         if lane.lowered and lane.outstanding:
             return False
@@ -370,6 +370,7 @@ class Loop:
         if not self.stopped:
             self._starts.start_missing()
             self._pace.fit(self._pool.size, self._pool.round_trip)
+            self._depth = self._pace.depth(self._window)
             self._retrier.look(now)
         self._guard.look(now)
         self._starts.watch(now)
