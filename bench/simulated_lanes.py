@@ -258,6 +258,10 @@ class SimulatedPool:
         self._world.lower(lane, (serial << RECORD_BITS) + 1 + offset)
         lane.lowered = True
 
+    def place(self, lane: Lane) -> str:
+        """See Lanes.place."""
+        return ""
+
     def has_seen(self, lane: Lane) -> bool:
         """See Lanes.has_seen."""
         return True
