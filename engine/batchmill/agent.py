@@ -232,8 +232,8 @@ class Agent:
     def _do_bye(self) -> None:
         self.is_over = True
 
-    def _do_end_of_file(self) -> None:
-        """Nobody is left whom a lane could answer; what it is running may begin elsewhere at any moment."""
+    def _do_stop(self) -> None:
+        """What lanes are running may begin elsewhere at any moment; or nobody is left whom they could answer."""
         self.is_over, self._patience_at_end = True, 0.0
 
     # Handing out
@@ -293,7 +293,7 @@ class Agent:
 
     def _tick(self, now: float) -> None:
         if self.lease.is_over(now):
-            self._do_end_of_file()
+            self._do_stop()
         self._guard.look(now)
         for lane in self._pool.gone():
             self._gone(lane)
@@ -380,7 +380,7 @@ def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any], lease: Lease) 
         lease.renew()
         if message != PULSE:
             inbox.put(Order(unpack(message)))
-    inbox.put(Order(["end_of_file"]))
+    inbox.put(Order(["stop"]))
     time.sleep(_LAST)  # no lane outlives this process: not even one that hangs is waited for
     os._exit(0)
 

@@ -299,7 +299,8 @@ class Cluster:
         """Wait till nothing runs there any more, for then it may run elsewhere: the agent says so, or its worker's
         process has gone, or nobody has asked for it till its lease was over."""
         await asyncio.sleep(MOMENT)
-        if not await is_refused(name) and await link.leave(pack("bye"), take):
+        is_silent = time.monotonic() - link.asked > SILENCE  # asking again would only begin its lease anew
+        if not is_silent and not await is_refused(name) and await link.leave(pack("stop"), take):
             return
         while time.monotonic() < link.asked + LEASE and not await is_refused(name):
             await asyncio.sleep(MOMENT)

@@ -26,7 +26,7 @@ from batchmill.wire import LEASE, PULSE, framed, read_message
 
 HANDLER = "batchmill_exchange"
 _BEAT = 1.0  # seconds between two pulses
-_FAREWELL = 1.0  # seconds for a run to hear that this worker is leaving
+_FAREWELL = 2.0  # seconds for the agent to end when this worker does, and for its run to hear of it
 _MOST = 8 << 20  # bytes in an answer, unless a single message is larger
 
 _hosts: dict[str, Host] = {}
@@ -46,7 +46,7 @@ class Host:
         self._asked = time.monotonic()
         self._is_abandoned = False
         self._next_beat = 0.0
-        self._parted = asyncio.Event()  # the run knows that this worker is leaving
+        self._parted = asyncio.Event()  # the run knows that the agent has ended
         self.is_leaving = False
         self.is_over = False
         self._process = subprocess.Popen(
@@ -117,7 +117,7 @@ class Host:
             self._orders.put(PULSE)
         for order in orders:
             self._orders.put(order)
-        if wait and not (self._messages or self.is_over or self.is_leaving):
+        if wait and not (self._messages or self.is_over):
             self._arrived.clear()
             try:
                 await asyncio.wait_for(self._arrived.wait(), wait)
@@ -127,7 +127,7 @@ class Host:
         is_over = self.is_over
         messages = self._take() if wait else []
         over = is_over and wait > 0 and not self._messages
-        if self.is_leaving and wait:
+        if over:
             self._parted.set()
         return {
             "messages": messages,
@@ -137,9 +137,9 @@ class Host:
         }
 
     async def leave(self) -> None:
-        """The worker is closing: tell the run, and give it a moment to hear it."""
+        """The worker is closing: end the agent, and give the run a moment to hear of it."""
         self.is_leaving = True
-        self._arrived.set()
+        self._orders.put(None)
         try:
             await asyncio.wait_for(self._parted.wait(), _FAREWELL)
         except asyncio.TimeoutError:
@@ -200,7 +200,7 @@ async def exchange(session: str, orders: list[bytes] | tuple[bytes, ...] = (), w
     """See Host.exchange.
 
     The answer has `messages`; `over` once there will be no more, and then the exit `status` of the agent (None where it
-    was given up); `leaving` when the worker is closing.
+    was given up); `leaving` when the worker is closing, and has therefore ended it.
     """
     host = _hosts.get(session)
     if host is None:

@@ -245,6 +245,8 @@ class Lanes:
                 lane.executor.wait(deadline - time.monotonic())
         for lane in lanes:
             lane.executor.kill()
+        for lane in lanes:
+            lane.executor.wait(_MOMENT)  # what a lane holds is free when it is dead, not when it is killed
             lane.executor.close()
         self.lanes.clear()
         self._dying.clear()

@@ -52,6 +52,7 @@ class Link:
         self._ready = asyncio.Event()
         self._is_closing = False
         self._departure: asyncio.Future[Parting] = loop.create_future()
+        self._leaving: Parting | None = None  # the worker has said so
         self.asked = time.monotonic()
 
     def send(self, message: bytes) -> None:
@@ -88,7 +89,7 @@ class Link:
                 sending.result()  # it ends before the other only where it breaks, or the link is closed
             return await receiving
         except Broken as error:
-            return Parting(str(error))
+            return self._leaving or Parting(str(error))
         finally:
             sending.cancel()
             receiving.cancel()
@@ -117,10 +118,10 @@ class Link:
             for message in answer["messages"]:
                 take(message)
                 heard = time.monotonic()
-            if answer["over"]:
-                return _ended(answer["status"])
             if answer["leaving"]:
-                return Parting("it is leaving the cluster", is_suspicious=False)
+                self._leaving = Parting("it is leaving the cluster", answer["over"], is_suspicious=False)
+            if answer["over"]:
+                return self._leaving or _ended(answer["status"])
             if time.monotonic() - heard > HANGS:
                 return Parting(f"its agent has said nothing for {HANGS:g} s")
 

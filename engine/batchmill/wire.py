@@ -4,9 +4,10 @@ sends one.
 A message is a msgpack array that begins with a word. To the agent, after the environment of its lanes (a pickled dict)
 and the setup (a pickled AgentSetup):
 
-    start slot | submit slot number call | lower slot serial offset | kill slot | end slot | go serial | bye
+    start slot | submit slot number call | lower slot serial offset | kill slot | end slot | go serial | bye | stop
 
-`call` is a pickle of (function of batchmill, arguments). From the agent:
+`bye` lets lanes end that are idle, `stop` ends all at once. `call` is a pickle of (function of batchmill, arguments).
+From the agent:
 
     up pid | started slot pid | reply slot number result | alone serial | lowered slot number | retire slot
     board numbers cpu rss short | gone slot number death | output bytes | message text
