@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
 from batchmill.chunking import Pace
+from batchmill.desk import Desk
 from batchmill.guard import Guard
 from batchmill.intake import Intake
 from batchmill.ledger import Ledger
@@ -196,7 +197,7 @@ def _loop(world: World, lanes: int, window: int, knows_total: bool, time_limit: 
         tracker=_Untracked(
             total=_ignore, before=_ignore, append=_ignore, on_progress=None, interval=1.0, is_sharded=False
         ),
-        output=None,
+        desk=Desk(pool, None),
         callbacks=Callbacks(commit=_ignore, strike=_ignore, generation=lambda: 1, ready=_ignore, message=_ignore),
         window=window,
         grace=10.0,

@@ -19,7 +19,6 @@ import pytest
 from batchmill import worker
 from batchmill.chunking import Pace
 from batchmill.cluster import lost
-from batchmill.desk import Desk
 from batchmill.function import FunctionSpec
 from batchmill.model import Chunk
 from batchmill.remote import RemoteExecutor, RemoteLanes
@@ -243,11 +242,7 @@ class _Nowhere:
 
 def _lanes(tmp_path: Path) -> RemoteLanes:
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    setup = LaneSetup(
-        spec=None, init=None, format=None, id_field=None, shard=None, with_item=False, run=1, ids_needed=False,
-        environ={}, directory=str(tmp_path), output="none",
-    )  # fmt: skip
-    return RemoteLanes(events.put, None, Desk(setup, 1, events.put), lambda text: None)
+    return RemoteLanes(events.put, None, lambda text: None)
 
 
 def test_a_lane_started_on_a_machine_that_was_just_lost_died_with_it(tmp_path: Path) -> None:

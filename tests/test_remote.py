@@ -17,7 +17,6 @@ import pytest
 
 from batchmill import worker
 from batchmill.codec import Block, outcomes
-from batchmill.desk import Desk
 from batchmill.errors import LanesLost
 from batchmill.function import parse
 from batchmill.lanes import Event, Lane
@@ -106,8 +105,7 @@ class There:
             spec=spec, init=None, format="lines", id_field=None, shard=None, with_item=False, run=1, ids_needed=True,
             environ={}, directory=str(folder), output="stderr", timeout=LIMITS.timeout,
         )  # fmt: skip
-        desk = Desk(self._lane, 1, self.events.put)
-        self.lanes = RemoteLanes(self.events.put, Wake(), desk, self.messages.append)
+        self.lanes = RemoteLanes(self.events.put, Wake(), self.messages.append)
         self.guard = RemoteGuard(self.lanes, LIMITS, 0.1, self.messages.append)  # type: ignore[arg-type]
 
     def join(self, host: str) -> Machine:

@@ -240,6 +240,8 @@ class _Session:
         self._stack.callback(self._pool.close, 0.0)
         self.tracker = self._make_tracker(on_progress)
         self._output = self._open_output()
+        self._desk = self._site.desk(self._output)
+        self._stack.callback(self._desk.close)
         self._pace = Pace(self._site.workers, settings.chunk_size if isinstance(settings.chunk_size, int) else None)
         divide = partial(formats.divide, format=plan.cut)
         self._ledger = Ledger(divide, settings.crash_retries)
@@ -308,7 +310,7 @@ class _Session:
             guard=self._site.guard(TICK, self._on_message),
             retrier=retrier,
             tracker=self.tracker,
-            output=self._output,
+            desk=self._desk,
             callbacks=callbacks,
             window=settings.window,
             grace=settings.grace,

@@ -16,6 +16,7 @@ from batchmill.chunking import Pace
 from batchmill.codec import Block, Failure
 from batchmill.command import essence
 from batchmill.crew import Crew
+from batchmill.desk import Desk
 from batchmill.guard import Guard
 from batchmill.intake import Intake
 from batchmill.ledger import Ledger
@@ -78,7 +79,7 @@ class CellRun:
             guard=Guard(crew, plan.watched, TICK, on_message),
             retrier=Retrier(0, 0.0, ledger, _ignore, plan.cut),
             tracker=self,
-            output=None,
+            desk=Desk(crew, None),
             callbacks=Callbacks(
                 commit=self._commit, strike=_ignore, generation=lambda: 1, ready=_ignore, message=on_message
             ),

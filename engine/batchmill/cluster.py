@@ -20,10 +20,11 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from batchmill import host
-from batchmill.desk import Desk
+from batchmill.desk import OwnDesk
 from batchmill.errors import (
     BatchmillError,
     ClusterLost,
@@ -39,6 +40,7 @@ from batchmill.lanes import Event
 from batchmill.link import SILENCE, Call, Link
 from batchmill.members import Members
 from batchmill.model import Wake
+from batchmill.output import Output
 from batchmill.parcel import anchored, collect
 from batchmill.plan import Plan
 from batchmill.pool import packed
@@ -120,8 +122,8 @@ class Cluster:
     ) -> RemoteLanes:
         """See Site."""
         self._setup = self._make_setup(run)
-        desk = Desk(self._plan.lane_setup(1, run=run), max(1, usable_cores()[0] - 1), put)
-        self._lanes = RemoteLanes(put, Wake(), desk, self._say, self._prints(output), check=self._check_client)
+        self._make_desk = partial(OwnDesk, self._plan.lane_setup(1, run=run), max(1, usable_cores()[0] - 1), put)
+        self._lanes = RemoteLanes(put, Wake(), self._say, self._prints(output), check=self._check_client)
         self._attending = asyncio.run_coroutine_threadsafe(self._attend(), self._loop)
         return self._lanes
 
@@ -155,6 +157,10 @@ class Cluster:
             limits=replace(plan.watched, max_items_per_worker=None),
             files=collect(*specs),
         )
+
+    def desk(self, output: Output | None) -> OwnDesk:
+        """See Site."""
+        return self._make_desk(output)
 
     def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
         """See Site."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from batchmill import worker
 from batchmill.chunking import Pace
+from batchmill.desk import Desk, Due
 from batchmill.errors import CheckpointUnwritable
 from batchmill.guard import Guard
 from batchmill.intake import Intake, Job
@@ -28,7 +29,6 @@ from batchmill.lanes import Event, Lane, Lanes
 from batchmill.ledger import Ledger
 from batchmill.losses import Losses
 from batchmill.model import Chunk, Stop, plural
-from batchmill.output import Output
 from batchmill.recall import SOON, Recaller
 from batchmill.reply import Tally
 from batchmill.retrier import Retrier
@@ -86,7 +86,7 @@ class Loop:
         guard: Guard,
         retrier: Retrier,
         tracker: Watcher,
-        output: Output | None,
+        desk: Desk,
         callbacks: Callbacks,
         window: int,
         grace: float,
@@ -102,7 +102,7 @@ class Loop:
         self._guard = guard
         self._retrier = retrier
         self._tracker = tracker
-        self._output = output
+        self._desk = desk
         self._tell = callbacks
         self._window = self._depth = window
         self._grace = grace
@@ -112,8 +112,6 @@ class Loop:
         self._starts = Starts(pool, start_timeout, callbacks.message)
         self._losses = Losses(pool, ledger, guard, intake.refund, callbacks.strike)
         self._scans: dict[int, tuple[Lane, Chunk]] = {}
-        self._renders: dict[int, tuple[Lane, Any]] = {}
-        self._rerender: list[tuple[int, Any]] = []
         self._inbox: deque[Any] = deque()
         self._next_tag = 0
         self._deadline: float | None = None
@@ -126,7 +124,7 @@ class Loop:
     def run(self) -> None:
         """Keep the lanes busy until all is done."""
         while not self._is_finished():
-            more = not self.stopped and self._fill()
+            more = self._fill()
             self._tick()  # after handing out: it may take as long as starting a lane does
             self._wait(0.0 if more else self._patience())
             while self._inbox:
@@ -134,7 +132,7 @@ class Loop:
                 self._inbox.popleft()
 
     def _is_finished(self) -> bool:
-        if len(self._ledger) or self._scans or self._renders or self._rerender or self._pool.dying:
+        if len(self._ledger) or self._scans or self._desk.is_busy or self._pool.dying:
             return self._killed
         if self.stopped == TIME_UP and not self._killed:
             self._guarded(self._intake.probe_end)
@@ -158,16 +156,8 @@ class Loop:
         return self._killed or self.stopped.startswith("SIG") or self._is_written()
 
     def _is_written(self) -> bool:
-        if self._output is None:
-            return True
-        self._output.finish()
-        if self.stopped:
-            for lane in self._pool.lanes.values():
-                while self._has_room(lane) and self._give_render(lane):
-                    pass
-            if not self._pool.lanes:
-                self._render_here(self._output)
-        return self._output.is_done and not self._renders and not self._rerender
+        self._desk.finish()
+        return self._desk.is_done
 
     def _wait(self, seconds: float) -> None:
         """Move the events that are there, or come within so many seconds, to the inbox."""
@@ -190,13 +180,31 @@ class Loop:
             self._answered(event)
         elif isinstance(event, Stop):
             self.stop(event.reason, event.insist)
+        elif isinstance(event, Due):
+            event.action()
+            self._mind_the_reader()
         elif isinstance(event, CheckpointUnwritable):
             raise event
 
     # Handing out
 
     def _fill(self) -> bool:
-        """Give lanes with room something to do, the idlest first; whether some may be left that could have more."""
+        """Give lanes with room something to do; whether some may be left that could have more."""
+        more = self._have_made()
+        return (not self.stopped and self._hand_out()) or more
+
+    def _have_made(self) -> bool:
+        """Have output made. Stopped by design, what there is so far is still written."""
+        if self.stopped.startswith("SIG"):
+            return False
+        more = self._desk.fill(self._has_room)
+        if self.stopped and self._desk.is_deserted:  # time was up, and took all lanes with it
+            while not self._is_time_over() and self._desk.make_one_here():
+                more = True
+        return more
+
+    def _hand_out(self) -> bool:
+        """Give items to lanes with room, the idlest first."""
         given = 0
         for held in range(self._depth):
             for lane in list(self._pool.lanes.values()):
@@ -233,7 +241,7 @@ class Loop:
 
     def _has_work(self) -> bool:
         """Whether there is something to start the first lane for."""
-        if self._rerender or (self._output is not None and not self._output.is_done):
+        if self._desk.needs_lane:
             return True
         job = self._next_job()
         if job is None:
@@ -258,8 +266,6 @@ class Loop:
             return None
 
     def _give(self, lane: Lane) -> bool:
-        if self._give_render(lane):
-            return True
         job = self._next_job(self._items_left(lane))
         if job is None:
             return False
@@ -272,24 +278,6 @@ class Loop:
         order = Order(flight.serial, self._pace.slice, self._tell.generation(), job.chunk)
         self._pool.submit(lane, ("run", flight.serial), worker.run_chunk, order)
         return True
-
-    def _give_render(self, lane: Lane) -> bool:
-        found = self._next_render(self._output) if self._output is not None else None
-        if found is None:
-            return False
-        number, order = found
-        self._renders[number] = (lane, order)
-        self._pool.submit(lane, ("render", number), worker.render, order)
-        return True
-
-    def _next_render(self, output: Output) -> tuple[int, Any] | None:
-        return self._rerender.pop() if self._rerender else output.next_order()
-
-    def _render_here(self, output: Output) -> None:
-        """Time was up, and took all lanes with it: write what is there all the same, as long as there is time."""
-        while not self._is_time_over() and (found := self._next_render(output)) is not None:
-            number, order = found
-            output.rendered(number, *worker.render(order))
 
     # Answers
 
@@ -310,13 +298,15 @@ class Loop:
             _, chunk = self._scans.pop(number, (lane, None))
             if chunk is not None and not self.stopped:
                 self._intake.scanned(chunk, event.future.result())
-        elif kind == "render" and self._renders.pop(number, None) is not None:
-            assert self._output is not None
-            self._output.rendered(number, *event.future.result())
-            if self._output.is_unread:
-                self.stop("SIGPIPE")
+        elif kind == "render":
+            self._desk.made(number, *event.future.result())
+            self._mind_the_reader()
         if lane.retiring:
             self._pool.retire(lane)
+
+    def _mind_the_reader(self) -> None:
+        if self._desk.is_unread:
+            self.stop("SIGPIPE")
 
     def _replied(self, lane: Lane, future: Future[tuple[bytes, Tally]]) -> None:
         payload, tally = future.result()
@@ -352,8 +342,7 @@ class Loop:
         self._losses.take_back(lane, stopped=bool(self.stopped))
         for tag in [tag for tag, (at, _) in self._scans.items() if at is lane]:
             self._intake.scan_lost(self._scans.pop(tag)[1])
-        for number in [number for number, (at, _) in self._renders.items() if at is lane]:
-            self._rerender.append((number, self._renders.pop(number)[1]))
+        self._desk.lost(lane)
         if not self.stopped:
             self._tracker.lane_ended(lane.slot, lane.pid, code, self._losses.why(lane))
         self._recaller.forget(lane)
@@ -367,6 +356,7 @@ class Loop:
         self._recaller.check(now)
         for lane in self._pool.gone():
             self._gone(lane)
+        self._desk.look()
         if not self.stopped:
             self._starts.start_missing()
             self._pace.fit(self._pool.size, self._pool.round_trip)

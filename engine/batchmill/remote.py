@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from batchmill import worker
-from batchmill.desk import Desk
 from batchmill.errors import BatchmillError, ClusterUnfit, LanesLost
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.model import plural
@@ -218,7 +216,7 @@ class Machine:
 class RemoteLanes(Lanes):
     """Lanes on machines that come and go.
 
-    `desk` makes output, `say` takes a line for people, `output` is a descriptor for what items print, `check` raises
+    `say` takes a line for people, `output` is a descriptor for what items print, `check` raises
     where no message can come any more. Only `add`, `reserve` and what Machine calls is for other threads. What ends a
     run that nobody can go on with is raised by `gone`.
     """
@@ -227,7 +225,6 @@ class RemoteLanes(Lanes):
         self,
         put: Callable[[Any], None],
         wake: Any,
-        desk: Desk,
         say: Callable[[str], None],
         output: int | None = None,
         *,
@@ -243,7 +240,6 @@ class RemoteLanes(Lanes):
         self._living: dict[int, Lane] = {}  # until their end was heard of
         self._later: deque[Callable[[], None]] = deque()
         self._failure: BatchmillError | None = None
-        self._desk = desk
         self._check = check
         self.say = say
         self.lost_cpu = 0.0
@@ -378,13 +374,9 @@ class RemoteLanes(Lanes):
         return lane
 
     def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
-        """See Lanes.submit. What is to become output is made here: all of it would go there and back."""
-        if function is not worker.render:
-            self.was_used = True
-            return super().submit(lane, tag, function, *arguments)
-        lane.outstanding.append(tag)
-        self._desk.submit(lane, tag, function, *arguments)
-        return True
+        """See Lanes.submit."""
+        self.was_used = True
+        return super().submit(lane, tag, function, *arguments)
 
     def lower(self, lane: Lane, serial: int, offset: int) -> None:
         """See Lanes.lower."""
@@ -448,6 +440,5 @@ class RemoteLanes(Lanes):
         self.is_closed = True
         for machine in self.machines:
             machine.close()
-        self._desk.close(patience)
         self.lanes.clear()
         self._dying.clear()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from batchmill.desk import Desk
 from batchmill.guard import Guard
 from batchmill.lanes import Event, Lanes
+from batchmill.output import Output
 from batchmill.plan import Plan
 from batchmill.pool import Pool
 from batchmill.resources import Monitor, machine, raise_descriptor_limit, versions, worker_count
@@ -22,6 +24,9 @@ class Site(Protocol):
 
     def lanes(self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int) -> Lanes:
         """The lanes of run number `run`; see Pool. `keep` is a descriptor that no lane may hold, or -1."""
+
+    def desk(self, output: Output | None) -> Desk:
+        """Who makes the output of that run."""
 
     def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
         """The limits on those lanes."""
@@ -66,6 +71,10 @@ class Here:
             lock=lock,
         )
         return self._pool
+
+    def desk(self, output: Output | None) -> Desk:
+        """See Site."""
+        return Desk(self._pool, output)
 
     def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
         """See Site."""

@@ -1,0 +1,197 @@
+"""Who makes the output of a run whose items are on a cluster: lanes here, whatever becomes of those there."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from batchmill.desk import OwnDesk
+from batchmill.errors import LanesLost
+from batchmill.output import Output
+from batchmill.worker import LaneSetup
+from cluster_kit import DaskCluster, dask_cluster
+from fault_kit import (
+    CHECKPOINT,
+    FUNCTIONS,
+    Run,
+    committed,
+    finish,
+    numbered,
+    prepare,
+    running,
+    send,
+    until,
+    witnessed,
+)
+
+pytest.importorskip("distributed", reason="the extra dask is not installed")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc"),
+    pytest.mark.xdist_group("cluster"),
+]
+
+WORK = ("f.py:work", "items.jsonl", "-c", CHECKPOINT)
+PLACED = '''
+
+def placed(item):
+    """Notes the lane it runs in. Each fifty wait for a file."""
+    while not os.path.exists(f"go{item['n'] // 50}"):
+        time.sleep(0.01)
+    note(os.getpid(), item["id"])
+    time.sleep(0.005)
+    return item["n"]
+'''
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    """Two workers of one thread; none of the tests here harms them."""
+    with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob") as cluster:
+        yield cluster
+
+
+def makers(run: Run) -> list[int]:
+    """The lanes of a run on this machine: each leads a process group, and its items are elsewhere."""
+    found = []
+    for pid in run.all():
+        try:
+            if os.getpgid(pid) == pid != run.pid:
+                found.append(pid)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def lines(*numbers: int, square: bool = True) -> str:
+    """What the output holds of those items."""
+    result = '{{"n": {0}, "square": {1}, "text": null}}' if square else "{0}"
+    return "".join(f'{{"id": "i{n}", "result": {result.format(n, n * n)}}}\n' for n in numbers)
+
+
+def test_a_lane_that_dies_over_output_costs_no_lane_of_an_item(cluster: DaskCluster, tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(200))
+    (tmp_path / "f.py").write_text(FUNCTIONS + PLACED)
+    killed: set[int] = set()
+
+    def kill() -> bool:
+        fresh = set(makers(run)) - killed
+        send(signal.SIGKILL, fresh)
+        killed.update(fresh)
+        return bool(fresh)
+
+    words = ("f.py:placed", "items.jsonl", "-c", CHECKPOINT, "-o", "-", "--chunk-size", "5")
+    with running(*words, "--cluster", cluster.address, cwd=tmp_path) as run:
+        for part in range(4):
+            (tmp_path / f"go{part}").touch()
+            if part < 3:
+                run.until(kill, "a lane that makes output")
+        ended = run.end()
+        run.assert_gone()
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == lines(*range(200), square=False)
+    assert len({line.split()[0] for line in witnessed(tmp_path)}) == 2
+    assert len(witnessed(tmp_path)) == 200
+
+
+def test_items_do_not_wait_for_output_to_be_made(cluster: DaskCluster, tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(200, sleep=0.01))
+    stopped: set[int] = set()
+
+    def stop() -> bool:
+        fresh = set(makers(run)) - stopped
+        send(signal.SIGSTOP, fresh)
+        stopped.update(fresh)
+        return len(witnessed(tmp_path)) == 200
+
+    words = (*WORK, "-o", "-", "--chunk-size", "2", "--cluster", cluster.address)
+    with running(*words, cwd=tmp_path) as run:
+        run.until(stop, "all items to run while no output is made")
+        assert stopped
+        run.until(lambda: len(committed(tmp_path)) == 200, "all items to be committed")
+        send(signal.SIGCONT, stopped)
+        ended = run.end()
+        run.assert_gone()
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == lines(*range(200))
+
+
+def test_a_batch_that_is_done_needs_no_worker_for_its_output(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(50))
+    assert finish(*WORK, cwd=tmp_path).status == 0
+    with dask_cluster(tmp_path) as cluster:
+        words = (*WORK, "--resume", "-o", "out.jsonl", "--cluster", cluster.address)
+        ended = finish(*words, cwd=tmp_path)
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "out.jsonl").read_text() == lines(*range(50))
+    assert len(witnessed(tmp_path)) == 50
+
+
+def test_output_is_made_when_all_workers_are_gone(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(60, sleep=0.01))
+    stopped: set[int] = set()
+
+    def stop() -> bool:
+        fresh = set(makers(run)) - stopped
+        send(signal.SIGSTOP, fresh)
+        stopped.update(fresh)
+        return len(committed(tmp_path)) == 60
+
+    with dask_cluster(tmp_path, "only", nanny=False) as cluster:
+        words = (*WORK, "-o", "-", "--chunk-size", "60", "--cluster", cluster.address)
+        with running(*words, cwd=tmp_path) as run:
+            run.until(stop, "all items to be committed")
+            cluster.remove("only")
+            send(signal.SIGCONT, stopped)
+            ended = run.end()
+            run.assert_gone()
+    assert ended.status == 0, ended.err
+    assert ended.out == lines(*range(60))
+
+
+class _Deadly:
+    """Work whose arrival ends the process."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (7,)
+
+
+class _DeadlyOutput:
+    """An output that wants only that."""
+
+    is_done = False
+    is_unread = False
+
+    def __init__(self) -> None:
+        self.orders = iter([(0, _Deadly())])
+
+    def next_order(self) -> tuple[int, _Deadly] | None:
+        return next(self.orders, None)
+
+
+def test_work_that_kills_whatever_lane_makes_it_ends_the_run(tmp_path: Path) -> None:
+    setup = LaneSetup(
+        spec=None, init=None, format=None, id_field=None, shard=None, with_item=False, run=1, ids_needed=False,
+        environ=dict(os.environ), directory=str(tmp_path), output="none",
+    )  # fmt: skip
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    desk = OwnDesk(setup, 2, events.put, cast("Output", _DeadlyOutput()))
+
+    def turn() -> bool:
+        desk.fill(lambda lane: False)
+        while not events.empty():
+            events.get().action()
+        desk.look()
+        return False
+
+    try:
+        with pytest.raises(LanesLost, match="died making the output; the last one exited with status 7"):
+            until(turn, "the error")
+    finally:
+        desk.close()
