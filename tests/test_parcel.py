@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +16,7 @@ import pytest
 from batchmill import parcel
 from batchmill.errors import InvalidUsage
 from batchmill.function import FunctionSpec, of_callable, parse
-from batchmill.parcel import anchored, collect, settle
+from batchmill.parcel import anchored, collect, deliver, located, settled
 
 
 def write(directory: Path, files: dict[str, str]) -> Path:
@@ -30,6 +33,15 @@ def result(spec: FunctionSpec, call: str) -> str:
     return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+BEGIN = "import more\n\ndef begin():\n    pass\n"
+
+
+def names(*specs: object) -> set[str]:
+    """The files that go along, where all are of one directory."""
+    (files,) = collect(*specs).values()
+    return set(files)
+
+
 # --- what goes along --------------------------------------------------------------------------------------------------
 
 
@@ -38,7 +50,7 @@ def test_a_file_takes_along_what_it_imports_from_beside_it_and_what_that_imports
     score += "def score(x):\n    from late import f\n    return f(x)\n"
     write(tmp_path, {"score.py": score, "helper.py": "import deeper\n", "deeper.py": "import helper\n"})
     write(tmp_path, {"late.py": "def f(x):\n    return x\n", "unused.py": ""})
-    assert set(collect(parse("score.py:score", str(tmp_path)))) == {"score.py", "helper.py", "deeper.py", "late.py"}
+    assert names(parse("score.py:score", str(tmp_path))) == {"score.py", "helper.py", "deeper.py", "late.py"}
 
 
 def test_a_package_goes_whole_and_only_its_python_files(tmp_path: Path) -> None:
@@ -46,21 +58,67 @@ def test_a_package_goes_whole_and_only_its_python_files(tmp_path: Path) -> None:
     write(tmp_path, {"tasks/__init__.py": "", "tasks/score.py": score, "common.py": "x = 1\n"})
     write(tmp_path, {"tasks/deep/more.py": "", "other/__init__.py": ""})
     (tmp_path / "tasks" / "data.bin").write_bytes(b"1")
-    assert set(collect(parse("tasks.score:score", str(tmp_path)))) == {
+    assert names(parse("tasks.score:score", str(tmp_path))) == {
         "tasks/__init__.py", "tasks/score.py", "tasks/deep/more.py", "common.py",
     }  # fmt: skip
 
 
-def test_the_module_of_an_initializer_goes_along(tmp_path: Path) -> None:
-    write(tmp_path, {"score.py": "def score(x):\n    return x\n", "setup.py": "import more\n", "more.py": ""})
+@pytest.mark.parametrize("score", ["tasks/score.py", "score.py"])
+def test_a_package_without_init_goes_whole_as_well(score: str, tmp_path: Path) -> None:
+    write(tmp_path, {score: "import lib.util\n\ndef score(x):\n    return lib.util.by * x\n"})
+    write(tmp_path, {"lib/util.py": "by = 2\n", "lib/deep/more.py": "", "lib/.venv/own.py": ""})
+    found = names(parse(f"{score.removesuffix('.py').replace('/', '.')}:score", str(tmp_path)))
+    assert found == {score, "lib/util.py", "lib/deep/more.py"}
+
+
+def test_what_cannot_be_read_is_left_behind(tmp_path: Path) -> None:
+    write(tmp_path, {"tasks/__init__.py": "", "tasks/score.py": "def score(x):\n    return x\n"})
+    for name in (".#score.py", "old.py"):  # the first is what Emacs leaves beside a file that is being edited
+        (tmp_path / "tasks" / name).symlink_to("nowhere")
+    os.mkfifo(tmp_path / "tasks" / "pipe.py")
+    assert names(parse("tasks.score:score", str(tmp_path))) == {"tasks/__init__.py", "tasks/score.py"}
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write(tmp_path, {"tasks/__init__.py": "", "tasks/score.py": "def score(x):\n    return x\n", "far/away.py": ""})
+    (tmp_path / "tasks" / "near").symlink_to(tmp_path / "far")
+    (tmp_path / "tasks" / "self").symlink_to(".")
+    assert {"tasks/score.py", "tasks/near/away.py"} <= names(parse("tasks.score:score", str(tmp_path)))
+
+
+@pytest.mark.parametrize("init", ["setup:begin", "setup.py:begin"])
+def test_the_module_of_an_initializer_goes_along(init: str, tmp_path: Path) -> None:
+    write(tmp_path, {"score.py": "def score(x):\n    return x\n", "setup.py": BEGIN, "more.py": ""})
     spec = parse("score.py:score", str(tmp_path))
-    assert set(collect(spec, "setup:begin")) == {"score.py", "setup.py", "more.py"}
-    assert set(collect(spec, "begin")) == {"score.py"}
+    assert names(spec, located(init, spec, str(tmp_path))) == {"score.py", "setup.py", "more.py"}
+    assert located("begin", spec, str(tmp_path)) == "begin"
+    assert located(None, spec, str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("init", ["setup:begin", "there/setup.py:begin"])
+def test_an_initializer_elsewhere_has_a_directory_of_its_own(init: str, tmp_path: Path) -> None:
+    where = tmp_path / "there" if "/" in init else tmp_path
+    write(tmp_path, {"src/score.py": "import common\n\ndef score(x):\n    return x\n", "src/common.py": ""})
+    write(where, {"setup.py": BEGIN, "more.py": "import common\n", "common.py": "shadowed = True\n"})
+    spec = parse("src/score.py:score", str(tmp_path))
+    assert {
+        directory: set(files) for directory, files in collect(spec, located(init, spec, str(tmp_path))).items()
+    } == {
+        str(tmp_path / "src"): {"score.py", "common.py"},
+        str(where): {"setup.py", "more.py"},
+    }
+
+
+def test_an_initializer_is_looked_for_beside_the_function_first(tmp_path: Path) -> None:
+    write(tmp_path, {"src/score.py": "def score(x):\n    return x\n", "src/setup.py": BEGIN, "setup.py": BEGIN})
+    found = located("setup:begin", parse("src/score.py:score", str(tmp_path)), str(tmp_path))
+    assert isinstance(found, FunctionSpec)
+    assert found.directory == str(tmp_path / "src")
 
 
 def test_what_cannot_be_parsed_goes_as_it_is(tmp_path: Path) -> None:
     write(tmp_path, {"score.py": "import broken\n\ndef score(x):\n    return x\n", "broken.py": "def (\n"})
-    assert collect(parse("score.py:score", str(tmp_path)))["broken.py"] == b"def (\n"
+    assert collect(parse("score.py:score", str(tmp_path)))[str(tmp_path)]["broken.py"] == b"def (\n"
 
 
 def test_modules_too_large_to_be_sent_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,17 +135,41 @@ def test_a_function_of_an_installed_module_takes_nothing_along() -> None:
         assert collect(spec) == {}
 
 
-def test_a_function_of_ones_own_module_is_found_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, {"own_tasks/__init__.py": "", "own_tasks/score.py": "def score(x):\n    return x\n"})
+@pytest.mark.parametrize("package", ["own_tasks", "own_namespace"])
+def test_a_function_of_ones_own_module_is_found_beside_it(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"{package}/score.py": "def score(x):\n    return x\n"}
+    if package == "own_tasks":
+        files[f"{package}/__init__.py"] = "from own_tasks.score import score as begin\n"
+    write(tmp_path, files)
     monkeypatch.syspath_prepend(str(tmp_path))
-    import own_tasks.score  # type: ignore[import-not-found]
-
-    spec = anchored(of_callable(own_tasks.score.score))
+    module = importlib.import_module(f"{package}.score")
+    spec = anchored(of_callable(module.score))
     assert spec.directory == os.path.realpath(tmp_path)
-    assert set(collect(spec)) == {"own_tasks/__init__.py", "own_tasks/score.py"}
+    assert names(spec) == set(files)
+    if package == "own_tasks":
+        assert anchored(FunctionSpec("module", package, "begin")).directory == spec.directory
+
+
+def resolve_in(cwd: Path, spec: FunctionSpec, init: FunctionSpec) -> str:
+    """The names of what a fresh process finds for a function and its initializer."""
+    code = "import pickle, sys; from batchmill.function import resolve; found = resolve(*pickle.load(sys.stdin.buffer))"
+    code += "; print(found.function.__name__, found.init.__name__)"
+    payload = pickle.dumps((spec, init))
+    return (
+        subprocess.run([sys.executable, "-c", code], cwd=cwd, input=payload, stdout=subprocess.PIPE, check=True)
+        .stdout.decode()
+        .strip()
+    )
 
 
 # --- where it is put --------------------------------------------------------------------------------------------------
+
+
+def settle(spec: FunctionSpec, folder: Path) -> FunctionSpec:
+    """The spec where its files were brought to a folder."""
+    return settled(spec, deliver(collect(spec), str(folder)))
 
 
 def test_where_the_same_files_lie_they_are_used_as_they_are(tmp_path: Path) -> None:
@@ -95,7 +177,7 @@ def test_where_the_same_files_lie_they_are_used_as_they_are(tmp_path: Path) -> N
     spec = parse("score.py:score", str(tmp_path))
     there = tmp_path / "there"
     there.mkdir()
-    assert settle(spec, collect(spec), str(there)) == spec
+    assert settle(spec, there) == spec
     assert not any(there.iterdir())
 
 
@@ -112,20 +194,34 @@ def test_where_one_file_differs_all_are_put_elsewhere(change: str, tmp_path: Pat
         (here / "helper.py").write_text("by = 3\n" if change == "edited" else "by = 2\n\n")
     if change == "all gone":
         (here / "score.py").unlink()
-    settled = settle(spec, files, str(there))
-    assert settled == replace(spec, directory=str(there), path=str(there / "score.py"))
-    assert result(settled, "score(21)") == "42"
+    found = settled(spec, deliver(files, str(there)))
+    assert found.directory is not None
+    assert Path(found.directory).parent == there
+    assert found == replace(spec, directory=found.directory, path=os.path.join(found.directory, "score.py"))
+    assert result(found, "score(21)") == "42"
 
 
-def test_a_package_keeps_its_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("init", [True, False])
+def test_a_package_keeps_its_folders(init: bool, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    there.mkdir()
-    write(
-        here,
-        {"tasks/__init__.py": "", "tasks/score.py": "from tasks.by import by\n\ndef score(x):\n    return by * x\n"},
-    )
-    write(here, {"tasks/by.py": "by = 2\n"})
+    write(here, {"tasks/score.py": "from tasks.by import by\n\ndef score(x):\n    return by * x\n"})
+    write(here, {"tasks/by.py": "by = 2\n", **({"tasks/__init__.py": ""} if init else {})})
     spec = parse("tasks.score:score", str(here))
     files = collect(spec)
     (here / "tasks" / "by.py").unlink()
-    assert result(settle(spec, files, str(there)), "score(4)") == "8"
+    found = settled(spec, deliver(files, str(there)))
+    code = f"import sys; sys.path.insert(0, {found.directory!r}); from tasks.score import score; print(score(4))"
+    assert subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True).stdout == "8\n"
+
+
+def test_function_and_initializer_of_two_directories_are_put_side_by_side(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(here, {"src/score.py": "def score(x):\n    return x\n", "setup.py": BEGIN, "more.py": ""})
+    spec = parse("src/score.py:score", str(here))
+    init = located("setup:begin", spec, str(here))
+    files = collect(spec, init)
+    shutil.rmtree(here)
+    places = deliver(files, str(there))
+    found, begin = settled(spec, places), settled(init, places)
+    assert isinstance(begin, FunctionSpec)
+    assert resolve_in(tmp_path, found, begin) == "score begin"

@@ -21,11 +21,10 @@ from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple
 
 from batchmill import server
-from batchmill.function import FunctionSpec
 from batchmill.guard import Guard
 from batchmill.lanes import Event, Lane
 from batchmill.model import ItemError
-from batchmill.parcel import settle
+from batchmill.parcel import deliver, settled
 from batchmill.pool import PATIENCE, Pool
 from batchmill.resources import Monitor, raise_descriptor_limit, thread_caps, usable_cores
 from batchmill.wire import PULSE, AgentSetup, Death, framed, pack, read_message, unpack
@@ -338,11 +337,11 @@ def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, st
 
     The working directory is the run's, where there is one of that name here.
     """
-    lane = setup.lane
+    lane, places = setup.lane, deliver(setup.files, folder)
     return replace(
         lane,
-        spec=settle(lane.spec, setup.files, folder) if isinstance(lane.spec, FunctionSpec) else lane.spec,
-        init=settle(lane.init, setup.files, folder) if isinstance(lane.init, FunctionSpec) else lane.init,
+        spec=settled(lane.spec, places),
+        init=settled(lane.init, places),
         environ={**thread_caps(len(setup.slots), cores, environ), **environ},
         directory=lane.directory if os.path.isdir(lane.directory) else folder,
         output="none" if lane.output == "none" else "stderr",

@@ -41,7 +41,7 @@ from batchmill.link import SILENCE, Call, Link
 from batchmill.members import Members
 from batchmill.model import Wake
 from batchmill.output import Output
-from batchmill.parcel import anchored, collect
+from batchmill.parcel import anchored, collect, located
 from batchmill.plan import Plan
 from batchmill.pool import packed
 from batchmill.remote import Machine, RemoteLanes
@@ -72,6 +72,7 @@ class Cluster:
         self._plan = plan
         self._say = say
         self._owns = client is None
+        self._setup = _agent_setup(plan)
         self._client = connect(plan) if client is None else checked(client)
         self._loop: asyncio.AbstractEventLoop = self._client.loop.asyncio_loop
         self.address = str(self._client.scheduler.address)
@@ -121,7 +122,7 @@ class Cluster:
         self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
     ) -> RemoteLanes:
         """See Site."""
-        self._setup = self._make_setup(run)
+        self._setup = replace(self._setup, lane=replace(self._setup.lane, run=run))
         self._make_desk = partial(OwnDesk, self._plan.lane_setup(1, run=run), max(1, usable_cores()[0] - 1), put)
         self._lanes = RemoteLanes(put, Wake(), self._say, self._prints(output), check=self._check_client)
         self._attending = asyncio.run_coroutine_threadsafe(self._attend(), self._loop)
@@ -143,20 +144,6 @@ class Cluster:
     def _check_client(self) -> None:
         if not self._loop.is_running():
             raise ClusterLost("the Dask client was closed during the run", "leave it open until the run is over")
-
-    def _make_setup(self, run: int) -> AgentSetup:
-        plan = self._plan
-        lane = plan.lane_setup(1, run=run)
-        if isinstance(lane.spec, FunctionSpec):
-            lane = replace(lane, spec=anchored(lane.spec))
-        specs = [spec for spec in (lane.spec, lane.init) if isinstance(spec, (FunctionSpec, str))]
-        return AgentSetup(
-            slots=range(0),
-            lane=replace(lane, environ={}),
-            kwargs=packed(dict(plan.kwargs)),
-            limits=replace(plan.watched, max_items_per_worker=None),
-            files=collect(*specs),
-        )
 
     def desk(self, output: Output | None) -> OwnDesk:
         """See Site."""
@@ -385,6 +372,21 @@ async def is_refused(address: str) -> bool:
         return False
     writer.close()
     return False
+
+
+def _agent_setup(plan: Plan) -> AgentSetup:
+    """What an agent needs to know of a batch; the user's modules as they are now."""
+    lane = replace(plan.lane_setup(1), environ={})
+    if isinstance(lane.spec, FunctionSpec):
+        spec = anchored(lane.spec)
+        lane = replace(lane, spec=spec, init=located(lane.init, spec, lane.directory))
+    return AgentSetup(
+        slots=range(0),
+        lane=lane,
+        kwargs=packed(dict(plan.kwargs)),
+        limits=replace(plan.watched, max_items_per_worker=None),
+        files=collect(lane.spec, lane.init),
+    )
 
 
 def checked(client: Any) -> Any:

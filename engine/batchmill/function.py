@@ -331,20 +331,19 @@ def failure(doing: str, error: BaseException) -> FunctionFailed:
 
 
 def _resolve_init(init: str | FunctionSpec, spec: FunctionSpec, module: ModuleType | None) -> Callable[[], Any]:
-    if isinstance(init, FunctionSpec):
-        return resolve(init).function
-    where, _, name = init.rpartition(":")
-    if module is not None and _is_name(name) and where in ("", spec.module):
-        own = replace(spec, name=name, label="")
-        found: Callable[[], Any] = _attribute(module, own)
-        _refuse_unfit(found, own.display)
-        return found
-    if not where:
-        raise InvalidUsage(f"--init {init!r} names no module", "write MODULE:NAME")
-    other = parse(init, here())
-    if other.kind == "module" and other.directory not in sys.path:
-        sys.path.insert(1, other.directory or "")  # behind the function's own directory
-    return resolve(replace(other, directory=None)).function
+    if isinstance(init, str):
+        where, _, name = init.rpartition(":")
+        if module is not None and _is_name(name) and where in ("", spec.module):
+            own = replace(spec, name=name, label="")
+            found: Callable[[], Any] = _attribute(module, own)
+            _refuse_unfit(found, own.display)
+            return found
+        if not where:
+            raise InvalidUsage(f"--init {init!r} names no module", "write MODULE:NAME")
+        init = parse(init, here())
+    if init.directory is not None and init.directory not in sys.path:
+        sys.path.insert(1, init.directory)  # behind the function's own directory
+    return resolve(replace(init, directory=None)).function
 
 
 def _load(spec: FunctionSpec) -> ModuleType:

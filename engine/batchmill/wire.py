@@ -43,15 +43,15 @@ LEASE = 15.0  # seconds that an agent and its lanes live on without hearing of t
 class AgentSetup:
     """What an agent needs to know: the `slots` of its lanes, what each of them is to be, and the limits it sees to.
 
-    `kwargs` are pickled. `files` are the user's own modules, by their path relative to the function's directory. The
-    agent ends after `lease` seconds without a message.
+    `kwargs` are pickled. `files` are the user's own modules (see parcel.Parcel). The agent ends after `lease` seconds
+    without a message.
     """
 
     slots: range
     lane: LaneSetup
     kwargs: bytes
     limits: Settings
-    files: dict[str, bytes]
+    files: dict[str, dict[str, bytes]]
     lease: float = LEASE
 
 
