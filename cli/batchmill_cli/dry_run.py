@@ -32,10 +32,12 @@ def describe(function: str | CommandSpec, inputs: Sequence[str], settings: Setti
     if options["json"]:
         what, name = _called(function)
         return as_json({what: name, "input": inputs, "output": options["output"], **fields_of(seen)})
-    return "\n".join(_lines(function, inputs, seen, options["output"]))
+    return "\n".join(_lines(function, inputs, seen, options["output"], _workers(seen, settings)))
 
 
-def _lines(function: str | CommandSpec, inputs: Sequence[str], seen: Preview, output: str | None) -> Iterator[str]:
+def _lines(
+    function: str | CommandSpec, inputs: Sequence[str], seen: Preview, output: str | None, workers: str
+) -> Iterator[str]:
     more = f" and {len(inputs) - MOST_INPUTS} more" if len(inputs) > MOST_INPUTS else ""
     yield "{:10} {}".format(*_called(function))
     yield f"input      {escape(', '.join(inputs[:MOST_INPUTS]), 1000)}{more} ({seen.format})"
@@ -45,7 +47,7 @@ def _lines(function: str | CommandSpec, inputs: Sequence[str], seen: Preview, ou
         yield f"{'' if number else 'first':10} {show_id(item.id)} (line {item.line}{_input(inputs, seen, item.input)})"
     if seen.to_do > len(seen.first):
         yield f"           and {seen.to_do - len(seen.first)} more"
-    yield f"workers    {seen.workers or 'all there are'} ({escape(seen.workers_from, 200)})"
+    yield f"workers    {workers} ({escape(seen.workers_from, 200)})"
     if seen.checkpoint is None:
         yield "checkpoint none: nothing is kept"
     else:
@@ -53,6 +55,15 @@ def _lines(function: str | CommandSpec, inputs: Sequence[str], seen: Preview, ou
     collected = "`batchmill results` collects it from the checkpoint" if seen.checkpoint else "results are thrown away"
     yield f"output     {escape(output, 300) if output else f'none; {collected}'}"
     yield "nothing was run"
+
+
+def _workers(seen: Preview, settings: Settings) -> str:
+    """How many workers there would be: how many a cluster has is not known before."""
+    if not settings.cluster_name:
+        return str(seen.workers)
+    if seen.workers:
+        return f"at most {seen.workers}"
+    return "all there are" if settings.workers == "auto" else f"{settings.workers} of all there are"
 
 
 def _called(function: str | CommandSpec) -> tuple[str, str]:

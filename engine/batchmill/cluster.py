@@ -13,12 +13,11 @@ import asyncio
 import logging
 import os
 import pickle
-import sys
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -47,6 +46,7 @@ from batchmill.pool import packed
 from batchmill.remote import Machine, RemoteLanes
 from batchmill.remote_watch import RemoteGuard, RemoteMonitor
 from batchmill.resources import Monitor, machine, usable_cores, versions
+from batchmill.settings import TLS, Settings
 from batchmill.version import __version__
 from batchmill.wire import LEASE, AgentSetup, pack
 
@@ -71,9 +71,9 @@ class Cluster:
     def __init__(self, plan: Plan, say: Callable[[str], None], client: Any = None) -> None:
         self._plan = plan
         self._say = say
-        self._owns = client is None
         self._setup = _agent_setup(plan)
-        self._client = connect(plan) if client is None else checked(client)
+        self._own = ExitStack()  # what is to be closed at the end
+        self._client = self._own.enter_context(connected(plan)) if client is None else checked(client)
         self._loop: asyncio.AbstractEventLoop = self._client.loop.asyncio_loop
         self.address = str(self._client.scheduler.address)
         self._members = Members(plan.settings.workers)
@@ -83,7 +83,6 @@ class Cluster:
         self._told_waiting = False
         self._places: dict[str, str] = {}
         self._attending: Future[None] | None = None
-        self._output: int | None = None  # a file for what items print
         try:
             self.workers = self._members.most(self._await(self._sizes()))
         except BaseException:
@@ -134,12 +133,13 @@ class Cluster:
         if name in ("stderr", "none"):
             return output
         try:
-            self._output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             raise OutputLost(
                 f"cannot write {name}: {error.strerror}", "check the path given to --worker-output"
             ) from None
-        return self._output
+        self._own.callback(os.close, file)
+        return file
 
     def _check_client(self) -> None:
         if not self._loop.is_running():
@@ -172,11 +172,7 @@ class Cluster:
         if self._attending is not None:
             self._attending.cancel()
             self._lanes.catch_up()
-        if self._output is not None:
-            os.close(self._output)
-        if self._owns:
-            with suppress(Exception):  # all is committed: that a busy scheduler takes its time is no error
-                self._client.close(timeout=CLOSING)
+        self._own.close()
 
     async def _leave(self) -> None:
         tasks = list(self._serving.values())
@@ -317,16 +313,9 @@ class Cluster:
 
     def _check(self, name: str, facts: dict[str, Any]) -> None:
         """Raise ClusterUnfit for a worker that cannot take part; warn of one that may give other results."""
-        own = sys.version.split()[0]
-        if facts["batchmill"] != __version__:
-            remedy = f"install the same there: pip install batchmill=={__version__}"
-            raise ClusterUnfit(f"worker {name} has batchmill {facts['batchmill']}, and this is {__version__}", remedy)
-        if facts["python"].rpartition(".")[0] == own.rpartition(".")[0]:
-            return
-        said = f"worker {name} has Python {facts['python']}, and this is {own}"
-        if isinstance(self._plan.spec, FunctionSpec) and self._plan.spec.kind == "pickle":
-            raise ClusterUnfit(f"{said}: functions sent by value need the same", "name the function, or use one Python")
-        self._tell_once(f"Warning: {said}; results may differ")
+        warning = doubts(name, facts, self._plan)
+        if warning:
+            self._tell_once(warning)
 
     # Messages
 
@@ -394,31 +383,68 @@ def checked(client: Any) -> Any:
     if not callable(getattr(client, "run", None)) or not hasattr(client, "rpc") or not hasattr(client, "loop"):
         remedy = "give a distributed.Client of it, or the scheduler's address"
         raise InvalidUsage(f"cluster={client!r} is no client of Dask", remedy)
+    if client.status in ("closing", "closed"):
+        raise InvalidUsage(f"cluster={client!r} is closed", "give a client that is open")
     if client.asynchronous:
         raise InvalidUsage("cluster is an asynchronous client, which would wait for itself", "give one that is not")
     return client
+
+
+def doubts(name: str, facts: dict[str, Any], plan: Plan) -> str:
+    """What is to be said of a worker that may give other results, by what host.describe says of it; raises ClusterUnfit
+    for one that cannot take part."""
+    if facts["batchmill"] != __version__:
+        remedy = f"install the same there: pip install batchmill=={__version__}"
+        raise ClusterUnfit(f"worker {name} has batchmill {facts['batchmill']}, and this is {__version__}", remedy)
+    own = host.describe()
+    ours, theirs = ((one["implementation"], *one["python"].split(".")[:2]) for one in (own, facts))
+    if theirs == ours:
+        return ""
+    said = f"worker {name} has {_python(facts)}, and this is {_python(own)}"
+    if any(isinstance(spec, FunctionSpec) and spec.kind == "pickle" for spec in (plan.spec, plan.init)):
+        raise ClusterUnfit(f"{said}: functions sent by value need the same", "name the function, or use one Python")
+    return f"Warning: {said}; results may differ"
+
+
+def _python(facts: dict[str, Any]) -> str:
+    """A Python as people know it."""
+    name = str(facts["implementation"])
+    return f"{'Python' if name == 'cpython' else name} {facts['python']}"
+
+
+@contextmanager
+def connected(plan: Plan) -> Iterator[Any]:
+    """A client of our own: see connect. What Dask logs of it is not shown meanwhile: all there is to say we say."""
+    logger = logging.getLogger("distributed.client")
+
+    def is_fatal(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.CRITICAL
+
+    logger.addFilter(is_fatal)  # the level is one for all runs of this process
+    try:
+        client = connect(plan)
+        try:
+            yield client
+        finally:
+            with suppress(Exception):  # all is committed: that a busy scheduler takes its time is no error
+                client.close(timeout=CLOSING)
+    finally:
+        logger.removeFilter(is_fatal)
 
 
 def connect(plan: Plan) -> Any:
     """A Dask client of the scheduler that the settings name; raises InvalidUsage, InputMissing, ClusterLost."""
     settings = plan.settings
     try:
-        from distributed import Client, Security
+        from distributed import Client
     except ImportError:
         raise InvalidUsage("--cluster needs dask.distributed", "pip install 'batchmill[dask]'") from None
-    given = {
-        "tls_ca_file": settings.tls_ca_file,
-        "tls_client_cert": settings.tls_cert,
-        "tls_client_key": settings.tls_key,
-    }
-    tls = {name: value for name, value in given.items() if value is not None}
     where = settings.cluster or settings.cluster_file
-    if settings.cluster_file is not None and not os.path.isfile(settings.cluster_file):
+    if settings.cluster_file is not None:
         remedy = f"start one with `dask scheduler --scheduler-file {settings.cluster_file}`"
-        raise InputMissing(f"--cluster-file {settings.cluster_file} does not exist", remedy)
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # that the scheduler is lost is for us to say
+        _check_readable("cluster_file", settings.cluster_file, remedy)
     try:
-        security = Security(**tls, require_encryption=True) if tls else None
+        security = _security(settings)
         if settings.cluster_file is not None:
             return Client(
                 scheduler_file=settings.cluster_file, security=security, set_as_default=False, timeout=SILENCE
@@ -431,6 +457,37 @@ def connect(plan: Plan) -> Any:
             f"no scheduler can be reached at {where}: {str(error) or type(error).__name__}",
             "start one with `dask scheduler`, or check the address",
         ) from None
+
+
+def _security(settings: Settings) -> Any:
+    """What the client shows and trusts, where the settings say so; raises InputMissing for files that are no good."""
+    from distributed import Security
+
+    given = {name: getattr(settings, name) for name in TLS if getattr(settings, name) is not None}
+    if not given:
+        return None
+    for name, path in given.items():
+        _check_readable(name, path, "check the path")
+    # What is not given is Dask's own configuration's, and must not be passed as None.
+    named = dict(zip(TLS, ("tls_ca_file", "tls_client_cert", "tls_client_key")))
+    security = Security(**{named[name]: path for name, path in given.items()}, require_encryption=True)
+    try:
+        security.get_connection_args("client")
+    except OSError as error:  # ssl's own are
+        remedy = "they must be PEM files, and the key that of the certificate"
+        raise InputMissing(f"{', '.join(given.values())}: {error.strerror or error}", remedy) from None
+    return security
+
+
+def _check_readable(name: str, path: str, remedy: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+    try:
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        raise InputMissing(f"{option} {path} does not exist", remedy) from None
+    except OSError as error:
+        raise InputMissing(f"{option} {path} cannot be read: {error.strerror}", remedy) from None
 
 
 def lost(address: str, error: BaseException, checkpoint: str | None) -> ClusterLost:

@@ -29,6 +29,7 @@ from batchmill.plan import Plan
 from batchmill.reader import damaged
 from batchmill.resources import worker_count
 from batchmill.resume import History, check_identity, in_the_way
+from batchmill.settings import Settings
 from batchmill.source import Source
 from batchmill.target import STDOUT
 
@@ -65,8 +66,8 @@ class Preview:
     Of the `total` items of the input (of its shard), `done` have an ok result that stays, `changed` of these although
     their content is another now; `failed` failed in an earlier run, and run again if `retry_failed`. `to_do` items
     would run, at most --limit; `left` are those beyond it. `unreadable` records of the input are no items and would
-    fail, the first of them `first_unreadable`. `first` are the first items that would run; `fate` what becomes of the
-    checkpoint.
+    fail, the first of them `first_unreadable`. `first` are the first items that would run; `workers` those that there
+    would be, on a cluster at most (0: it depends on what is there); `fate` is what becomes of the checkpoint.
     """
 
     total: int
@@ -109,7 +110,7 @@ def preview(plan: Plan) -> Preview:
 def _preview(plan: Plan, count: _Count, fate: str) -> Preview:
     settings, matcher = plan.settings, count.matcher
     to_do = count.to_do if settings.limit is None else min(settings.limit, count.to_do)
-    workers, source = worker_count(settings.workers) if not settings.cluster_name else (0, settings.cluster_name)
+    workers, source = _workers(settings)
     return Preview(
         total=count.total,
         done=matcher.skipped if matcher else 0,
@@ -128,6 +129,12 @@ def _preview(plan: Plan, count: _Count, fate: str) -> Preview:
         checkpoint=plan.checkpoint,
         fate=fate,
     )
+
+
+def _workers(settings: Settings) -> tuple[int, str]:
+    if not settings.cluster_name:
+        return worker_count(settings.workers)
+    return settings.workers if isinstance(settings.workers, int) else 0, settings.cluster_name
 
 
 def _chunks(source: Source, wake: threading.Event) -> Iterator[Chunk]:

@@ -44,6 +44,8 @@ OUTPUT_FORMATS = ("jsonl", "csv", "msgpack", "sqlite", "raw")
 START_METHODS = ("forkserver", "spawn", "fork")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
 
+TLS = ("tls_ca_file", "tls_cert", "tls_key")  # of a cluster
+
 FOREVER = "forever"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -192,7 +194,7 @@ class Settings:
             value = getattr(self, f.name)
             if isinstance(f.default, bool) and not isinstance(value, bool):
                 raise InvalidUsage(f"{_option(f.name)} {value!r} is neither true nor false", "give True or False")
-        cluster = ("cluster", "cluster_file", "tls_ca_file", "tls_cert", "tls_key")
+        cluster = ("cluster", "cluster_file", *TLS)
         for name in ("id_field", "init", "worker_output", *cluster, *(["preload"] if self.preload else [])):
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):
@@ -206,6 +208,9 @@ class Settings:
             raise InvalidUsage("--fresh-if-finished needs --resume", "give both, or --fresh alone")
         if self.cluster and self.cluster_file:
             raise InvalidUsage("--cluster and --cluster-file exclude each other", "leave one of them out")
+        for name in TLS:
+            if getattr(self, name) and not self.cluster_name:
+                raise InvalidUsage(f"{_option(name)} is for a cluster", "give --cluster or --cluster-file as well")
         for name in self.set:
             if not isinstance(name, str) or not name.isidentifier():
                 raise InvalidUsage(f"--set {name!r} is not a parameter name", "write --set KEY=VALUE")
