@@ -47,6 +47,8 @@ def note(*words):
 def work(item):
     note(item["id"])
     time.sleep(item.get("sleep", 0))
+    while item.get("waits") and not os.path.exists("go"):
+        time.sleep(0.01)
     return {"n": item["n"], "square": item["n"] ** 2, "text": item.get("text")}
 
 

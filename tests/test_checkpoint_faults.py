@@ -714,33 +714,35 @@ def test_row_16_a_file_system_without_locks_or_links_is_named(path: str, verb: s
 
 
 RACE = """
-import os, sys, time
+import os, sys
 from batchmill.checkpoint import Checkpoint
 from batchmill.codec import pack_map
 from batchmill.errors import BatchmillError
 from batchmill.framing import FrameType
 path, count, verb = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-ready, go = os.pipe(), os.pipe()
+go, end = os.pipe(), os.pipe()
 children = []
 for _ in range(count):
     child = os.fork()
     if not child:
         os.close(go[1])
+        os.close(end[1])
         os.read(go[0], 1)
         try:
             checkpoint = Checkpoint.create(path, {}) if verb == "create" else Checkpoint.open(path)
             checkpoint.append(FrameType.RUN, pack_map({"pid": os.getpid(), "host": "h", "started": 0.0}))
             checkpoint.append(FrameType.OUTCOMES, b"work")
-            time.sleep(1.5)
+            os.read(end[0], 1)  # until the others have ended
             checkpoint.close()
             os._exit(0)
         except BatchmillError as error:
             os._exit(error.exit_code)
     children.append(child)
 os.close(go[1])
-began = time.monotonic()
 codes = []
 for _ in children:
+    if len(codes) == count - 1:
+        os.close(end[1])
     _, status = os.wait()
     codes.append(os.waitstatus_to_exitcode(status))
 print(*sorted(codes))

@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 
 from cli_kit import PROGRAM, batchmill, environment
-from test_cli_run import wait_for_outcomes
+from fault_kit import until
 
 FUNCTIONS = """
-import time
+import os, time
 
 def picky(item):
     if item["n"] % 10 == 3:
         raise ValueError("three")
     return item["n"]
 
-def slow(item):
-    time.sleep(0.2)
+def gated(item):
+    open("begun", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
 """
 RUN = ("run", "f.py:picky", "items.jsonl", "-c", "x.ckpt")
 
@@ -144,7 +146,7 @@ def test_compressed_input_and_stdin_are_read_to_their_end(work: Path) -> None:
         (["g.py:picky", "items.jsonl", "-c", "x.ckpt"], 66, "g.py"),
         (["f.py:nothing", "items.jsonl", "-c", "x.ckpt"], 2, "nothing"),
         (["f.py:picky", "items.jsonl", "-c", "x.ckpt"], 73, "--resume"),
-        (["f.py:slow", "items.jsonl", "-c", "x.ckpt", "--resume"], 78, "f:slow"),
+        (["f.py:gated", "items.jsonl", "-c", "x.ckpt", "--resume"], 78, "f:gated"),
         (["f.py:picky", "items.jsonl", "-c", "no/x.ckpt"], 73, "no/x.ckpt"),
         (["f.py:picky", "items.jsonl", "-c", "y.ckpt", "-o", "no/o.jsonl"], 74, "no/o.jsonl"),
         (["f.py:picky", "items.jsonl", "-c", "y.ckpt", "-o", "."], 74, "directory"),
@@ -193,16 +195,17 @@ def test_a_damaged_checkpoint_is_65(work: Path) -> None:
 
 
 def test_a_checkpoint_in_use_is_75(work: Path) -> None:
-    command = ["run", "f.py:slow", "items.jsonl", "-c", "x.ckpt", "-j", "1"]
+    command = ["run", "f.py:gated", "items.jsonl", "-c", "x.ckpt", "-j", "1"]
     run = subprocess.Popen([*PROGRAM, *command], cwd=work, env=environment(), stderr=subprocess.PIPE)
     try:
-        wait_for_outcomes(work / "x.ckpt")
+        until((work / "begun").exists, "an item to run")
         ended = batchmill(*command, "--resume", "-n", cwd=work)
         assert ended.returncode == 75
         assert str(run.pid) in ended.stderr
     finally:
-        run.terminate()
+        (work / "go").touch()
         run.communicate(timeout=60)
+    assert run.returncode == 0
 
 
 def test_files_and_lines_are_counted_too(work: Path) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from cli_kit import PROGRAM, batchmill, environment, shell
+from fault_kit import until
 
 FUNCTIONS = """
 import os, sys, time
@@ -29,6 +30,12 @@ def picky(item):
 
 def slow(item, seconds=0.05):
     time.sleep(seconds)
+    return item["n"]
+
+def gated(item):
+    open("begun", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
     return item["n"]
 
 def loud(item):
@@ -211,18 +218,19 @@ def test_a_checkpoint_that_exists_is_not_touched_without_a_word(work: Path) -> N
 
 
 def test_a_second_run_on_the_same_checkpoint_is_75_and_silent_with_q(work: Path) -> None:
-    command = ["run", "f.py:slow", "items.jsonl", "-c", "x.ckpt", "--set", "seconds=0.2", "-j", "1"]
+    command = ["run", "f.py:gated", "items.jsonl", "-c", "x.ckpt", "-j", "1"]
     first = subprocess.Popen([*PROGRAM, *command], cwd=work, env=environment(), stderr=subprocess.PIPE)
     try:
-        wait_for_outcomes(work / "x.ckpt")
+        until((work / "begun").exists, "the first to run")
         second = batchmill(*command, "--resume", cwd=work)
         assert second.returncode == 75
         assert str(first.pid) in second.stderr
         quiet = batchmill(*command, "--resume", "-q", cwd=work)
         assert (quiet.returncode, quiet.stderr) == (75, "")
     finally:
-        first.terminate()
+        (work / "go").touch()
         first.communicate(timeout=60)
+    assert first.returncode == 0
 
 
 def wait_for_outcomes(path: Path) -> None:
@@ -271,16 +279,18 @@ def test_signals_to_every_process_twice_at_once_drain_as_one(number: signal.Sign
     assert run.returncode == -number
     assert "Traceback" not in said
     assert " 0 failed" in said
-    assert psutil.wait_procs(processes[1:], timeout=10)[1] == []
+    assert psutil.wait_procs(processes[1:], timeout=30)[1] == []
 
 
 def test_a_hangup_under_nohup_is_ignored(work: Path) -> None:
-    command = ["nohup", *PROGRAM, "run", "f.py:slow", "items.jsonl", "-c", "x.ckpt"]
+    command = ["nohup", *PROGRAM, "run", "f.py:gated", "items.jsonl", "-c", "x.ckpt"]
     run = subprocess.Popen(
         command, cwd=work, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    wait_for_outcomes(work / "x.ckpt")
+    until((work / "begun").exists, "an item to run")
+    assert run.poll() is None
     run.send_signal(signal.SIGHUP)
+    (work / "go").touch()
     run.communicate(timeout=60)
     assert run.returncode == 0
 

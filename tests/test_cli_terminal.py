@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli_kit import PROGRAM, Terminal, batchmill, screen_rows
+from batchmill.signals import INSIST_AFTER
+from cli_kit import PROGRAM, PROGRAM_THAT_SAYS_UP, Terminal, batchmill, screen_rows
 
 FUNCTIONS = """
 import time
@@ -18,6 +19,10 @@ import time
 def slow(item, seconds=0.05):
     time.sleep(seconds)
     return item
+
+def stay(item):
+    print("begun", flush=True)
+    time.sleep(600)
 
 def loud(item):
     print("item", item, "x" * 60, flush=True)
@@ -53,7 +58,7 @@ def test_the_line_is_never_wider_than_the_terminal(columns: int, work: Path) -> 
 
 
 def test_the_line_follows_a_window_that_is_resized(work: Path) -> None:
-    terminal = Terminal(["run", "f.py:slow", "many.jsonl", "--limit", "60", "-j", "2", "--set", "seconds=0.1"], work)
+    terminal = Terminal(["run", "f.py:slow", "many.jsonl", "-j", "2", "--set", "seconds=0.1"], work)
     terminal.read_until(lambda seen: b"2w" in seen)
     terminal.resize(30)
     before = len(terminal.seen)
@@ -64,7 +69,8 @@ def test_the_line_follows_a_window_that_is_resized(work: Path) -> None:
     terminal.resize(100)
     before = len(terminal.seen)
     terminal.read_until(lambda seen: b"2w" in seen[before:])
-    assert terminal.end() == 3
+    terminal.press(b"\x03")
+    assert terminal.end() == -signal.SIGINT
 
 
 def test_no_colour_and_ci_change_what_they_are_for(work: Path) -> None:
@@ -110,7 +116,7 @@ def test_ctrl_c_drains_reports_and_dies_of_sigint(presses: int, work: Path) -> N
     assert b"ended by SIGINT" in terminal.seen
     assert b"Traceback" not in terminal.seen
     assert b"--resume" in terminal.seen
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
 def test_after_ctrl_c_the_output_that_was_asked_for_can_be_collected(work: Path) -> None:
@@ -123,11 +129,11 @@ def test_after_ctrl_c_the_output_that_was_asked_for_can_be_collected(work: Path)
 
 
 def test_ctrl_c_again_kills_what_does_not_end(work: Path) -> None:
-    command = ["run", "f.py:slow", "items.jsonl", "--set", "seconds=600", "--grace", "5m", "-j", "2"]
-    terminal = Terminal(command, work)
-    terminal.read_until(lambda seen: b"2w" in seen)
+    terminal = Terminal(["run", "f.py:stay", "items.jsonl", "--grace", "5m", "-j", "2"], work)
+    terminal.read_until(lambda seen: seen.count(b"begun") == 2)
     terminal.press(b"\x03")
-    time.sleep(1.5)
+    terminal.read_until(lambda seen: b"Stopping: " in seen)
+    time.sleep(INSIST_AFTER + 0.2)
     terminal.press(b"\x03")
     assert terminal.end() == -signal.SIGINT
     assert b"Traceback" not in terminal.seen
@@ -135,8 +141,10 @@ def test_ctrl_c_again_kills_what_does_not_end(work: Path) -> None:
 
 def test_ctrl_c_at_any_moment_of_the_start_leaves_no_traceback(work: Path) -> None:
     for step in range(8):
-        terminal = Terminal(["run", "f.py:slow", "many.jsonl", "-c", f"{step}.ckpt"], work)
-        time.sleep(0.15 + step * 0.07)  # Python itself, before our first line, shows one
+        command = ["run", "f.py:slow", "many.jsonl", "-c", f"{step}.ckpt"]
+        terminal = Terminal(command, work, command=PROGRAM_THAT_SAYS_UP)
+        terminal.read_until(lambda seen: b"up" in seen)  # before that, Python itself shows a traceback
+        time.sleep(step * 0.07)
         terminal.press(b"\x03")
         assert terminal.end() == -signal.SIGINT
         assert b"Traceback" not in terminal.seen

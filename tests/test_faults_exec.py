@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli_kit import batchmill, shell
-from fault_kit import PROGRAM, committed, finish, is_running, running, until, witnessed
+from fault_kit import LINGER, PROGRAM, committed, finish, is_running, running, until, witnessed
 
 EXEC = (PROGRAM, "exec")
 NOTE = 'echo "$1" >> witness; '
@@ -31,7 +31,7 @@ def outputs(place: Path) -> list[str]:
 def test_kill_9_leaves_no_orphan_and_runs_nothing_twice_that_was_done(place: Path) -> None:
     """parallel: running jobs are orphaned, run to the end, and run a second time."""
     script = NOTE + "echo $$ >> pids; sleep 0.1; [ $1 -lt 5 ] || [ -e go ] || exec sleep 60; echo done $1"
-    words = ("n.txt", *RAW, "--chunk-size", "1", "--", "sh", "-c", script, "x")
+    words = ("n.txt", *RAW, "-j", "2", "--chunk-size", "1", "--", "sh", "-c", script, "x")
     with running(*words, cwd=place, command=EXEC) as run:
         run.until(lambda: len(committed(place, NAME)) == 5 and len(witnessed(place)) == 7, "five done, two running")
         stuck = set(witnessed(place)) - set(committed(place, NAME))  # which ones depends on which lane was quicker
@@ -40,7 +40,7 @@ def test_kill_9_leaves_no_orphan_and_runs_nothing_twice_that_was_done(place: Pat
         until(
             lambda: not any(is_running(int(pid)) for pid in (place / "pids").read_text().split()),
             "no command",
-            limit=10,
+            limit=LINGER,
         )
         run.assert_gone()
     (place / "go").touch()
@@ -139,23 +139,28 @@ def test_a_checkpoint_is_never_written_over_and_never_shared(place: Path) -> Non
 
 def test_a_hangup_is_no_success_and_nohup_is_obeyed(place: Path) -> None:
     """parallel: exit 0 after 12 of 40; nohup is defeated."""
-    with running("n.txt", *COMMAND, cwd=place, command=EXEC) as run:
-        run.until(lambda: committed(place, NAME), "the first outcome")
+    words = ("-j", "2", "--", "sh", "-c", NOTE + "[ $1 -lt 3 ] || until [ -e go ]; do sleep 0.05; done", "x")
+    with running("n.txt", "-v", *words, cwd=place, command=EXEC) as run:
+        run.until(lambda: len(witnessed(place)) == 5, "three commands, and two that wait")
         run.signal(signal.SIGHUP)
+        run.until(lambda: b"Stopping: " in run.said(), "the run to hear it")
+        (place / "go").touch()
         assert run.end().status == -signal.SIGHUP
         run.assert_gone()
     done = committed(place, NAME)
-    assert len(done) == len(witnessed(place)) < 12  # what was running has ended, and is kept
-    with running("n.txt", "--resume", *COMMAND, cwd=place, command=("nohup", *EXEC)) as run:
-        run.until(lambda: len(committed(place, NAME)) > len(done), "one more")
+    assert len(done) == len(witnessed(place)) == 5  # what was running has ended, and is kept
+    (place / "go").unlink()
+    with running("n.txt", "--resume", *words, cwd=place, command=("nohup", *EXEC)) as run:
+        run.until(lambda: len(witnessed(place)) == 7, "two more that wait")
         run.signal(signal.SIGHUP)
+        (place / "go").touch()
         assert run.end().status == 0
     assert Counter(witnessed(place)) == Counter(map(str, range(12)))
 
 
 def test_a_log_is_lines(place: Path) -> None:
     """parallel --eta: 6,938 bytes of CR-overwritten text for 4 jobs."""
-    words = ("exec", "n.txt", "--json", "--progress", "log", "--progress-interval", "100ms", *COMMAND)
+    words = ("exec", "n.txt", "--json", "--progress", "log", "--progress-interval", "250ms", *COMMAND)
     ended = batchmill(*words, cwd=place)
     assert ended.returncode == 0
     assert 0 < len(ended.stderr.splitlines()) < 40

@@ -76,7 +76,7 @@ def crash_and_resume(cwd: Path, kills: int, *arguments: str) -> None:
 
 
 def test_row_1_what_a_killed_run_left_of_its_output_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
-    prepare(tmp_path, numbered(20, sleep=0.1))
+    prepare(tmp_path, numbered(20, waits=True))
     with running(*RUN, cwd=tmp_path) as run:
         left = tmp_path / f"out.jsonl.{run.pid}.tmp"
         run.until(left.exists, "a temporary file")
@@ -85,7 +85,7 @@ def test_row_1_what_a_killed_run_left_of_its_output_goes_and_what_is_being_writt
         run.assert_gone()
     assert left.exists()
     others = {f"out.jsonl.{os.getpid()}.tmp", f"out.jsonl.{run.pid}.tmp.mine", f"xout.jsonl.{run.pid}.tmp"}
-    for name in others:
+    for name in (*others, "go"):
         (tmp_path / name).touch()
     assert finish(*RUN, cwd=tmp_path).status == 0
     assert {path.name for path in tmp_path.glob("*.tmp*")} == others
@@ -125,12 +125,13 @@ def test_row_32_what_an_item_started_dies_with_its_worker(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("method", METHODS)
 def test_row_18_the_lock_is_free_as_soon_as_the_parent_was_killed(method: str, tmp_path: Path) -> None:
-    prepare(tmp_path, numbered(40, sleep=0.02))
+    prepare(tmp_path, [{**item, "waits": item["n"] >= 6} for item in numbered(40)])
     arguments = (*RUN, "--start-method", method)
     with running(*arguments, cwd=tmp_path) as run:
         run.until(lambda: committed(tmp_path), "an outcome")
         run.signal(signal.SIGKILL)
         run.end()
+        (tmp_path / "go").touch()
         with running(*arguments, cwd=tmp_path) as again:
             ended = again.end()
             again.assert_gone()
@@ -145,7 +146,7 @@ def fork_servers_of(run: Run) -> list[int]:
 
 
 def test_row_40_a_killed_fork_server_costs_no_strike_and_nothing_runs_twice_at_once(tmp_path: Path) -> None:
-    prepare(tmp_path, numbered(60, sleep=0.05))
+    prepare(tmp_path, numbered(200, sleep=0.05))
     command = ("f.py:alone", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "3")
     with running(*command, cwd=tmp_path) as run:
         for share in (5, 25):
@@ -155,7 +156,7 @@ def test_row_40_a_killed_fork_server_costs_no_strike_and_nothing_runs_twice_at_o
         ended = run.end()
         run.assert_gone()
     assert (ended.status, ended.err) == (0, "")
-    assert [o["result"] for o in lines_of(tmp_path / "out.jsonl")] == list(range(60))
+    assert [o["result"] for o in lines_of(tmp_path / "out.jsonl")] == list(range(200))
     assert not [line for line in witnessed(tmp_path) if line.startswith("TWICE")]
     assert strikes(tmp_path) == 0
     assert all(outcome.attempts == 1 for outcome in committed(tmp_path).values())
