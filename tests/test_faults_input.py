@@ -324,7 +324,8 @@ def test_row_30_a_module_that_cannot_be_imported_is_one_clear_error(what: str, t
     line, named = BROKEN[what]
     prepare(tmp_path, numbered(5))
     (tmp_path / "g.py").write_text(f"import os, f\nf.note('import')\n{line}\n\ndef work(item):\n    return 1\n")
-    command = ("g.py:work", "items.jsonl", "-c", CHECKPOINT, "-j", "2", "--start-timeout", "2s")
+    patience = "2s" if "hangs" in what else "1m"
+    command = ("g.py:work", "items.jsonl", "-c", CHECKPOINT, "-j", "2", "--start-timeout", patience)
     ended = finish(*command, cwd=tmp_path)
     assert ended.status == 78, ended.err
     assert named in ended.err

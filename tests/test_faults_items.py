@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -503,14 +504,14 @@ def test_row_24_code_that_never_lets_go_of_the_interpreter_is_killed(method: str
 def test_rows_23_and_25_whatever_hangs_is_ended_at_its_time_out(tmp_path: Path) -> None:
     raised, killed = ("loops", "regex"), ("swallows", "ignores_signals", "puts_default_back", "stops")
     items = batch(tmp_path, [*raised, *killed])
-    options = ("--timeout", "0.3s", "--chunk-size", "1", "-j", "2")
+    options = ("--timeout", "2s", "--chunk-size", "1", "-j", "2")
     after = judge(tmp_path, items, finish(*command(*options), cwd=tmp_path), [*raised, *killed])
     assert {error.type for error in after.errors.values()} == {"Timeout"}
     for id in raised:
-        assert after.errors[id].message == "timed out after 0.3 s"
+        assert after.errors[id].message == "timed out after 2 s"
         assert f"in {id}\n" in after.errors[id].traceback, "it says where it was"
     for id in killed:
-        assert after.errors[id].message.startswith("killed after 0."), after.errors[id]
+        assert re.match(r"killed after \d", after.errors[id].message), after.errors[id]
     assert set(runs(tmp_path).values()) == {1}
     assert {outcome.attempts for outcome in after.outcomes.values()} == {1}
 
@@ -537,7 +538,7 @@ def test_row_26_an_exception_of_any_kind_costs_its_item_and_not_even_the_lane(tm
         "loops": ("Timeout", "timed out"),
     }
     items = batch(tmp_path, list(expected), around=2)
-    ended = finish(*command("--timeout", "1s", "-j", "1"), cwd=tmp_path)
+    ended = finish(*command("--timeout", "5s", "-j", "1"), cwd=tmp_path)
     after = judge(tmp_path, items, ended, expected)
     for id, (kind, words) in expected.items():
         error = after.errors[id]
@@ -680,7 +681,7 @@ KINDS = {
     "exits": "exited with status 7",
     "abort": "was killed by SIGABRT",
     "holds_the_gil": "killed after ",
-    "loops": "timed out after 2 s",
+    "loops": "timed out after 5 s",
     "eats_memory": "(--worker-memory 300M)",
     "picky": "first",
     "a_lambda": "a result of type 'function' cannot be kept",
@@ -696,7 +697,7 @@ def test_of_two_thousand_items_with_twenty_poisonous_ones_exactly_those_fail(tmp
         items[n] = {"id": f"{do}#{n}", "n": n, "do": do}
     prepared(tmp_path, items)
     poison = {item["id"]: KINDS[item["do"]] for item in items if "do" in item}
-    options = ("-j", "2", "--timeout", "2s", "--worker-memory", "300M")
+    options = ("-j", "2", "--timeout", "5s", "--worker-memory", "300M")
     after = judge(tmp_path, items, finish(*command(*options), cwd=tmp_path), poison)
     assert len(poison) == 20
     for id, cause in poison.items():

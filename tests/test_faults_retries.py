@@ -188,7 +188,7 @@ def test_crashes_and_time_outs_have_their_own_tries(tmp_path: Path) -> None:
             10: [STICK, EXIT],  # killed, tried again, and only then the first crash
         },
     )
-    options = ("--retries", "2", "--retry-delay", "0", "--timeout", "0.3s", "--chunk-size", "1", "-j", "2")
+    options = ("--retries", "2", "--retry-delay", "0", "--timeout", "2s", "--chunk-size", "1", "-j", "2")
     ended = finish(*command(*options), cwd=tmp_path)
     assert ended.status == 1
     outcomes = committed(tmp_path)

@@ -45,7 +45,7 @@ def tracker(frames: list[dict[str, Any]]) -> Tracker:
 def test_a_run_says_what_it_is_on_and_why_each_lane_was_replaced(tmp_path: Path) -> None:
     (tmp_path / "f.py").write_text(FUNCTIONS)
     (tmp_path / "items.jsonl").write_text("".join(f'{{"id": {n}, "n": {n}}}\n' for n in range(40)))
-    limits = ("--timeout", "0.5", "--max-items-per-worker", "8", "--crash-retries", "0", "-j", "2")
+    limits = ("--timeout", "2", "--max-items-per-worker", "8", "--crash-retries", "0", "-j", "2")
     ended = batchmill("run", "f.py:fragile", "items.jsonl", "-c", "x.ckpt", "-q", *limits, cwd=tmp_path)
     assert ended.returncode == 1
     run = maps(tmp_path / "x.ckpt", FrameType.RUN)[0]
