@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_written_any_more_costs_neither_the_survey_nor_the
     (place / "gone").mkdir()
     (place / "careless.py").write_text("import shutil\ndef f(item): shutil.rmtree('gone', ignore_errors=True)\n")
     ended = batchmill(
-        "bench", "careless.py:f", "items.jsonl", "-j", "1,2", "--seconds", "3", "-o", "gone/table.csv", cwd=place
+        "bench", "careless.py:f", "items.jsonl", "-j", "1,2", "--sample", "20", "-o", "gone/table.csv", cwd=place
     )
     assert (ended.returncode, ended.stderr.count("cannot write gone/table.csv")) == (74, 1)
     assert "run careless.py:f items.jsonl -j" in ended.stdout
