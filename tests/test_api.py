@@ -166,13 +166,15 @@ def test_runs_that_start_at_once_leave_the_environment_as_it_was(tmp_path: Path)
             os.environ["PYTHONWARNINGS"] = "default"
             before = python_variables()
             for method in ("spawn", "forkserver", "fork"):
-                found, together = [], threading.Barrier(4)
-                threads = [threading.Thread(target=run) for _ in range(4)]
+                # A process forked while another thread holds a lock has it for ever: one at a time is all there is.
+                count = 1 if method == "fork" else 4
+                found, together = [], threading.Barrier(count)
+                threads = [threading.Thread(target=run) for _ in range(count)]
                 for thread in threads:
                     thread.start()
                 for thread in threads:
                     thread.join(60)
-                assert found == [before] * 4, (method, before, found)
+                assert found == [before] * count, (method, before, found)
                 assert python_variables() == before, (method, before, python_variables())
     """
     ended = run_script(tmp_path, textwrap.dedent(script))
