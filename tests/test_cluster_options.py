@@ -13,9 +13,10 @@ import pytest
 
 from batchmill import host
 from batchmill.batch import Batch
-from batchmill.cluster import checked, connected, doubts
+from batchmill.cluster import doubts
 from batchmill.errors import ClusterUnfit, InputMissing, InvalidUsage
 from batchmill.plan import Plan
+from batchmill.scheduler import checked, connected
 from batchmill.settings import Settings
 from cluster_kit import DaskCluster, certificate, dask_cluster
 from fault_kit import CHECKPOINT, finish, numbered, prepare

@@ -18,10 +18,10 @@ import pytest
 
 from batchmill import worker
 from batchmill.chunking import Pace
-from batchmill.cluster import lost
 from batchmill.function import FunctionSpec
 from batchmill.model import Chunk
 from batchmill.remote import RemoteExecutor, RemoteLanes
+from batchmill.scheduler import lost
 from batchmill.settings import Settings
 from batchmill.wire import AgentSetup, framed, pack, pickled, read_message, unpack
 from batchmill.worker import LaneSetup, Order

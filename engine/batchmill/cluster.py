@@ -10,14 +10,13 @@ Everything but the constructor and what Site asks runs in the event loop of the 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import pickle
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,8 +27,6 @@ from batchmill.errors import (
     BatchmillError,
     ClusterLost,
     ClusterUnfit,
-    InputMissing,
-    InvalidUsage,
     LanesLost,
     OutputLost,
 )
@@ -46,7 +43,7 @@ from batchmill.pool import packed
 from batchmill.remote import Machine, RemoteLanes
 from batchmill.remote_watch import RemoteGuard, RemoteMonitor
 from batchmill.resources import Monitor, machine, usable_cores, versions
-from batchmill.settings import TLS, Settings
+from batchmill.scheduler import CLOSING, checked, connected, is_refused, lost, workers_of
 from batchmill.version import __version__
 from batchmill.wire import LEASE, AgentSetup, pack
 
@@ -55,10 +52,8 @@ JOINING = 60.0  # seconds for a worker to join
 DIRECT = 2.0  # seconds to find out whether a worker can be reached from here
 PINGS = 3  # calls to find out how long one takes
 BUSY = 60.0  # seconds that a scheduler which is there may take to answer
-PROBE = 1.0  # seconds for somebody who listens to be seen
 MOMENT = 0.1  # seconds that a process may take from closing its connections to closing its port
 SLACK = 0.5  # seconds for an agent to end after its worker, or its lease
-CLOSING = 3.0  # seconds for agents to end
 
 
 class Cluster:
@@ -84,7 +79,7 @@ class Cluster:
         self._places: dict[str, str] = {}
         self._attending: Future[None] | None = None
         try:
-            self.workers = self._members.most(self._await(self._sizes()))
+            self.workers = self._members.most(self._await(self._look(SILENCE)))
         except BaseException:
             self.close()
             raise
@@ -93,23 +88,8 @@ class Cluster:
         """What a coroutine comes to, in the client's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(patience)
 
-    async def _sizes(self, patience: float = SILENCE) -> dict[str, int]:
-        """The threads of each worker, by address; raises ClusterLost when the scheduler has gone, or has not answered
-        for so long: it may be busy with somebody else's graph."""
-        asking = asyncio.ensure_future(self._client.scheduler.ncores(workers=None))
-        deadline = time.monotonic() + patience
-        while not asking.done() and time.monotonic() < deadline:
-            await asyncio.wait([asking], timeout=SILENCE / 5)
-            if not asking.done() and await is_refused(self.address):
-                break
-        try:
-            if not asking.done():
-                asking.cancel()
-                raise asyncio.TimeoutError
-            found: dict[str, int] = asking.result()
-        except Exception as error:  # what a broken connection raises differs
-            raise lost(self.address, error, self._plan.checkpoint) from error
-        return found
+    async def _look(self, patience: float) -> dict[str, int]:
+        return await workers_of(self._client, self._plan.checkpoint, patience)
 
     # As a Site
 
@@ -187,7 +167,7 @@ class Cluster:
         """Look who comes and goes, until the run is over."""
         try:
             while not self._lanes.is_closed:
-                sizes = await self._sizes(patience=BUSY)
+                sizes = await self._look(BUSY)
                 for name in self._members.left(sizes):
                     if name in self._links:
                         self._links[name].depart("it left the cluster")
@@ -350,19 +330,6 @@ class Cluster:
         return call
 
 
-async def is_refused(address: str) -> bool:
-    """Whether nobody listens at a tcp:// or tls:// address: the process that did has gone."""
-    where, _, port = address.partition("://")[2].rpartition(":")
-    try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(where.strip("[]"), int(port)), PROBE)
-    except ConnectionRefusedError:
-        return True
-    except (OSError, ValueError, asyncio.TimeoutError):  # it may be out of reach from here
-        return False
-    writer.close()
-    return False
-
-
 def _agent_setup(plan: Plan) -> AgentSetup:
     """What an agent needs to know of a batch; the user's modules as they are now."""
     lane = replace(plan.lane_setup(1), environ={})
@@ -376,18 +343,6 @@ def _agent_setup(plan: Plan) -> AgentSetup:
         limits=replace(plan.watched, max_items_per_worker=None),
         files=collect(lane.spec, lane.init),
     )
-
-
-def checked(client: Any) -> Any:
-    """A client as given from outside; raises InvalidUsage for what is none."""
-    if not callable(getattr(client, "run", None)) or not hasattr(client, "rpc") or not hasattr(client, "loop"):
-        remedy = "give a distributed.Client of it, or the scheduler's address"
-        raise InvalidUsage(f"cluster={client!r} is no client of Dask", remedy)
-    if client.status in ("closing", "closed"):
-        raise InvalidUsage(f"cluster={client!r} is closed", "give a client that is open")
-    if client.asynchronous:
-        raise InvalidUsage("cluster is an asynchronous client, which would wait for itself", "give one that is not")
-    return client
 
 
 def doubts(name: str, facts: dict[str, Any], plan: Plan) -> str:
@@ -410,90 +365,3 @@ def _python(facts: dict[str, Any]) -> str:
     """A Python as people know it."""
     name = str(facts["implementation"])
     return f"{'Python' if name == 'cpython' else name} {facts['python']}"
-
-
-@contextmanager
-def connected(plan: Plan) -> Iterator[Any]:
-    """A client of our own: see connect. What Dask logs of it is not shown meanwhile: all there is to say we say."""
-    logger = logging.getLogger("distributed.client")
-
-    def is_fatal(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.CRITICAL
-
-    logger.addFilter(is_fatal)  # the level is one for all runs of this process
-    try:
-        client = connect(plan)
-        try:
-            yield client
-        finally:
-            with suppress(Exception):  # all is committed: that a busy scheduler takes its time is no error
-                client.close(timeout=CLOSING)
-    finally:
-        logger.removeFilter(is_fatal)
-
-
-def connect(plan: Plan) -> Any:
-    """A Dask client of the scheduler that the settings name; raises InvalidUsage, InputMissing, ClusterLost."""
-    settings = plan.settings
-    try:
-        from distributed import Client
-    except ImportError:
-        raise InvalidUsage("--cluster needs dask.distributed", "pip install 'batchmill[dask]'") from None
-    where = settings.cluster or settings.cluster_file
-    if settings.cluster_file is not None:
-        remedy = f"start one with `dask scheduler --scheduler-file {settings.cluster_file}`"
-        _check_readable("cluster_file", settings.cluster_file, remedy)
-    try:
-        security = _security(settings)
-        if settings.cluster_file is not None:
-            return Client(
-                scheduler_file=settings.cluster_file, security=security, set_as_default=False, timeout=SILENCE
-            )
-        return Client(settings.cluster, security=security, set_as_default=False, timeout=SILENCE)
-    except (ValueError, TypeError) as error:
-        raise InvalidUsage(f"--cluster {where}: {error}", "write tcp://HOST:8786 or tls://HOST:8786") from None
-    except (OSError, asyncio.TimeoutError) as error:
-        raise ClusterLost(
-            f"no scheduler can be reached at {where}: {str(error) or type(error).__name__}",
-            "start one with `dask scheduler`, or check the address",
-        ) from None
-
-
-def _security(settings: Settings) -> Any:
-    """What the client shows and trusts, where the settings say so; raises InputMissing for files that are no good."""
-    from distributed import Security
-
-    given = {name: getattr(settings, name) for name in TLS if getattr(settings, name) is not None}
-    if not given:
-        return None
-    for name, path in given.items():
-        _check_readable(name, path, "check the path")
-    # What is not given is Dask's own configuration's, and must not be passed as None.
-    named = dict(zip(TLS, ("tls_ca_file", "tls_client_cert", "tls_client_key")))
-    security = Security(**{named[name]: path for name, path in given.items()}, require_encryption=True)
-    try:
-        security.get_connection_args("client")
-    except OSError as error:  # ssl's own are
-        remedy = "they must be PEM files, and the key that of the certificate"
-        raise InputMissing(f"{', '.join(given.values())}: {error.strerror or error}", remedy) from None
-    return security
-
-
-def _check_readable(name: str, path: str, remedy: str) -> None:
-    option = f"--{name.replace('_', '-')}"
-    try:
-        with open(path, "rb"):
-            pass
-    except FileNotFoundError:
-        raise InputMissing(f"{option} {path} does not exist", remedy) from None
-    except OSError as error:
-        raise InputMissing(f"{option} {path} cannot be read: {error.strerror}", remedy) from None
-
-
-def lost(address: str, error: BaseException, checkpoint: str | None) -> ClusterLost:
-    """The error of a run whose scheduler has gone."""
-    sentence = f"the scheduler {address} is lost ({type(error).__name__})"
-    if checkpoint is None:
-        return ClusterLost(sentence, "start it again; with a checkpoint (-c) nothing would have to be done twice")
-    remedy = "start it again, and give the same command with --resume"
-    return ClusterLost(f"{sentence}; what was done is in the checkpoint", remedy)
