@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOAK_SECONDS ?= 600
 
-.PHONY: demo test check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster soak format clean
+.PHONY: demo test check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak format clean
 
 demo: $(READY)
 	$(BIN)/batchmill demo
@@ -38,6 +38,9 @@ bench-scaling: $(READY)
 
 bench-cluster: $(READY)
 	$(BIN)/python bench/cluster.py
+
+bench-many: $(READY)
+	$(BIN)/python bench/many_items.py
 
 soak: $(READY)
 	$(BIN)/python bench/soak.py --seconds $(SOAK_SECONDS)
