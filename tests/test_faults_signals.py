@@ -65,7 +65,7 @@ def test_row_33_ctrl_c_once_drains_and_ends_by_sigint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("presses", "pause"), [(2, 1.2), (20, 0.1)])
 def test_row_33_ctrl_c_again_kills_workers_inside_c_code(presses: int, pause: float, tmp_path: Path) -> None:
     prepare(tmp_path, numbered(4))
-    with at_terminal(*STUCK, cwd=tmp_path) as terminal:
+    with at_terminal(*STUCK, "--grace", "5m", cwd=tmp_path) as terminal:
         until(lambda: len(witnessed(tmp_path)) == 2, "two workers inside C code", terminal.pid)
         terminal.press(b"\x03")
         terminal.read_until(lambda seen: b"Stopping: " in seen)
