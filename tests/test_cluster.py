@@ -247,4 +247,4 @@ def test_status_tells_where_items_ran(cluster: DaskCluster, tmp_path: Path) -> N
     ended = finish(*WORK, "--cluster", cluster.address, cwd=tmp_path)
     assert ended.status == 0, ended.err
     told = finish(CHECKPOINT, "--json", cwd=tmp_path, command=(sys.executable, "-m", "batchmill", "status"))
-    assert socket.gethostname() in json.dumps(json.loads(told.out))
+    assert json.loads(told.out)["hosts"] == {socket.gethostname(): 60}

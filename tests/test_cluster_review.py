@@ -256,6 +256,28 @@ def test_a_lane_started_on_a_machine_that_was_just_lost_died_with_it(tmp_path: P
     assert lane.executor.is_dead
 
 
+def test_where_lanes_are_is_known_from_the_moment_their_machine_joins_and_stays_so(tmp_path: Path) -> None:
+    lanes = _lanes(tmp_path)
+    first = lanes.add("tcp://a:1", "a", _Nowhere(), lanes.reserve("a", 2))
+    assert lanes.hosts() == [(0, "a"), (1, "a")]
+    first.lose("it left before anybody looked")
+    lanes.add("tcp://b:1", "b", _Nowhere(), lanes.reserve("b", 1))
+    lanes.add("tcp://a:2", "a", _Nowhere(), lanes.reserve("a", 2))
+    assert lanes.hosts() == [(0, "a"), (1, "a"), (2, "b")]
+    assert lanes.hosts(2) == [(2, "b")]
+    assert lanes.hosts(3) == []
+
+
+def test_the_most_lanes_there_were_are_those_that_were_there_at_once(tmp_path: Path) -> None:
+    lanes = _lanes(tmp_path)
+    lanes.add("tcp://a:1", "a", _Nowhere(), lanes.reserve("a", 2)).lose("it left")
+    assert lanes.most == 2
+    lanes.add("tcp://b:1", "b", _Nowhere(), lanes.reserve("b", 1))
+    assert lanes.most == 2
+    lanes.add("tcp://c:1", "c", _Nowhere(), lanes.reserve("c", 3))
+    assert lanes.most == 4
+
+
 def test_prints_wait_for_the_loop_so_that_a_held_terminal_holds_up_no_message(tmp_path: Path) -> None:
     lanes = _lanes(tmp_path)
     reader, writer = os.pipe()

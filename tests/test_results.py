@@ -13,7 +13,10 @@ import msgpack
 import pytest
 
 import batchmill
+from batchmill.checkpoint import Checkpoint
+from batchmill.codec import Head, pack_map, pack_outcomes, pack_value
 from batchmill.errors import CheckpointDamaged, InputMissing, OutputLost
+from batchmill.framing import FrameType
 from checkpoint_kit import QuickDisk
 from lane_kit import Stage, play
 
@@ -224,3 +227,33 @@ def test_a_checkpoint_can_be_closed_twice(tmp_path: Path) -> None:
     results = batchmill.open_checkpoint(make(tmp_path, range(2)))
     results.close()
     results.close()
+
+
+# --- where items ran -------------------------------------------------------------------------------------------------
+
+
+def outcomes_on(lane: int, run: int, first: int, count: int) -> bytes:
+    """An OUTCOMES payload of one lane."""
+    head = Head(lane=lane, run=run, first=first, lines=count, items=count, ok=count)
+    ids = list(range(first, first + count))
+    return pack_outcomes(head, ids, [pack_value(1)] * count, [], [0.0] * count, [0] * count)
+
+
+def test_items_are_counted_by_the_host_of_their_lane_and_by_none_where_that_is_not_known(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.create(str(tmp_path / "c.ckpt"), {})
+    for type, payload in [
+        (FrameType.RUN, pack_map({"run": 1, "host": "home", "cluster": "tcp://s:1"})),
+        (FrameType.RUN, pack_map({"run": 1, "places": {"0": "a", "1": "a"}})),
+        (FrameType.OUTCOMES, outcomes_on(0, 1, 0, 4)),
+        (FrameType.OUTCOMES, outcomes_on(1, 1, 4, 3)),
+        (FrameType.RUN, pack_map({"run": 1, "places": {"2": "b"}})),
+        (FrameType.RUN, pack_map({"run": 1, "source": "digest"})),
+        (FrameType.OUTCOMES, outcomes_on(2, 1, 7, 5)),
+        (FrameType.OUTCOMES, outcomes_on(9, 1, 12, 1)),
+        (FrameType.RUN, pack_map({"run": 2, "host": "home"})),
+        (FrameType.OUTCOMES, outcomes_on(0, 2, 13, 2)),
+    ]:
+        checkpoint.append(type, payload)
+    checkpoint.close()
+    with batchmill.open_checkpoint(tmp_path / "c.ckpt") as results:
+        assert list(results.status().hosts.items()) == [("a", 7), ("b", 5), ("home", 2), ("?", 1)]

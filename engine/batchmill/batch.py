@@ -32,12 +32,13 @@ from batchmill.ledger import Ledger
 from batchmill.limits import FailureLimits
 from batchmill.loop import TICK, Callbacks, Loop
 from batchmill.matching import Matcher
-from batchmill.model import Report, Snapshot, Stop, Wake, plural
+from batchmill.model import Chunk, Report, Snapshot, Stop, Wake, plural
 from batchmill.output import Output
 from batchmill.passing import Passing
 from batchmill.plan import Plan, make_plan
 from batchmill.pool import PATIENCE
 from batchmill.recorder import Recorder, Sink
+from batchmill.reply import Tally
 from batchmill.resume import History, Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.settings import Settings
@@ -275,7 +276,6 @@ class _Session:
             is_sharded=self._settings.shard is not None,
             resumes=matcher is not None,
             monitor=self._site.monitor(),
-            places=self._site.places,
         )
 
     def _records(self) -> int | None:
@@ -295,7 +295,7 @@ class _Session:
             limit=settings.limit,
         )
         callbacks = Callbacks(
-            commit=recorder.commit,
+            commit=self._commit,
             strike=recorder.strike,
             generation=lambda: self._matcher.generation if self._matcher else index.generation,
             ready=self._lanes_are_up,
@@ -333,6 +333,13 @@ class _Session:
         if older:
             were = "result was" if older == 1 else "results were"
             self._warn(f"{older} {were} made by other source of {self._plan.spec.display} than it has now")
+
+    def _commit(self, chunk: Chunk, payload: bytes, tally: Tally) -> str | None:
+        """See Recorder.commit. Where a lane is was written down before what it did, whatever ends the run."""
+        places = self._site.places()
+        if places:
+            self._checkpoint.append(FrameType.RUN, pack_map({"run": self._run["run"], "places": places}))
+        return self._recorder.commit(chunk, payload, tally)
 
     def _older_results(self) -> int:
         source = self._run.get("source")

@@ -76,10 +76,10 @@ class Cluster:
         self._links: dict[str, Link] = {}
         self._told: set[str] = set()
         self._told_waiting = False
-        self._places: dict[str, str] = {}
+        self._placed = 0  # slots whose hosts were told
         self._attending: Future[None] | None = None
         try:
-            self.workers = self._members.most(self._await(self._look(SILENCE)))
+            self._found = self._members.most(self._await(self._look(SILENCE)))
         except BaseException:
             self.close()
             raise
@@ -92,6 +92,11 @@ class Cluster:
         return await workers_of(self._client, self._plan.checkpoint, patience)
 
     # As a Site
+
+    @property
+    def workers(self) -> int:
+        """See Site."""
+        return self._found if self._attending is None else self._lanes.most or self._found
 
     def facts(self) -> dict[str, Any]:
         """See Site."""
@@ -139,10 +144,9 @@ class Cluster:
 
     def places(self) -> dict[str, str] | None:
         """See Site."""
-        found = {str(slot): machine.host for machine in self._lanes.machines for slot in machine.slots}
-        changed = {slot: where for slot, where in found.items() if self._places.get(slot) != where}
-        self._places.update(changed)
-        return changed or None
+        found = {str(slot): where for slot, where in self._lanes.hosts(self._placed)}
+        self._placed += len(found)
+        return found or None
 
     def close(self) -> None:
         """See Site."""

@@ -244,6 +244,7 @@ class RemoteLanes(Lanes):
         self.say = say
         self.lost_cpu = 0.0
         self.was_used = False  # a lane came up, and was given something
+        self.most = 0  # lanes that there was room for at once
         self.is_closed = False
 
     # Machines
@@ -254,7 +255,15 @@ class RemoteLanes(Lanes):
         self._by_slot.update(dict.fromkeys(machine.slots, machine))
         self._machines.append(machine)
         self.size += len(slots)
+        self.most = max(self.most, self.size)
         return machine
+
+    def hosts(self, first: int = 0) -> list[tuple[int, str]]:
+        """The slots that machines had so far, in the order in which they came, from the number `first` on, each with
+        its host: that stays the same, whoever comes and goes."""
+        if len(self._by_slot) == first:
+            return []
+        return [(slot, machine.host) for slot, machine in list(self._by_slot.items())[first:]]
 
     def reserve(self, host: str, lanes: int) -> range:
         """New slots for a machine; or those of a machine of the same host that was lost, and has been dealt with."""

@@ -67,23 +67,25 @@ class History:
         if ref.type == FrameType.RUN:
             if values["run"] not in self.runs:
                 self.sample = None  # what it said was of another run, perhaps of another input
-            self.runs.setdefault(values["run"], {}).update(values)
+            run = self.runs.setdefault(values["run"], {})
+            places = {**run.get("places", {}), **values.get("places", {})}
+            run.update({**values, "places": places} if places else values)
         elif ref.type == FrameType.END:
             self.ends[values["run"]] = values["report"]
         elif ref.type == FrameType.SAMPLE:
             self.sample = values
-            if "places" in values and self.runs:
-                self.runs[max(self.runs)].setdefault("places", {}).update(values["places"])
         elif ref.type == FrameType.ORDER:
             self.index.add_order(values)
 
     @property
     def hosts(self) -> dict[str, int]:
-        """How many outcomes were made on which host, the most first: those of items that ran again included."""
+        """How many outcomes were made on which host (?: of a cluster, and nobody knows), the most first: those of items
+        that ran again included."""
         found: Counter[str] = Counter()
         for (run, lane), items in self.tried.items():
             values = self.runs.get(run, {})
-            found[values.get("places", {}).get(str(lane)) or values.get("host", "?")] += items
+            home = "?" if "cluster" in values else values.get("host", "?")
+            found[values.get("places", {}).get(str(lane), home)] += items
         return dict(found.most_common())
 
     @property

@@ -17,7 +17,9 @@ from batchmill.resources import Monitor, machine, raise_descriptor_limit, versio
 class Site(Protocol):
     """Where lanes are, how many, and who looks after them."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """How many lanes there are; on a cluster the most there were, and before there are any, what was found."""
 
     def facts(self) -> dict[str, Any]:
         """What the RUN frame says of it."""
@@ -35,7 +37,7 @@ class Site(Protocol):
         """CPU and memory of the parent and those lanes."""
 
     def places(self) -> dict[str, str] | None:
-        """On which host each lane is, where that has changed since the last call."""
+        """On which host each lane is, as far as that was not known at the last call; None: no news."""
 
     def close(self) -> None:
         """Let go of the site; the lanes are closed."""

@@ -25,8 +25,7 @@ class Tracker:
 
     `total` gives the number of records in the input (None: unknown), `before` the items found done. `append` commits a
     frame; `on_progress` is called at most every `interval` seconds, and in a run that `resumes` not before the first
-    item was found done, or done. `monitor` looks at the processes; `places` says on which host each lane is, where that
-    is news.
+    item was found done, or done. `monitor` looks at the processes.
     """
 
     def __init__(
@@ -40,7 +39,6 @@ class Tracker:
         is_sharded: bool,
         resumes: bool = False,
         monitor: Monitor | None = None,
-        places: Callable[[], dict[str, str] | None] = lambda: None,
     ) -> None:
         self._total = total
         self._before = before
@@ -52,7 +50,6 @@ class Tracker:
         self.started = time.time()
         self._begun = time.monotonic()
         self._monitor = monitor or Monitor()
-        self._places = places
         self._usage: Usage | None = None
         self._next_usage = self._begun + USAGE_SECONDS  # a shorter look would tell of chance
         self._next_sample = self._begun + USAGE_SECONDS  # the first one soon, for `status`
@@ -145,17 +142,13 @@ class Tracker:
         """The payload of the next SAMPLE frame: how the run stands, and which lanes ended since the one before.
 
         `ends` holds [epoch second, lane, pid, exit status or None, why] for the first of them, `more_ends` counts the
-        others; both are left out where there are none. `places` tells on which host of a cluster a lane is, by its
-        number, as far as that is news; `machines` how many workers of it there are.
+        others; both are left out where there are none. `machines` tells how many workers of a cluster there are.
         """
         snapshot, usage = self.snapshot(), self._usage or Usage(0.0, 0, 0)
         ends: dict[str, Any] = {"ends": [list(end) for end in self._ends]} if self._ends else {}
         if self._more_ends:
             ends["more_ends"] = self._more_ends
         self._ends, self._more_ends = [], 0
-        places = self._places()
-        if places:
-            ends["places"] = places
         if usage.machines:
             ends["machines"] = usage.machines
         return {
