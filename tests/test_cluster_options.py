@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import shutil
+import signal
+import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import batchmill
 from batchmill import host
 from batchmill.batch import Batch
-from batchmill.cluster import doubts
+from batchmill.cluster import Cluster, doubts
 from batchmill.errors import ClusterUnfit, InputMissing, InvalidUsage
+from batchmill.link import Call
 from batchmill.plan import Plan
 from batchmill.scheduler import checked, connected
 from batchmill.settings import Settings
 from cluster_kit import DaskCluster, certificate, dask_cluster
-from fault_kit import CHECKPOINT, finish, numbered, prepare
+from fault_kit import (
+    CHECKPOINT,
+    committed,
+    finish,
+    lines_of,
+    numbered,
+    prepare,
+    running,
+    strikes,
+    witnessed,
+    write_items,
+)
 
 pytest.importorskip("distributed", reason="the extra dask is not installed")
 pytestmark = [
@@ -174,3 +192,187 @@ def test_another_patch_of_python_is_the_same() -> None:
 def test_another_batchmill_cannot_take_part() -> None:
     with pytest.raises(ClusterUnfit, match=r"has batchmill 0\.0\.1"):
         doubts("tcp://a:1", facts(batchmill="0.0.1"), plan())
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+FUNCTIONS = """
+import os
+import time
+from f import note
+
+kept = []
+
+
+def pid(item):
+    return os.getpid()
+
+
+def gated(item):
+    note(item["id"])
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def half(item):
+    note(item["id"])
+    while item["n"] >= 4 and not os.path.exists("go"):
+        time.sleep(0.01)
+    return item["n"]
+
+
+def talks(item):
+    print("item", item["n"])
+    return os.getpid()
+
+
+def leaks(item):
+    if len(kept) < 10:
+        kept.append(bytearray(8 << 20))
+    elif len(set(open("witness"))) == 1:
+        time.sleep(0.05)
+    note(os.getpid())
+    return item["n"]
+"""
+
+
+def ready(directory: Path, count: int) -> list[dict[str, Any]]:
+    """So many items and functions for them."""
+    items = numbered(count)
+    prepare(directory, items)
+    (directory / "g.py").write_text(FUNCTIONS)
+    return items
+
+
+def command(function: str, cluster: DaskCluster, *options: str) -> tuple[str, ...]:
+    return (f"g.py:{function}", *WORK[1:], "--cluster", cluster.address, *options)
+
+
+def pids(directory: Path) -> Counter[int]:
+    """How many items each lane ran."""
+    return Counter(line["result"] for line in lines_of(directory / "out.jsonl"))
+
+
+@pytest.mark.parametrize(("workers", "lanes"), [("auto", 4), ("3", 3), ("50%", 2)])
+def test_there_are_as_many_lanes_as_threads_or_as_was_said(
+    workers: str, lanes: int, cluster: DaskCluster, tmp_path: Path
+) -> None:
+    ready(tmp_path, 12)
+    with running(*command("gated", cluster, "-j", workers, "--json"), cwd=tmp_path) as run:
+        run.until(lambda: len(witnessed(tmp_path)) == lanes, "an item in each lane")
+        (tmp_path / "go").touch()
+        ended = run.end()
+    assert ended.status == 0, ended.err
+    assert len(pids(tmp_path)) == lanes
+    assert json.loads(ended.out)["workers"] == lanes
+
+
+def test_the_progress_line_counts_workers_and_their_threads(cluster: DaskCluster, tmp_path: Path) -> None:
+    ready(tmp_path, 8)
+    options = ("-v", "--progress", "log", "--progress-interval", "100ms")
+    with running(*command("gated", cluster, *options), cwd=tmp_path) as run:
+        run.until(lambda: b" | 2 workers 4 threads cpu " in run.said(), "a line of progress")
+        (tmp_path / "go").touch()
+        assert run.end().status == 0
+
+
+def test_what_items_print_on_all_workers_goes_to_one_file(cluster: DaskCluster, tmp_path: Path) -> None:
+    ready(tmp_path, 40)
+    ended = finish(*command("talks", cluster, "--worker-output", "prints.txt"), cwd=tmp_path)
+    assert (ended.status, ended.out, ended.err) == (0, "", "")
+    assert sorted((tmp_path / "prints.txt").read_text().splitlines()) == sorted(f"item {n}" for n in range(40))
+
+
+def test_a_run_whose_time_is_up_is_continued(cluster: DaskCluster, tmp_path: Path) -> None:
+    items = ready(tmp_path, 8)
+    ended = finish(*command("half", cluster, "--chunk-size", "1", "--time-limit", "3s"), cwd=tmp_path)
+    assert ended.status == 3, ended.err
+    assert "stopped by --time-limit" in ended.err
+    done = set(committed(tmp_path))
+    assert done <= {item["id"] for item in items[:4]}
+    cluster.assert_no_agents(limit=15)
+    (tmp_path / "go").touch()
+    ended = finish(*command("half", cluster, "--resume"), cwd=tmp_path)
+    assert ended.status == 0, ended.err
+    assert lines_of(tmp_path / "out.jsonl") == [{"id": item["id"], "result": item["n"]} for item in items]
+    assert {id for id, count in Counter(witnessed(tmp_path)).items() if count > 1}.isdisjoint(done)
+
+
+def test_no_worker_process_runs_more_items_than_it_may(cluster: DaskCluster, tmp_path: Path) -> None:
+    ready(tmp_path, 30)
+    ended = finish(*command("pid", cluster, "--max-items-per-worker", "5"), cwd=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    found = pids(tmp_path)
+    assert found.total() == 30
+    assert max(found.values()) <= 5
+
+
+def test_a_worker_process_that_holds_too_much_is_replaced_and_nobody_fails(
+    cluster: DaskCluster, tmp_path: Path
+) -> None:
+    ready(tmp_path, 200)
+    options = ("--worker-memory", "90M", "-j", "1", "--chunk-size", "1")
+    ended = finish(*command("leaks", cluster, *options), cwd=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    assert len(lines_of(tmp_path / "out.jsonl")) == 200
+    assert len(set(witnessed(tmp_path))) > 1
+    assert strikes(tmp_path) == 0
+
+
+def test_workers_that_cannot_be_reached_from_here_are_reached_by_way_of_the_scheduler(
+    cluster: DaskCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def nothing(self: Cluster, name: str, session: str) -> Call:
+        async def call(**message: Any) -> dict[str, Any]:
+            tried.append(name)
+            raise OSError("no route to host")
+
+        return call
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Cluster, "_direct", nothing)
+    ready(tmp_path, 40)
+    report = batchmill.run("g.py:pid", "items.jsonl", checkpoint=CHECKPOINT, output="out.jsonl",
+                           cluster=cluster.address)  # fmt: skip
+    assert (report.completed, report.workers) == (40, 4)
+    assert len(lines_of(tmp_path / "out.jsonl")) == 40
+    assert tried, "the straight way is tried first"
+
+
+def test_where_items_ran_is_known_even_of_a_run_that_was_killed(cluster: DaskCluster, tmp_path: Path) -> None:
+    ready(tmp_path, 8)
+    with running(*command("half", cluster, "--chunk-size", "1"), cwd=tmp_path) as run:
+        run.until(lambda: len(committed(tmp_path)) == 4, "some items")
+        run.signal(signal.SIGKILL)
+        run.end()
+    with batchmill.open_checkpoint(tmp_path / CHECKPOINT) as results:
+        assert results.status().hosts == {socket.gethostname(): 4}
+
+
+# --- the README's script ---------------------------------------------------------------------------------------------
+
+JOBQUEUE = """
+from distributed import LocalCluster
+
+class SLURMCluster(LocalCluster):
+    def __init__(self, *, cores, processes, memory, walltime, queue):
+        super().__init__(n_workers=0, threads_per_worker=2, dashboard_address=None, host="127.0.0.1")
+
+    def scale(self, jobs):
+        super().scale(min(jobs, 1))
+"""
+
+
+def test_the_script_for_slurm_runs_where_processes_stand_in_for_its_jobs(tmp_path: Path) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (script,) = [block for block in re.findall(r"```text\n(.*?)```", readme, re.DOTALL) if "dask_jobqueue" in block]
+    (tmp_path / "score.py").write_text("def score(item):\n    return item['n'] + 1\n")
+    write_items(tmp_path / "items.jsonl", numbered(30))
+    (tmp_path / "dask_jobqueue.py").write_text(JOBQUEUE)
+    (tmp_path / "script.py").write_text(script)
+    ended = finish(cwd=tmp_path, command=(sys.executable, "script.py"))
+    assert ended.status == 0, ended.err
+    assert [line["result"] for line in lines_of(tmp_path / "scores.jsonl")] == list(range(1, 31))
