@@ -212,6 +212,8 @@ def _file(path: str) -> tuple[int, int] | str:
 
 
 def _is_checkpoint(path: str) -> bool:
+    if not os.path.isfile(path):  # a fifo is not to be waited for
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(len(FILE_MAGIC)) == FILE_MAGIC
