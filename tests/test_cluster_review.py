@@ -278,28 +278,6 @@ def test_the_most_lanes_there_were_are_those_that_were_there_at_once(tmp_path: P
     assert lanes.most == 4
 
 
-def test_prints_wait_for_the_loop_so_that_a_held_terminal_holds_up_no_message(tmp_path: Path) -> None:
-    lanes = _lanes(tmp_path)
-    reader, writer = os.pipe()
-    lanes._output = writer
-    machine = lanes.add("tcp://a:1", "a", _Nowhere(), lanes.reserve("a", 1))
-    data = b"x" * (1 << 20)
-    machine.receive(pack("output", data))  # more than a pipe holds: a write would block here
-    found: list[bytes] = []
-
-    def drain() -> None:
-        while part := os.read(reader, 1 << 16):
-            found.append(part)
-
-    thread = threading.Thread(target=drain)
-    thread.start()
-    lanes.catch_up()
-    os.close(writer)
-    thread.join(LIMIT)
-    os.close(reader)
-    assert b"".join(found) == data
-
-
 def test_a_limit_is_seen_when_all_that_were_sent_are(tmp_path: Path) -> None:
     lanes = _lanes(tmp_path)
     machine = lanes.add("tcp://a:1", "a", _Nowhere(), lanes.reserve("a", 1))

@@ -26,6 +26,7 @@ from batchmill.lanes import Event, Lane
 from batchmill.model import ItemError
 from batchmill.parcel import deliver, settled
 from batchmill.pool import PATIENCE, Pool
+from batchmill.printer import ROOM
 from batchmill.resources import Monitor, raise_descriptor_limit, thread_caps, usable_cores
 from batchmill.wire import PULSE, AgentSetup, Death, framed, pack, read_message, unpack
 from batchmill.worker import LaneSetup, run_chunk
@@ -35,7 +36,6 @@ BOARD = 0.1  # seconds between reports of the board
 USAGE = 1.0  # seconds between looks at CPU and memory
 SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running lane
 _OUTPUT = 1 << 16  # bytes of prints in a message
-_PRINTS = 16  # messages of prints on their way: who prints more waits
 _LAST = 3.0  # seconds for what is to be cleared up when the run is gone
 _TURN = 100  # messages dealt with before the next look at the lanes
 
@@ -185,8 +185,6 @@ class Agent:
             self._answer(found)
         elif isinstance(found, Printed):
             self._send("output", found.data)
-            if self._prints is not None:
-                self._prints.room.release()
         else:
             getattr(self, f"_do_{found.words[0]}")(*found.words[1:])
 
@@ -227,6 +225,11 @@ class Agent:
         elif not serial:
             self._is_held = False
             self._hand_out()
+
+    def _do_ack(self) -> None:
+        """The run has printed an output."""
+        if self._prints is not None:
+            self._prints.room.release()
 
     def _do_bye(self) -> None:
         self.is_over = True
@@ -350,12 +353,15 @@ def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, st
 
 
 class Prints:
-    """What is written to `descriptor` comes to the inbox as Printed; each is to be released from `room`."""
+    """What is written to `descriptor` comes to the inbox as Printed, as long as there is `room`: who prints more waits.
+
+    Room is to be released when the run has printed it.
+    """
 
     def __init__(self, inbox: queue.SimpleQueue[Any]) -> None:
         self._inbox = inbox
         self._reader, self.descriptor = os.pipe()
-        self.room = threading.Semaphore(_PRINTS)
+        self.room = threading.Semaphore(ROOM)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -370,8 +376,9 @@ class Prints:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Nothing more is written here."""
+        """Nothing more is written here, and acknowledged: there is room for what is left in the pipe."""
         os.close(self.descriptor)
+        self.room.release(ROOM)
 
 
 def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any], lease: Lease) -> None:

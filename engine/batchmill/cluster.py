@@ -155,7 +155,7 @@ class Cluster:
                 self._await(self._leave(), CLOSING + 2)
         if self._attending is not None:
             self._attending.cancel()
-            self._lanes.catch_up()
+            self._lanes.last_words()
         self._own.close()
 
     async def _leave(self) -> None:

@@ -10,7 +10,6 @@ kept till `gone` is called, at every turn of the loop.
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 from batchmill.errors import BatchmillError, ClusterUnfit, LanesLost
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.model import plural
+from batchmill.printer import Printer
 from batchmill.wire import Death, pack, pickled, unpack
 from batchmill.worker import COLUMNS, NO_LIMIT
 
@@ -201,7 +201,7 @@ class Machine:
             self._lanes.end(lane)
 
     def _on_output(self, data: bytes) -> None:
-        self._lanes.later(lambda: self._lanes.print(data))  # a terminal that is held must not hold up messages
+        self._lanes.print(data, lambda: self.send("ack"))
 
     def _on_message(self, text: str) -> None:
         self._lanes.later(lambda: self._lanes.say(f"{self.name}: {text}"))
@@ -233,7 +233,7 @@ class RemoteLanes(Lanes):
         self._slots: list[int] = []  # the board
         super().__init__(0, put, self._slots)
         self._wake = wake
-        self._output = output
+        self._printer = Printer(2 if output is None else output)
         self._machines: list[Machine] = []
         self._left: list[tuple[str, range]] = []  # host and slots of those that are no more
         self._by_slot: dict[int, Machine] = {}
@@ -345,14 +345,9 @@ class RemoteLanes(Lanes):
         executor.is_dead = True
         executor.fail()
 
-    def print(self, data: bytes) -> None:
-        """Items have printed."""
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(2 if self._output is None else self._output, view) :]
-        except OSError:
-            pass  # nobody listens any more
+    def print(self, data: bytes, then: Callable[[], None]) -> None:
+        """Items have printed; `then` is called when that is written."""
+        self._printer.print(data, then)
 
     # Lanes, for the loop
 
@@ -440,9 +435,14 @@ class RemoteLanes(Lanes):
         yield from super().gone()
 
     def catch_up(self) -> None:
-        """Do what other threads have left for the loop's."""
-        while self._later:
+        """Do what other threads have left for the loop's so far."""
+        for _ in range(len(self._later)):
             self._later.popleft()()
+
+    def last_words(self) -> None:
+        """No message will come any more: do what the last ones left, and wait for prints to be written."""
+        self.catch_up()
+        self._printer.close()
 
     def close(self, patience: float) -> None:
         """See Lanes.close."""

@@ -4,7 +4,8 @@ sends one.
 A message is a msgpack array that begins with a word. To the agent, after the environment of its lanes (a pickled dict)
 and the setup (a pickled AgentSetup):
 
-    start slot | submit slot number call | lower slot serial offset | kill slot | end slot | go serial | bye | stop
+    start slot | submit slot number call | lower slot serial offset | kill slot | end slot | go serial | ack
+    bye | stop
 
 `bye` lets lanes end that are idle, `stop` ends all at once. `call` is a pickle of (function of batchmill, arguments).
 From the agent:
@@ -16,9 +17,10 @@ From the agent:
 `reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its tally); `board`
 the numbers of slots as slot, number, slot, number, …, the CPU seconds of the agent and its lanes so far, their resident
 bytes, and whether memory is short. `death` is a Death. `alone` says that nothing else runs there, and with 0 that this
-is over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `up` comes when the agent is
-ready, `unfit` when it cannot work here, `broken` when it ends with a defect of ours. On a pipe each message follows its
-length, a big-endian u32. The empty message (PULSE) says that the run is still there.
+is over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `ack` says that an `output` was
+printed: an agent has but a few on their way. `up` comes when the agent is ready, `unfit` when it cannot work here,
+`broken` when it ends with a defect of ours. On a pipe each message follows its length, a big-endian u32. The empty
+message (PULSE) says that the run is still there.
 """
 
 from __future__ import annotations

@@ -1,0 +1,66 @@
+"""Owns what items elsewhere have printed, on its way to a descriptor here. Only its own thread ever waits for a reader.
+
+    agent --output--> [print] --queue--> thread --write--> terminal, file or pipe
+      ^                                    |
+      '---------------- ack ---------------'
+
+A terminal may be held, a pipe be full: then agents get no acknowledgement, send no more than ROOM messages each, and
+the items that print more have to wait. So the queue needs no bound of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+
+ROOM = 16  # messages of prints that an agent may have on their way
+PATIENCE = 3.0  # seconds without a reader after which the rest is given up, at the end
+_PIECE = 1 << 12  # bytes written at a time: a reader that is slow shows as one
+
+
+class Printer:
+    """Writes to a copy of `descriptor`, in order, what it is given."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._queue: queue.SimpleQueue[tuple[bytes, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._pieces = 0  # written
+        self._is_given_up = False
+        try:
+            self._descriptor = os.dup(descriptor)  # another may have the number when it is closed
+        except OSError:
+            self._descriptor = -1  # closed from the start: nobody listens
+        self._thread = threading.Thread(target=self._run, name="prints", daemon=True)
+        self._thread.start()
+
+    def print(self, data: bytes, then: Callable[[], None]) -> None:
+        """Have it written, and `then` called in a thread of its own; returns at once."""
+        self._queue.put((data, then))
+
+    def _run(self) -> None:
+        while (found := self._queue.get()) is not None:
+            data, then = found
+            self._write(data)
+            then()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view and not self._is_given_up:
+                view = view[os.write(self._descriptor, view[:_PIECE]) :]
+                self._pieces += 1
+        except OSError:
+            pass  # nobody listens any more
+
+    def close(self) -> None:
+        """Let what was given be written as long as somebody reads; nothing more is given."""
+        self._queue.put(None)
+        while self._thread.is_alive():
+            written = self._pieces
+            self._thread.join(PATIENCE)
+            if self._pieces == written:
+                break
+        self._is_given_up = True

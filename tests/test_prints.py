@@ -1,0 +1,262 @@
+"""What items on a cluster print: all of it arrives, nothing waits for who reads it, and little is held meanwhile."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchmill import worker
+from batchmill.function import FunctionSpec
+from batchmill.model import Chunk, Wake
+from batchmill.remote import RemoteLanes
+from batchmill.settings import Settings
+from batchmill.wire import AgentSetup, pack, pickled, read_message, unpack
+from batchmill.worker import LaneSetup, Order
+from cluster_kit import DaskCluster, dask_cluster
+from fault_kit import CHECKPOINT, FUNCTIONS, committed, numbered, prepare, running, until
+from test_remote import AgentProcess
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc"),
+    pytest.mark.xdist_group("cluster"),
+]
+LIMIT = 30.0
+MANY = 4 << 20  # bytes, more than there is room for on their way
+CHATTY = f"""
+
+def chatty(item):
+    if item["n"] == 0:
+        print("x" * {MANY - 1})
+    return item["n"]
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    """Two workers of one thread; none of the tests here harms them."""
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob") as cluster:
+        yield cluster
+
+
+def chatty(directory: Path, count: int) -> tuple[str, ...]:
+    """The arguments of a run of which item 0 prints much, to a fifo."""
+    prepare(directory, numbered(count))
+    (directory / "f.py").write_text(FUNCTIONS + CHATTY)
+    os.mkfifo(directory / "prints")
+    return ("f.py:chatty", "items.jsonl", "-c", CHECKPOINT, "--chunk-size", "1", "--worker-output", "prints")
+
+
+@contextmanager
+def held(fifo: Path) -> Iterator[int]:
+    """Somebody who could read, and does not yet."""
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    try:
+        yield reader
+    finally:
+        os.close(reader)
+
+
+def read_all(reader: int) -> int:
+    """How many bytes come until the end."""
+    count = 0
+    while data := os.read(reader, 1 << 16):
+        assert set(data) <= set(b"x\n")
+        count += len(data)
+    return count
+
+
+def test_while_nobody_reads_what_one_item_prints_the_others_are_run_and_committed(
+    cluster: DaskCluster, tmp_path: Path
+) -> None:
+    words = chatty(tmp_path, 40)
+    with held(tmp_path / "prints") as reader, running(*words, "--cluster", cluster.address, cwd=tmp_path) as run:
+        run.until(lambda: len(committed(tmp_path)) == 39, "all other items to be committed")
+        time.sleep(0.5)
+        assert "i0" not in committed(tmp_path)
+        assert read_all(reader) == MANY
+        ended = run.end()
+        run.assert_gone()
+    assert (ended.status, ended.err) == (0, "")
+    assert len(committed(tmp_path)) == 40
+
+
+def test_a_run_whose_prints_nobody_reads_ends_when_it_is_interrupted(cluster: DaskCluster, tmp_path: Path) -> None:
+    words = chatty(tmp_path, 40)
+    with held(tmp_path / "prints"), running(*words, "--grace", "1s", "--cluster", cluster.address, cwd=tmp_path) as run:
+        run.until(lambda: len(committed(tmp_path)) == 39, "all other items to be committed")
+        run.signal(signal.SIGINT)
+        ended = run.end()
+        run.assert_gone()
+    assert ended.status == -signal.SIGINT
+    assert len(committed(tmp_path)) == 39
+
+
+# --- an agent --------------------------------------------------------------------------------------------------------
+
+
+class Talker:
+    """An agent with one lane, whose items print a line of so many kilobytes; what it says is counted."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "items.py"
+        path.write_text("def work(item):\n    print('x' * (item * 1024 - 1))\n")
+        spec = FunctionSpec("file", "items", "work", path=str(path), directory=str(folder))
+        lane = LaneSetup(
+            spec=spec, init=None, format="jsonl", id_field=None, shard=None, with_item=False, run=1, ids_needed=True,
+            environ={}, directory=str(folder), output="stderr",
+        )  # fmt: skip
+        self.agent = AgentProcess(AgentSetup(range(1), lane, pickle.dumps({}), Settings(), {}))
+        self._said: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        self.until("up")
+        self.send("start", 0)
+        self.until("reply")
+
+    def _read(self) -> None:
+        assert self.agent.process.stdout is not None
+        while (message := read_message(self.agent.process.stdout.read)) is not None:
+            self._said.put(unpack(message))
+
+    def send(self, *message: Any) -> None:
+        """Send it a message."""
+        self.agent.send(pack(*message))
+
+    def until(self, word: str, limit: float = LIMIT) -> list[Any]:
+        """The next message that begins like that; raises queue.Empty."""
+        deadline = time.monotonic() + limit
+        while True:
+            message = self._said.get(timeout=max(0.01, deadline - time.monotonic()))
+            if message[0] == word:
+                return message
+
+    def print(self, kilobytes: int) -> None:
+        """Have an item print so much."""
+        chunk = Chunk(0, 1, 0, 1, f"{kilobytes}\n".encode())
+        self.send("submit", 0, 1, pickled(worker.run_chunk, (Order(1, 0.0, 1, chunk),)))
+
+    def printed(self, acknowledge: bool, limit: float) -> int:
+        """The bytes that come until none do for `limit` seconds."""
+        count = 0
+        while True:
+            try:
+                count += len(self.until("output", limit)[1])
+            except queue.Empty:
+                return count
+            if acknowledge:
+                self.send("ack")
+
+    def close(self) -> None:
+        """End it."""
+        self.agent.end()
+        self._thread.join(LIMIT)
+
+
+@pytest.fixture
+def talker(tmp_path: Path) -> Iterator[Talker]:
+    talker = Talker(tmp_path)
+    try:
+        yield talker
+    finally:
+        talker.close()
+
+
+def test_an_agent_has_little_on_its_way_that_was_not_acknowledged(talker: Talker) -> None:
+    talker.print(4096)
+    first = talker.printed(acknowledge=False, limit=1.0)
+    assert 0 < first <= 16 << 16
+    for _ in range(16):
+        talker.send("ack")
+    rest, deadline = 0, time.monotonic() + LIMIT
+    while first + rest < 4 << 20:
+        assert time.monotonic() < deadline
+        rest += talker.printed(acknowledge=True, limit=1.0)
+    assert first + rest == 4 << 20
+
+
+def test_what_is_in_the_pipe_at_the_goodbye_comes_without_an_acknowledgement(talker: Talker) -> None:
+    talker.print(4096)
+    assert talker.printed(acknowledge=False, limit=1.0)
+    talker.send("bye")
+    assert talker.printed(acknowledge=False, limit=5.0) >= 1 << 16
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+class _Nowhere:
+    """A link that keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[Any]] = []
+
+    def send(self, message: bytes) -> None:
+        self.sent.append(unpack(message))
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_is_printed_is_acknowledged_when_it_is_written_and_holds_up_nothing() -> None:
+    reader, writer = os.pipe()
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    lanes = RemoteLanes(events.put, Wake(), lambda text: None, writer)
+    link = _Nowhere()
+    machine = lanes.add("tcp://a:1", "a", link, lanes.reserve("a", 1))
+    machine.receive(pack("output", b"x" * (1 << 20)))  # more than a pipe holds: a write would block here
+    machine.receive(pack("output", b"y"))
+    lanes.catch_up()
+    assert link.sent == []
+    found = b""
+    while len(found) < (1 << 20) + 1:
+        found += os.read(reader, 1 << 16)
+    assert found == b"x" * (1 << 20) + b"y"
+    until(lambda: link.sent == [["ack"], ["ack"]], "the acknowledgements", limit=10)
+    lanes.close(0.0)
+    lanes.last_words()
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_what_nobody_reads_is_not_waited_for_at_the_end_for_ever_and_goes_nowhere_else(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    lanes = RemoteLanes(lambda event: None, Wake(), lambda text: None, writer)
+    machine = lanes.add("tcp://a:1", "a", _Nowhere(), lanes.reserve("a", 1))
+    machine.receive(pack("output", b"x" * (1 << 20)))
+    begun = time.monotonic()
+    lanes.last_words()
+    assert time.monotonic() - begun < 15
+    os.close(writer)
+    with open(tmp_path / "other", "wb"):  # takes the number of what was closed
+        while os.read(reader, 1 << 16):
+            pass
+    os.close(reader)
+    assert (tmp_path / "other").read_bytes() == b""
+
+
+def test_what_is_to_be_done_in_the_loop_s_thread_cannot_keep_it_there() -> None:
+    done: list[int] = []
+
+    def again() -> None:
+        done.append(len(done))
+        if len(done) < 10:
+            lanes.later(again)
+
+    lanes = RemoteLanes(lambda event: None, Wake(), lambda text: None)
+    lanes.later(again)
+    lanes.catch_up()
+    assert done == [0]
