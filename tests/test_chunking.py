@@ -245,3 +245,10 @@ def test_a_lane_far_away_holds_what_it_does_during_a_message_there_and_back(
     pace.seen(100, 100 * mean)
     assert pace.depth(2) == depth
     assert pace.depth(70) == max(70, depth)
+
+
+def test_a_pace_for_no_lanes_at_all_is_that_for_one() -> None:
+    pace = Pace(4)
+    pace.seen(10, 1.0)
+    pace.fit(0)
+    assert pace.next_size(remaining=100.0) >= 1

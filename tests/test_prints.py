@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
 import queue
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,22 +14,17 @@ from typing import Any
 
 import pytest
 
-from batchmill import worker
-from batchmill.function import FunctionSpec
-from batchmill.model import Chunk, Wake
+from agent_kit import LIMIT, Agent, Nowhere
+from batchmill.model import Wake
 from batchmill.remote import RemoteLanes
-from batchmill.settings import Settings
-from batchmill.wire import AgentSetup, pack, pickled, read_message, unpack
-from batchmill.worker import LaneSetup, Order
+from batchmill.wire import pack
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import CHECKPOINT, FUNCTIONS, committed, numbered, prepare, running, until
-from test_remote import AgentProcess
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc"),
     pytest.mark.xdist_group("cluster"),
 ]
-LIMIT = 30.0
 MANY = 4 << 20  # bytes, more than there is room for on their way
 CHATTY = f"""
 
@@ -107,114 +100,58 @@ def test_a_run_whose_prints_nobody_reads_ends_when_it_is_interrupted(cluster: Da
 # --- an agent --------------------------------------------------------------------------------------------------------
 
 
-class Talker:
-    """An agent with one lane, whose items print a line of so many kilobytes; what it says is counted."""
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / "items.py"
-        path.write_text("def work(item):\n    print('x' * (item * 1024 - 1))\n")
-        spec = FunctionSpec("file", "items", "work", path=str(path), directory=str(folder))
-        lane = LaneSetup(
-            spec=spec, init=None, format="jsonl", id_field=None, shard=None, with_item=False, run=1, ids_needed=True,
-            environ={}, directory=str(folder), output="stderr",
-        )  # fmt: skip
-        self.agent = AgentProcess(AgentSetup(range(1), lane, pickle.dumps({}), Settings(), {}))
-        self._said: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-        self.until("up")
-        self.send("start", 0)
-        self.until("reply")
-
-    def _read(self) -> None:
-        assert self.agent.process.stdout is not None
-        while (message := read_message(self.agent.process.stdout.read)) is not None:
-            self._said.put(unpack(message))
-
-    def send(self, *message: Any) -> None:
-        """Send it a message."""
-        self.agent.send(pack(*message))
-
-    def until(self, word: str, limit: float = LIMIT) -> list[Any]:
-        """The next message that begins like that; raises queue.Empty."""
-        deadline = time.monotonic() + limit
-        while True:
-            message = self._said.get(timeout=max(0.01, deadline - time.monotonic()))
-            if message[0] == word:
-                return message
-
-    def print(self, kilobytes: int) -> None:
-        """Have an item print so much."""
-        chunk = Chunk(0, 1, 0, 1, f"{kilobytes}\n".encode())
-        self.send("submit", 0, 1, pickled(worker.run_chunk, (Order(1, 0.0, 1, chunk),)))
-
-    def printed(self, acknowledge: bool, limit: float) -> int:
-        """The bytes that come until none do for `limit` seconds."""
-        count = 0
-        while True:
-            try:
-                count += len(self.until("output", limit)[1])
-            except queue.Empty:
-                return count
-            if acknowledge:
-                self.send("ack")
-
-    def close(self) -> None:
-        """End it."""
-        self.agent.end()
-        self._thread.join(LIMIT)
-
-
 @pytest.fixture
-def talker(tmp_path: Path) -> Iterator[Talker]:
-    talker = Talker(tmp_path)
+def talker(tmp_path: Path) -> Iterator[Agent]:
+    """An agent with one lane, whose items print a line of so many kilobytes."""
+    talker = Agent(tmp_path, "def work(item):\n    print('x' * (item * 1024 - 1))\n", lanes=1)
     try:
+        talker.until("up")
+        talker.start(0)
         yield talker
     finally:
         talker.close()
 
 
-def test_an_agent_has_little_on_its_way_that_was_not_acknowledged(talker: Talker) -> None:
-    talker.print(4096)
-    first = talker.printed(acknowledge=False, limit=1.0)
+def printed(talker: Agent, *, acknowledge: bool, limit: float) -> int:
+    """The bytes that come until none do for `limit` seconds."""
+    count = 0
+    while True:
+        try:
+            count += len(talker.until("output", limit=limit)[1])
+        except queue.Empty:
+            return count
+        if acknowledge:
+            talker.send("ack")
+
+
+def test_an_agent_has_little_on_its_way_that_was_not_acknowledged(talker: Agent) -> None:
+    talker.run(0, 1, "4096")
+    first = printed(talker, acknowledge=False, limit=1.0)
     assert 0 < first <= 16 << 16
     for _ in range(16):
         talker.send("ack")
     rest, deadline = 0, time.monotonic() + LIMIT
     while first + rest < 4 << 20:
         assert time.monotonic() < deadline
-        rest += talker.printed(acknowledge=True, limit=1.0)
+        rest += printed(talker, acknowledge=True, limit=1.0)
     assert first + rest == 4 << 20
 
 
-def test_what_is_in_the_pipe_at_the_goodbye_comes_without_an_acknowledgement(talker: Talker) -> None:
-    talker.print(4096)
-    assert talker.printed(acknowledge=False, limit=1.0)
+def test_what_is_in_the_pipe_at_the_goodbye_comes_without_an_acknowledgement(talker: Agent) -> None:
+    talker.run(0, 1, "4096")
+    assert printed(talker, acknowledge=False, limit=1.0)
     talker.send("bye")
-    assert talker.printed(acknowledge=False, limit=5.0) >= 1 << 16
+    assert printed(talker, acknowledge=False, limit=5.0) >= 1 << 16
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
-
-
-class _Nowhere:
-    """A link that keeps what is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[list[Any]] = []
-
-    def send(self, message: bytes) -> None:
-        self.sent.append(unpack(message))
-
-    def close(self) -> None:
-        pass
 
 
 def test_what_is_printed_is_acknowledged_when_it_is_written_and_holds_up_nothing() -> None:
     reader, writer = os.pipe()
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     lanes = RemoteLanes(events.put, Wake(), lambda text: None, writer)
-    link = _Nowhere()
+    link = Nowhere()
     machine = lanes.add("tcp://a:1", "a", link, lanes.reserve("a", 1))
     machine.receive(pack("output", b"x" * (1 << 20)))  # more than a pipe holds: a write would block here
     machine.receive(pack("output", b"y"))
@@ -235,7 +172,7 @@ def test_what_is_printed_is_acknowledged_when_it_is_written_and_holds_up_nothing
 def test_what_nobody_reads_is_not_waited_for_at_the_end_for_ever_and_goes_nowhere_else(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     lanes = RemoteLanes(lambda event: None, Wake(), lambda text: None, writer)
-    machine = lanes.add("tcp://a:1", "a", _Nowhere(), lanes.reserve("a", 1))
+    machine = lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 1))
     machine.receive(pack("output", b"x" * (1 << 20)))
     begun = time.monotonic()
     lanes.last_words()

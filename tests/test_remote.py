@@ -6,8 +6,6 @@ import os
 import pickle
 import queue
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agent_kit import AgentProcess, Nowhere
 from batchmill import worker
 from batchmill.codec import Block, outcomes
 from batchmill.errors import LanesLost
@@ -22,10 +21,11 @@ from batchmill.function import parse
 from batchmill.lanes import Event, Lane
 from batchmill.model import Chunk, Wake
 from batchmill.parcel import collect
-from batchmill.remote import Machine, RemoteLanes
+from batchmill.remote import Machine, RemoteExecutor, RemoteLanes
 from batchmill.remote_watch import RemoteGuard
+from batchmill.scheduler import lost
 from batchmill.settings import Settings
-from batchmill.wire import AgentSetup, framed, pack, read_message
+from batchmill.wire import AgentSetup, Death, pack
 from batchmill.worker import LaneSetup, Order
 from fault_kit import is_running, until
 
@@ -44,47 +44,6 @@ def work(item):
     return [item, helper.version, os.getpid()]
 """
 LIMITS = Settings(timeout=0.5)
-
-
-class AgentProcess:
-    """A real agent; as a Link, the way to it."""
-
-    def __init__(self, setup: AgentSetup) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "batchmill.agent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self.send(pickle.dumps(dict(os.environ)))
-        self.send(pickle.dumps(setup))
-
-    def send(self, message: bytes) -> None:
-        """See remote.Link."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(framed(message))
-            self.process.stdin.flush()
-        except OSError:
-            pass  # it has ended, which `listen` sees
-
-    def close(self) -> None:
-        """See remote.Link."""
-        if self.process.stdin is not None:
-            try:
-                self.process.stdin.close()
-            except OSError:
-                pass
-
-    def listen(self, machine: Machine) -> None:
-        """Pass on what it says; at its end the machine is lost."""
-        assert self.process.stdout is not None
-        while (message := read_message(self.process.stdout.read)) is not None:
-            machine.receive(message)
-        machine.lose("its agent ended")
-
-    def end(self) -> None:
-        """End it by SIGKILL."""
-        self.process.kill()
-        self.process.wait(30)
-        self.close()
 
 
 class There:
@@ -289,3 +248,124 @@ def test_what_a_lost_machine_still_says_is_not_heard(there: There) -> None:
     machine.receive(pack("started", lane.slot, 1))
     machine.receive(pack("board", [lane.slot, 99], 0.0, 0, False))
     assert there.lanes.running(lane) is None
+
+
+# --- without an agent ------------------------------------------------------------------------------------------------
+
+
+def lanes_nowhere(say: Callable[[str], None] = lambda text: None) -> RemoteLanes:
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    return RemoteLanes(events.put, None, say)
+
+
+def test_a_lane_started_on_a_machine_that_was_just_lost_died_with_it() -> None:
+    lanes = lanes_nowhere()
+    machine = lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 1))
+    machine.receive(pack("up", 1))
+    (slot,) = lanes.vacant()
+    machine.lose("it left")
+    lane = lanes.start(slot)
+    assert lane.machine_lost == "tcp://a:1"
+    assert lane.executor.is_dead
+
+
+def test_where_lanes_are_is_known_from_the_moment_their_machine_joins_and_stays_so() -> None:
+    lanes = lanes_nowhere()
+    first = lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 2))
+    assert lanes.hosts() == [(0, "a"), (1, "a")]
+    first.lose("it left before anybody looked")
+    lanes.add("tcp://b:1", "b", Nowhere(), lanes.reserve("b", 1))
+    lanes.add("tcp://a:2", "a", Nowhere(), lanes.reserve("a", 2))
+    assert lanes.hosts() == [(0, "a"), (1, "a"), (2, "b")]
+    assert lanes.hosts(2) == [(2, "b")]
+    assert lanes.hosts(3) == []
+
+
+def test_the_most_lanes_there_were_are_those_that_were_there_at_once() -> None:
+    lanes = lanes_nowhere()
+    lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 2)).lose("it left")
+    assert lanes.most == 2
+    lanes.add("tcp://b:1", "b", Nowhere(), lanes.reserve("b", 1))
+    assert lanes.most == 2
+    lanes.add("tcp://c:1", "c", Nowhere(), lanes.reserve("c", 3))
+    assert lanes.most == 4
+
+
+def test_a_limit_is_seen_when_all_that_were_sent_are() -> None:
+    lanes = lanes_nowhere()
+    machine = lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 1))
+    machine.receive(pack("up", 1))
+    lane = lanes.start(*lanes.vacant())
+    assert isinstance(lane.executor, RemoteExecutor)
+    lanes.lower(lane, 1, 5)
+    lanes.lower(lane, 1, 3)
+    machine.receive(pack("lowered", lane.slot, (1 << 32) + 3))
+    assert not lanes.has_seen(lane)
+    machine.receive(pack("lowered", lane.slot, (1 << 32) + 3))
+    assert lanes.has_seen(lane)
+
+
+@pytest.mark.parametrize(("checkpoint", "said"), [("a.ckpt", "--resume"), (None, "with a checkpoint (-c)")])
+def test_a_lost_scheduler_promises_only_what_is_kept(checkpoint: str | None, said: str) -> None:
+    error = lost("tcp://a:1", OSError(), checkpoint)
+    assert said in error.remedy
+    assert ("is in the checkpoint" in error.message) == (checkpoint is not None)
+
+
+def test_a_machine_that_cannot_work_for_the_run_gets_no_lanes_and_what_it_had_is_no_suspect() -> None:
+    lanes = lanes_nowhere()
+    link = Nowhere()
+    machine = lanes.add("tcp://a:1", "a", link, lanes.reserve("a", 2))
+    machine.receive(pack("up", 1))
+    lane = lanes.start(lanes.vacant()[0])
+    machine.receive(pack("unfit", "no room"))
+    assert lanes.vacant() == []
+    assert link.sent[-1] == ["bye"]
+    assert machine.unfit is not None
+    assert "no room" in str(machine.unfit)
+    machine.lose("its agent ended")
+    assert lane.is_spared
+
+
+def test_where_fewer_processes_can_be_started_a_machine_has_fewer_lanes() -> None:
+    said: list[str] = []
+    lanes = lanes_nowhere(said.append)
+    machine = lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 3))
+    machine.receive(pack("up", 1))
+    for slot in lanes.vacant():
+        lanes.start(slot)
+    machine.receive(pack("gone", 2, 0, Death(unstarted="no more processes")))
+    lane = lanes.lanes[2]
+    assert lane.unstarted == "no more processes"
+    lanes.give_up(lane)
+    assert lanes.unfit(lane, LanesLost("no worker can be started")) is None
+    assert said == ["Only 2 lanes could be started on tcp://a:1: no more processes"]
+    assert lanes.size == 2
+    assert list(lanes.gone()) == [lane]
+    assert lanes.vacant() == []
+    machine.lose("it left")
+    assert lanes.size == 0
+
+
+def test_a_machine_on_which_no_process_can_be_started_is_left_out() -> None:
+    lanes = lanes_nowhere()
+    machine = lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 1))
+    machine.receive(pack("up", 1))
+    lane = lanes.start(0)
+    machine.receive(pack("gone", 0, 0, Death(unstarted="no more processes")))
+    lanes.give_up(lane)
+    assert lanes.unfit(lane, LanesLost("no worker can be started: no more processes")) is None
+    assert machine.unfit is not None
+    assert "worker tcp://a:1 cannot work for this run: no worker can be started" in machine.unfit.message
+
+
+def test_messages_take_as_long_as_to_most_machines() -> None:
+    lanes = lanes_nowhere()
+    assert lanes.round_trip == 0.0
+    near = lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 1), round_trip=0.001)
+    lanes.add("tcp://b:1", "b", Nowhere(), lanes.reserve("b", 1), round_trip=0.002)
+    lanes.add("tcp://c:1", "c", Nowhere(), lanes.reserve("c", 1), round_trip=0.5)
+    assert lanes.round_trip == 0.002
+    near.lose("it left")
+    lanes.add("tcp://d:1", "d", Nowhere(), lanes.reserve("d", 1), round_trip=0.5)
+    assert lanes.round_trip == 0.5
