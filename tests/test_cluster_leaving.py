@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from batchmill.wire import LEASE
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import (
     CHECKPOINT,
@@ -100,7 +101,7 @@ def test_what_a_retired_worker_runs_has_ended_before_it_runs_elsewhere(cluster: 
         subprocess.run([sys.executable, "-c", retire, cluster.address], check=True, timeout=60, capture_output=True)
         check(run.end(), tmp_path)
         run.assert_gone()
-    cluster.assert_no_agents(limit=5)
+    cluster.assert_no_agents(limit=LEASE + 10)
 
 
 def test_a_worker_that_is_told_to_close_says_goodbye(cluster: DaskCluster, tmp_path: Path) -> None:

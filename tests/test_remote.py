@@ -39,18 +39,19 @@ def work(item):
         os._exit(7)
     if item == "hang":
         time.sleep(1000)
-    if item == "short":
-        time.sleep(0.2)
+    while item == "gated" and not os.path.exists(__file__ + ".go"):
+        time.sleep(0.01)
     return [item, helper.version, os.getpid()]
 """
-LIMITS = Settings(timeout=0.5)
+TIMED = Settings(timeout=0.5)
 
 
 class There:
     """RemoteLanes with agents of two lanes each; what a run would hear of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Settings) -> None:
         self.folder = folder
+        self._limits = limits
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._waiting: list[Event] = []
         self.messages: list[str] = []
@@ -62,15 +63,15 @@ class There:
         self._files = collect(spec)
         self._lane = LaneSetup(
             spec=spec, init=None, format="lines", id_field=None, shard=None, with_item=False, run=1, ids_needed=True,
-            environ={}, directory=str(folder), output="stderr", timeout=LIMITS.timeout,
+            environ={}, directory=str(folder), output="stderr", timeout=limits.timeout,
         )  # fmt: skip
         self.lanes = RemoteLanes(self.events.put, Wake(), self.messages.append)
-        self.guard = RemoteGuard(self.lanes, LIMITS, 0.1, self.messages.append)  # type: ignore[arg-type]
+        self.guard = RemoteGuard(self.lanes, limits, 0.1, self.messages.append)  # type: ignore[arg-type]
 
     def join(self, host: str) -> Machine:
         """A machine joins with its agent."""
         slots = self.lanes.reserve(host, 2)
-        agent = AgentProcess(AgentSetup(slots, self._lane, pickle.dumps({}), LIMITS, self._files))
+        agent = AgentProcess(AgentSetup(slots, self._lane, pickle.dumps({}), self._limits, self._files))
         self.agents.append(agent)
         machine = self.lanes.add(f"tcp://{host}:1", host, agent, slots)
         self._threads.append(threading.Thread(target=agent.listen, args=(machine,)))
@@ -137,8 +138,8 @@ class There:
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Iterator[There]:
-    there = There(tmp_path)
+def there(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[There]:
+    there = There(tmp_path, getattr(request, "param", Settings()))
     try:
         yield there
     finally:
@@ -174,6 +175,7 @@ def test_a_lane_that_dies_says_of_what_and_of_which_item_and_its_slot_takes_anot
     assert len(there.results(other)) == 1
 
 
+@pytest.mark.parametrize("there", [TIMED], indirect=True, ids=["timeout"])
 def test_an_item_that_takes_too_long_is_ended_by_its_agent_and_told_as_a_timeout(there: There) -> None:
     there.join("a")
     lane = there.start()
@@ -194,13 +196,13 @@ def test_an_item_that_takes_too_long_is_ended_by_its_agent_and_told_as_a_timeout
 def test_what_was_taken_back_is_not_run(there: There) -> None:
     there.join("a")
     lane = there.start()
-    there.run(lane, 1, "short", "b", "c", "d")
+    there.run(lane, 1, "gated", "b", "c", "d")
     there.run(lane, 2, "e")
     there.lanes.lower(lane, 1, 2)
-    assert not there.lanes.has_seen(lane)
-    assert [item for item, _, _ in there.results(lane)] == ["short", "b"]
+    until(lambda: there.lanes.has_seen(lane), "that the limit was seen", limit=30)
+    (there.folder / "items.py.go").touch()
+    assert [item for item, _, _ in there.results(lane)] == ["gated", "b"]
     assert there.results(lane) == []
-    until(lambda: there.lanes.has_seen(lane), "that the limit was seen", limit=10)
     there.run(lane, 3, "f")
     assert [item for item, _, _ in there.results(lane)] == ["f"]
 
