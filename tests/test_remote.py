@@ -21,7 +21,8 @@ from batchmill.function import parse
 from batchmill.lanes import Event, Lane
 from batchmill.model import Chunk, Wake
 from batchmill.parcel import collect
-from batchmill.remote import Machine, RemoteExecutor, RemoteLanes
+from batchmill.remote import Machine, RemoteLanes
+from batchmill.remote_executor import RemoteExecutor
 from batchmill.remote_watch import RemoteGuard
 from batchmill.scheduler import lost
 from batchmill.settings import Settings

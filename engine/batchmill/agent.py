@@ -26,7 +26,7 @@ from batchmill.lanes import Event, Lane
 from batchmill.model import ItemError
 from batchmill.parcel import deliver, settled
 from batchmill.pool import PATIENCE, Pool
-from batchmill.printer import ROOM
+from batchmill.printer import Printed, Prints
 from batchmill.resources import Monitor, raise_descriptor_limit, thread_caps, usable_cores
 from batchmill.wire import PULSE, AgentSetup, Death, framed, pack, read_message, unpack
 from batchmill.worker import LaneSetup, run_chunk
@@ -35,7 +35,6 @@ TICK = 0.05  # seconds between looks at the lanes
 BOARD = 0.1  # seconds between reports of the board
 USAGE = 1.0  # seconds between looks at CPU and memory
 SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running lane
-_OUTPUT = 1 << 16  # bytes of prints in a message
 _LAST = 3.0  # seconds for what is to be cleared up when the run is gone
 _TURN = 100  # messages dealt with before the next look at the lanes
 
@@ -64,12 +63,6 @@ class Order(NamedTuple):
     """A message from the run."""
 
     words: list[Any]
-
-
-class Printed(NamedTuple):
-    """What items have printed."""
-
-    data: bytes
 
 
 class Call(NamedTuple):
@@ -350,35 +343,6 @@ def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, st
         output="none" if lane.output == "none" else "stderr",
         close=(),
     )
-
-
-class Prints:
-    """What is written to `descriptor` comes to the inbox as Printed, as long as there is `room`: who prints more waits.
-
-    Room is to be released when the run has printed it.
-    """
-
-    def __init__(self, inbox: queue.SimpleQueue[Any]) -> None:
-        self._inbox = inbox
-        self._reader, self.descriptor = os.pipe()
-        self.room = threading.Semaphore(ROOM)
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        while data := os.read(self._reader, _OUTPUT):
-            self.room.acquire()
-            self._inbox.put(Printed(data))
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there may be more: somebody has the descriptor."""
-        return self._thread.is_alive()
-
-    def close(self) -> None:
-        """Nothing more is written here, and acknowledged: there is room for what is left in the pipe."""
-        os.close(self.descriptor)
-        self.room.release(ROOM)
 
 
 def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any], lease: Lease) -> None:

@@ -14,14 +14,14 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any, Protocol
 
 from batchmill.errors import BatchmillError, ClusterUnfit, LanesLost
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.model import plural
 from batchmill.printer import Printer
-from batchmill.wire import Death, pack, pickled, unpack
+from batchmill.remote_executor import RemoteExecutor
+from batchmill.wire import Death, pack, unpack
 from batchmill.worker import COLUMNS, NO_LIMIT
 
 
@@ -33,80 +33,6 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Send nothing more when what was sent is there; returns at once."""
-
-
-class RemoteExecutor:
-    """The way to a lane of an agent. See lanes.Executor."""
-
-    def __init__(self, machine: Machine, slot: int) -> None:
-        self._machine = machine
-        self._slot = slot
-        self._futures: dict[int, Future[Any]] = {}
-        self._next = 0
-        self._killed = False
-        self.pid = 0
-        self.is_dead = False
-        self.death = Death()
-        self.lowered = self.seen = 0  # limits sent, and seen: each counted in one thread
-
-    @property
-    def exitcode(self) -> int | None:
-        """See Executor."""
-        return self.death.code
-
-    @property
-    def is_over(self) -> bool:
-        """See Executor."""
-        return self.is_dead
-
-    def expect(self) -> Future[Any]:
-        """The future of the next number."""
-        future: Future[Any] = Future()
-        self._futures[self._next] = future
-        self._next += 1
-        return future
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """See Executor."""
-        if self.is_dead:
-            raise RuntimeError("the lane is gone")
-        number, future = self._next, self.expect()
-        self._machine.send("submit", self._slot, number, pickled(function, arguments))
-        if self.is_dead:  # meanwhile, in another thread
-            self.fail()
-        return future
-
-    def answer(self, number: int, result: Any) -> None:
-        """What the call `number` returned has come."""
-        future = self._futures.pop(number, None)
-        if future is not None:
-            future.set_result(result)
-
-    def fail(self) -> None:
-        """Nothing more will come."""
-        while self._futures:
-            try:
-                _, future = self._futures.popitem()
-            except KeyError:  # another thread took it
-                return
-            future.set_exception(RuntimeError("the lane is gone"))
-
-    def shutdown(self) -> None:
-        """See Executor."""
-        self._machine.send("end", self._slot)
-
-    def kill(self) -> None:
-        """See Executor."""
-        if not (self._killed or self.is_dead):
-            self._killed = True
-            self._machine.send("kill", self._slot)
-
-    def wait(self, seconds: float) -> None:
-        """See Executor."""
-        time.sleep(min(0.01, max(0.0, seconds)))
-
-    def close(self) -> None:
-        """See Executor."""
 
 
 class Machine:
@@ -364,7 +290,7 @@ class RemoteLanes(Lanes):
         machine = self._by_slot[slot]
         self._board[COLUMNS * slot] = 0
         self._board[COLUMNS * slot + 1] = NO_LIMIT
-        executor = RemoteExecutor(machine, slot)
+        executor = RemoteExecutor(machine.send, slot)
         lane = Lane(slot, executor)
         tag = ("hello", 0)
         lane.outstanding.append(tag)
