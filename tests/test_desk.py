@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,12 +15,14 @@ import pytest
 
 from batchmill.desk import OwnDesk
 from batchmill.errors import LanesLost
+from batchmill.ordering import RenderOrder
 from batchmill.output import Output
 from batchmill.worker import LaneSetup
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import (
     CHECKPOINT,
     FUNCTIONS,
+    LIMIT,
     Run,
     committed,
     finish,
@@ -162,36 +165,72 @@ class _Deadly:
         return os._exit, (7,)
 
 
-class _DeadlyOutput:
-    """An output that wants only that."""
+class _Wanted:
+    """An output that wants only so much, and counts what is made of it."""
 
-    is_done = False
     is_unread = False
 
-    def __init__(self) -> None:
-        self.orders = iter([(0, _Deadly())])
+    def __init__(self, *orders: object) -> None:
+        self._orders = iter(enumerate(orders))
+        self._count = len(orders)
+        self.made: set[int] = set()
 
-    def next_order(self) -> tuple[int, _Deadly] | None:
-        return next(self.orders, None)
+    @property
+    def is_done(self) -> bool:
+        return len(self.made) == self._count
+
+    def next_order(self) -> tuple[int, object] | None:
+        return next(self._orders, None)
+
+    def rendered(self, number: int, data: bytes, odd: int) -> None:
+        self.made.add(number)
+
+
+class Alone:
+    """A desk of its own, and the part of a loop that it needs."""
+
+    def __init__(self, folder: Path, *orders: object) -> None:
+        setup = LaneSetup(
+            spec=None, init=None, format=None, id_field=None, shard=None, with_item=False, run=1, ids_needed=False,
+            environ=dict(os.environ), directory=str(folder), output="none",
+        )  # fmt: skip
+        self.output = _Wanted(*orders)
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.desk = OwnDesk(setup, 2, self._events.put, cast("Output", self.output))
+
+    def turn(self) -> bool:
+        """One turn of the loop; whether all is made."""
+        self.desk.fill(lambda lane: False)
+        while not self._events.empty():
+            self._events.get().action()
+        self.desk.look()
+        return self.desk.is_done
 
 
 def test_work_that_kills_whatever_lane_makes_it_ends_the_run(tmp_path: Path) -> None:
-    setup = LaneSetup(
-        spec=None, init=None, format=None, id_field=None, shard=None, with_item=False, run=1, ids_needed=False,
-        environ=dict(os.environ), directory=str(tmp_path), output="none",
-    )  # fmt: skip
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    desk = OwnDesk(setup, 2, events.put, cast("Output", _DeadlyOutput()))
-
-    def turn() -> bool:
-        desk.fill(lambda lane: False)
-        while not events.empty():
-            events.get().action()
-        desk.look()
-        return False
-
+    alone = Alone(tmp_path, _Deadly())
     try:
         with pytest.raises(LanesLost, match="died making the output; the last one exited with status 7"):
-            until(turn, "the error")
+            until(alone.turn, "the error")
     finally:
-        desk.close()
+        alone.desk.close()
+
+
+def test_lanes_that_die_while_work_is_handed_to_them_hold_up_nothing(tmp_path: Path) -> None:
+    alone = Alone(tmp_path, *[RenderOrder(0, 0, (), "jsonl", False, False, "jsonl")] * 1000)
+    killed: set[int] = set()
+
+    def kill() -> bool:
+        lanes = alone.desk._lanes.lanes.values()
+        doomed = {lane.pid for lane in lanes if lane.ready and len(alone.output.made) > 100 * len(killed)}
+        send(signal.SIGKILL, doomed - killed)
+        killed.update(doomed)
+        return alone.turn()
+
+    thread = threading.Thread(target=until, args=(kill, "all of it"), daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    assert not thread.is_alive(), "it waits for itself"
+    alone.desk.close()
+    assert len(alone.output.made) == 1000
+    assert len(killed) > 5
