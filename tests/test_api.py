@@ -479,6 +479,45 @@ def test_progress_is_told_in_snapshots_whose_text_is_the_line() -> None:
     assert [snapshot.done for snapshot in seen] == sorted(snapshot.done for snapshot in seen)
 
 
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import batchmill
+
+def work(x):
+    with open("witness", "a") as file:
+        print(x, file=file)
+    time.sleep(0.01)
+    return x
+
+def interrupt(delay):
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGINT)
+
+if __name__ == "__main__":
+    try:
+        threading.Thread(target=interrupt, args=[float(sys.argv[1])]).start()
+        batchmill.run(work, range(1000), checkpoint="c.ckpt", workers=2, chunk_size=1, grace=40)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.08, 0.1, 0.15, 0.3, 0.5])
+def test_whenever_an_interrupt_comes_no_item_that_ran_is_lost(delay: float, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, "script.py", str(delay)], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.returncode, done.stderr) == ("interrupted\n", 0, "")
+    witness = tmp_path / "witness"
+    ran = witness.read_text().split() if witness.exists() else []
+    found = []
+    if (tmp_path / "c.ckpt").exists():
+        with batchmill.open_checkpoint(tmp_path / "c.ckpt") as results:
+            found = [str(outcome.result) for outcome in results.outcomes()]
+    assert sorted(found) == sorted(ran)
+
+
 def test_an_interrupt_drains_commits_and_is_raised_again(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

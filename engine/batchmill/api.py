@@ -10,6 +10,7 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
+from batchmill.apart import run_apart
 from batchmill.batch import Batch
 from batchmill.codec import Block, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
@@ -44,9 +45,9 @@ def run(
     kept); with `resume` items done before are skipped, by id. `id` is the name of a field, or a callable giving an
     item's id; else it is the field "id" of a dict, the item itself where it is a str or number, or a digest of it.
     `output` is a file for the results, in order. `on_progress` gets a Snapshot now and then (`progress_interval`
-    seconds), `on_message` one line for what a person should know. `name` identifies a lambda's checkpoint. `cluster` is
-    a dask.distributed Client, or the address of a scheduler: its workers run the items. Further keywords are fields of
-    Settings: durations in seconds or "30s", sizes in bytes or "2G".
+    seconds), `on_message` one line for what a person should know; both are called in another thread. `name`
+    identifies a lambda's checkpoint. `cluster` is a dask.distributed Client, or the address of a scheduler: its workers
+    run the items. Further keywords are fields of Settings: durations in seconds or "30s", sizes in bytes or "2G".
 
     Items that fail do not raise (`report.raise_for_failures()` does). Raises BatchmillError for what ends the batch,
     ValueError for arguments out of range, what the iterable itself raises, and KeyboardInterrupt, each after committing
@@ -65,7 +66,7 @@ def run(
         cluster=None if isinstance(cluster, str) else cluster,
         settings=_settings(settings, _fields(settings_fields, resume, cluster), id),
     )
-    return batch.run(on_progress, on_message)
+    return run_apart(lambda: batch.run(on_progress, on_message), lambda insist: batch.stop("SIGINT", insist=insist))
 
 
 class Stream:

@@ -131,8 +131,8 @@ class Batch:
     ) -> Report:
         """Run to the end, or until stopped; the report. `on_message` gets one plain line for what a person should know.
 
-        Raises BatchmillError for what ends a batch before its items are through, what the iterable of items raised, and
-        KeyboardInterrupt after committing what was done. Failed items do not raise.
+        Raises BatchmillError for what ends a batch before its items are through, and what the iterable of items raised.
+        Failed items do not raise. KeyboardInterrupt must not come in here (see apart).
         """
         with ExitStack() as stack:
             session = _Session(
@@ -359,7 +359,7 @@ class _Session:
 
     def run(self) -> Report:
         """Run the loop to its end, then write down and return the report."""
-        interrupted = self._run_loop()
+        self._run_loop()
         self.tracker.last_look(self._pool.pids)
         if self._loop.stopped:
             self._pool.close(0.0)
@@ -369,24 +369,15 @@ class _Session:
         except CheckpointUnwritable as error:
             raise self._with_count(error) from error
         self._pool.close(PATIENCE)
-        if interrupted:
-            raise KeyboardInterrupt
         if self._loop.error is not None:
             raise self._loop.error
         return report
 
-    def _run_loop(self) -> bool:
-        """Run the loop to its end; whether KeyboardInterrupt asked for it: the first drains, the next one kills."""
-        interrupted = False
-        while True:
-            try:
-                self._loop.run()
-                return interrupted
-            except KeyboardInterrupt:
-                self._loop.stop("SIGINT", insist=interrupted)
-                interrupted = True
-            except CheckpointUnwritable as error:
-                raise self._with_count(error) from error
+    def _run_loop(self) -> None:
+        try:
+            self._loop.run()
+        except CheckpointUnwritable as error:
+            raise self._with_count(error) from error
 
     def _with_count(self, error: CheckpointUnwritable) -> CheckpointUnwritable:
         done = self.tracker.ok + self.tracker.failed

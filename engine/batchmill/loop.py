@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any, Protocol
 
 from batchmill import worker
@@ -128,8 +127,7 @@ class Loop:
             self._tick()  # after handing out: it may take as long as starting a lane does
             self._wait(0.0 if more else self._patience())
             while self._inbox:
-                self._handle(self._inbox[0])  # if KeyboardInterrupt comes in here, it is handled again
-                self._inbox.popleft()
+                self._handle(self._inbox.popleft())
 
     def _is_finished(self) -> bool:
         if len(self._ledger) or self._scans or self._desk.is_busy or self._pool.dying:
@@ -162,9 +160,9 @@ class Loop:
     def _wait(self, seconds: float) -> None:
         """Move the events that are there, or come within so many seconds, to the inbox."""
         try:
-            # All in C: KeyboardInterrupt (the API has no handler of its own) cannot come between get and append.
-            self._inbox.extend(map(self._events.get, (True,), (seconds,)))
-            self._inbox.extend(map(self._events.get, repeat(False)))
+            self._inbox.append(self._events.get(True, seconds))
+            while True:
+                self._inbox.append(self._events.get(False))
         except queue.Empty:
             pass
 
@@ -410,16 +408,6 @@ class Loop:
             self._pool.lower(lane, 0, 0)
             if not lane.ready:
                 self._pool.give_up(lane)
-        self._drop_unsent()
-
-    def _drop_unsent(self) -> None:
-        """Let go of flights that KeyboardInterrupt kept from being sent: no lane will ever answer for them."""
-        for flight in list(self._ledger):
-            lane = self._pool.lanes.get(flight.lane)
-            tag = ("run", flight.serial)
-            is_here = any(isinstance(event, Event) and event.tag == tag for event in self._inbox)
-            if lane is not None and tag not in lane.outstanding and not is_here:
-                self._ledger.lost(flight.serial, None, blame=False)
 
     def _kill_all(self) -> None:
         self._killed = True
