@@ -1,10 +1,12 @@
 """Owns what a Dask cluster costs beside lanes on this machine, and how much one parent can feed. Never needs a cluster:
-it starts a scheduler and two workers here, and ends them.
+it starts schedulers and workers here, and ends them.
 
     python bench/cluster.py [--items 3000] [--rounds 3]
 
-Three things, whole processes in turn: the same items of 10 ms on two lanes here and on two workers of one thread each;
-one item per chunk, which tells the parent's CPU per chunk; items of 1 MiB, which tells its CPU per byte.
+Whole processes in turn. The same items of 10 ms on two lanes here and on two workers of one thread each; one item per
+chunk, which tells the parent's CPU per chunk; items of 1 MiB, which tells its CPU per byte. Then items that sleep, on
+twelve workers of one thread and on two of them, for shorter and longer: what a worker costs the parent for each second
+that it is there, and what a chunk costs that comes alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import process_cost
 from machine import describe
@@ -28,19 +31,29 @@ from peer_work import MODULE, calibrate
 from process_cost import Cost
 
 WORK = f"""{MODULE}
+import time
 
 def size(item):
     return len(item["text"])
+
+def nap(item):
+    time.sleep(item["n"])
 """
 COST = 0.010  # seconds per item
 CHUNKS, BLOBS, BLOB = 2000, 200, 1 << 20
 LONGEST = 0.8  # seconds that a chunk lasts at many lanes (engine: chunking.LONGEST)
+FEW, MANY = 2, 12  # workers
+BRIEF, LONG = 4, 24  # seconds; multiples of those of a chunk
+SHORT, LONG_NAP = 0.05, 2.0  # seconds an item sleeps: all boards that may be sent are, or those that must
+THREADS = (1, 8, 32)  # a worker
+KILOBYTES = 10_000  # bytes of an item
 
 
 @contextlib.contextmanager
 def cluster(folder: Path, workers: int = 2) -> Iterator[str]:
     """A scheduler and so many workers of one thread, on loopback; gives the scheduler's file."""
     file = folder / "scheduler.json"
+    file.unlink(missing_ok=True)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     run = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
     started = [subprocess.Popen([*run, "--port", "0", "--no-dashboard", "--scheduler-file", str(file)], **quiet)]  # type: ignore[call-overload]
@@ -48,7 +61,7 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[str]:
         while not file.exists():
             time.sleep(0.05)
         run = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--no-dashboard"]
-        started += [subprocess.Popen([*run, "--nthreads", "1"], **quiet) for _ in range(workers)]  # type: ignore[call-overload]
+        started += [subprocess.Popen([*run, "--nthreads", "1", "--no-nanny"], **quiet) for _ in range(workers)]  # type: ignore[call-overload]
         _wait_for_workers(file, workers)
         yield str(file)
     finally:
@@ -86,13 +99,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     process_cost.adopt_orphans()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends in any case
     print(describe())
-    with tempfile.TemporaryDirectory(prefix="batchmill-bench-") as place, cluster(Path(place)) as file:
+    with tempfile.TemporaryDirectory(prefix="batchmill-bench-") as place:
         folder = Path(place)
         prepare(folder, options.items)
-        there = ("--cluster-file", file)
-        overhead(folder, options, there)
-        capacity(folder, options.rounds, there)
+        with cluster(folder) as file:
+            overhead(folder, options, ("--cluster-file", file))
+            start, chunk, byte = capacity(folder, options.rounds, ("--cluster-file", file))
+        with cluster(folder, MANY) as file:
+            presence = present(folder, ("--cluster-file", file))
+    tell(start, chunk, byte, presence)
 
 
 def overhead(folder: Path, options: argparse.Namespace, there: tuple[str, ...]) -> None:
@@ -110,8 +127,8 @@ def overhead(folder: Path, options: argparse.Namespace, there: tuple[str, ...]) 
         print(f"{name:26}{median(cost.wall for cost in costs):7.2f}{ratio:8.3f}{parent:15.2f}")
 
 
-def capacity(folder: Path, rounds: int, there: tuple[str, ...]) -> None:
-    """What a chunk and a byte cost the parent, beyond what a run costs it anyway."""
+def capacity(folder: Path, rounds: int, there: tuple[str, ...]) -> tuple[float, float, float]:
+    """Seconds of the parent's CPU for a run of one item; beyond that for a chunk of many at once, and for a byte."""
     (folder / "one.jsonl").write_text('{"id": 0, "x": 1}\n')
     few, many, large = (
         median(_parent(folder, what, rounds))
@@ -121,14 +138,57 @@ def capacity(folder: Path, rounds: int, there: tuple[str, ...]) -> None:
             mill("size", "blobs.jsonl", *there),
         )
     )
-    chunk, byte = (many - few) / CHUNKS, (large - few) / (BLOBS * BLOB)
-    print(f"\none parent, of its own CPU (start: {few:.2f} s)\n")
-    print(f"chunks           {1 / chunk:10,.0f} a second: {chunk * 1000:.2f} ms each")
-    print(f"input            {1 / byte / 2**20:10,.0f} MiB a second")
-    print(f"lanes it feeds   {LONGEST / chunk:10,.0f} with chunks of {LONGEST} s: items of a few bytes, of any cost")
+    return few, (many - few) / CHUNKS, (large - few) / (BLOBS * BLOB)
+
+
+class Presence(NamedTuple):
+    """Seconds of the parent's CPU: each second of its own, for each of a worker whose items are short, or long, and for
+    a chunk that comes alone."""
+
+    loop: float
+    busy: float
+    quiet: float
+    chunk: float
+
+
+def present(folder: Path, there: tuple[str, ...]) -> Presence:
+    """What is paid for every second of a run, as the difference of a long and a brief one: their starts cost the same.
+
+    A worker's second costs w, with a chunk of d seconds that of 1/d chunks as well, and all workers one loop.
+    """
+
+    def second(workers: int, nap: float, chunk: float) -> float:
+        costs = []
+        for seconds in (BRIEF, LONG):
+            items = round(workers * seconds / nap)
+            (folder / "naps.jsonl").write_text("".join(f'{{"id": {n}, "n": {nap}}}\n' for n in range(items)))
+            options = ("--chunk-size", str(round(chunk / nap)), "-j", str(workers), *there)
+            costs += _parent(folder, mill("nap", "naps.jsonl", *options), 1)
+        return (costs[1] - costs[0]) / (LONG - BRIEF)
+
+    many, few = second(MANY, SHORT, LONG_NAP), second(FEW, SHORT, LONG_NAP)
+    worker = (many - few) / (MANY - FEW)
+    loop = many - MANY * worker
+    chunk = (second(MANY, SHORT, 8 * SHORT) - many) / MANY / (1 / (8 * SHORT) - 1 / LONG_NAP)
+    quiet = max(0.0, (second(MANY, LONG_NAP, LONG_NAP) - loop) / MANY - chunk / LONG_NAP)
+    return Presence(loop, worker - chunk / LONG_NAP, quiet, chunk)
+
+
+def tell(start: float, chunk: float, byte: float, presence: Presence) -> None:
+    """The costs, and how many lanes one core of a parent feeds at those."""
+    loop, busy, quiet, alone = presence
+    print(f"\none parent, of its own CPU (start: {start:.2f} s)\n")
+    print(f"chunks at once        {chunk * 1000:6.2f} ms each; {alone * 1000:.2f} ms one that comes alone")
+    print(f"input                 {1 / byte / 2**20:6.0f} MiB a second")
+    print(f"a worker              {busy * 1000:6.2f} ms a second, or {quiet * 1000:.2f} ms while its items are long")
+    print(f"itself                {loop * 1000:6.2f} ms a second\n")
+    print(f"{'lanes it feeds, with workers of':34}" + "".join(f"{n:3} thread{'s' if n > 1 else ' '}" for n in THREADS))
+    kinds = [("items of a few bytes, under 0.1 s", busy, alone / LONGEST)]
     for cost in (0.001, 0.01, 0.1):
-        seconds = 10_000 * byte + chunk * cost / LONGEST
-        print(f"{'':17}{cost / seconds:10,.0f} with items of {cost * 1000:.0f} ms and 10 kB")
+        kinds.append((f"items of {cost * 1000:.0f} ms and 10 kB", busy, alone / LONGEST + KILOBYTES * byte / cost))
+    kinds.append((f"items of {LONG_NAP:.0f} s and 10 kB", quiet, (alone + KILOBYTES * byte) / LONG_NAP))
+    for name, worker, lane in kinds:
+        print(f"{name:34}" + "".join(f"{(1 - loop) / (lane + worker / threads):10,.0f}" for threads in THREADS))
 
 
 def _parent(folder: Path, command: list[str], rounds: int) -> list[float]:
