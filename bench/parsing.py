@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--megabytes", type=int, default=60, help="size of the file for whole runs")
     options = parser.parse_args()
-    if not parsing.is_installed:
+    if not parsing.is_installed():
         sys.exit("orjson is not installed: pip install 'batchmill[fast]'")
     process_cost.adopt_orphans()
     rng = random.Random(4)

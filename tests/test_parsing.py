@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import sys
@@ -14,16 +15,17 @@ from hypothesis import strategies as st
 
 from batchmill import parsing
 from batchmill.errors import InvalidUsage
-from batchmill.formats import FORMATS, BadItem
-from batchmill.parsing import may_hold_long_integers, parser_of
+from batchmill.formats import FORMATS, BadItem, Parse
+from batchmill.parsing import parser_of
 from cli_kit import batchmill
 
 JSONL = FORMATS["jsonl"]
 READ = JSONL.parser(b"")
-with_orjson = pytest.mark.skipif(not parsing.is_installed, reason="orjson is not installed: the extra `fast`")
+fast_json: Any = importlib.import_module("batchmill.fast_json") if parsing.is_installed() else None
+with_orjson = pytest.mark.skipif(not parsing.is_installed(), reason="orjson is not installed: the extra `fast`")
 
 
-def shown(parse: parsing.Parse, raw: bytes) -> str:
+def shown(parse: Parse, raw: bytes) -> str:
     """What became of a record, to the last type, sign, digit and key: repr tells apart all that JSON can say."""
     limit = sys.getrecursionlimit()
     try:
@@ -45,9 +47,9 @@ def same(raw: bytes, *beside: bytes) -> None:
     block = b"\n".join([*beside, raw, *beside])
     assert shown(choose(raw) or READ, raw) == expected
     assert shown(choose(block) or READ, raw) == expected
-    assert shown(parsing._parse_with_care, raw) == expected
-    if not may_hold_long_integers(block):
-        assert shown(parsing._parse, raw) == expected
+    assert shown(fast_json._parse_with_care, raw) == expected
+    if not fast_json.may_hold_long_integers(block):
+        assert shown(fast_json._parse, raw) == expected
 
 
 # Values, as many programs would write them.
@@ -148,8 +150,8 @@ def test_what_is_nested_deeply_is_read_or_refused_as_json_does(depth: int, openi
 def test_orjson_reads_blocks_of_ordinary_numbers() -> None:
     rng = random.Random(3)
     numbers = [*(rng.gauss(0, 1e-3) for _ in range(2000)), *(rng.randrange(10**18) for _ in range(2000)), 1.0, -0.0]
-    assert not may_hold_long_integers(json.dumps(numbers).encode())
-    assert may_hold_long_integers(json.dumps([*numbers, 10**18]).encode())
+    assert not fast_json.may_hold_long_integers(json.dumps(numbers).encode())
+    assert fast_json.may_hold_long_integers(json.dumps([*numbers, 10**18]).encode())
     plain, careful = parser_of(JSONL, "")(b"[1]"), parser_of(JSONL, "")(b"[12345678901234567890]")
     assert None not in (plain, careful)
     assert plain is not careful
@@ -159,7 +161,8 @@ def test_orjson_reads_blocks_of_ordinary_numbers() -> None:
 
 
 def test_an_environment_that_asks_for_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "is_installed", False)
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    monkeypatch.delitem(sys.modules, "batchmill.fast_json", raising=False)
     with pytest.raises(InvalidUsage, match="orjson is not installed") as caught:
         parsing.check_choice("orjson")
     assert "batchmill[fast]" in str(caught.value.remedy)

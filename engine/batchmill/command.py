@@ -19,9 +19,9 @@ from typing import Any
 
 from batchmill.codec import Failure
 from batchmill.errors import InputMissing, InvalidUsage, OutputLost
+from batchmill.formats import Parse
 from batchmill.identity import Found, Identifier, Identify
 from batchmill.model import Chunk, ItemError
-from batchmill.parsing import Parse
 from batchmill.passing import Passer
 from batchmill.process import Capture, Commands, Ended
 from batchmill.reply import ItemFailed

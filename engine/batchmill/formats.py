@@ -25,6 +25,7 @@ from batchmill.tables import Table
 
 MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
 MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
+Parse = Callable[[bytes], Any]  # a record to its item; raises BadItem
 _NEAR = 64  # records; fewer than this are found one by one, more by estimate and count
 
 _SUFFIXES = {

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from batchmill.codec import canonical, digest_id
-from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, shard_of
+from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, Parse, shard_of
 from batchmill.model import Chunk, ItemError
-from batchmill.parsing import VARIABLE, Parse, parser_of
+from batchmill.parsing import VARIABLE, parser_of
 
 
 class Identified(NamedTuple):

@@ -25,6 +25,7 @@ _PRELOAD = [
     "concurrent.futures.process",
     "multiprocessing.popen_forkserver",
     "multiprocessing.sharedctypes",
+    "orjson",  # where it is installed
 ]
 _LONG_DIRECTORY = 60  # bytes; multiprocessing adds about 40
 birth = threading.RLock()  # what a child is born with is this whole process's: one at a time
