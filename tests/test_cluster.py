@@ -42,7 +42,7 @@ WORK = ("f.py:work", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl")
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
     """Three workers of one thread; none of the tests here harms them."""
-    with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob", "carol") as cluster:
+    with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob", "carol", nanny=False) as cluster:
         yield cluster
 
 

@@ -67,7 +67,7 @@ def cluster(tmp_path: Path) -> Iterator[DaskCluster]:
     folder.mkdir()
     prepare(tmp_path, numbered(6))
     (tmp_path / "f.py").write_text(FUNCTIONS + MORE)
-    with dask_cluster(folder, "alice", "bob") as cluster:
+    with dask_cluster(folder, "alice", "bob", nanny=False) as cluster:
         yield cluster
 
 
@@ -135,7 +135,7 @@ def test_a_worker_that_comes_later_and_cannot_import_the_function_does_not_end_t
     (tmp_path / "f.py").write_text(UNFIT + FUNCTIONS)
     with running("f.py:gated", *OUT, "-v", "--cluster", cluster.address, cwd=tmp_path) as run:
         run.until(lambda: len(witnessed(tmp_path)) >= 2, "items on both")
-        cluster.add("carol")
+        cluster.add("carol", "--no-nanny")
         run.until(lambda: b"cannot work for this run" in run.said(), "that carol cannot")
         (tmp_path / "go").touch()
         ended = run.end()
@@ -149,7 +149,7 @@ def test_where_no_worker_can_import_the_function_the_run_says_so_and_on_which(tm
     prepare(tmp_path, numbered(6))
     (tmp_path / "f.py").write_text(UNFIT + FUNCTIONS)
     with (
-        dask_cluster(tmp_path, "carol") as cluster,
+        dask_cluster(tmp_path, "carol", nanny=False) as cluster,
         running("f.py:work", *OUT, "--cluster", cluster.address, cwd=tmp_path) as run,
     ):
         ended = run.end()

@@ -56,7 +56,7 @@ def placed(item):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
     """Two workers of one thread; none of the tests here harms them."""
-    with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob") as cluster:
+    with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob", nanny=False) as cluster:
         yield cluster
 
 

@@ -697,7 +697,7 @@ def test_of_two_thousand_items_with_twenty_poisonous_ones_exactly_those_fail(tmp
         items[n] = {"id": f"{do}#{n}", "n": n, "do": do}
     prepared(tmp_path, items)
     poison = {item["id"]: KINDS[item["do"]] for item in items if "do" in item}
-    options = ("-j", "2", "--timeout", "5s", "--worker-memory", "300M")
+    options = ("-j", "2", "--timeout", "3s", "--worker-memory", "300M")
     after = judge(tmp_path, items, finish(*command(*options), cwd=tmp_path), poison)
     assert len(poison) == 20
     for id, cause in poison.items():

@@ -39,7 +39,7 @@ def chatty(item):
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
     """Two workers of one thread; none of the tests here harms them."""
     pytest.importorskip("distributed", reason="the extra dask is not installed")
-    with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob") as cluster:
+    with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob", nanny=False) as cluster:
         yield cluster
 
 
