@@ -92,7 +92,7 @@ def test_items_from_stdin_through_a_pipeline_whose_output_changes(place: Path) -
 
 
 def test_a_command_that_takes_too_long_is_a_failed_item(place: Path) -> None:
-    ended = batchmill("bench", "--exec", "two.txt", "-j", "1", "--sample", "2", "--seconds", "4", "--timeout", "500ms",
+    ended = batchmill("bench", "--exec", "two.txt", "-j", "1", "--sample", "2", "--timeout", "500ms",
                       "--shell", "[ {} = a ] || sleep 60", cwd=place)  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "1 sampled item failed, the one on line 2 with Timeout: timed out after 0.5 s" in ended.stdout
