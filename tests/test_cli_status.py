@@ -173,4 +173,15 @@ def test_the_command_that_continues_has_the_settings_of_the_run() -> None:
         "tasks:f ./-odd.jsonl --id-field k --shard 1/2 --with-item --workers 3 --set 'a=[1]' --set 'b=\"5\"'"
         " --set 'c=x y' --preload m --no-retry-failed --retry-delay 2.5 -c /srv/x.ckpt --resume"
     )
+    assert run_again({**run, "output": "a b.jsonl"}, "/srv/x.ckpt", absolute=True).endswith("-o 'a b.jsonl' --resume")
     assert run_again({**run, "input": []}, "/srv/x.ckpt", absolute=True) == ""
+
+
+def test_a_run_that_an_error_ended_is_not_called_killed(work: Path) -> None:
+    (work / "g.py").write_text("raise ValueError('not today')\n\n\ndef f(item):\n    return item\n")
+    ended = batchmill("run", "g.py:f", "items.jsonl", "-c", "x.ckpt", "-o", "out.jsonl", cwd=work)
+    assert ended.returncode == 78
+    text = status("x.ckpt", work)
+    assert "ended by an error, 0 of " in text
+    assert json.loads(batchmill("status", "x.ckpt", "--json", cwd=work).stdout)["report"]["exit_code"] == 78
+    assert command_of("continue", text).endswith("-o out.jsonl --resume")

@@ -185,6 +185,16 @@ def test_what_cannot_be_a_cluster_is_refused_at_once(
     assert {path.name for path in tmp_path.iterdir()} == {"f.py", "items.jsonl"}
 
 
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"address": 8786}'])
+def test_a_file_that_no_scheduler_wrote_is_named(text: str, tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(3))
+    (tmp_path / "s.json").write_text(text)
+    ended = finish(*WORK, "--cluster-file", "s.json", cwd=tmp_path)
+    assert ended.status == 2, ended.err
+    (line,) = ended.err.splitlines()
+    assert "--cluster-file s.json does not say where a scheduler is" in line
+
+
 def copy_of_batchmill(directory: Path) -> Path:
     """A directory for PYTHONPATH in which batchmill is of another version."""
     source = Path(batchmill.__file__).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -199,6 +200,8 @@ def test_a_lost_scheduler_ends_the_run_with_70_and_what_was_done_does_not_run_ag
         line = ended.err.splitlines()[-1]
         assert f"the scheduler {address} is lost" in line
         assert "--resume" in line
+        told = finish(CHECKPOINT, "--json", cwd=tmp_path, command=(sys.executable, "-m", "batchmill", "status"))
+        assert json.loads(told.out)["report"]["exit_code"] == 70
         checked = finish(CHECKPOINT, cwd=tmp_path, command=(sys.executable, "-m", "batchmill", "verify"))
         assert checked.status == 0, checked.out
 

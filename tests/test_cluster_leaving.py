@@ -18,6 +18,7 @@ from fault_kit import (
     Ended,
     Run,
     committed,
+    finish,
     numbered,
     prepare,
     results_of,
@@ -61,13 +62,13 @@ if os.environ["WORKER"] == "carol":
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[DaskCluster]:
-    """Two workers of one thread."""
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[DaskCluster]:
+    """Two workers of one thread, with nannies if that is asked for: they take seconds more to come and to go."""
     folder = tmp_path / "cluster"
     folder.mkdir()
     prepare(tmp_path, numbered(6))
     (tmp_path / "f.py").write_text(FUNCTIONS + MORE)
-    with dask_cluster(folder, "alice", "bob", nanny=False) as cluster:
+    with dask_cluster(folder, "alice", "bob", nanny=getattr(request, "param", False)) as cluster:
         yield cluster
 
 
@@ -104,6 +105,7 @@ def test_what_a_retired_worker_runs_has_ended_before_it_runs_elsewhere(cluster: 
     cluster.assert_no_agents(limit=LEASE + 10)
 
 
+@pytest.mark.parametrize("cluster", [True], indirect=True, ids=["nannies"])  # without, Dask just ends the process
 def test_a_worker_that_is_told_to_close_says_goodbye(cluster: DaskCluster, tmp_path: Path) -> None:
     with running("f.py:locked", *OUT, "-v", "--cluster", cluster.address, cwd=tmp_path) as run:
         all_but_one(run, tmp_path)
@@ -145,6 +147,22 @@ def test_a_worker_that_comes_later_and_cannot_import_the_function_does_not_end_t
     assert results_of(tmp_path / "out.jsonl") == {f"i{n}": n for n in range(6)}
 
 
+def test_a_worker_that_is_there_from_the_start_and_cannot_import_the_function_is_left_out_and_that_is_kept(
+    cluster: DaskCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "f.py").write_text(UNFIT.replace("carol", "alice") + FUNCTIONS)
+    with running("f.py:gated", *OUT, "--cluster", cluster.address, "--progress", "log", cwd=tmp_path) as run:
+        run.until(lambda: b"cannot work for this run" in run.said(), "that alice cannot")
+        (tmp_path / "go").touch()
+        ended = run.end()
+        run.assert_gone()
+    assert ended.status == 0, ended.err
+    assert results_of(tmp_path / "out.jsonl") == {f"i{n}": n for n in range(6)}
+    assert "Lost " not in ended.err
+    told = finish(CHECKPOINT, cwd=tmp_path, command=(sys.executable, "-m", "batchmill", "status"))
+    assert "what_is_not_installed_there" in told.out
+
+
 def test_where_no_worker_can_import_the_function_the_run_says_so_and_on_which(tmp_path: Path) -> None:
     prepare(tmp_path, numbered(6))
     (tmp_path / "f.py").write_text(UNFIT + FUNCTIONS)
@@ -155,5 +173,5 @@ def test_where_no_worker_can_import_the_function_the_run_says_so_and_on_which(tm
         ended = run.end()
         run.assert_gone()
     assert ended.status == 78
-    assert "on tcp://127.0.0.1" in ended.err
+    assert "worker tcp://127.0.0.1" in ended.err
     assert "what_is_not_installed_there" in ended.err

@@ -681,7 +681,7 @@ KINDS = {
     "exits": "exited with status 7",
     "abort": "was killed by SIGABRT",
     "holds_the_gil": "killed after ",
-    "loops": "timed out after 5 s",
+    "loops": "timed out after 3 s",
     "eats_memory": "(--worker-memory 300M)",
     "picky": "first",
     "a_lambda": "a result of type 'function' cannot be kept",

@@ -62,7 +62,10 @@ def test_a_line_that_fits_is_left_alone() -> None:
 
 
 def test_a_narrow_terminal_loses_whole_parts_from_the_right() -> None:
-    assert fit(LINE, len(LINE) - 1) == "4120/10000 41.2% | 3 failed | 812/s | ETA 0:07:12"
+    short = "4120/10000 41.2% | 3 failed | 812/s | ETA 0:07:12"
+    assert fit(LINE, len(LINE) - 1) == f"{short} | 8w cpu 765%"
+    assert fit(LINE, len(short) + 6) == f"{short} | 8w"
+    assert fit(LINE, len(short) + 4) == short
     assert fit(LINE, 30) == "4120/10000 41.2% | 3 failed"
 
 

@@ -323,7 +323,7 @@ def test_a_machine_that_cannot_work_for_the_run_gets_no_lanes_and_what_it_had_is
     lane = lanes.start(lanes.vacant()[0])
     machine.receive(pack("unfit", "no room"))
     assert lanes.vacant() == []
-    assert link.sent[-1] == ["bye"]
+    assert link.sent[-1] == ["stop"]
     assert machine.unfit is not None
     assert "no room" in str(machine.unfit)
     machine.lose("its agent ended")

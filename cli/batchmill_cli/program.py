@@ -54,7 +54,9 @@ def run_again(run: Mapping[str, Any], checkpoint: str, *, absolute: bool) -> str
     if not inputs:
         return ""
     is_elsewhere = absolute or directory != os.getcwd()
-    options = [*_options(run.get("settings", {})), "-c", os.path.abspath(checkpoint) if is_elsewhere else checkpoint]
+    output = ["-o", str(run["output"])] if "output" in run else []
+    kept = os.path.abspath(checkpoint) if is_elsewhere else checkpoint
+    options = [*_options(run.get("settings", {})), "-c", kept, *output]
     words = [*as_arguments(inputs), *options, "--resume"]
     command = _command(run["command"], words) if "command" in run else ["run", _function(run, directory), *words]
     line = f"{program_name(absolute=is_elsewhere)} {join(command)}"

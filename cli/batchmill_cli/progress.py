@@ -40,7 +40,13 @@ def _is_recorded(environ: Mapping[str, str]) -> bool:
 
 
 def fit(line: str, width: int) -> str:
-    """`line` in at most `width` columns: whole parts go, from the right, before anything is cut."""
+    """`line` in at most `width` columns: what stands last goes first, whole, before anything is cut.
+
+    Of the last part, which tells of the machine, memory and CPU go before the workers.
+    """
+    for end in (" rss ", " cpu "):
+        if len(line) > width and end in line:
+            line = line[: line.rindex(end)]
     parts = line.split(" | ")
     while len(parts) > 1 and len(" | ".join(parts)) > width:
         parts.pop()

@@ -75,6 +75,8 @@ def news(report: Report) -> str:
         return f"stopped: the first {now} items all failed, {results(report)} {of_all} done"
     if report.stopped:
         cause = f"ended by {report.stopped}" if report.stopped.startswith("SIG") else f"stopped by --{report.stopped}"
+        if report.stopped == "error":  # which one, the run itself has said
+            cause = "ended by an error"
         failed = f", {report.failed} failed" if report.failed else ""
         return f"{cause}, {results(report)} {of_all} done{failed}"
     if report.failed:

@@ -24,7 +24,15 @@ from batchmill.checkpoint import Checkpoint
 from batchmill.chunking import Pace
 from batchmill.codec import pack_map
 from batchmill.command import CommandSpec
-from batchmill.errors import CheckpointUnwritable, NotGuarded
+from batchmill.errors import (
+    BatchmillError,
+    CheckpointUnwritable,
+    ClusterLost,
+    ClusterUnfit,
+    FunctionFailed,
+    LanesLost,
+    NotGuarded,
+)
 from batchmill.export import odd_sentence
 from batchmill.framing import FrameType
 from batchmill.intake import Intake
@@ -51,6 +59,8 @@ from batchmill.worker import in_lane
 
 # What becomes of -o FILE, by what ended the run.
 _KEEP = {"": "whole", "limit": "partial", "max-failures": "partial", TIME_UP: "partial"}
+
+NO_LANES = (ClusterLost, ClusterUnfit, FunctionFailed, LanesLost)  # why a run can have none, or none any more
 
 
 def _silent(_: Any) -> None:
@@ -186,7 +196,7 @@ class _Session:
             return Here(self._plan, self._warn)
         from batchmill.cluster import Cluster
 
-        return Cluster(self._plan, self._on_message, cluster)
+        return Cluster(self._plan, self._on_message, self._warn, cluster)
 
     def _open_checkpoint(self) -> tuple[Checkpoint, History]:
         plan = self._plan
@@ -218,6 +228,7 @@ class _Session:
             "path": self._plan.spec.path,
             **({"command": command.as_dict()} if command else {}),
             "directory": os.getcwd(),
+            **({"output": self._plan.output} if self._plan.output is not None else {}),
             **self._site.facts(),
         }
         return begin_run(self._checkpoint, self._history, values)
@@ -361,7 +372,7 @@ class _Session:
         """Run the loop to its end, then write down and return the report."""
         self._run_loop()
         self.tracker.last_look(self._pool.pids)
-        if self._loop.stopped:
+        if self._loop.stopped or self._loop.error is not None:
             self._pool.close(0.0)
         self._pool.dismiss()  # they end while the last frames are written
         try:
@@ -378,6 +389,8 @@ class _Session:
             self._loop.run()
         except CheckpointUnwritable as error:
             raise self._with_count(error) from error
+        except NO_LANES as error:
+            self._loop.error = error  # raised when it is written down how far the run came
 
     def _with_count(self, error: CheckpointUnwritable) -> CheckpointUnwritable:
         done = self.tracker.ok + self.tracker.failed
@@ -437,6 +450,8 @@ class _Session:
     def _exit_code(self, stopped: str, total: int) -> int:
         if stopped.startswith("SIG"):
             return 128 + int(signal.Signals[stopped])
+        if isinstance(self._loop.error, BatchmillError):
+            return self._loop.error.exit_code
         if stopped:
             return 3
         failed = self.tracker.failed + (self._matcher.failed if self._matcher else 0)

@@ -63,9 +63,10 @@ class Cluster:
     where Dask is not installed, ClusterLost where the scheduler cannot be reached.
     """
 
-    def __init__(self, plan: Plan, say: Callable[[str], None], client: Any = None) -> None:
+    def __init__(self, plan: Plan, say: Callable[[str], None], warn: Callable[[str], None], client: Any = None) -> None:
         self._plan = plan
         self._say = say
+        self._warn = warn
         self._setup = _agent_setup(plan)
         self._own = ExitStack()  # what is to be closed at the end
         self._client = self._own.enter_context(connected(plan)) if client is None else checked(client)
@@ -198,7 +199,7 @@ class Cluster:
             self._lanes.fail(error)
         elif not (self._told_waiting or self._members.are_coming):
             self._told_waiting = True
-            self._tell(f"Waiting for workers of {self.address}")
+            self._tell(f"Waiting for workers of {self.address}: start some with `dask worker {self.address}`")
 
     def _tell(self, sentence: str) -> None:
         self._lanes.later(lambda: self._say(sentence))
@@ -288,12 +289,16 @@ class Cluster:
             said = f"worker {name} cannot be used: {type(error).__name__}: {error}".rstrip(": ")
             unfit = ClusterUnfit(said, "look at what it has written to its log")
             if self._members.failed(name, time.monotonic(), unfit):
-                self._tell(str(unfit))
+                self._leave_out(unfit)
 
     def _refuse(self, name: str, error: BatchmillError) -> None:
         if self._members.has(name):
             self._members.refused(name, error)
-            self._tell(str(error))
+            self._leave_out(error)
+
+    def _leave_out(self, error: BatchmillError) -> None:
+        """Say of a worker that it is refused: that is kept, for half a cluster may be idle every night."""
+        self._lanes.later(lambda: self._warn(str(error)))
 
     def _check(self, name: str, facts: dict[str, Any]) -> None:
         """Raise ClusterUnfit for a worker that cannot take part; warn of one that may give other results."""

@@ -26,7 +26,7 @@ from batchmill.wire import LEASE, PULSE, framed, read_message
 
 HANDLER = "batchmill_exchange"
 _BEAT = 1.0  # seconds between two pulses
-_FAREWELL = 2.0  # seconds for the agent to end when this worker does, and for its run to hear of it
+_FAREWELL = 3.0  # seconds for the agent to end when this worker does, and for its run to hear of it
 _MOST = 8 << 20  # bytes in an answer, unless a single message is larger
 
 _hosts: dict[str, Host] = {}
@@ -46,7 +46,7 @@ class Host:
         self._asked = time.monotonic()
         self._is_abandoned = False
         self._next_beat = 0.0
-        self._parted = asyncio.Event()  # the run knows that the agent has ended
+        self._parted = asyncio.Event()  # the run has said that it knows of the agent's end
         self.is_leaving = False
         self.is_over = False
         self._process = subprocess.Popen(
@@ -127,14 +127,16 @@ class Host:
         is_over = self.is_over
         messages = self._take() if wait else []
         over = is_over and wait > 0 and not self._messages
-        if over:
-            self._parted.set()
         return {
             "messages": messages,
             "over": over,
             "status": self._process.returncode if over else None,
             "leaving": self.is_leaving,
         }
+
+    def part(self) -> None:
+        """The run knows that there will be no more."""
+        self._parted.set()
 
     async def leave(self) -> None:
         """The worker is closing: end the agent, and give the run a moment to hear of it."""
@@ -196,16 +198,18 @@ def _farewell() -> Any:
     return Farewell()
 
 
-async def exchange(session: str, orders: list[bytes] | tuple[bytes, ...] = (), wait: float = 0.0) -> dict[str, Any]:
+async def exchange(
+    session: str, orders: list[bytes] | tuple[bytes, ...] = (), wait: float = 0.0, parting: bool = False
+) -> dict[str, Any]:
     """See Host.exchange.
 
     The answer has `messages`; `over` once there will be no more, and then the exit `status` of the agent (None where it
-    was given up); `leaving` when the worker is closing, and has therefore ended it.
+    was given up); `leaving` when the worker is closing, and has therefore ended it. `parting` says that an answer with
+    `over` has arrived: a worker that is closing waits for it, since it takes its connections down with it.
     """
     host = _hosts.get(session)
-    if host is None:
+    if host is not None and parting:
+        _hosts.pop(session).part()
+    if host is None or parting:
         return {"messages": [], "over": True, "status": None, "leaving": False}
-    answer = await host.exchange(list(orders), wait)
-    if answer["over"]:
-        _hosts.pop(session, None)
-    return answer
+    return await host.exchange(list(orders), wait)

@@ -121,6 +121,7 @@ class Link:
             if answer["leaving"]:
                 self._leaving = Parting("it is leaving the cluster", answer["over"], is_suspicious=False)
             if answer["over"]:
+                await self._part()
                 return self._leaving or _ended(answer["status"])
             if time.monotonic() - heard > HANGS:
                 return Parting(f"its agent has said nothing for {HANGS:g} s")
@@ -136,6 +137,13 @@ class Link:
         except Exception as error:  # whatever it was there, or at the scheduler
             raise Broken(f"{type(error).__name__}: {error}") from error
 
+    async def _part(self) -> None:
+        """Say that the agent's end is known: its worker may be waiting for that."""
+        try:
+            await self._ask(POLL, parting=True)
+        except Broken:
+            pass  # the worker has gone too
+
     async def leave(self, message: bytes, take: Callable[[bytes], None]) -> bool:
         """Send a last message, which ends the agent, and take what it still says; whether it is known to have ended."""
         deadline = time.monotonic() + ENDING
@@ -146,6 +154,7 @@ class Link:
                 for said in answer["messages"]:
                     take(said)
                 if answer["over"]:
+                    await self._part()
                     return True
                 orders = []
         except Broken:

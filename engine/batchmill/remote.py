@@ -78,7 +78,8 @@ class Machine:
     def refuse(self, error: BatchmillError) -> None:
         """It cannot work for this run: let its agent end."""
         self.unfit = self.unfit or error
-        self.close()
+        self.send("stop")
+        self._link.close()
 
     def close(self) -> None:
         """Let the agent end."""
@@ -224,7 +225,7 @@ class RemoteLanes(Lanes):
         self.lost_cpu += machine.cpu_seconds
         self._machines.remove(machine)
         self.release(machine.host, machine.slots)
-        if not self.is_closed:
+        if not self.is_closed and machine.unfit is None:
             self.later(lambda: self.say(f"Lost {machine.name}: {why}"))
         for lane in [lane for slot, lane in list(self._living.items()) if slot in machine.slots]:
             lane.machine_lost, lane.is_spared = machine.name, not is_suspicious
@@ -335,7 +336,7 @@ class RemoteLanes(Lanes):
             self.say(f"Only {able} could be started on {machine.name}: {lane.unstarted}")
         elif machine.unfit is None:
             said = f"worker {machine.name} cannot work for this run: {error.message}"
-            machine.refuse(ClusterUnfit(said, error.remedy))
+            machine.refuse(ClusterUnfit(said, "install there what it lacks, or put it beside the function's file"))
         return None
 
     @property

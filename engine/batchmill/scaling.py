@@ -281,8 +281,13 @@ def verdict(cells: Sequence[Cell], fitted: Fit | None) -> str:
         chosen = ", and is enough" if near == best.workers else ""
         parts.append(f"{near} is {100 * (1 - rate / top.rate):.0f}% slower with {_share(near, top.workers)}{chosen}")
     if fitted is not None:
-        parts.append(f"serial share {100 * fitted.contention:.2g}%")
+        parts.append(f"serial share {_percent(fitted.contention)}")
     return "; ".join(parts)
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    return f"{percent:.0f}%" if percent >= 10 else f"{percent:.2g}%"
 
 
 def _share(few: int, many: int) -> str:

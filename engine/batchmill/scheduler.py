@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ def connect(plan: Plan) -> Any:
     if settings.cluster_file is not None:
         remedy = f"start one with `dask scheduler --scheduler-file {settings.cluster_file}`"
         _check_readable("cluster_file", settings.cluster_file, remedy)
+        _check_names_scheduler(settings.cluster_file, remedy)
     try:
         security = _security(settings)
         return Client(
@@ -74,6 +76,9 @@ def connect(plan: Plan) -> Any:
             connection_limit=CONNECTIONS,
         )
     except (ValueError, TypeError) as error:
+        if "ssl_context" in str(error):  # how Dask says it
+            remedy = "give --tls-ca-file, --tls-cert and --tls-key"
+            raise InvalidUsage(f"--cluster {where} needs certificates", remedy) from None
         raise InvalidUsage(f"--cluster {where}: {error}", "write tcp://HOST:8786 or tls://HOST:8786") from None
     except (OSError, asyncio.TimeoutError) as error:
         raise ClusterLost(
@@ -102,6 +107,17 @@ def _security(settings: Settings) -> Any:
     return security
 
 
+def _check_names_scheduler(path: str, remedy: str) -> None:
+    """Raise InvalidUsage for a file that no scheduler has written, or not whole."""
+    try:
+        with open(path, "rb") as file:
+            is_one = isinstance(json.load(file)["address"], str)
+    except (ValueError, TypeError, KeyError):
+        is_one = False
+    if not is_one:
+        raise InvalidUsage(f"--cluster-file {path} does not say where a scheduler is", remedy)
+
+
 def _check_readable(name: str, path: str, remedy: str) -> None:
     option = f"--{name.replace('_', '-')}"
     try:
@@ -117,8 +133,10 @@ def lost(address: str, error: BaseException, checkpoint: str | None) -> ClusterL
     """The error of a run whose scheduler has gone."""
     sentence = f"the scheduler {address} is lost ({type(error).__name__})"
     if checkpoint is None:
-        return ClusterLost(sentence, "start it again; with a checkpoint (-c) nothing would have to be done twice")
-    remedy = "start it again, and give the same command with --resume"
+        return ClusterLost(
+            sentence, "start it and its workers again; with a checkpoint (-c) nothing would have to be done twice"
+        )
+    remedy = "start it and its workers again, and give the same command with --resume"
     return ClusterLost(f"{sentence}; what was done is in the checkpoint", remedy)
 
 

@@ -12,6 +12,7 @@ from batchmill.model import plural
 from batchmill.worker import Ready
 
 _REMEDY = "close other programs, or give fewer workers with -j"
+PROOF = 3  # machines on which an import must fail, before any succeeds, to end the run: one may lack a package
 IN_A_ROW = 5  # lanes in a row that may die while starting
 _STILL_IMPORTING = 10.0  # seconds
 
@@ -45,6 +46,7 @@ class Starts:
         self._patience = patience
         self._message = message
         self._died: Counter[str] = Counter()  # in a row, by place
+        self._unfit_places: set[str] = set()
         self._told = False
         self.any_ready = any(lane.ready for lane in lanes.lanes.values())  # a pool may be warm
 
@@ -92,9 +94,11 @@ class Starts:
             self._unfit(lane, LanesLost(said))
 
     def _unfit(self, lane: Lane, error: BatchmillError) -> None:
-        """A lane cannot come up. Before the first one did, that is the function's fault, not the place's."""
+        """A lane cannot come up. Before the first one did that may be the function's fault: PROOF places show it."""
         place = self._lanes.place(lane)
-        found = self._lanes.unfit(lane, error) if self.any_ready or lane.unstarted else error
+        self._unfit_places.add(place)
+        is_proven = type(error) is not FunctionFailed or len(self._unfit_places) >= PROOF
+        found = error if is_proven and not (self.any_ready or lane.unstarted) else self._lanes.unfit(lane, error)
         if found is error and place:
             raise type(error)(f"on {place}: {error.message}", error.remedy)
         if found is not None:
