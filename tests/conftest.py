@@ -1,8 +1,10 @@
-"""Owns what holds for every test: signals do what they do by default. Never a fixture."""
+"""Owns what holds for every test: what signals do, and the order. Never a fixture."""
 
 from __future__ import annotations
 
 import signal
+
+import pytest
 
 # A shell without job control has what it starts in the background ignore these, and so would every program under test.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -10,3 +12,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 for ignored in (signal.SIGQUIT, signal.SIGHUP):  # the latter by nohup
     if signal.getsignal(ignored) is signal.SIG_IGN:
         signal.signal(ignored, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has to run one after the other begins first: it takes the longest."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

@@ -681,7 +681,7 @@ KINDS = {
     "exits": "exited with status 7",
     "abort": "was killed by SIGABRT",
     "holds_the_gil": "killed after ",
-    "loops": "timed out after 3 s",
+    "loops": "timed out after 2 s",
     "eats_memory": "(--worker-memory 300M)",
     "picky": "first",
     "a_lambda": "a result of type 'function' cannot be kept",
@@ -697,7 +697,7 @@ def test_of_two_thousand_items_with_twenty_poisonous_ones_exactly_those_fail(tmp
         items[n] = {"id": f"{do}#{n}", "n": n, "do": do}
     prepared(tmp_path, items)
     poison = {item["id"]: KINDS[item["do"]] for item in items if "do" in item}
-    options = ("-j", "2", "--timeout", "3s", "--worker-memory", "300M")
+    options = ("-j", "2", "--timeout", "2s", "--worker-memory", "300M")
     after = judge(tmp_path, items, finish(*command(*options), cwd=tmp_path), poison)
     assert len(poison) == 20
     for id, cause in poison.items():
