@@ -15,5 +15,5 @@ for ignored in (signal.SIGQUIT, signal.SIGHUP):  # the latter by nohup
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has to run one after the other begins first: it takes the longest."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """What takes longest begins first: a file is one worker's, so that its tests can share a cluster."""
+    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)

@@ -37,7 +37,7 @@ from fault_kit import (
 pytest.importorskip("distributed", reason="the extra dask is not installed")
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc"),
-    pytest.mark.xdist_group("cluster"),
+    pytest.mark.cluster,
 ]
 
 WORK = ("f.py:work", "items.jsonl", "-c", CHECKPOINT)

@@ -23,7 +23,7 @@ from fault_kit import CHECKPOINT, FUNCTIONS, committed, numbered, prepare, runni
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc"),
-    pytest.mark.xdist_group("cluster"),
+    pytest.mark.cluster,
 ]
 MANY = 4 << 20  # bytes, more than there is room for on their way
 CHATTY = f"""
