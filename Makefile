@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/batchmill demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 3
 
 check: $(READY)
 	$(BIN)/ruff check .

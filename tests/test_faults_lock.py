@@ -100,7 +100,7 @@ def test_who_has_waited_long_enough_is_75_and_is_told_for_whom(
     assert re.search(
         rf"in use by another run \(process {holder.pid} on {os.uname().nodename}, since \d{{4}}-\d\d-\d\d \d\d:", line
     )
-    assert "give more to --wait" in line
+    assert f"give more to {limits[-2]}, or" in line
     assert finish(*GATED, *limits, "-q", cwd=tmp_path).err == ""
 
 

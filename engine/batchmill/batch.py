@@ -10,6 +10,7 @@ happens in a lane), `matching` (resume).
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -201,15 +202,15 @@ class _Session:
     def _open_checkpoint(self) -> tuple[Checkpoint, History]:
         plan = self._plan
         limit = self._settings.time_limit
-        until = time.monotonic() + seconds_of(self._settings.wait)
         return patiently(
             lambda: open_checkpoint_for(
                 plan.checkpoint, plan.meta(), plan.settings, self._events.put, self._on_message
             ),
             plan.checkpoint or "",
-            until if limit is None else min(until, self._began + limit),
             self._events,
             self._on_message,
+            wait=seconds_of(self._settings.wait),
+            deadline=math.inf if limit is None else self._began + limit,
         )
 
     def _begin(self) -> dict[str, Any]:

@@ -28,21 +28,25 @@ def seconds_of(wait: str | float | None) -> float:
 def patiently(
     attempt: Callable[[], _T],
     path: str,
-    until: float,
     events: queue.SimpleQueue[Any],
     on_message: Callable[[str], None],
+    *,
+    wait: float,
+    deadline: float,
 ) -> _T:
-    """What `attempt` returns, tried again whenever the checkpoint at `path` is free, until `until` (monotonic seconds).
+    """What `attempt` returns, tried again whenever the checkpoint at `path` is free, for `wait` seconds (--wait), and
+    not after `deadline` (monotonic seconds, --time-limit).
 
     Raises CheckpointBusy when the time is up, and Interrupted when a Stop is among the `events`; others stay there.
     """
     told = False
+    until, limit = min((time.monotonic() + wait, "--wait"), (deadline, "--time-limit"))
     while True:
         try:
             return attempt()
         except CheckpointBusy as busy:
             if time.monotonic() >= until:
-                remedy = "give more to --wait, or name another file with -c" if told else busy.remedy
+                remedy = f"give more to {limit}, or name another file with -c" if wait else busy.remedy
                 raise CheckpointBusy(busy.message, remedy) from None
             if not told:
                 on_message(f"Waiting: {busy.message}")
