@@ -88,6 +88,7 @@ def prepare(folder: Path, items: int) -> None:
     hashes = max(1, round(COST / calibrate()))
     lines = (json.dumps({"id": number, "n": hashes}) + "\n" for number in range(items))
     (folder / "items.jsonl").write_text("".join(lines))
+    (folder / "one.jsonl").write_text('{"id": 0, "x": 1}\n')
     (folder / "chunks.jsonl").write_text("".join(f'{{"id": {number}, "x": 1}}\n' for number in range(CHUNKS)))
     text = "x" * BLOB
     (folder / "blobs.jsonl").write_text("".join(f'{{"id": {number}, "text": "{text}"}}\n' for number in range(BLOBS)))
@@ -113,23 +114,28 @@ def main() -> None:
 
 
 def overhead(folder: Path, options: argparse.Namespace, there: tuple[str, ...]) -> None:
-    """The same items here and there."""
-    rows: dict[str, list[Cost]] = {"2 lanes here": [], "2 workers, 1 thread each": []}
+    """The same items here and there; and one item, whose time is that of starting and ending."""
+    ways = {"2 lanes here": ("-j", "2"), "2 workers, 1 thread each": there}
+    rows: dict[str, list[Cost]] = {name: [] for name in ways}
+    starts: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
-        for name, where in zip(rows, (("-j", "2"), there)):
+        for name, where in ways.items():
+            starts[name].append(process_cost.run(mill("tiny", "one.jsonl", *where), folder, folder / "log").wall)
+        for name, where in ways.items():
             rows[name].append(process_cost.run(mill("burn", "items.jsonl", *where), folder, folder / "log"))
     print(f"\n{options.items:,} items of {COST * 1000:.0f} ms, median of {options.rounds} rounds run in turn\n")
-    print(f"{'':26} wall s   ratio   parent CPU s")
-    here = rows["2 lanes here"]
+    print(f"{'':26} wall s   ratio   start s   ratio after it   parent CPU s")
+    walls = {name: [cost.wall for cost in costs] for name, costs in rows.items()}
+    rests = {name: [wall - start for wall, start in zip(walls[name], starts[name])] for name in rows}
+    here = next(iter(rows))
     for name, costs in rows.items():
-        ratio = median(cost.wall / base.wall for cost, base in zip(costs, here))
+        ratio, after = (median(a / b for a, b in zip(what[name], what[here])) for what in (walls, rests))
         parent = median(cost.parent_cpu for cost in costs)
-        print(f"{name:26}{median(cost.wall for cost in costs):7.2f}{ratio:8.3f}{parent:15.2f}")
+        print(f"{name:26}{median(walls[name]):7.2f}{ratio:8.3f}{median(starts[name]):10.2f}{after:17.3f}{parent:15.2f}")
 
 
 def capacity(folder: Path, rounds: int, there: tuple[str, ...]) -> tuple[float, float, float]:
     """Seconds of the parent's CPU for a run of one item; beyond that for a chunk of many at once, and for a byte."""
-    (folder / "one.jsonl").write_text('{"id": 0, "x": 1}\n')
     few, many, large = (
         median(_parent(folder, what, rounds))
         for what in (
