@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import lzma
+import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 
-from batchmill_cli.demo_command import sources
+from batchmill.results import open_checkpoint
+from batchmill_cli.demo_command import most_complex, sources
 from batchmill_cli.demo_work import examine
 
 
@@ -45,3 +48,15 @@ def test_the_items_are_the_standard_library_alone() -> None:
     assert len(files) > 500
     assert len(set(files)) == len(files)
     assert all(name.endswith(".py") and "site-packages" not in name for name in files)
+
+
+def test_the_demo_stops_goes_on_and_tells_what_it_found(tmp_path: Path) -> None:
+    root = sysconfig.get_path("stdlib")
+    for done in (4, 8):
+        demo = [sys.executable, "-m", "batchmill", "demo", "-j", "2", "--limit", "4"]
+        ended = subprocess.run(demo, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        assert ended.returncode == 3, ended.stderr
+        assert "demo -j 2 --limit 4" in ended.stderr  # what continues it
+        with open_checkpoint(tmp_path / "demo.ckpt") as results:
+            assert sum(outcome.ok for outcome in results.outcomes()) == done
+    assert len(list(most_complex(str(tmp_path / "demo.ckpt"), root))) == 2 + 5

@@ -111,7 +111,8 @@ def crunch(
             passing=passing,
         )
 
-        metrics = Metrics(options["metrics"], batch, manner.interval, streams.tell) if options["metrics"] else None
+        path = options.get("metrics")
+        metrics = Metrics(path, batch, manner.interval, streams.tell) if path else None
         report = _run(batch, screen, metrics, passing, quiet=manner.quiet, streams_out=options["output"] == "-")
         screen.finish(batch.snapshot())
         if metrics is not None:
