@@ -39,7 +39,8 @@ def size(item):
 def nap(item):
     time.sleep(item["n"])
 """
-COST = 0.010  # seconds per item
+COST = 0.010  # seconds per item, on two lanes that both work
+TRIAL = 300  # items that show what they take here
 CHUNKS, BLOBS, BLOB = 2000, 200, 1 << 20
 LONGEST = 0.8  # seconds that a chunk lasts at many lanes (engine: chunking.LONGEST)
 FEW, MANY = 2, 12  # workers
@@ -47,6 +48,8 @@ BRIEF, LONG = 4, 24  # seconds; multiples of those of a chunk
 SHORT, LONG_NAP = 0.05, 2.0  # seconds an item sleeps: all boards that may be sent are, or those that must
 THREADS = (1, 8, 32)  # a worker
 KILOBYTES = 10_000  # bytes of an item
+HERE = ("-j", "2")
+ONE, ITEMS = ("tiny", "one.jsonl"), ("burn", "items.jsonl")
 
 
 @contextlib.contextmanager
@@ -85,13 +88,24 @@ def mill(function: str, source: str, *options: str) -> list[str]:
 
 def prepare(folder: Path, items: int) -> None:
     (folder / "work.py").write_text(WORK)
-    hashes = max(1, round(COST / calibrate()))
-    lines = (json.dumps({"id": number, "n": hashes}) + "\n" for number in range(items))
-    (folder / "items.jsonl").write_text("".join(lines))
     (folder / "one.jsonl").write_text('{"id": 0, "x": 1}\n')
     (folder / "chunks.jsonl").write_text("".join(f'{{"id": {number}, "x": 1}}\n' for number in range(CHUNKS)))
     text = "x" * BLOB
     (folder / "blobs.jsonl").write_text("".join(f'{{"id": {number}, "text": "{text}"}}\n' for number in range(BLOBS)))
+    hashes = round(COST / calibrate())
+    write_items(folder, TRIAL, hashes)
+    start, trial = (process_cost.run(mill(*what, *HERE), folder, folder / "log").wall for what in (ONE, ITEMS))
+    write_items(folder, items, round(hashes * COST / taken(trial - start, TRIAL)))
+
+
+def write_items(folder: Path, items: int, hashes: int) -> None:
+    lines = (json.dumps({"id": number, "n": hashes}) + "\n" for number in range(items))
+    (folder / "items.jsonl").write_text("".join(lines))
+
+
+def taken(seconds: float, items: int) -> float:
+    """Seconds that each item took, where two lanes took `seconds` for all."""
+    return 2 * seconds / items
 
 
 def main() -> None:
@@ -115,19 +129,20 @@ def main() -> None:
 
 def overhead(folder: Path, options: argparse.Namespace, there: tuple[str, ...]) -> None:
     """The same items here and there; and one item, whose time is that of starting and ending."""
-    ways = {"2 lanes here": ("-j", "2"), "2 workers, 1 thread each": there}
+    ways = {"2 lanes here": HERE, "2 workers, 1 thread each": there}
     rows: dict[str, list[Cost]] = {name: [] for name in ways}
     starts: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, where in ways.items():
-            starts[name].append(process_cost.run(mill("tiny", "one.jsonl", *where), folder, folder / "log").wall)
+            starts[name].append(process_cost.run(mill(*ONE, *where), folder, folder / "log").wall)
         for name, where in ways.items():
-            rows[name].append(process_cost.run(mill("burn", "items.jsonl", *where), folder, folder / "log"))
-    print(f"\n{options.items:,} items of {COST * 1000:.0f} ms, median of {options.rounds} rounds run in turn\n")
-    print(f"{'':26} wall s   ratio   start s   ratio after it   parent CPU s")
+            rows[name].append(process_cost.run(mill(*ITEMS, *where), folder, folder / "log"))
     walls = {name: [cost.wall for cost in costs] for name, costs in rows.items()}
     rests = {name: [wall - start for wall, start in zip(walls[name], starts[name])] for name in rows}
     here = next(iter(rows))
+    item = taken(median(rests[here]), options.items)
+    print(f"\n{options.items:,} items of {item * 1000:.1f} ms, median of {options.rounds} rounds run in turn\n")
+    print(f"{'':26} wall s   ratio   start s   ratio after it   parent CPU s")
     for name, costs in rows.items():
         ratio, after = (median(a / b for a, b in zip(what[name], what[here])) for what in (walls, rests))
         parent = median(cost.parent_cpu for cost in costs)
@@ -139,7 +154,7 @@ def capacity(folder: Path, rounds: int, there: tuple[str, ...]) -> tuple[float, 
     few, many, large = (
         median(_parent(folder, what, rounds))
         for what in (
-            mill("tiny", "one.jsonl", *there),
+            mill(*ONE, *there),
             mill("tiny", "chunks.jsonl", "--chunk-size", "1", *there),
             mill("size", "blobs.jsonl", *there),
         )
