@@ -1,7 +1,7 @@
 """Owns what a Dask cluster costs beside lanes on this machine, and how much one parent can feed. Never needs a cluster:
 it starts schedulers and workers here, and ends them.
 
-    python bench/cluster.py [--items 3000] [--rounds 3]
+    python bench/cluster.py [--items 3000] [--rounds 3] [--overhead]
 
 Whole processes in turn. The same items of 10 ms on two lanes here and on two workers of one thread each; one item per
 chunk, which tells the parent's CPU per chunk; items of 1 MiB, which tells its CPU per byte. Then items that sleep, on
@@ -112,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--overhead", action="store_true", help="only the same items here and there")
     options = parser.parse_args()
     process_cost.adopt_orphans()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends in any case
@@ -121,6 +122,8 @@ def main() -> None:
         prepare(folder, options.items)
         with cluster(folder) as file:
             overhead(folder, options, ("--cluster-file", file))
+            if options.overhead:
+                return
             start, chunk, byte = capacity(folder, options.rounds, ("--cluster-file", file))
         with cluster(folder, MANY) as file:
             presence = present(folder, ("--cluster-file", file))

@@ -117,6 +117,16 @@ def test_an_agent_whose_run_is_gone_ends_with_its_lanes_and_leaves_no_directory(
     assert not list(tmp_path.glob("batchmill-*"))
 
 
+def test_a_lane_that_stands_still_is_said_to_and_one_that_gets_on_to_move(agent: Agent) -> None:
+    agent.start(0, 1)
+    agent.run(0, 1, *["0.03"] * 100)
+    agent.run(1, 2, "30.0")
+    agent.until_running(1, 2)
+    moving = [message[2] for message in (agent.until("board") for _ in range(4))]
+    assert moving[-1] == [0]  # the first may be of the moment at which the other began
+    assert all(1 not in slots for slots in moving[1:])
+
+
 def test_lanes_have_the_environment_of_the_worker_and_not_what_the_agent_itself_needs(agent: Agent) -> None:
     agent.start(0)
     agent.run(0, 1, "null")

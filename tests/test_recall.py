@@ -63,6 +63,19 @@ class House:
         return taken
 
 
+def test_a_lane_that_moves_is_not_relieved_though_its_board_stands_still() -> None:
+    house = House(1, {0: [10]})
+    house.board.at[0] = (1, 3)
+    house.board.lanes[0].is_moving = True
+    for look in range(1, 10):
+        house.recaller.look(look * (PATIENCE + LOOK), PATIENCE)
+    assert house.board.lowered == []
+    house.board.lanes[0].is_moving = False
+    for look in range(10, 12):
+        house.recaller.look(look * (PATIENCE + LOOK), PATIENCE)
+    assert house.board.lowered == [(0, 1, 4)]
+
+
 def test_a_chunk_that_waits_behind_another_is_taken_back_whole() -> None:
     house = House(2, {0: [10, 10]})
     house.board.at[0] = (1, 3)

@@ -249,8 +249,17 @@ def test_what_a_lost_machine_still_says_is_not_heard(there: There) -> None:
     lane = there.start()
     machine.lose("no answer")
     machine.receive(pack("started", lane.slot, 1))
-    machine.receive(pack("board", [lane.slot, 99], 0.0, 0, False))
+    machine.receive(pack("board", [lane.slot, 99], [], 0.0, 0, False))
     assert there.lanes.running(lane) is None
+
+
+def test_a_lane_counts_as_moving_until_it_is_said_to_stand_still(there: There) -> None:
+    machine = there.join("a")
+    lane = there.start()
+    machine.receive(pack("board", [lane.slot, 99], [lane.slot], 0.0, 0, False))
+    assert lane.is_moving
+    machine.receive(pack("board", [lane.slot, 99], [], 0.0, 0, False))
+    assert not lane.is_moving
 
 
 # --- without an agent ------------------------------------------------------------------------------------------------

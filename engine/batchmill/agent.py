@@ -32,7 +32,8 @@ from batchmill.wire import PULSE, AgentSetup, Death, framed, pack, read_message,
 from batchmill.worker import LaneSetup, run_chunk
 
 TICK = 0.05  # seconds between looks at the lanes
-BOARD = 0.1  # seconds between reports of the board
+BOARD = 0.1  # seconds between looks at the board: a lane at the same item in two of them is worth a report
+CALM = 0.5  # seconds between reports of a board on which all lanes get on
 USAGE = 1.0  # seconds between looks at CPU and memory
 SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running lane
 _LAST = 3.0  # seconds for what is to be cleared up when the run is gone
@@ -131,10 +132,12 @@ class Agent:
         self._waiting: deque[Call] = deque()  # till the machine is clear, or was used alone
         self._alone: Call | None = None  # what has the machine for itself
         self._is_held = False  # till the run knows that nothing has it for itself any more
-        self._next_board = self._next_usage = 0.0
+        self._next_board = self._next_usage = self._next_calm = 0.0
         self._patience_at_end = PATIENCE
         self._usage: tuple[float, int, bool] = (0.0, 0, False)
-        self._board: list[int] = []
+        self._seen: dict[int, int] = {}  # slot -> number, at the last look at the board
+        self._told: dict[int, int] = {}  # and at the last report of it
+        self._told_held: set[tuple[int, int]] | None = None  # those of lanes that stood still then; None: report anew
         self.is_over = False
 
     # Orders
@@ -300,19 +303,24 @@ class Agent:
             self._look_at_usage()
         if now >= self._next_board:
             self._next_board = now + BOARD
-            self._report_board()
+            self._look_at_board(now)
 
     def _look_at_usage(self) -> None:
         usage = self._monitor.sample(self._pool.pids)
         short = not self._guard.has_memory
         self._usage = (self._monitor.cpu_seconds, usage.rss, short)
-        self._board = []  # report, changed or not
+        self._told_held = None
 
-    def _report_board(self) -> None:
-        board = [number for lane in self._pool.lanes.values() for number in (lane.slot, self._pool.number(lane))]
-        if board != self._board:
-            self._board = board
-            self._send("board", board, *self._usage)
+    def _look_at_board(self, now: float) -> None:
+        """Report it when a lane begins to stand still or gets on again, for the run may act on that; how far lanes are
+        that get on is told now and then. Each report costs as much of both machines as a chunk does."""
+        board = {lane.slot: self._pool.number(lane) for lane in self._pool.lanes.values()}
+        held = board.items() & self._seen.items()
+        self._seen = board
+        if held != self._told_held or (board != self._told and now >= self._next_calm):
+            self._told, self._told_held, self._next_calm = board, held, now + CALM
+            numbers = [number for pair in board.items() for number in pair]
+            self._send("board", numbers, [slot for slot, _ in board.items() - held], *self._usage)
 
     def _gone(self, lane: Lane) -> None:
         code = lane.executor.exitcode

@@ -12,7 +12,7 @@ import math
 
 PARENT_COST = 0.0005  # seconds of the parent's time per chunk, measured (bench/)
 PARENT_SHARE = 0.02  # of one core, that the parent may spend on chunks
-ROUND_TRIPS = 100  # to another machine and back, that a chunk should last: so much of both machines goes into messages
+ROUND_TRIPS = 300  # to another machine and back, that a chunk should last: so much of both machines goes into messages
 DEEPEST = 64  # chunks that a lane holds at the most
 SHORTEST, LONGEST = 0.05, 0.8  # seconds a chunk aims at
 OVERRUN = 1.5  # a lane returns what it has when its chunk took this many times its target

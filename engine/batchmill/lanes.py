@@ -79,6 +79,7 @@ class Lane:
         self.disconnected = False
         self.alone = 0  # the serial of the chunk for which all of its machine was cleared
         self.machine_lost = ""  # the name of its machine, if that was lost with all its lanes
+        self.is_moving = False  # its board is that of a moment ago, and it got on since: told of lanes elsewhere only
         self.is_spared = False  # that machine is known not to be lost because of what ran there
         self.unstarted = ""  # why its process could not be started, where that was found out later
         self.items = 0  # answered for, in all

@@ -110,7 +110,7 @@ class Recaller:
         for lane in self._pool.lanes.values():
             running = self._running(lane)
             place, since = self._seen.get(lane.slot, (None, now))
-            if running is None or running != place:
+            if running is None or running != place or lane.is_moving:
                 self._seen[lane.slot] = (running or _Place(0, 0), now)
             elif now - since > patience and not lane.lowered:
                 held_up.append((since, place, lane))

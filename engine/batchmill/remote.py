@@ -110,9 +110,13 @@ class Machine:
             self._lanes.publish(self, [slot, number])
             self._lanes.executor(lane).seen += 1
 
-    def _on_board(self, numbers: list[int], cpu_seconds: float, rss: int, is_short: bool) -> None:
+    def _on_board(self, numbers: list[int], moving: list[int], cpu_seconds: float, rss: int, is_short: bool) -> None:
         self.cpu_seconds, self.rss, self.is_short = cpu_seconds, rss, is_short
         self._lanes.publish(self, numbers)
+        for slot in numbers[::2]:
+            lane = self._lanes.at(self, slot)
+            if lane is not None:
+                lane.is_moving = slot in moving
 
     def _on_retire(self, slot: int) -> None:
         lane = self._lanes.at(self, slot)

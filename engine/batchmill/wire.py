@@ -11,16 +11,17 @@ and the setup (a pickled AgentSetup):
 From the agent:
 
     up pid | started slot pid | reply slot number result | alone serial | lowered slot number | retire slot
-    board numbers cpu rss short | gone slot number death | output bytes | message text
+    board numbers moving cpu rss short | gone slot number death | output bytes | message text
     unfit text | broken text
 
 `reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its tally); `board`
-the numbers of slots as slot, number, slot, number, …, the CPU seconds of the agent and its lanes so far, their resident
-bytes, and whether memory is short. `death` is a Death. `alone` says that nothing else runs there, and with 0 that this
-is over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `ack` says that an `output` was
-printed: an agent has but a few on their way. `up` comes when the agent is ready, `unfit` when it cannot work here,
-`broken` when it ends with a defect of ours. On a pipe each message follows its length, a big-endian u32. The empty
-message (PULSE) says that the run is still there.
+the numbers of slots as slot, number, slot, number, …, the slots among them whose number was another one a moment
+before, the CPU seconds of the agent and its lanes so far, their resident bytes, and whether memory is short. It comes
+when a lane begins to stand still or gets on again, and now and then. `death` is a Death. `alone` says that nothing else
+runs there, and with 0 that this is over; the chunk, and with 0 what came after it, begins at the `go` that answers it.
+`ack` says that an `output` was printed: an agent has but a few on their way. `up` comes when the agent is ready,
+`unfit` when it cannot work here, `broken` when it ends with a defect of ours. On a pipe each message follows its
+length, a big-endian u32. The empty message (PULSE) says that the run is still there.
 """
 
 from __future__ import annotations
