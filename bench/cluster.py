@@ -6,7 +6,8 @@ it starts schedulers and workers here, and ends them.
 Whole processes in turn. The same items of 10 ms on two lanes here and on two workers of one thread each; one item per
 chunk, which tells the parent's CPU per chunk; items of 1 MiB, which tells its CPU per byte. Then items that sleep, on
 twelve workers of one thread and on two of them, for shorter and longer: what a worker costs the parent for each second
-that it is there, and what a chunk costs that comes alone.
+that it is there, which is most where looks at a lane now find it held up and now not, and what a chunk costs that comes
+alone.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ CHUNKS, BLOBS, BLOB = 2000, 200, 1 << 20
 LONGEST = 0.8  # seconds that a chunk lasts at many lanes (engine: chunking.LONGEST)
 FEW, MANY = 2, 12  # workers
 BRIEF, LONG = 4, 24  # seconds; multiples of those of a chunk
-SHORT, LONG_NAP = 0.05, 2.0  # seconds an item sleeps: all boards that may be sent are, or those that must
+SHORT, MIDDLE, LONG_NAP = (
+    0.05,
+    0.2,
+    2.0,
+)  # seconds an item sleeps: a lane always moves, is now held up and now not, or is
 THREADS = (1, 8, 32)  # a worker
 KILOBYTES = 10_000  # bytes of an item
 HERE = ("-j", "2")
@@ -166,12 +171,13 @@ def capacity(folder: Path, rounds: int, there: tuple[str, ...]) -> tuple[float, 
 
 
 class Presence(NamedTuple):
-    """Seconds of the parent's CPU: each second of its own, for each of a worker whose items are short, or long, and for
-    a chunk that comes alone."""
+    """Seconds of the parent's CPU: each second of its own, for each of a worker whose items are short, of middle
+    length, or long, and for a chunk that comes alone."""
 
     loop: float
-    busy: float
-    quiet: float
+    short: float
+    middle: float
+    long: float
     chunk: float
 
 
@@ -194,23 +200,26 @@ def present(folder: Path, there: tuple[str, ...]) -> Presence:
     worker = (many - few) / (MANY - FEW)
     loop = many - MANY * worker
     chunk = (second(MANY, SHORT, 8 * SHORT) - many) / MANY / (1 / (8 * SHORT) - 1 / LONG_NAP)
-    quiet = max(0.0, (second(MANY, LONG_NAP, LONG_NAP) - loop) / MANY - chunk / LONG_NAP)
-    return Presence(loop, worker - chunk / LONG_NAP, quiet, chunk)
+    middle, long = (
+        max(0.0, (second(MANY, nap, LONG_NAP) - loop) / MANY - chunk / LONG_NAP) for nap in (MIDDLE, LONG_NAP)
+    )
+    return Presence(loop, worker - chunk / LONG_NAP, middle, long, chunk)
 
 
 def tell(start: float, chunk: float, byte: float, presence: Presence) -> None:
     """The costs, and how many lanes one core of a parent feeds at those."""
-    loop, busy, quiet, alone = presence
+    loop, short, middle, long, alone = presence
     print(f"\none parent, of its own CPU (start: {start:.2f} s)\n")
     print(f"chunks at once        {chunk * 1000:6.2f} ms each; {alone * 1000:.2f} ms one that comes alone")
     print(f"input                 {1 / byte / 2**20:6.0f} MiB a second")
-    print(f"a worker              {busy * 1000:6.2f} ms a second, or {quiet * 1000:.2f} ms while its items are long")
+    print(f"a worker              {short * 1000:6.2f} ms a second, with items of {SHORT} s;", end=" ")
+    print(f"{middle * 1000:.2f} ms of {MIDDLE} s, {long * 1000:.2f} ms of {LONG_NAP} s")
     print(f"itself                {loop * 1000:6.2f} ms a second\n")
     print(f"{'lanes it feeds, with workers of':34}" + "".join(f"{n:3} thread{'s' if n > 1 else ' '}" for n in THREADS))
-    kinds = [("items of a few bytes, under 0.1 s", busy, alone / LONGEST)]
-    for cost in (0.001, 0.01, 0.1):
-        kinds.append((f"items of {cost * 1000:.0f} ms and 10 kB", busy, alone / LONGEST + KILOBYTES * byte / cost))
-    kinds.append((f"items of {LONG_NAP:.0f} s and 10 kB", quiet, (alone + KILOBYTES * byte) / LONG_NAP))
+    kinds = [("items of a few bytes, under 0.1 s", short, alone / LONGEST)]
+    for cost, worker in ((0.001, short), (0.01, short), (MIDDLE, middle)):
+        kinds.append((f"items of {cost * 1000:.0f} ms and 10 kB", worker, alone / LONGEST + KILOBYTES * byte / cost))
+    kinds.append((f"items of {LONG_NAP:.0f} s and 10 kB", long, (alone + KILOBYTES * byte) / LONG_NAP))
     for name, worker, lane in kinds:
         print(f"{name:34}" + "".join(f"{(1 - loop) / (lane + worker / threads):10,.0f}" for threads in THREADS))
 
