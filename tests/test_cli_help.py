@@ -134,10 +134,7 @@ def test_help_imports_neither_the_engine_nor_its_packages() -> None:
 def test_modules_of_the_working_directory_are_not_taken_for_ours(tmp_path: Path) -> None:
     for name in ("click", "msgpack", "psutil", "batchmill_cli", "engine", "cli", "model"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
-    for start in (
-        ["-m", "batchmill"],
-        ["-P", "-m", "batchmill"] if sys.version_info >= (3, 11) else ["-m", "batchmill"],
-    ):
+    for start in (["-m", "batchmill"], ["-P", "-m", "batchmill"]):
         ended = subprocess.run(
             [sys.executable, *start, "run", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
             env=environment(), check=False,

@@ -35,7 +35,7 @@ from cli_kit import PEAK_MIB
 
 SURROGATES = st.text(st.characters(exclude_categories=()))  # lone ones among them
 OFFSETS = st.integers(-86_399, 86_399).map(lambda seconds: dt.timezone(dt.timedelta(seconds=seconds)))
-ZONES = st.one_of(st.none(), OFFSETS, st.just(dt.timezone.utc))
+ZONES = st.one_of(st.none(), OFFSETS, st.just(dt.UTC))
 HASHABLE = st.one_of(
     st.none(),
     st.booleans(),

@@ -99,7 +99,7 @@ def test_the_item_stands_beside_its_outcome_where_it_was_kept() -> None:
         (frozenset("cab"), ["a", "b", "c"]),
         ({1, "a", (2,)}, ["a", 1, [2]]),
         ({1.5, 1}, [1, 1.5]),
-        (dt.datetime(2024, 1, 2, 3, 4, 5, 6, dt.timezone.utc), "2024-01-02T03:04:05.000006+00:00"),
+        (dt.datetime(2024, 1, 2, 3, 4, 5, 6, dt.UTC), "2024-01-02T03:04:05.000006+00:00"),
         (dt.date(2024, 1, 2), "2024-01-02"),
         (dt.time(3, 4), "03:04:00"),
         (dt.timedelta(minutes=1, milliseconds=500), 60.5),

@@ -335,7 +335,7 @@ RESULTS = [
     ({1, 2}, {1, 2}),
     (frozenset("ab"), frozenset("ab")),
     (1 + 2j, 1 + 2j),
-    (dt.datetime(2024, 2, 29, 12, 30, 1, 5, dt.timezone.utc), dt.datetime(2024, 2, 29, 12, 30, 1, 5, dt.timezone.utc)),
+    (dt.datetime(2024, 2, 29, 12, 30, 1, 5, dt.UTC), dt.datetime(2024, 2, 29, 12, 30, 1, 5, dt.UTC)),
     (dt.date(2024, 2, 29), dt.date(2024, 2, 29)),
     (dt.time(1, 2, 3), dt.time(1, 2, 3)),
     (dt.timedelta(days=-1, microseconds=3), dt.timedelta(days=-1, microseconds=3)),

@@ -6,7 +6,7 @@ for ours. With -P, -I or PYTHONSAFEPATH it does not, and the first entry is one 
 
 import sys
 
-if not getattr(sys.flags, "safe_path", False) and not sys.flags.isolated and sys.path:
+if not sys.flags.safe_path and not sys.flags.isolated and sys.path:
     del sys.path[0]
 
 from batchmill_cli.main import entry

@@ -314,7 +314,7 @@ class Cluster:
         call = self._direct(name, session)
         try:
             await asyncio.wait_for(call(), DIRECT)
-        except (OSError, asyncio.TimeoutError):
+        except (TimeoutError, OSError):
             call = self._proxied(name, session)
         tries = []
         for _ in range(PINGS):

@@ -121,7 +121,7 @@ class Host:
             self._arrived.clear()
             try:
                 await asyncio.wait_for(self._arrived.wait(), wait)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 pass
         # Asked first: when it is over, nothing comes after what is taken.
         is_over = self.is_over
@@ -144,7 +144,7 @@ class Host:
         self._orders.put(None)
         try:
             await asyncio.wait_for(self._parted.wait(), _FAREWELL)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             pass
 
     def _take(self) -> list[bytes]:

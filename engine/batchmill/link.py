@@ -130,7 +130,7 @@ class Link:
         self.asked = time.monotonic()
         try:
             return await asyncio.wait_for(self._call(**message), patience)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise Broken(f"it has not answered for {SILENCE:g} s") from None
         except OSError:  # distributed's own is one
             raise Broken("its connection was closed") from None

@@ -34,7 +34,7 @@ _SERVER_PAUSE = 0.02  # seconds for a dying one to be seen as dead
 
 
 class OwnExecutor:
-    """The one place that touches what ProcessPoolExecutor keeps to itself (CPython 3.10 to 3.14). See Executor."""
+    """The one place that touches what ProcessPoolExecutor keeps to itself (CPython 3.11 to 3.15). See Executor."""
 
     def __init__(self, context: BaseContext, initargs: tuple[Any, ...]) -> None:
         self._executor = ProcessPoolExecutor(1, context, worker.start, initargs)

@@ -20,7 +20,7 @@ from batchmill.version import __version__
 if TYPE_CHECKING:
     import psutil
 
-DESCRIPTORS_PER_LANE = 8  # counted on CPython 3.10-3.13: `ulimit -n 1024` ended at lane 127
+DESCRIPTORS_PER_LANE = 8  # counted on CPython 3.11-3.13: `ulimit -n 1024` ended at lane 127
 DESCRIPTORS_SPARE = 24  # inputs, checkpoint, output, the fork server
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

@@ -80,7 +80,7 @@ def connect(plan: Plan) -> Any:
             remedy = "give --tls-ca-file, --tls-cert and --tls-key"
             raise InvalidUsage(f"--cluster {where} needs certificates", remedy) from None
         raise InvalidUsage(f"--cluster {where}: {error}", "write tcp://HOST:8786 or tls://HOST:8786") from None
-    except (OSError, asyncio.TimeoutError) as error:
+    except (TimeoutError, OSError) as error:
         raise ClusterLost(
             f"no scheduler can be reached at {where}: {str(error) or type(error).__name__}",
             "start one with `dask scheduler`, or check the address",
@@ -153,7 +153,7 @@ async def workers_of(client: Any, checkpoint: str | None, patience: float) -> di
     try:
         if not asking.done():
             asking.cancel()
-            raise asyncio.TimeoutError
+            raise TimeoutError
         found: dict[str, int] = asking.result()
     except Exception as error:  # what a broken connection raises differs
         raise lost(address, error, checkpoint) from error
@@ -167,7 +167,7 @@ async def is_refused(address: str) -> bool:
         _, writer = await asyncio.wait_for(asyncio.open_connection(where.strip("[]"), int(port)), PROBE)
     except ConnectionRefusedError:
         return True
-    except (OSError, ValueError, asyncio.TimeoutError):  # it may be out of reach from here
+    except (TimeoutError, OSError, ValueError):  # it may be out of reach from here
         return False
     writer.close()
     return False

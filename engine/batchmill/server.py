@@ -67,7 +67,7 @@ def _shorten_temporary_directory() -> None:
 def environment() -> Iterator[None]:
     """What multiprocessing's own helper processes are born with; lanes get the parent's environment (worker.start).
 
-    PYTHONSAFEPATH (3.11+): not even a user's module named like a standard one is met by the fork server. And after a
+    PYTHONSAFEPATH: not even a user's module named like a standard one is met by the fork server. And after a
     kill -9 the resource tracker clears up semaphores, as it should, but must not talk about it.
 
     Only the C library's environment changes, for one thread at a time, and never os.environ: a run in another thread
