@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import batchmill
+import work_kit
 from cli_kit import PROGRAM, environment, shell
 
 FULL = "batchmill: stdout cannot be written: No space left on device; nothing in the checkpoint is lost"
@@ -55,6 +57,29 @@ def test_a_reader_that_goes_away_ends_it_quietly_by_sigpipe() -> None:
     os.close(write_end)
     _, said = child.communicate(timeout=60)
     assert (child.returncode, said) == (-signal.SIGPIPE, b"")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the checkpoint `c.ckpt` of a run with results and failures."""
+    directory = tmp_path_factory.mktemp("done")
+    batchmill.run(work_kit.fail_on_negative, [1, 2, -3], checkpoint=directory / "c.ckpt", workers=1)
+    return directory
+
+
+@pytest.mark.parametrize("command", ["--version", "run --help", "status c.ckpt", "results c.ckpt", "failures c.ckpt"])
+@pytest.mark.parametrize(("target", "status"), [("", -signal.SIGPIPE), (">/dev/full", 74), (">&-", 74)])
+def test_output_that_is_lost_is_said_once(command: str, target: str, status: int, done: Path) -> None:
+    """What a file raises while it is let go, Python 3.13 shows always, older ones in development mode."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end) as unread:
+        ended = subprocess.run(
+            ["sh", "-c", f"exec {sys.executable} -X dev -m batchmill {command} {target}"], cwd=done, env=environment(),
+            stdout=unread, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert ended.returncode == status
+    assert len(ended.stderr.splitlines()) == (0 if status < 0 else 1), ended.stderr
 
 
 def test_a_slow_non_blocking_reader_gets_everything() -> None:

@@ -74,21 +74,28 @@ def is_terminal(fd: int) -> bool:
 
 
 class _Stdout(io.RawIOBase):
-    """Descriptor 1 with errors of its own kind, so that they are not taken for those of a file being read."""
+    """Descriptor 1 with errors of its own kind, so that they are not taken for those of a file being read.
+
+    Once it has failed it takes what is left and drops it: the buffer in front of it writes again when it is let go, and
+    Python 3.13 (3.11 with -X dev) prints what that raises.
+    """
+
+    _is_lost = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Buffer, /) -> int:
+        if self._is_lost:
+            return len(bytes(data))
         try:
             return os.write(1, data)
         except BlockingIOError:
             select.select([], [1], [])
             return 0
-        except BrokenPipeError:
-            raise PipeClosed from None
         except OSError as error:
-            raise output_lost(error) from None
+            self._is_lost = True
+            raise (PipeClosed() if isinstance(error, BrokenPipeError) else output_lost(error)) from None
 
 
 def output_lost(error: OSError) -> Exception:
