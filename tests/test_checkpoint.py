@@ -18,11 +18,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, move_aside, read_frames
+from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, read_frames
 from batchmill.codec import pack_map
 from batchmill.disk import Disk
 from batchmill.errors import CheckpointBusy, CheckpointDamaged, CheckpointRefused
 from batchmill.framing import CAP, FrameRef, FrameType, Kind
+from batchmill.holding import Name, holding
 from batchmill.salvage import salvage, verify
 from checkpoint_kit import QuickDisk, RecordingDisk, outcomes_payload
 
@@ -37,6 +38,20 @@ def path(tmp_path: Path) -> str:
 
 def quick(path: str) -> Checkpoint:
     return Checkpoint.create(path, META, interval=None, disk=QuickDisk())
+
+
+def anew(path: str, keep: int, outcome: bytes = b"") -> str | None:
+    """Begin anew over what is there; where that is now."""
+    with begun_anew(path, keep, QuickDisk()) as checkpoint:
+        checkpoint.append(OUTCOMES, outcome)
+        return checkpoint.moved
+
+
+def begun_anew(path: str, keep: int, disk: Disk) -> Checkpoint:
+    def begin(name: Name) -> Checkpoint:
+        return Checkpoint.begin(name, META, keep=keep if name.is_taken else None, interval=None)
+
+    return holding(path, begin, disk)
 
 
 def run_frame(pid: int = 4711) -> bytes:
@@ -106,7 +121,7 @@ def test_a_second_opening_is_refused_naming_the_holder(path: str) -> None:
         with pytest.raises(CheckpointBusy, match="process 4711"):
             Checkpoint.create(path, META)
         with pytest.raises(CheckpointBusy, match="process 4711"):
-            move_aside(path)
+            anew(path, 1)
     Checkpoint.open(path, disk=QuickDisk()).close()
 
 
@@ -307,41 +322,85 @@ def test_an_interrupt_in_the_middle_of_a_write_leaves_no_trace(path: str) -> Non
 # Moving aside
 
 
-def named(path: str, name: bytes) -> None:
-    with quick(path) as checkpoint:
-        checkpoint.append(OUTCOMES, name)
+def outcome_in(path: Path) -> bytes:
+    return [data for _, data in read_frames(str(path))][1]
 
 
-def name_in(path: str) -> bytes:
-    return [data for _, data in read_frames(path)][1]
+def kept(directory: Path) -> dict[str, bytes]:
+    """The outcome in each file of the directory, by the file's name without suffix."""
+    return {path.stem: outcome_in(path) for path in sorted(directory.iterdir())}
 
 
 def test_moving_aside_numbers_the_newest_one_and_keeps_so_many(tmp_path: Path, path: str) -> None:
-    for number in range(5):
-        named(path, b"%d" % number)
-        assert move_aside(path, 3) == str(tmp_path / "x.1.ckpt")
-    assert sorted(os.listdir(tmp_path)) == ["x.1.ckpt", "x.2.ckpt", "x.3.ckpt"]
-    assert [name_in(str(tmp_path / f"x.{i}.ckpt")) for i in (1, 2, 3)] == [b"4", b"3", b"2"]
+    assert anew(path, 3, b"0") is None
+    for number in range(1, 5):
+        assert anew(path, 3, b"%d" % number) == str(tmp_path / "x.1.ckpt")
+    assert kept(tmp_path) == {"x": b"4", "x.1": b"3", "x.2": b"2", "x.3": b"1"}
 
 
 def test_moving_aside_loses_nothing_more_when_an_earlier_one_was_interrupted(tmp_path: Path, path: str) -> None:
-    for number in range(3):
-        named(path, b"%d" % number)
-        move_aside(path, 3)
+    for number in range(4):
+        anew(path, 3, b"%d" % number)
     os.unlink(tmp_path / "x.1.ckpt")  # as after a crash between two renames
-    named(path, b"new")
-    move_aside(path, 3)
-    assert [name_in(str(tmp_path / f"x.{i}.ckpt")) for i in (1, 2, 3)] == [b"new", b"1", b"0"]
+    anew(path, 3, b"new")
+    assert kept(tmp_path) == {"x": b"new", "x.1": b"3", "x.2": b"1", "x.3": b"0"}
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: nothing is done after it."""
+
+
+@pytest.mark.parametrize("call", range(1, 11))
+def test_moving_aside_loses_nothing_wherever_it_is_killed(tmp_path: Path, path: str, call: int) -> None:
+    class Dying(QuickDisk):
+        left = call
+
+        def rename(self, old: str, new: str) -> None:
+            self.count()
+            super().rename(old, new)
+            self.count()
+
+        def link(self, temporary: str, path: str) -> None:
+            self.count()
+            super().link(temporary, path)
+            self.count()
+
+        def count(self) -> None:
+            self.left -= 1
+            if not self.left:
+                raise Killed
+
+    for number in range(3):
+        anew(path, 9, b"%d" % number)
+    with pytest.raises(Killed):
+        begun_anew(path, 9, Dying())
+    anew(path, 9, b"new")
+    assert sorted(kept(tmp_path).values()) == [b"0", b"1", b"2", b"new"]
+
+
+def test_a_file_that_is_begun_over_is_never_without_a_lock(path: str) -> None:
+    seen: list[bool] = []
+
+    class Watching(QuickDisk):
+        def rename(self, old: str, new: str) -> None:
+            for when in ("before", "after"):
+                with pytest.raises(CheckpointBusy):
+                    Checkpoint.open(path)
+                seen.append(os.path.exists(path))
+                if when == "before":
+                    super().rename(old, new)
+
+    anew(path, 1, b"old")
+    begun_anew(path, 1, Watching()).close()
+    assert seen == [True] * 4
 
 
 def test_a_kept_checkpoint_that_a_run_uses_is_not_moved(tmp_path: Path, path: str) -> None:
-    named(path, b"old")
-    move_aside(path, 2)
-    with Checkpoint.open(str(tmp_path / "x.1.ckpt"), interval=None, disk=QuickDisk()):
-        named(path, b"new")
-        with pytest.raises(CheckpointBusy):
-            move_aside(path, 2)
-    assert name_in(path) == b"new"
+    anew(path, 2, b"old")
+    anew(path, 2, b"new")
+    with Checkpoint.open(str(tmp_path / "x.1.ckpt"), interval=None, disk=QuickDisk()), pytest.raises(CheckpointBusy):
+        anew(path, 2)
+    assert kept(tmp_path) == {"x": b"new", "x.1": b"old"}
 
 
 # Verifying and salvaging

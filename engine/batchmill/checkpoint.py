@@ -18,20 +18,12 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from batchmill.disk import Disk, chunks_of, create_whole, is_same_file, read_at, save_beside, write_all
+from batchmill.disk import Disk, chunks_of, is_same_file, save_beside, write_all
 from batchmill.errors import CheckpointRefused, CheckpointUnwritable
-from batchmill.framing import HEAD_SIZE, HEADER_SIZE, FileHeader, FrameRef, FrameType, Verdict, frame_bytes
-from batchmill.opening import (
-    OnFrame,
-    busy_unless_locked,
-    first_bytes,
-    lock_empty,
-    move_aside,
-    open_locked,
-    recover,
-    taken,
-)
-from batchmill.reader import Holder, Reader, exists_with_outcomes, read_frames, read_meta, read_payload
+from batchmill.framing import HEAD_SIZE, FileHeader, FrameRef, FrameType, Verdict, frame_bytes
+from batchmill.holding import Name, holding, in_the_way
+from batchmill.opening import Found, OnFrame, examine, first_bytes
+from batchmill.reader import Holder, Reader, exists_with_outcomes, read_frames, read_payload
 
 # What others need of the file comes through here; the modules below divide the work.
 __all__ = [
@@ -39,7 +31,6 @@ __all__ = [
     "Holder",
     "Reader",
     "exists_with_outcomes",
-    "move_aside",
     "read_frames",
 ]
 
@@ -74,6 +65,7 @@ class Checkpoint:
         self.meta = meta
         self.id = header.id
         self.recovery: str | None = None
+        self.moved: str | None = None
         self.verdict: Verdict | None = None
         self._fd = fd
         self._header = header
@@ -107,31 +99,42 @@ class Checkpoint:
         on_error: OnError | None = None,
         disk: Disk | None = None,
     ) -> Checkpoint:
-        """A new checkpoint, locked and durable before it has its name. A file without outcomes is replaced.
+        """A new checkpoint at `path`, as `begin` makes one under a name that is held.
+
+        Raises CheckpointRefused where there is one with outcomes, and as `holding` and `Reader` do.
+        """
+
+        def begin(name: Name) -> Checkpoint:
+            if name.is_taken:
+                raise in_the_way(name.path)
+            return cls.begin(name, meta, interval=interval, on_error=on_error)
+
+        return holding(path, begin, disk)
+
+    @classmethod
+    def begin(
+        cls,
+        name: Name,
+        meta: Mapping[str, Any],
+        *,
+        keep: int | None = None,
+        interval: float | None = 1.0,
+        on_error: OnError | None = None,
+    ) -> Checkpoint:
+        """A new checkpoint, locked and durable before it has the name. A file that has it is replaced, or with `keep`
+        moved aside (`moved`): so many of those stay.
 
         `interval`: seconds that a committed frame may stay unsynced (None: until `sync`, `close` or the cap);
         `on_error` is called, from the sync thread, with an error met there, which the next `append` or `close` raises.
-        Raises CheckpointRefused (exists, or cannot be created), CheckpointBusy, and as `Reader` does for what is there.
+        Raises as `Name.put`.
         """
-        path, disk = os.path.abspath(path), disk or Disk()
         header = FileHeader(os.urandom(16))
         parts = first_bytes(header, meta)
-        in_the_way = lock_empty(path, disk)
-        try:
-            fd = create_whole(
-                path,
-                parts,
-                disk=disk,
-                replace=in_the_way is not None,
-                prepare=lambda fd: busy_unless_locked(disk, fd, path),
-            )
-        except FileExistsError:
-            raise taken(path, disk) from None
-        finally:
-            if in_the_way is not None:
-                os.close(in_the_way)
+        fd, moved = name.put(parts, keep)
         tail = (sum(map(len, parts)), 1)
-        return cls(fd, path, header, dict(meta), tail, interval=interval, on_error=on_error, disk=disk)
+        self = cls(fd, name.path, header, dict(meta), tail, interval=interval, on_error=on_error, disk=name.disk)
+        self.moved = moved
+        return self
 
     @classmethod
     def open(
@@ -143,24 +146,22 @@ class Checkpoint:
         on_error: OnError | None = None,
         disk: Disk | None = None,
     ) -> Checkpoint:
-        """An existing checkpoint, locked, scanned once and, after a crash, repaired.
+        """An existing checkpoint at `path`, scanned and repaired by `examine`; raises as that and as `holding`."""
 
-        `on_frame` gets each frame with the first 256 bytes of its payload, in the order of the file; forget what it got
-        when this raises. Raises FileNotFoundError, CheckpointRefused, CheckpointBusy, CheckpointMismatch (newer),
-        CheckpointDamaged (all four leave the file as it was), CheckpointUnwritable (the repair failed).
-        """
-        path, disk = os.path.abspath(path), disk or Disk()
-        fd = open_locked(path, disk)
-        try:
-            header = FileHeader.unpack(read_at(fd, 0, HEADER_SIZE), path)
-            meta = read_meta(fd, header, path)
-            verdict, recovery = recover(fd, header, path, on_frame, disk)
-        except BaseException:
-            os.close(fd)
-            raise
-        tail = (verdict.offset, verdict.frames)
-        self = cls(fd, path, header, meta, tail, interval=interval, on_error=on_error, disk=disk)
-        self.verdict, self.recovery = verdict, recovery
+        def resume(name: Name) -> Checkpoint:
+            return cls.resume(name, examine(name, on_frame), interval=interval, on_error=on_error)
+
+        return holding(path, resume, disk)
+
+    @classmethod
+    def resume(
+        cls, name: Name, found: Found, *, interval: float | None = 1.0, on_error: OnError | None = None
+    ) -> Checkpoint:
+        """The checkpoint that has the name, after `found` was found in it: its lock is the Checkpoint's from now on."""
+        tail = (found.verdict.offset, found.verdict.frames)
+        fd = name.take()
+        self = cls(fd, name.path, found.header, found.meta, tail, interval=interval, on_error=on_error, disk=name.disk)
+        self.verdict, self.recovery = found.verdict, found.repaired
         return self
 
     @classmethod

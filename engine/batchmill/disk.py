@@ -15,13 +15,15 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, NamedTuple
 
 from batchmill.errors import CheckpointRefused, InvalidUsage, OutputLost
 
-_LOCK_PATIENCE = 0.3  # seconds; `status` holds a shared lock for a moment when it asks whether a run is alive
-_NO_SUPPORT = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EMLINK}
+# Seconds that a lock may be held by who only looks: `status` asks whether a run is alive, and a run that opened a file
+# just before it was moved aside has the lock until it sees that.
+_LOCK_PATIENCE = 0.3
+NO_SUPPORT = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EMLINK}
 
 
 class Disk:
@@ -202,29 +204,49 @@ def write_all(disk: Disk, fd: int, parts: Sequence[bytes], offset: int) -> None:
 
 def try_lock(disk: Disk, fd: int, path: str) -> bool:
     """Whether the exclusive lock was got; raises CheckpointRefused where the file system has none."""
+    try:
+        return _soon(lambda: disk.lock(fd))
+    except OSError as error:
+        raise unsupported(path, "locks", error) from error
+
+
+def share_lock(fd: int) -> bool:
+    """Whether no other opening of the file holds the exclusive lock; none can get it then until `fd` is closed."""
+    return _soon(lambda: _share(fd))
+
+
+def _soon(lock: Callable[[], None]) -> bool:
+    """Whether a lock was got before long."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         try:
-            disk.lock(fd)
+            lock()
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.02)
-        except OSError as error:
-            raise _unsupported(path, "locks", error) from error
         else:
             return True
 
 
-def is_locked(fd: int) -> bool:
-    """Whether another opening of the file holds the exclusive lock."""
+def _share(fd: int) -> None:
+    """Take the shared lock or raise BlockingIOError; where there are no locks, no run of ours holds one either."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        raise
     except OSError:
-        return False
-    fcntl.flock(fd, fcntl.LOCK_UN)
+        pass
+
+
+def is_locked(fd: int) -> bool:
+    """Whether another opening of the file holds the exclusive lock now."""
+    try:
+        _share(fd)
+    except BlockingIOError:
+        return True
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
     return False
 
 
@@ -344,8 +366,8 @@ def _give_name(disk: Disk, temporary: str, path: str, replace: bool) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        if not replace and error.errno in _NO_SUPPORT:
-            raise _unsupported(path, "hard links", error) from error
+        if not replace and error.errno in NO_SUPPORT:
+            raise unsupported(path, "hard links", error) from error
         raise _uncreatable(path, error) from error
 
 
@@ -353,7 +375,8 @@ def _uncreatable(path: str, error: OSError) -> CheckpointRefused:
     return CheckpointRefused(f"cannot create {path}: {error.strerror}", "name another file with -c")
 
 
-def _unsupported(path: str, what: str, error: OSError) -> CheckpointRefused:
+def unsupported(path: str, what: str, error: OSError) -> CheckpointRefused:
+    """The error for a file system that lacks `what` is needed of it (one of NO_SUPPORT)."""
     return CheckpointRefused(
         f"the {file_system_of(path)} file system of {path} has no {what} ({error.strerror})",
         "name a file on a local disk with -c",

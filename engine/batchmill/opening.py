@@ -1,25 +1,15 @@
-"""Owns getting hold of a checkpoint: lock, recovery after a crash, moving aside. Never appends or mends corruption."""
+"""Owns the scan of a checkpoint that a run holds, and recovery after a crash. Never appends or mends corruption."""
 
 from __future__ import annotations
 
+import errno
 import os
-import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchmill.codec import pack_map
-from batchmill.disk import (
-    Disk,
-    chunks_of,
-    is_locked,
-    is_same_file,
-    open_regular,
-    read_at,
-    save_beside,
-    sibling,
-    try_lock,
-)
-from batchmill.errors import CheckpointBusy, CheckpointRefused, CheckpointUnwritable
+from batchmill.disk import Disk, chunks_of, read_at, save_beside
+from batchmill.errors import CheckpointRefused, CheckpointUnwritable
 from batchmill.framing import (
     HEADER_SIZE,
     MAX_FRAME,
@@ -31,101 +21,11 @@ from batchmill.framing import (
     Verdict,
     frame_bytes,
 )
+from batchmill.holding import Name
 from batchmill.model import plural
-from batchmill.reader import damaged, exists_with_outcomes, holder_of
+from batchmill.reader import damaged, read_meta
 
 OnFrame = Callable[[FrameRef, bytes], None]
-
-
-def move_aside(path: str, keep: int = 1, *, disk: Disk | None = None) -> str:
-    """Rename `NAME.ckpt` to `NAME.1.ckpt`, `.1` to `.2` and so on; the oldest beyond `keep` goes. Returns the name.
-
-    Each step is one rename, so that a crash loses nothing but, at most, the number of an old one. Raises
-    FileNotFoundError, CheckpointBusy (a run holds one of them) and CheckpointRefused.
-    """
-    path, disk = os.path.abspath(path), disk or Disk()
-    fd = open_locked(path, disk)
-    try:
-        names = [sibling(path, str(number), os.path.splitext(path)[1]) for number in range(1, keep + 1)]
-        used = next((i for i, name in enumerate(names) if not os.path.lexists(name)), keep)
-        for name in names[:used]:
-            refuse_live(name)
-        for number in range(min(used, keep - 1), 0, -1):
-            disk.rename(names[number - 1], names[number])
-        disk.rename(path, names[0])
-        disk.sync_directory(path)
-    except OSError as error:
-        raise CheckpointRefused(f"cannot move {path} aside: {error.strerror}", "name another file with -c") from error
-    finally:
-        os.close(fd)
-    return names[0]
-
-
-def refuse_live(path: str) -> None:
-    """Raise CheckpointBusy where a run holds the checkpoint at `path`, if there is one."""
-    try:
-        fd = open_regular(path)
-    except FileNotFoundError:
-        return
-    try:
-        if is_locked(fd):
-            raise _busy(fd, path)
-    finally:
-        os.close(fd)
-
-
-def open_locked(path: str, disk: Disk) -> int:
-    """A descriptor of the existing file with its lock; raises FileNotFoundError, CheckpointRefused, CheckpointBusy."""
-    for _ in range(10):
-        fd = open_regular(path, write=True)
-        try:
-            busy_unless_locked(disk, fd, path)
-            if is_same_file(os.fstat(fd), path):  # else it was moved aside between open and lock
-                return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-    raise CheckpointBusy(f"{path} is being replaced again and again", "see what else uses it")
-
-
-def busy_unless_locked(disk: Disk, fd: int, path: str) -> None:
-    """Take the lock, or raise CheckpointBusy, CheckpointRefused."""
-    if not try_lock(disk, fd, path):
-        raise _busy(fd, path)
-
-
-def _busy(fd: int, path: str) -> CheckpointBusy:
-    who = "another run"
-    try:
-        holder = holder_of(fd, FileHeader.unpack(read_at(fd, 0, HEADER_SIZE)))
-        if holder.pid:
-            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.started))
-            who = f"another run (process {holder.pid} on {holder.host}, since {since})"
-    except Exception:  # whatever is wrong with the file, that it is busy is the news
-        pass
-    return CheckpointBusy(f"{path} is in use by {who}", "--wait waits for it, -c FILE names another")
-
-
-def lock_empty(path: str, disk: Disk) -> int | None:
-    """The locked descriptor of a file at `path` that is in nobody's way, or None where there is no file."""
-    try:
-        fd = open_locked(path, disk)
-    except FileNotFoundError:
-        return None
-    try:
-        if exists_with_outcomes(path):
-            raise CheckpointRefused(f"{path} exists", "continue it with --resume, or begin anew with --fresh")
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def taken(path: str, disk: Disk) -> CheckpointRefused:
-    """The error for a name that appeared while the file for it was made."""
-    os.close(open_locked(path, disk))  # raises CheckpointBusy where its creator is at work
-    return CheckpointRefused(f"{path} was created by another run just now", "continue it with --resume")
 
 
 def first_bytes(header: FileHeader, meta: Mapping[str, Any]) -> list[bytes]:
@@ -135,14 +35,28 @@ def first_bytes(header: FileHeader, meta: Mapping[str, Any]) -> list[bytes]:
     return [header.pack(), head, payload, crc]
 
 
-def recover(fd: int, header: FileHeader, path: str, on_frame: OnFrame | None, disk: Disk) -> tuple[Verdict, str | None]:
-    """Scan the locked file once, telling `on_frame` of each frame, and cut what a crash left after the last of them.
+class Found(NamedTuple):
+    """What opening found: the file's header, its META map, the verdict before repair, what was repaired (or None)."""
 
-    The verdict is that before the repair; the text says what was repaired. Raises CheckpointDamaged (nothing was
-    changed) and CheckpointUnwritable.
+    header: FileHeader
+    meta: dict[str, Any]
+    verdict: Verdict
+    repaired: str | None
+
+
+def examine(name: Name, on_frame: OnFrame | None = None) -> Found:
+    """Scan the file whose name is held, once, telling `on_frame` of each frame with the first 256 bytes of its payload,
+    and cut what a crash left after the last of them.
+
+    Forget what `on_frame` got when this raises. Raises FileNotFoundError, CheckpointMismatch (newer), CheckpointDamaged
+    (all of them leave the file as it was) and CheckpointUnwritable (the repair failed).
     """
-    verdict = _scan(fd, header, path, on_frame, disk)
-    return verdict, _repair(fd, path, verdict, disk)
+    if name.fd is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name.path)
+    header = FileHeader.unpack(read_at(name.fd, 0, HEADER_SIZE), name.path)
+    meta = read_meta(name.fd, header, name.path)
+    verdict = _scan(name.fd, header, name.path, on_frame, name.disk)
+    return Found(header, meta, verdict, _repair(name.fd, name.path, verdict, name.disk))
 
 
 def _scan(fd: int, header: FileHeader, path: str, on_frame: OnFrame | None, disk: Disk) -> Verdict:

@@ -20,15 +20,15 @@ from batchmill.codec import Block, id_key
 from batchmill.errors import CheckpointRefused, OutputLost
 from batchmill.formats import IdRule
 from batchmill.framing import FrameRef, FrameType, Kind
+from batchmill.holding import in_the_way
 from batchmill.identity import Identified, Identifier
 from batchmill.index import Row
 from batchmill.matching import Aside, Matcher, Scan
 from batchmill.model import Chunk
-from batchmill.opening import refuse_live
 from batchmill.plan import Plan
-from batchmill.reader import damaged
+from batchmill.reader import damaged, open_reader, refuse_live
 from batchmill.resources import worker_count
-from batchmill.resume import History, check_identity, in_the_way
+from batchmill.resume import History, check_identity
 from batchmill.settings import Settings
 from batchmill.source import Source
 from batchmill.target import STDOUT
@@ -231,7 +231,7 @@ def _foresee(plan: Plan, stack: ExitStack) -> tuple[str, Matcher | None]:
         return NEW, None
     if settings.fresh:
         return MOVED, None
-    reader = stack.enter_context(Reader(path))
+    reader = stack.enter_context(open_reader(path))
     check_identity(path, reader.meta, plan.meta(), settings)
     history = _history(reader)
     if settings.fresh_if_finished and history.is_finished:

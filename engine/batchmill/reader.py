@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from batchmill.codec import unpack_map
-from batchmill.disk import is_locked, open_regular, read_at
-from batchmill.errors import BatchmillError, CheckpointDamaged, InputMissing
+from batchmill.disk import is_locked, open_regular, read_at, share_lock
+from batchmill.errors import BatchmillError, CheckpointBusy, CheckpointDamaged, InputMissing
 from batchmill.framing import (
     HEADER_SIZE,
     MAX_PAYLOAD,
@@ -33,17 +35,21 @@ class Holder(NamedTuple):
     started: float
 
 
+NOBODY = Holder(0, "", 0.0)  # whom a file that has only just got its holder names
+
+
 class Reader:
     """A checkpoint for reading, by one descriptor, without a lock; a live writer's unfinished last frame is left out.
 
     Raises FileNotFoundError, CheckpointRefused (not a regular file, no permission), CheckpointDamaged (no readable file
     header or META) and CheckpointMismatch (written by a newer batchmill). `verdict` is that of the last whole pass.
+    `fd` is an open descriptor of it, which is the Reader's from then on.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fd: int | None = None) -> None:
         self.path = path
         self.verdict: Verdict | None = None
-        self._fd = open_regular(path)
+        self._fd = open_regular(path) if fd is None else fd
         try:
             self.header = FileHeader.unpack(read_at(self._fd, 0, HEADER_SIZE), path)
             self.meta = read_meta(self._fd, self.header, path)
@@ -118,14 +124,13 @@ def exists_with_outcomes(path: str) -> bool:
     Raises as `Reader` does, but FileNotFoundError and an empty file mean False.
     """
     try:
-        reader = Reader(path)
+        fd = open_regular(path)
     except FileNotFoundError:
         return False
-    except CheckpointDamaged:
-        if os.stat(path, follow_symlinks=False).st_size == 0:
-            return False
-        raise
-    with reader:
+    if os.fstat(fd).st_size == 0:
+        os.close(fd)
+        return False
+    with Reader(path, fd) as reader:
         if any(ref.type == FrameType.OUTCOMES for ref, _ in reader.frames()):
             return True
         return reader.verdict is None or reader.verdict.kind not in (Kind.CLEAN, Kind.TORN)
@@ -150,17 +155,64 @@ def read_meta(fd: int, header: FileHeader, path: str) -> dict[str, Any]:
 
 
 def holder_of(fd: int, header: FileHeader) -> Holder:
-    """What the last RUN frame of an open file says of the run that wrote it; pid 0 where there is none."""
+    """Who a locked open file says has it, by its last RUN frame. Of pid 0 where nobody can be named: there is none, or
+    the run that wrote it is over (it says so, or its process is gone), and the holder has only just begun.
+    """
     scan = Scan(lambda at, n: read_at(fd, at, n), os.fstat(fd).st_size, header, verify=False)
-    runs = [ref for ref, _ in scan if ref.type == FrameType.RUN]
+    runs: list[FrameRef] = []
+    for ref, _ in scan:
+        if ref.type == FrameType.RUN:
+            runs.append(ref)
+        elif ref.type == FrameType.END:
+            runs.clear()
     try:
         for ref in reversed(runs):
             run = map_of(read_payload(fd, header, ref, ""), "")
             if "pid" in run:  # a later RUN frame of the same run may only add to it
-                return Holder(int(run["pid"]), str(run["host"]), float(run["started"]))
+                holder = Holder(int(run["pid"]), str(run["host"]), float(run["started"]))
+                return holder if _may_live(holder) else NOBODY
     except (BatchmillError, KeyError, TypeError, ValueError, OverflowError):
         pass
-    return Holder(0, "", 0.0)
+    return NOBODY
+
+
+def _may_live(holder: Holder) -> bool:
+    """Whether the process of a holder may still be there; of another machine that is not known."""
+    if holder.host != socket.gethostname() or holder.pid <= 0:
+        return True
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
+
+
+def refuse_live(path: str) -> None:
+    """Raise CheckpointBusy where a run holds the checkpoint at `path`, if there is one."""
+    try:
+        fd = open_regular(path)
+    except FileNotFoundError:
+        return
+    try:
+        if not share_lock(fd):
+            raise busy(fd, path)
+    finally:
+        os.close(fd)
+
+
+def busy(fd: int, path: str) -> CheckpointBusy:
+    """The error for an open file that another run has locked, with what can be known of that run."""
+    who = "another run"
+    try:
+        holder = holder_of(fd, FileHeader.unpack(read_at(fd, 0, HEADER_SIZE)))
+        if holder.pid:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.started))
+            who = f"another run (process {holder.pid} on {holder.host}, since {since})"
+    except Exception:  # whatever is wrong with the file, that it is busy is the news
+        pass
+    return CheckpointBusy(f"{path} is in use by {who}", "--wait waits for it, -c FILE names another")
 
 
 def map_of(payload: bytes, path: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from batchmill.index import Extent, Piece
 from batchmill.layout import Frames, Layout, Make
 from batchmill.model import Outcome, Report
 from batchmill.ordering import Part, RenderOrder, in_order
-from batchmill.reader import damaged, open_reader
+from batchmill.reader import NOBODY, damaged, open_reader
 from batchmill.resume import History
 from batchmill.scatter import MergeOrder, SortOrder, fulfil, merge, sort
 from batchmill.target import STDOUT, check_format, open_target
@@ -123,7 +123,7 @@ class Results:
             size=self._reader.size,
             meta=self._reader.meta,
             runs=tuple(history.runs[number] for number in sorted(history.runs)),
-            live=Holder(0, "", 0.0) if is_new else live,
+            live=NOBODY if is_new else live,
             done=index.items - index.failed,
             failed=index.failed,
             total=None if is_new else history.total,

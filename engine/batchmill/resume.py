@@ -8,14 +8,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, move_aside
+from batchmill.checkpoint import Checkpoint, Reader
 from batchmill.codec import Block, pack_map, read_head, unpack_map
-from batchmill.errors import CheckpointMismatch, CheckpointRefused, CheckpointUnwritable
+from batchmill.errors import CheckpointBusy, CheckpointMismatch, CheckpointRefused, CheckpointUnwritable
 from batchmill.framing import FrameRef, FrameType
+from batchmill.holding import Name, holding, in_the_way
 from batchmill.index import Index
-from batchmill.opening import refuse_live
+from batchmill.opening import Found, examine
+from batchmill.reader import exists_with_outcomes, read_payload
 from batchmill.settings import Settings
 
 # What a checkpoint belongs to, and how a person calls it.
@@ -161,50 +164,73 @@ def open_checkpoint_for(
     """
     if path is None:
         return Checkpoint.temporary(meta), History()
-    if exists_with_outcomes(path):
-        if settings.fresh:
-            on_message(f"The old checkpoint is now {move_aside(path, settings.keep)}")
-        elif not settings.resume:
-            if settings.wait is None:
-                refuse_live(path)
-            raise in_the_way(path)  # to wait would not help
-        else:
-            found = _continue(path, meta, settings, on_error, on_message)
-            if found is not None:
-                return found
-    return Checkpoint.create(path, meta, interval=settings.checkpoint_interval, on_error=on_error), History()
-
-
-def _continue(
-    path: str,
-    meta: Mapping[str, Any],
-    settings: Settings,
-    on_error: Callable[[CheckpointUnwritable], None],
-    on_message: Callable[[str], None],
-) -> tuple[Checkpoint, History] | None:
-    """Open an existing checkpoint, or move a finished one aside (None)."""
-    with Reader(path) as reader:
-        check_identity(path, reader.meta, meta, settings)
-    history = History()
-    checkpoint = Checkpoint.open(path, interval=settings.checkpoint_interval, on_frame=history.note, on_error=on_error)
     try:
-        if checkpoint.recovery:
-            on_message(checkpoint.recovery)
-        history.load(checkpoint.read)
-    except BaseException:
-        checkpoint.close()
-        raise
-    if not (settings.fresh_if_finished and history.is_finished):
-        return checkpoint, history
-    checkpoint.close()
-    on_message(f"The batch was finished: it begins anew, and the old checkpoint is {move_aside(path, settings.keep)}")
-    return None
+        return holding(path, _Opener(meta, settings, on_error, on_message).open)
+    except CheckpointBusy as error:
+        busy = error
+    _refuse_in_vain(path, meta, settings)
+    raise busy
 
 
-def in_the_way(path: str) -> CheckpointRefused:
-    """The error for a checkpoint that exists where nothing says what to do with it."""
-    remedy = "--resume continues it, --fresh moves it aside and begins anew, -c FILE names another"
-    return CheckpointRefused(f"{path} exists", remedy)
+def _refuse_in_vain(path: str, meta: Mapping[str, Any], settings: Settings) -> None:
+    """Raise what would be raised of a checkpoint in use after waiting for it, too."""
+    try:
+        if settings.fresh or not exists_with_outcomes(path):
+            return
+        if settings.resume:
+            with Reader(path) as reader:
+                check_identity(path, reader.meta, meta, settings)
+        elif settings.wait is not None:
+            raise in_the_way(path)
+    except FileNotFoundError:
+        pass
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """What a run does with the name of its checkpoint, once it holds it."""
+
+    meta: Mapping[str, Any]
+    settings: Settings
+    on_error: Callable[[CheckpointUnwritable], None]
+    on_message: Callable[[str], None]
+
+    def open(self, name: Name) -> tuple[Checkpoint, History]:
+        """Continue what is there, or begin anew, as the settings say."""
+        if not name.is_taken:
+            return self._begin(name), History()
+        if self.settings.fresh:
+            return self._begin_anew(name, "The old checkpoint is now")
+        if not self.settings.resume:
+            raise in_the_way(name.path)
+        return self._continue(name)
+
+    def _continue(self, name: Name) -> tuple[Checkpoint, History]:
+        with Reader(name.path) as reader:
+            check_identity(name.path, reader.meta, self.meta, self.settings)
+        history = History()
+        found = examine(name, history.note)
+        if found.repaired:
+            self.on_message(found.repaired)
+        history.load(partial(_payload, name, found))
+        if self.settings.fresh_if_finished and history.is_finished:
+            return self._begin_anew(name, "The batch was finished: it begins anew, and the old checkpoint is")
+        interval = self.settings.checkpoint_interval
+        return Checkpoint.resume(name, found, interval=interval, on_error=self.on_error), history
+
+    def _begin(self, name: Name, keep: int | None = None) -> Checkpoint:
+        interval = self.settings.checkpoint_interval
+        return Checkpoint.begin(name, self.meta, keep=keep, interval=interval, on_error=self.on_error)
+
+    def _begin_anew(self, name: Name, said: str) -> tuple[Checkpoint, History]:
+        checkpoint = self._begin(name, self.settings.keep)
+        self.on_message(f"{said} {checkpoint.moved}")
+        return checkpoint, History()
+
+
+def _payload(name: Name, found: Found, ref: FrameRef) -> bytes:
+    assert name.fd is not None
+    return read_payload(name.fd, found.header, ref, name.path)
 
 
 def check_identity(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], settings: Settings) -> None:
