@@ -5,13 +5,29 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOAK_SECONDS ?= 600
 
-.PHONY: demo test check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak format clean
+# For `test` and `test-pythons`: processes of pytest; files and other words for it, all tests where it is empty.
+PROCESSES ?= 3
+TESTS ?=
+PYTEST_OPTIONS ?=
+# For `test-pythons`: versions such as "3.12 3.14", all that pyproject.toml names where it is empty; a random order
+# ("any", or the number of an earlier one); busy loops beside the tests; minutes for a version; other options.
+PYTHONS ?=
+SEED ?=
+BUSY ?= 0
+MINUTES ?= 60
+PYTHONS_OPTIONS ?=
+
+.PHONY: demo test test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak format clean
 
 demo: $(READY)
 	$(BIN)/batchmill demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_OPTIONS) $(TESTS)
+
+test-pythons:
+	$(PYTHON) tests/pythons.py --versions "$(PYTHONS)" --tests '$(TESTS)' --seed "$(SEED)" --busy $(BUSY) \
+		--processes $(PROCESSES) --minutes $(MINUTES) $(PYTHONS_OPTIONS)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -55,4 +71,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) .venvs build dist
