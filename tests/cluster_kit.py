@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from cli_kit import environment
-from fault_kit import command_line, is_running, send, until
+from fault_kit import until
+from process_kit import born_with, children_of, command_line, kill, send
 
 LIMIT = 60.0
 _REGISTERED = "Registered to:"
-
-
-def _marked(mark: str) -> list[int]:
-    """The living processes that were born with `mark` in their environment, whatever session they are in."""
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdecimal() and mark.encode() in Path(f"/proc/{name}/environ").read_bytes():
-                found.append(int(name))
-        except OSError:
-            continue  # it has ended, or is not ours
-    return [pid for pid in found if is_running(pid)]
 
 
 class Daemon:
@@ -58,7 +43,7 @@ class Daemon:
 
     def processes(self) -> list[int]:
         """All living processes that came of it."""
-        return _marked(self._mark)
+        return born_with(self._mark)
 
     def wait(self) -> int:
         """Wait for its end."""
@@ -66,10 +51,7 @@ class Daemon:
 
     def close(self) -> None:
         """End it and all that it has started, by id."""
-        deadline = time.monotonic() + LIMIT
-        while (left := self.processes()) and time.monotonic() < deadline:
-            send(signal.SIGKILL, left)
-            time.sleep(0.01)
+        kill(self.processes)
         self.process.wait(LIMIT)
 
 
@@ -93,8 +75,7 @@ class Worker(Daemon):
         """The process that hosts agents: the nanny's child, or the command itself; 0 where there is none now."""
         if not self._has_nanny:
             return self.pid
-        children = psutil.Process(self.pid).children()
-        return next((child.pid for child in children if "spawn_main" in command_line(child.pid)), 0)
+        return next((child for child in children_of(self.pid) if "spawn_main" in command_line(child)), 0)
 
     @property
     def _has_nanny(self) -> bool:
@@ -102,6 +83,7 @@ class Worker(Daemon):
 
     def kill(self) -> None:
         """SIGKILL for the process that hosts agents; its nanny starts another one."""
+        until(lambda: self.inner_pid, "a process that hosts agents")
         self._up = self.said().count(_REGISTERED)
         send(signal.SIGKILL, [self.inner_pid])
 

@@ -1,10 +1,19 @@
-"""Owns what holds for every test: what signals do, and the order. Never a fixture."""
+"""Owns what holds for every test: what signals do, the order, and an end. Never a fixture."""
 
 from __future__ import annotations
 
 import signal
 
 import pytest
+
+from hang_kit import (  # noqa: F401 - hooks of pytest
+    pytest_addoption,
+    pytest_configure,
+    pytest_runtest_protocol,
+    pytest_testnodedown,
+    pytest_unconfigure,
+    pytest_xdist_make_scheduler,
+)
 
 # A shell without job control has what it starts in the background ignore these, and so would every program under test.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

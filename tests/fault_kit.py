@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,12 @@ from batchmill.checkpoint import read_frames
 from batchmill.errors import BatchmillError
 from batchmill.framing import FrameType
 from cli_kit import Terminal, environment
+from process_kit import command_line as command_line
+from process_kit import is_running as is_running
+from process_kit import parent_of as parent_of
+from process_kit import processes as processes
+from process_kit import send as send
+from process_kit import sweep as sweep
 
 PROGRAM = str(Path(sys.executable).parent / "batchmill")
 LIMIT = 60.0  # seconds after which a run or a wait is given up
@@ -132,48 +137,6 @@ def numbered(count: int, **fields: Any) -> list[dict[str, Any]]:
 # Processes
 
 
-def processes(session: int) -> list[int]:
-    """The processes of a session that have not ended."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                stat = Path(f"/proc/{name}/stat").read_text()
-            except OSError:
-                continue
-            state, _, _, owner = stat[stat.rindex(")") + 2 :].split()[:4]
-            if int(owner) == session and state not in "ZX":
-                found.append(int(name))
-    return sorted(found)
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is a process of that number that has not ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat[stat.rindex(")") + 2] not in "ZX"
-
-
-def parent_of(pid: int) -> int:
-    """The parent process, 0 where there is none any more."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    return int(stat[stat.rindex(")") + 2 :].split()[1])
-
-
-def send(number: int, pids: Iterable[int]) -> None:
-    """Send a signal to processes that may have ended meanwhile."""
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass
-
-
 def until(ready: Callable[[], Any], what: str, session: int = 0, limit: float = LIMIT) -> None:
     """Wait until `ready()` is true; AssertionError after `limit` seconds, or where all of `session` ended before."""
     deadline = time.monotonic() + limit
@@ -193,15 +156,6 @@ def assert_gone(session: int) -> None:
         until(lambda: not processes(session), "the end of all processes", limit=LINGER)
     except AssertionError:
         raise AssertionError(f"left: {[command_line(pid) for pid in processes(session)]}") from None
-
-
-def sweep(session: int) -> None:
-    """Kill whatever is left of a session that is not our own."""
-    assert session != os.getsid(0)
-    deadline = time.monotonic() + LIMIT
-    while (left := processes(session)) and time.monotonic() < deadline:
-        send(signal.SIGKILL, left)
-        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -269,14 +223,6 @@ class Run:
             self.process.stdin.close()
         self._out.close()
         self._err.close()
-
-
-def command_line(pid: int) -> str:
-    """The words that a process was started with, behind its number."""
-    try:
-        return f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode()}"
-    except OSError:
-        return f"{pid}"
 
 
 @contextmanager
