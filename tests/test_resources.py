@@ -41,8 +41,8 @@ def cores(root: str, affinity: int = 16, **environ: str) -> tuple[int, str]:
     return usable_cores(root=root, environ=environ, affinity=affinity)
 
 
-def python(code: str, prefix: str = "") -> str:
-    command = ["sh", "-c", f'{prefix} exec "$0" -c "$1"', sys.executable, code]
+def python(code: str, prefix: str = "", option: str = "") -> str:
+    command = ["sh", "-c", f'{prefix} exec "$0" {option} -c "$1"', sys.executable, code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -163,6 +163,25 @@ def test_slurm_and_python_limits_count_and_nonsense_does_not(tmp_path: Path) -> 
     assert cores(root, SLURM_CPUS_PER_TASK="6", PYTHON_CPU_COUNT="2") == (2, "PYTHON_CPU_COUNT")
     for nonsense in ("", "default", "0", "-3", "x", "9" * 5000):
         assert cores(root, PYTHON_CPU_COUNT=nonsense, SLURM_CPUS_PER_TASK=nonsense) == (16, "CPU affinity")
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "source"),
+    [
+        ("-X cpu_count=1", "", "-X cpu_count"),
+        ("-X cpu_count=1", "3", "-X cpu_count"),  # which overrules the variable
+        ("", "1", "PYTHON_CPU_COUNT"),
+        ("-X cpu_count=default", "1", None),
+        ("-X cpu_count=5000", "", None),
+        ("", "5000", None),
+    ],
+)
+def test_what_python_was_told_counts_where_it_is_less(option: str, variable: str, source: str | None) -> None:
+    """From Python 3.13 on os.cpu_count() gives that number, whatever the machine has."""
+    code = "from batchmill.resources import usable_cores; print(*usable_cores())"
+    bare = python(code, "unset PYTHON_CPU_COUNT;")
+    told = python(code, f"export PYTHON_CPU_COUNT={variable};", option)
+    assert told == (bare if source is None or bare.startswith("1 ") else f"1 {source}")
 
 
 def test_the_real_machine_gives_at_least_one_core() -> None:

@@ -42,16 +42,23 @@ def usable_cores(
     """The cores this process may use, and what says so: the least of the limits that are set.
 
     Limits: CPU affinity, the cgroup's CPU quota rounded up (a lane on half a core is better than none),
-    SLURM_CPUS_PER_TASK and PYTHON_CPU_COUNT.
+    SLURM_CPUS_PER_TASK, and PYTHON_CPU_COUNT or the option of Python that overrules it (`-X cpu_count`).
     """
     environ = os.environ if environ is None else environ
     limits = [(affinity, "CPU affinity") if affinity else _affinity()]
     limits += [(math.ceil(quota), "cgroup CPU quota") for quota in _quotas(root)]
-    for name in ("SLURM_CPUS_PER_TASK", "PYTHON_CPU_COUNT"):
-        text = environ.get(name, "").strip()
-        if text.isdecimal() and len(text) < 10:
-            limits.append((int(text), name))
+    limits += [(int(text), name) for name, text in _told(environ) if text.isdecimal() and len(text) < 10]
     return min((limit for limit in limits if limit[0] > 0), key=lambda limit: limit[0])
+
+
+def _told(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Who says how many cores to use, and the text in which that is said."""
+    yield "SLURM_CPUS_PER_TASK", environ.get("SLURM_CPUS_PER_TASK", "").strip()
+    option = sys._xoptions.get("cpu_count")
+    if option is not None:  # also where it is "default", which takes back what the variable says
+        yield "-X cpu_count", str(option)
+    else:
+        yield "PYTHON_CPU_COUNT", environ.get("PYTHON_CPU_COUNT", "").strip()
 
 
 def worker_count(
@@ -75,7 +82,7 @@ def thread_caps(workers: int, cores: int, environ: Mapping[str, str]) -> dict[st
 
 
 def _affinity() -> tuple[int, str]:
-    cores = os.cpu_count() or 1
+    cores = max(1, os.sysconf("SC_NPROCESSORS_ONLN"))  # os.cpu_count() gives what Python was told to say (3.13)
     if sys.platform == "linux":
         allowed = len(os.sched_getaffinity(0))
         return (allowed, "CPU affinity") if allowed < cores else (cores, "cores of the machine")
