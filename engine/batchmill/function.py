@@ -29,6 +29,9 @@ from typing import Any
 from batchmill.errors import BatchmillError, FunctionFailed, InputMissing, InvalidUsage, NotGuarded, UnknownFunction
 from batchmill.outline import Outline, no_name
 
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
 TRACEBACK_LINES = 5
 
 
@@ -262,12 +265,12 @@ def _of_main(main: ModuleType, qualname: str) -> FunctionSpec | None:
 def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> FunctionSpec:
     shown = qualname or repr(function)
     try:
-        import cloudpickle
+        from batchmill import by_value
     except ImportError:
         remedy = "move it to the top level of a module, or: pip install 'batchmill[cloudpickle]'"
         raise InvalidUsage(f"{shown} cannot be found by name in a worker", remedy) from None
     try:
-        blob: bytes = cloudpickle.dumps(function)
+        blob: bytes = by_value.dumps(function)
     except Exception as error:
         problem = f"{shown} cannot be sent to workers: {type(error).__name__}: {error}"
         raise InvalidUsage(problem, "move it, and what it uses, to the top level of a module") from None
@@ -310,9 +313,8 @@ def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resol
 
 def check_arguments(spec: FunctionSpec, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
     """Raise InvalidUsage where the function is known not to take an item and these keywords."""
-    try:
-        signature = inspect.signature(function)
-    except (ValueError, TypeError):  # many built-in functions do not tell
+    signature = _signature(function)
+    if signature is None:
         return
     try:
         signature.bind(None, **kwargs)
@@ -320,6 +322,16 @@ def check_arguments(spec: FunctionSpec, function: Callable[..., Any], kwargs: Ma
         named = ", ".join(list(signature.parameters)[1:]) or "none"
         remedy = f"it is called with one item; what --set can name: {named}"
         raise InvalidUsage(f"{spec.display} cannot be called so: {error}", remedy) from None
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """None where nobody can tell. Annotations are not evaluated: they may name what type checkers alone import."""
+    try:
+        if sys.version_info >= (3, 14):
+            return inspect.signature(function, annotation_format=Format.STRING)
+        return inspect.signature(function)
+    except Exception:  # many built-in functions do not tell, and what an object says of itself is the user's code
+        return None
 
 
 def failure(doing: str, error: BaseException) -> FunctionFailed:
