@@ -29,17 +29,9 @@ from typing import Any, NamedTuple
 from msgpack import Unpacker
 
 from batchmill.errors import CheckpointDamaged
+from batchmill.ids import canonical, digest_id, fingerprint, id_key, kept_id
 from batchmill.model import ItemError, Outcome
-from batchmill.packing import (
-    MAX_DEPTH,
-    MAX_PACKED,
-    array_header,
-    canonical,
-    digest_id,
-    id_key,
-    pack_result,
-    pack_value,
-)
+from batchmill.packing import MAX_DEPTH, MAX_PACKED, array_header, pack_result, pack_value
 from batchmill.unpacking import UNWEIGHED, unpack_value
 
 __all__ = [
@@ -56,8 +48,10 @@ __all__ = [
     "canonical",
     "digest_id",
     "excerpts",
+    "fingerprint",
     "glance",
     "id_key",
+    "kept_id",
     "outcomes",
     "pack_map",
     "pack_outcomes",

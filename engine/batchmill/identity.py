@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from batchmill.codec import canonical, digest_id
+from batchmill.codec import digest_id, fingerprint
 from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, Parse, shard_of
 from batchmill.model import Chunk, ItemError
 from batchmill.parsing import VARIABLE, parser_of
@@ -89,21 +89,21 @@ class Identifier:
             sentence = f"the item cannot be read in a worker: {error}"
             return _unreadable(chunk.first + offset, type(error).__name__, sentence)
         try:
-            raw, problem = canonical(item), None
+            (raw, mark), problem = fingerprint(item), None
         except (ValueError, TypeError) as error:
-            raw, problem = b"", error
-        content = crc32(raw)
+            raw, mark, problem = b"", b"", error
+        content = crc32(mark)
         try:
-            id = self._id_of_object(chunk, offset, item, raw, problem)
+            id = self._id_of_object(chunk, offset, item, mark, problem)
         except BadItem as bad:
-            return digest_id(raw) if raw else chunk.first + offset, raw, item, content, bad
+            return digest_id(mark) if mark else chunk.first + offset, raw, item, content, bad
         return id, raw, item, content, None
 
-    def _id_of_object(self, chunk: Chunk, offset: int, item: Any, raw: bytes, problem: Exception | None) -> Any:
+    def _id_of_object(self, chunk: Chunk, offset: int, item: Any, mark: bytes, problem: Exception | None) -> Any:
         if chunk.ids is not None:
             return _given(chunk.ids[offset])
         if problem is None or self._rule.field_name is not None:
-            return self._rule.id_of(item, raw)
+            return self._rule.id_of(item, mark)
         if self._ids_needed:
             raise BadItem("ValueError", f"{problem}: give run(..., id=...)")
         return chunk.first + offset

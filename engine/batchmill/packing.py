@@ -1,7 +1,9 @@
-"""Owns how a Python value becomes msgpack bytes, and the ids made of them. Never keeps what cannot be read back exact.
+"""Owns how a Python value becomes msgpack bytes. Never keeps what cannot be read back exact.
 
 The forms are those of `unpacking`. A dataclass becomes a map, a namedtuple a tuple, an Enum its value; a subclass of
-str, int, float, list or dict becomes its base. An aware datetime keeps its UTC offset, not its zone's name.
+str, int, float, list or dict becomes its base. An aware datetime keeps its UTC offset, not its zone's name. So values
+that differ may become equal. Where a converter may do that it says so (`merging`), and the bytes are then read back
+carefully: keys or elements that became equal are refused, for one of them would be lost.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
-import hashlib
 import struct
 import sys
 import threading
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgpack import ExtType, Packer, Timestamp, Unpacker
 
+from batchmill.errors import BatchmillError
 from batchmill.imported import imported
-from batchmill.unpacking import MAX_EXT_DEPTH, READING, UNWEIGHED, Ext, reason, unpack_value
+from batchmill.merging import culprit
+from batchmill.unpacking import FAST, MAX_EXT_DEPTH, UNWEIGHED, Ext, reason, unpack_value
 
 if TYPE_CHECKING:
     import pathlib
@@ -30,8 +33,8 @@ MAX_PACKED = (64 << 20) - (256 << 10)
 MAX_DEPTH = 500  # json's encoder and the recursive converters stay below Python's recursion limit of 1000
 _SMALL = 64 << 10  # bytes that are read back at once
 
-_NATIVE = frozenset((type(None), bool, int, float, str, bytes, bytearray, list, dict, ExtType, Timestamp))
-_PLAIN = frozenset((type(None), bool, int, float, str))  # what reads back exactly without trying
+NATIVE = frozenset((type(None), bool, int, float, str, bytes, bytearray, list, dict, ExtType, Timestamp))
+PLAIN = frozenset((type(None), bool, int, float, str))  # what reads back exactly without trying
 _CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
 _NOT_OPENING = bytes(
     byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xC7 <= byte <= 0xC9 or 0xD4 <= byte <= 0xDF)
@@ -44,13 +47,25 @@ _Convert = Callable[[Any, "_Level"], Any]
 # --- packing ---------------------------------------------------------------------------------------------------------
 
 
+class _Notes:
+    """What came along in a packing: `merging`, a value of a kind of which two that differ may have become equal;
+    `classes`, one whose class is lost though no plain value is equal to it.
+    """
+
+    __slots__ = ("classes", "merging")
+
+    def __init__(self) -> None:
+        self.merging = self.classes = False
+
+
 class _Level:
     """One Packer per level of nested extension types: a Packer cannot be entered again while its `default` runs."""
 
-    __slots__ = ("_next", "depth", "pack")
+    __slots__ = ("_next", "depth", "notes", "pack")
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, notes: _Notes) -> None:
         self.depth = depth
+        self.notes = notes
         self._next: _Level | None = None
         # strict_types, or tuples and IntEnums would silently come back as lists and ints of another kind.
         self.pack: Callable[[Any], bytes] = Packer(
@@ -61,7 +76,7 @@ class _Level:
         if self._next is None:
             if self.depth >= MAX_EXT_DEPTH:
                 raise ValueError(_DEEP)
-            self._next = _Level(self.depth + 1)
+            self._next = _Level(self.depth + 1, self.notes)
         return self._next
 
     def convert(self, value: Any) -> Any:
@@ -70,7 +85,7 @@ class _Level:
             kind: Any = type(value)
             value = _converter(kind)(value, self)
             kind = type(value)
-            if kind in _NATIVE and not (kind is int and not -(2**63) <= value < 2**64):
+            if kind in NATIVE and not (kind is int and not -(2**63) <= value < 2**64):
                 return value
         raise ValueError(_DEEP)
 
@@ -79,12 +94,14 @@ class Packing:
     """The packers and the reader of one thread: they are not safe to share, and making one costs more than a result."""
 
     def __init__(self) -> None:
+        self._is_careful = False
         self._renew()
 
     def _renew(self) -> None:
-        self.level = _Level(0)
+        self.notes = _Notes()
+        self.level = _Level(0, self.notes)
         self._pack = self.level.pack
-        reader = Unpacker(**READING)
+        reader = Unpacker(**FAST.options)
         self._feed: Callable[[bytes], None] = reader.feed
         self._unpack: Callable[[], Any] = reader.unpack
 
@@ -99,12 +116,14 @@ class Packing:
                 raise ValueError(_DEEP) from None
             raise
         if len(packed) > UNWEIGHED:
+            merging = self.notes.merging
             self._renew()  # a Packer's buffer never shrinks
+            self.notes.merging = merging
         return packed
 
     def result(self, value: Any) -> bytes:
         """See `pack_result`."""
-        is_plain = type(value) in _PLAIN
+        is_plain = type(value) in PLAIN
         if is_plain and len(packed := self._pack(value)) <= _SMALL:
             return packed
         packed = self.value(value)
@@ -113,23 +132,33 @@ class Packing:
             sentence = f"a result must stay below 64 MiB packed, this one has {size}: write a file, return its path"
             raise ValueError(sentence)
         if not is_plain:
-            self._read_back(packed)
+            self._prove(packed, value)
         return packed
 
-    def _read_back(self, packed: bytes) -> None:
-        try:
-            if len(packed) <= _SMALL:
+    def _prove(self, packed: bytes, value: Any) -> None:
+        """Raise ValueError unless the bytes read back, as many as they were."""
+        if self._is_careful or self.notes.merging or len(packed) > _SMALL:
+            kept = self._read_slowly(packed, value)
+        else:
+            try:
                 self._feed(packed)
-                value = self._unpack()
-            else:
-                value = unpack_value(packed)
-        except BaseException as error:
-            self._renew()  # the reader is left in the middle of the value
-            if not isinstance(error, Exception):
-                raise
-            raise ValueError(f"this result cannot be kept, it does not read back: {reason(error)}") from None
-        if len(packed) > MAX_DEPTH and _too_deep(packed, value):
+                kept = self._unpack()
+            except BaseException as error:
+                self._renew()  # the reader is left in the middle of the value
+                if not isinstance(error, Exception):
+                    raise
+                self.notes.merging = True
+                kept = self._read_slowly(packed, value)
+                self._is_careful = True  # where one has keys that are no text, those to come mostly have such too
+        if len(packed) > MAX_DEPTH and _too_deep(packed, kept):
             raise ValueError(_DEEP)
+
+    def _read_slowly(self, packed: bytes, value: Any) -> Any:
+        carefully, self.notes.merging = self._is_careful or self.notes.merging, False
+        try:
+            return unpack_value(packed, carefully=carefully)
+        except BatchmillError as error:
+            raise ValueError(unkept("result", value, error)) from None
 
 
 class _Local(threading.local):
@@ -154,6 +183,13 @@ def pack_result(value: Any) -> bytes:
     Raises as `pack_value`, and ValueError for what is too large or does not read back.
     """
     return _local.packing.result(value)
+
+
+def unkept(what: str, value: Any, error: Exception) -> str:
+    """Why a value cannot be kept: `error` came when it was read back."""
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    why = culprit(value, lambda part: unpack_value(pack_value(part), carefully=True)) or reason(cause)
+    return f"this {what} cannot be kept, it does not read back: {why}"
 
 
 def _too_deep(packed: bytes, value: Any) -> bool:
@@ -199,7 +235,9 @@ def _pack_int(value: int, level: _Level) -> ExtType:
     return ExtType(Ext.INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
-def _pack_moment(code: int, value: dt.datetime | dt.time) -> ExtType:
+def _pack_moment(code: int, value: dt.datetime | dt.time, level: _Level) -> ExtType:
+    if value.tzinfo is not None and type(value.tzinfo) is not dt.timezone:
+        level.notes.merging = True  # one clock time of two zones differs while they are set back, whatever the offsets
     text, offset = value.isoformat(), value.utcoffset()
     # CPython reads an offset of less than a second as none, and a zone may need a date to know its offset.
     lost = value.tzinfo is not None and (
@@ -217,12 +255,25 @@ def _pack_path(value: pathlib.PurePath, level: _Level) -> ExtType:
     return ExtType(Ext.PATH, bytes((kind,)) + str(value).encode("utf-8", "surrogatepass"))
 
 
+def _pack_enum(value: Enum, level: _Level) -> Any:
+    level.notes.classes = True
+    return value.value
+
+
 def _pack_dataclass(value: Any, level: _Level) -> dict[str, Any]:
+    level.notes.classes = True
+    return fields_of(value)
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, by name."""
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def _pack_numpy(value: Any, level: _Level) -> ExtType:
+def _pack_numpy(value: Any, level: _Level) -> Any:
     np, dtype = sys.modules["numpy"], value.dtype
+    if isinstance(value, (str, bytes)) and value[-1:] in ("\0", b"\0"):  # numpy takes them for padding
+        return str.__str__(value) if isinstance(value, str) else memoryview(value).tobytes()
     descr = dtype.str if dtype.fields is None else np.lib.format.dtype_to_descr(dtype)
     if dtype.hasobject or np.lib.format.descr_to_dtype(descr) != dtype:
         raise TypeError(f"a numpy value of dtype {dtype} cannot be kept; return a list, or an array of plain numbers")
@@ -237,9 +288,9 @@ _EXACT: dict[type, _Convert] = {
     set: _pack_set,
     frozenset: _pack_set,
     complex: lambda value, _: ExtType(Ext.COMPLEX, struct.pack(">dd", value.real, value.imag)),
-    dt.datetime: lambda value, _: _pack_moment(Ext.DATETIME, value),
+    dt.datetime: lambda value, level: _pack_moment(Ext.DATETIME, value, level),
     dt.date: lambda value, _: ExtType(Ext.DATE, value.isoformat().encode()),
-    dt.time: lambda value, _: _pack_moment(Ext.TIME, value),
+    dt.time: lambda value, level: _pack_moment(Ext.TIME, value, level),
     dt.timedelta: lambda value, _: ExtType(
         Ext.TIMEDELTA, struct.pack(">iii", value.days, value.seconds, value.microseconds)
     ),
@@ -252,19 +303,39 @@ _EXACT_ONCE_IMPORTED: dict[str, _Convert] = {
     "uuid.UUID": lambda value, _: ExtType(Ext.UUID, value.bytes),
 }
 # Subclasses of datetime, Decimal and the like are not here: pandas.Timestamp is one, and would lose its nanoseconds.
+# Equality may be theirs alone (a text that is equal to itself only): as plain values they can be equal.
 _BASES: tuple[tuple[type, _Convert], ...] = (
-    (Enum, lambda value, _: value.value),
+    (Enum, _pack_enum),
     (str, lambda value, _: str.__str__(value)),
     (int, lambda value, _: int.__int__(value)),
     (float, lambda value, _: float.__float__(value)),
     (bytes, lambda value, _: memoryview(value).tobytes()),
     (bytearray, lambda value, _: memoryview(value).tobytes()),
-    (tuple, _pack_tuple),
-    (list, lambda value, _: list(value)),
-    (set, _pack_set),
-    (frozenset, _pack_set),
-    (Mapping, lambda value, _: dict(value)),
+    (tuple, lambda value, level: _pack_tuple(_all_of(value, tuple), level)),
+    (list, lambda value, _: _all_of(value, list)),
+    (set, lambda value, level: _pack_set(_all_of(value, set), level)),
+    (frozenset, lambda value, level: _pack_set(_all_of(value, frozenset), level)),
+    (Mapping, lambda value, _: _all_of(value, dict)),
 )
+
+
+def _all_of(value: Any, kind: Any) -> Any:
+    """A relative of `kind` as that; raises TypeError where it has more in it than that can hold."""
+    kept = kind(value)
+    if len(kept) != len(value):
+        name, less = type(value).__name__, f"as a {kind.__name__} it has {len(kept)}"
+        raise TypeError(f"a {name} of {len(value)} entries cannot be kept: {less}; return a list of them")
+    return kept
+
+
+def _merging(convert: _Convert) -> _Convert:
+    """`convert`, for kinds of which two that differ may become equal."""
+
+    def converted(value: Any, level: _Level) -> Any:
+        level.notes.merging = True
+        return convert(value, level)
+
+    return converted
 
 
 @functools.lru_cache(maxsize=512)  # by type; bounded, as a function may make classes as it goes
@@ -273,7 +344,7 @@ def _converter(kind: Any) -> _Convert:
         return _EXACT[kind]
     np: Any = sys.modules.get("numpy")
     if np is not None and (kind in (np.ndarray, np.memmap) or issubclass(kind, np.generic)):
-        return _pack_numpy
+        return _pack_numpy if kind.__module__ == "numpy" else _merging(_pack_numpy)
     for name, convert in _EXACT_ONCE_IMPORTED.items():
         if kind is imported(name):
             return convert
@@ -281,7 +352,7 @@ def _converter(kind: Any) -> _Convert:
         return _pack_path
     for base, convert in _BASES:
         if issubclass(kind, base):
-            return convert
+            return _merging(convert)
     if dataclasses.is_dataclass(kind):
         return _pack_dataclass
     raise TypeError(
@@ -289,42 +360,9 @@ def _converter(kind: Any) -> _Convert:
     )
 
 
-# --- ids -------------------------------------------------------------------------------------------------------------
-
-
-def canonical(value: Any) -> bytes:
-    """The msgpack bytes of `value` with the keys of every map sorted: equal values, equal bytes.
-
-    Raises ValueError for what msgpack cannot carry.
-    """
-    try:
-        return pack_value(_ordered(value))
-    except (TypeError, RecursionError) as error:
-        raise ValueError(f"no id can be made of this item: {error}") from error
-
-
-def _ordered(value: Any) -> Any:
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if isinstance(value, tuple):
-        return tuple(map(_ordered, value))
-    if kind not in _NATIVE:
-        value = _local.packing.level.convert(value)
-        kind = type(value)
-    if kind is dict:
-        return {key: _ordered(value[key]) for key in sorted(value, key=pack_value)}
-    return list(map(_ordered, value)) if kind is list else value
-
-
-def id_key(id: Any) -> bytes:
-    """The bytes that stand for an id with its type: 1, 1.0, "1" and True differ. Raises ValueError as `canonical`."""
-    return pack_value(id) if type(id) in _PLAIN else canonical(id)
-
-
-def digest_id(raw: bytes) -> str:
-    """The id of an item that has no other: 32 hexadecimal digits of the BLAKE2b of its bytes."""
-    return hashlib.blake2b(raw, digest_size=16).hexdigest()
+def current() -> Packing:
+    """The Packing of this thread."""
+    return _local.packing
 
 
 _local = _Local()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any, Protocol
 
 from batchmill import formats
-from batchmill.codec import canonical, unpack_value
+from batchmill.codec import kept_id
 from batchmill.errors import InputBroken
 from batchmill.feed import BOM, UNREADABLE, Census, Feed, Headed, Notify, check_inputs, listing, opener
 from batchmill.formats import MAX_ITEM, Format
@@ -350,7 +350,7 @@ def _plain_id(id: Any) -> Any:
     if type(id) in (str, int):
         return id
     try:
-        return unpack_value(canonical(id))
+        return kept_id(id)
     except (ValueError, TypeError) as error:
         return ItemError("ValueError", f"the id given for this item cannot be kept: {error}")
 

@@ -21,6 +21,11 @@ Plain values are plain msgpack. The others are extension types, readable with an
 
 An aware datetime keeps its UTC offset, not its zone's name. A dataclass becomes a map, a namedtuple a tuple, an Enum
 its value; a subclass of str, int, float, list or dict becomes its base.
+
+There are two ways to read, and most values take the first, which is all C. It gives up at a map with a key that is no
+text; the second then reads all of the value again and looks at each map and set as it is made: no two of the keys or
+elements may be equal (one would silently replace the other), nor too many have one hash (a set of them would take
+quadratic time).
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ import struct
 import threading
 from collections.abc import Callable
 from enum import IntEnum
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from msgpack import unpackb
@@ -49,6 +55,9 @@ MAX_MEMORY = 256 << 20  # estimated size of a value once it is unpacked
 # One byte of msgpack becomes at most about 90 bytes of Python objects (an empty map): up to this size no value can
 # exceed MAX_MEMORY, and it need not be weighed.
 UNWEIGHED = MAX_MEMORY // 100
+_FEW = 16  # keys or elements that may be compared each with each
+_COMPARED = 64  # comparisons for each of more
+_FRACTION_BITS = 8 * (64 << 10)
 
 
 class Ext(IntEnum):
@@ -78,15 +87,32 @@ class _Depth(threading.local):
 _depth = _Depth()
 
 
-def unpack_value(data: bytes | memoryview) -> Any:
-    """The value of the msgpack bytes `data`, of any origin: nothing is executed and memory is bounded.
+class Merged(ValueError):
+    """Keys of a map, or elements of a set, are equal: read, the map or set is shorter than what was written."""
 
+
+def unpack_value(data: bytes | memoryview, *, carefully: bool = False) -> Any:
+    """The value of the msgpack bytes `data`, of any origin: nothing is executed, time and memory are bounded.
+
+    `carefully`: keys that are text may be equal too; by itself this looks at maps with other keys only.
     Raises CheckpointDamaged for bytes that are no value, CheckpointMismatch where numpy is needed and missing.
     """
+    return read_value(data, carefully=carefully)[0]
+
+
+def read_value(data: bytes | memoryview, *, carefully: bool = False) -> tuple[Any, bool]:
+    """As `unpack_value`, and whether every key of every map in it is text (or bytes)."""
     if len(data) > UNWEIGHED:
         _check_memory(data)
+    if not carefully:
+        try:
+            return unpackb(data, **FAST.options), True
+        except BatchmillError:
+            raise
+        except Exception:  # a key that is no text, mostly; what else it may be is found once more, and named
+            pass
     try:
-        return unpackb(data, **READING)
+        return unpackb(data, **CAREFUL.options), False
     except BatchmillError:
         raise
     except Exception as error:
@@ -99,24 +125,66 @@ def reason(error: Exception) -> str:
     return error.message if isinstance(error, BatchmillError) else str(error) or type(error).__name__
 
 
-def _extension(code: int, data: bytes) -> Any:
-    read = _READERS.get(code)
-    if read is None:
-        raise ValueError(f"unknown extension type {code}")
-    return read(data)
+class Reading:
+    """One of the ways to read: `options` are those of msgpack's readers; what is nested is read the same way."""
+
+    def __init__(self, **options: Any) -> None:
+        # The limits on lengths are those of the bytes at hand, which is what msgpack does by itself.
+        self.options = {"unicode_errors": "surrogatepass", "ext_hook": self._extension, **options}
+
+    def _extension(self, code: int, data: bytes) -> Any:
+        read = _READERS.get(code)
+        if read is not None:
+            return read(data)
+        read_array = _READERS_OF_ARRAYS.get(code)
+        if read_array is None:
+            raise ValueError(f"unknown extension type {code}")
+        return read_array(self._array(data))
+
+    def _array(self, data: bytes) -> list[Any]:
+        if _depth.now >= MAX_EXT_DEPTH:
+            raise ValueError("nested too deeply")
+        _depth.now += 1
+        try:
+            value = unpackb(data, **self.options)
+        finally:
+            _depth.now -= 1
+        if type(value) is not list:
+            raise ValueError("an extension type without its array")
+        return value
 
 
-def _nested(data: bytes) -> list[Any]:
-    if _depth.now >= MAX_EXT_DEPTH:
-        raise ValueError("nested too deeply")
-    _depth.now += 1
-    try:
-        value = unpackb(data, **READING)
-    finally:
-        _depth.now -= 1
-    if type(value) is not list:
-        raise ValueError("an extension type without its array")
-    return value
+def _map_of(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    if len(pairs) > _FEW:
+        _check_hashes([key for key, _ in pairs])
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Merged("two keys of a map are equal")
+    return found
+
+
+def _set_of(items: list[Any], kind: Any) -> Any:
+    if len(items) > _FEW:
+        _check_hashes(items)
+    found = kind(items)
+    if len(found) != len(items):
+        raise Merged("two elements of a set are equal")
+    return found
+
+
+def _check_hashes(items: list[Any]) -> None:
+    """Raise ValueError where a set of these would take too long: those of one hash are compared each with each.
+
+    Whoever writes numbers can choose their hashes, which Python salts for texts alone. Powers of two share theirs by
+    dozens, and pass.
+    """
+    compared = sum(len(list(alike)) ** 2 for _, alike in groupby(sorted(map(hash, items))))
+    if compared > _COMPARED * len(items):
+        raise ValueError(f"{len(items)} keys or elements share so few hashes that reading them would take too long")
+
+
+FAST = Reading(strict_map_key=True)  # refuses maps with keys that are neither text nor bytes
+CAREFUL = Reading(strict_map_key=False, object_pairs_hook=_map_of)
 
 
 def _read_moment(kind: Any, data: bytes) -> Any:
@@ -135,12 +203,14 @@ def _read_uuid(data: bytes) -> UUID:
     return UUID(bytes=data)
 
 
-def _read_fraction(data: bytes) -> Fraction:
+def _fraction_of(parts: list[Any]) -> Fraction:
     from fractions import Fraction
 
-    if len(data) > 64 << 10:
+    numerator, denominator = parts
+    if type(numerator) is not int or type(denominator) is not int:
+        raise ValueError("a fraction of other things than integers")
+    if numerator.bit_length() + denominator.bit_length() > _FRACTION_BITS:
         raise ValueError("a fraction of more than 64 KiB")  # its reduction takes quadratic time
-    numerator, denominator = _nested(data)
     return Fraction(numerator, denominator)
 
 
@@ -151,8 +221,8 @@ def _read_path(data: bytes) -> PurePath:
     return kind(data[1:].decode("utf-8", "surrogatepass"))
 
 
-def _read_numpy(data: bytes) -> Any:
-    descr, shape, raw = _nested(data)
+def _numpy_of(parts: list[Any]) -> Any:
+    descr, shape, raw = parts
     try:
         import numpy as np
     except ImportError:
@@ -179,23 +249,23 @@ def _check_shape(shape: list[Any], dtype: Any, size: int) -> None:
 
 _READERS: dict[int, Callable[[bytes], Any]] = {
     Ext.INT: lambda data: int.from_bytes(data, "big", signed=True),
-    Ext.TUPLE: lambda data: tuple(_nested(data)),
-    Ext.SET: lambda data: set(_nested(data)),
-    Ext.FROZENSET: lambda data: frozenset(_nested(data)),
     Ext.COMPLEX: lambda data: complex(*struct.unpack(">dd", data)),
     Ext.DATETIME: functools.partial(_read_moment, dt.datetime),
     Ext.DATE: lambda data: dt.date.fromisoformat(data.decode("ascii")),
     Ext.TIME: functools.partial(_read_moment, dt.time),
     Ext.TIMEDELTA: lambda data: dt.timedelta(*struct.unpack(">iii", data)),
     Ext.DECIMAL: _read_decimal,
-    Ext.FRACTION: _read_fraction,
     Ext.UUID: _read_uuid,
     Ext.PATH: _read_path,
-    Ext.ARRAY: _read_numpy,
-    Ext.SCALAR: lambda data: _read_numpy(data)[()],
 }
-# The limits on lengths are those of the bytes at hand, which is what msgpack does by itself.
-READING: dict[str, Any] = {"strict_map_key": False, "unicode_errors": "surrogatepass", "ext_hook": _extension}
+_READERS_OF_ARRAYS: dict[int, Callable[[list[Any]], Any]] = {
+    Ext.TUPLE: tuple,
+    Ext.SET: lambda items: _set_of(items, set),
+    Ext.FROZENSET: lambda items: _set_of(items, frozenset),
+    Ext.FRACTION: _fraction_of,
+    Ext.ARRAY: _numpy_of,
+    Ext.SCALAR: lambda parts: _numpy_of(parts)[()],
+}
 
 
 # --- what a value will weigh -----------------------------------------------------------------------------------------
