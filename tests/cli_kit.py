@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from process_kit import end_later
+
 PROGRAM = [sys.executable, "-m", "batchmill"]
 LIMIT = 60.0
 
@@ -72,6 +74,7 @@ class Terminal:
             os.chdir(cwd)
             _set_width(0, columns)
             os.execvpe(command[0], [*command, *arguments], environment(**env))
+        end_later(self.pid)
 
     def read_until(self, ready: Callable[[bytes], bool]) -> None:
         """Read until `ready(all that was seen)`; AssertionError after a minute or at the end."""

@@ -45,8 +45,8 @@ class Daemon:
         """All living processes that came of it."""
         return born_with(self._mark)
 
-    def wait(self) -> int:
-        """Wait for its end."""
+    def end(self) -> int:
+        """Wait for its end; its exit status."""
         return self.process.wait(LIMIT)
 
     def close(self) -> None:

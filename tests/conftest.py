@@ -1,11 +1,13 @@
-"""Owns what holds for every test: what signals do, the order, and an end. Never a fixture."""
+"""Owns what holds for every test: what signals do, the order, and an end."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
+import process_kit
 from hang_kit import (  # noqa: F401 - hooks of pytest
     pytest_addoption,
     pytest_configure,
@@ -21,6 +23,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 for ignored in (signal.SIGQUIT, signal.SIGHUP):  # the latter by nohup
     if signal.getsignal(ignored) is signal.SIG_IGN:
         signal.signal(ignored, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def _processes_end() -> Iterator[None]:
+    yield
+    process_kit.end_all()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

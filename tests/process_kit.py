@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,29 +76,57 @@ def sweep(session: int) -> None:
     kill(lambda: processes(session))
 
 
-@contextmanager
-def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """A process, as subprocess.Popen starts it, in a session of its own.
 
-    The end of the block kills what is left of the session, however it ends: `with subprocess.Popen(...)` waits there
-    for ever for a process that hangs.
+    The end of the test kills what is left of the session (conftest.py calls `end_all`), whatever becomes of the test:
+    `with subprocess.Popen(...)` waits there for ever for a process that hangs.
     """
+    process = subprocess.Popen(command, start_new_session=True, **options)
+    _to_end.callback(_end, process)
+    return process
+
+
+def end_later(session: int) -> None:
+    """The same for a session that was made otherwise; `session` is a child of this process."""
+    _to_end.callback(_end_session, session)
+
+
+def end_all() -> None:
+    """End what the test has started."""
+    _to_end.close()
+
+
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """As `start`; it ends with the block."""
     process = subprocess.Popen(command, start_new_session=True, **options)
     try:
         yield process
     finally:
-        sweep(process.pid)
-        process.wait(LIMIT)
-        for stream in (process.stdin, process.stdout, process.stderr):
-            _close(stream)
+        _end(process)
 
 
-def _close(stream: Any) -> None:
+_to_end = ExitStack()
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    sweep(process.pid)
+    process.wait(LIMIT)
+    for stream in (process.stdin, process.stdout, process.stderr):
+        try:
+            if stream is not None:
+                stream.close()
+        except OSError:
+            pass  # what was still to be written has no reader any more
+
+
+def _end_session(session: int) -> None:
+    sweep(session)
     try:
-        if stream is not None:
-            stream.close()
-    except OSError:
-        pass  # what was still to be written has no reader any more
+        os.waitpid(session, 0)
+    except ChildProcessError:
+        pass  # the test has waited for it
 
 
 def _pids() -> list[int]:

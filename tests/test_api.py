@@ -21,6 +21,7 @@ import pytest
 import batchmill
 import work_kit
 from batchmill.errors import CheckpointMismatch, CheckpointRefused, InputMissing, InvalidUsage
+from process_kit import start
 
 
 def outcomes(checkpoint: Path, all: bool = True) -> list[batchmill.Outcome]:
@@ -537,7 +538,7 @@ if __name__ == "__main__":
         print("interrupted", flush=True)
 """
     )
-    child = subprocess.Popen(
+    child = start(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )
     assert child.stderr is not None

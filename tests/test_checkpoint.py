@@ -234,7 +234,7 @@ def test_half_the_cap_is_synced_at_once_however_long_the_interval(path: str, mon
 def test_the_watermark_moves_only_to_what_was_written_before_the_sync_began(path: str) -> None:
     disk = SyncGate()
     checkpoint = Checkpoint.create(path, META, interval=0.0, disk=disk)
-    disk.started.acquire()
+    assert disk.started.acquire(timeout=20)
     disk.gate.clear()
     first = checkpoint.append(OUTCOMES, b"before the sync")
     assert disk.started.acquire(timeout=20)
@@ -263,7 +263,7 @@ def test_appending_waits_while_a_caps_worth_is_unsynced(path: str) -> None:
     assert not done.wait(0.2)
     disk.gate.set()
     assert done.wait(20)
-    thread.join()
+    thread.join(20)
     checkpoint.close()
 
 

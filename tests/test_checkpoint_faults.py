@@ -48,6 +48,7 @@ from checkpoint_kit import (
     small_file,
 )
 from cli_kit import PEAK_MIB
+from process_kit import start
 
 META = {"function": "tasks:score"}
 OUTCOMES = FrameType.OUTCOMES
@@ -462,7 +463,7 @@ exit $code
 
 
 def test_row_12_on_a_full_disk_what_is_committed_stays(tmp_path: Path) -> None:
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=60).returncode != 0:
         pytest.skip("mounting a small file system needs privileges")
     command = ["unshare", "-m", "sh", "-c", TINY_FILE_SYSTEM, "sh", sys.executable, str(tmp_path), FILL]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -806,15 +807,15 @@ time.sleep(60)
 
 
 def test_row_18_after_a_kill_the_lock_is_free_and_nothing_committed_is_gone(path: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"ready\n"
-        with pytest.raises(CheckpointBusy):
-            Checkpoint.open(path)
-        holder.kill()
-        holder.wait(20)
-        with Checkpoint.open(path, disk=QuickDisk()) as checkpoint:
-            assert checkpoint.frames == 101
+    holder = start([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"ready\n"
+    with pytest.raises(CheckpointBusy):
+        Checkpoint.open(path)
+    holder.kill()
+    holder.wait(20)
+    with Checkpoint.open(path, disk=QuickDisk()) as checkpoint:
+        assert checkpoint.frames == 101
 
 
 # Row 19: right checksums, hostile payloads

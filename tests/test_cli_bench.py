@@ -20,6 +20,7 @@ from batchmill.sampling import Sample
 from batchmill.scaling import Cell, Fit, Round
 from batchmill_cli import bench_plot
 from cli_kit import PROGRAM, Terminal, batchmill, environment
+from process_kit import start
 
 WORK = """
 import os, time
@@ -163,7 +164,7 @@ def test_ctrl_c_prints_what_is_done_marks_the_file_and_dies_of_the_signal(place:
 
 def test_ctrl_c_while_workers_start_ends_it_too(place: Path) -> None:
     (place / "slow.py").write_text("import time\ntime.sleep(30)\ndef f(item): pass\n")
-    process = subprocess.Popen(
+    process = start(
         [*PROGRAM, "bench", "slow.py:f", "items.jsonl", "--seconds", "30"], cwd=place, env=environment(),
         stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
     )  # fmt: skip
@@ -171,7 +172,6 @@ def test_ctrl_c_while_workers_start_ends_it_too(place: Path) -> None:
     process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == -signal.SIGINT
-    process.stderr.close()
 
 
 def test_a_time_in_which_nothing_could_be_measured_is_no_success(place: Path) -> None:

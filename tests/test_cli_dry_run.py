@@ -12,6 +12,7 @@ import pytest
 
 from cli_kit import PROGRAM, batchmill, environment
 from fault_kit import until
+from process_kit import start
 
 FUNCTIONS = """
 import os, time
@@ -196,7 +197,7 @@ def test_a_damaged_checkpoint_is_65(work: Path) -> None:
 
 def test_a_checkpoint_in_use_is_75(work: Path) -> None:
     command = ["run", "f.py:gated", "items.jsonl", "-c", "x.ckpt", "-j", "1"]
-    run = subprocess.Popen([*PROGRAM, *command], cwd=work, env=environment(), stderr=subprocess.PIPE)
+    run = start([*PROGRAM, *command], cwd=work, env=environment(), stderr=subprocess.PIPE)
     try:
         until((work / "begun").exists, "an item to run")
         ended = batchmill(*command, "--resume", "-n", cwd=work)

@@ -19,6 +19,7 @@ from batchmill.reader import read_frames
 from batchmill.teller import read_story
 from batchmill_cli.page import render
 from cli_kit import PROGRAM, batchmill, environment
+from process_kit import start
 from test_cli_run import wait_for_outcomes
 from test_story import ZERO, Writer
 
@@ -118,7 +119,7 @@ def test_nothing_in_a_checkpoint_becomes_markup(work: Path) -> None:
 def test_a_live_run_is_said_to_be_running(work: Path) -> None:
     (work / "many.jsonl").write_text("".join(f'{{"id": "i{n}", "n": {n}}}\n' for n in range(5000)))
     command = [*PROGRAM, "run", "f.py:slow", "many.jsonl", "-c", "y.ckpt", "-j", "2"]
-    run = subprocess.Popen(command, cwd=work, env=environment(), stderr=subprocess.DEVNULL)
+    run = start(command, cwd=work, env=environment(), stderr=subprocess.DEVNULL)
     try:
         wait_for_outcomes(work / "y.ckpt")
         live = batchmill("report", "y.ckpt", "-o", "-", cwd=work)

@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cli_kit import PROGRAM, batchmill, environment, shell
 from fault_kit import until
+from process_kit import is_running, processes, send, start
 
 FUNCTIONS = """
 import os, sys, time
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_exists_is_not_touched_without_a_word(work: Path) -> N
 
 def test_a_second_run_on_the_same_checkpoint_is_75_and_silent_with_q(work: Path) -> None:
     command = ["run", "f.py:gated", "items.jsonl", "-c", "x.ckpt", "-j", "1"]
-    first = subprocess.Popen([*PROGRAM, *command], cwd=work, env=environment(), stderr=subprocess.PIPE)
+    first = start([*PROGRAM, *command], cwd=work, env=environment(), stderr=subprocess.PIPE)
     try:
         until((work / "begun").exists, "the first to run")
         second = batchmill(*command, "--resume", cwd=work)
@@ -246,7 +246,7 @@ def wait_for_outcomes(path: Path) -> None:
 def test_a_signal_drains_reports_and_is_what_the_process_dies_of(number: signal.Signals, name: str, work: Path) -> None:
     write_items(work / "items.jsonl", 2000)
     command = ["run", "f.py:slow", "items.jsonl", "-c", "x.ckpt"]
-    run = subprocess.Popen([*PROGRAM, *command], cwd=work, env=environment(), stderr=subprocess.PIPE, text=True)
+    run = start([*PROGRAM, *command], cwd=work, env=environment(), stderr=subprocess.PIPE, text=True)
     wait_for_outcomes(work / "x.ckpt")
     run.send_signal(number)
     _, said = run.communicate(timeout=60)
@@ -263,28 +263,27 @@ def test_a_signal_drains_reports_and_is_what_the_process_dies_of(number: signal.
 @pytest.mark.parametrize("whom", ["group", "all"])
 def test_signals_to_every_process_twice_at_once_drain_as_one(number: signal.Signals, whom: str, work: Path) -> None:
     write_items(work / "items.jsonl", 2000)
-    run = subprocess.Popen(
+    run = start(
         [*PROGRAM, "run", "f.py:slow", "items.jsonl", "-c", "x.ckpt"], cwd=work, env=environment(),
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for_outcomes(work / "x.ckpt")
-    processes = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+    born = processes(run.pid)
     for _ in range(2):
         if whom == "group":
             os.killpg(run.pid, number)
         else:
-            for process in processes:
-                process.send_signal(number)
+            send(number, born)
     _, said = run.communicate(timeout=60)
     assert run.returncode == -number
     assert "Traceback" not in said
     assert " 0 failed" in said
-    assert psutil.wait_procs(processes[1:], timeout=30)[1] == []
+    until(lambda: not any(map(is_running, born)), "the end of all its processes")
 
 
 def test_a_hangup_under_nohup_is_ignored(work: Path) -> None:
     command = ["nohup", *PROGRAM, "run", "f.py:gated", "items.jsonl", "-c", "x.ckpt"]
-    run = subprocess.Popen(
+    run = start(
         command, cwd=work, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     until((work / "begun").exists, "an item to run")
@@ -298,7 +297,7 @@ def test_a_hangup_under_nohup_is_ignored(work: Path) -> None:
 def test_term_at_any_moment_of_the_start_is_what_it_dies_of(work: Path) -> None:
     for step in range(8):
         command = [*PROGRAM, "run", "f.py:slow", "items.jsonl", "-c", f"{step}.ckpt", "--set", "seconds=1"]
-        run = subprocess.Popen(command, cwd=work, env=environment(), stderr=subprocess.PIPE, text=True)
+        run = start(command, cwd=work, env=environment(), stderr=subprocess.PIPE, text=True)
         time.sleep(0.05 + step * 0.06)
         run.terminate()
         _, said = run.communicate(timeout=60)
@@ -347,7 +346,7 @@ def test_a_closed_stdin_is_not_an_empty_input(work: Path) -> None:
 
 def test_usr1_shows_one_whole_line(work: Path) -> None:
     write_items(work / "items.jsonl", 2000)
-    run = subprocess.Popen(
+    run = start(
         [*PROGRAM, "run", "f.py:slow", "items.jsonl", "-c", "x.ckpt"], cwd=work, env=environment(),
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

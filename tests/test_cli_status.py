@@ -19,6 +19,7 @@ from batchmill.framing import FrameType
 from batchmill.settings import Settings
 from batchmill_cli.program import run_again
 from cli_kit import PROGRAM, batchmill, environment, shell
+from process_kit import start
 from test_cli_run import wait_for_outcomes
 
 FUNCTIONS = """
@@ -56,7 +57,7 @@ def status(path: str, cwd: Path) -> str:
 @contextmanager
 def running(work: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [*PROGRAM, "run", "sub/f.py:slow", "many.jsonl", "-c", "x.ckpt", "-j", "2", *options]
-    run = subprocess.Popen(command, cwd=work, env=environment(), stderr=subprocess.DEVNULL)
+    run = start(command, cwd=work, env=environment(), stderr=subprocess.DEVNULL)
     try:
         wait_for_outcomes(work / "x.ckpt")
         yield run

@@ -13,6 +13,7 @@ import pytest
 import batchmill
 import work_kit
 from cli_kit import PROGRAM, environment, shell
+from process_kit import start
 
 FULL = "batchmill: stdout cannot be written: No space left on device; nothing in the checkpoint is lost"
 WRITER = """
@@ -28,7 +29,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def writer(stdout: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", WRITER, "run"]
-    return subprocess.Popen(command, env=environment(), stdout=stdout, stderr=subprocess.PIPE)
+    return start(command, env=environment(), stdout=stdout, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("command", ["$BM --help", "$BM --version", "$BM run --help"])

@@ -7,11 +7,12 @@ import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from batchmill.signals import INSIST_AFTER
 from cli_kit import PROGRAM, PROGRAM_THAT_SAYS_UP, Terminal, batchmill, screen_rows
+from fault_kit import until
+from process_kit import is_running, processes
 
 FUNCTIONS = """
 import time
@@ -108,7 +109,7 @@ def test_a_resumed_run_first_says_so(work: Path) -> None:
 def test_ctrl_c_drains_reports_and_dies_of_sigint(presses: int, work: Path) -> None:
     terminal = Terminal(["run", "f.py:slow", "many.jsonl", "-c", "x.ckpt", "-j", "2"], work)
     terminal.read_until(lambda seen: b"/s | " in seen and b" 0.0% " not in seen.rpartition(b"\r")[2])
-    children = psutil.Process(terminal.pid).children(recursive=True)
+    born = processes(terminal.pid)
     for _ in range(presses):
         terminal.press(b"\x03")
         time.sleep(0.01)
@@ -116,7 +117,7 @@ def test_ctrl_c_drains_reports_and_dies_of_sigint(presses: int, work: Path) -> N
     assert b"ended by SIGINT" in terminal.seen
     assert b"Traceback" not in terminal.seen
     assert b"--resume" in terminal.seen
-    assert psutil.wait_procs(children, timeout=30)[1] == []
+    until(lambda: not any(map(is_running, born)), "the end of all its processes")
 
 
 def test_after_ctrl_c_the_output_that_was_asked_for_can_be_collected(work: Path) -> None:

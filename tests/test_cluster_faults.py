@@ -156,7 +156,7 @@ def test_a_worker_that_joins_takes_part_with_the_code_of_the_start_and_one_that_
         joined = cluster.add("dave")
         run.until(lambda: "dave" in workers(), "items on the one that joined")
         joined.process.send_signal(signal.SIGTERM)
-        joined.wait()
+        joined.end()
         cluster.remove("dave")
         (tmp_path / "go").touch()
         ended = run.end()

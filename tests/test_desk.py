@@ -202,7 +202,7 @@ class Alone:
         """One turn of the loop; whether all is made."""
         self.desk.fill(lambda lane: False)
         while not self._events.empty():
-            self._events.get().action()
+            self._events.get_nowait().action()
         self.desk.look()
         return self.desk.is_done
 

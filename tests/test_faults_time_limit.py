@@ -123,7 +123,7 @@ def test_a_signal_while_the_last_items_are_waited_for_shortens_the_wait(tmp_path
     thread = Thread(target=stop)
     thread.start()
     report = batch.run()
-    thread.join()
+    thread.join(60)
     assert (report.stopped, report.exit_code) == ("SIGTERM", 128 + signal.SIGTERM)
 
 

@@ -27,10 +27,17 @@ def write(directory: Path, files: dict[str, str]) -> Path:
     return directory
 
 
+def printed_by(*arguments: str, cwd: Path | None = None, input: bytes = b"") -> str:
+    """What a fresh interpreter prints."""
+    command = [sys.executable, *arguments]
+    ended = subprocess.run(command, cwd=cwd, input=input, stdout=subprocess.PIPE, timeout=60, check=True)
+    return ended.stdout.decode()
+
+
 def result(spec: FunctionSpec, call: str) -> str:
     """What an interpreter that knows only the spec's directory prints for an expression on its module."""
     code = f"import sys; sys.path.insert(0, {str(spec.directory)!r}); import {spec.module}; print({spec.module}.{call})"
-    return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return printed_by("-I", "-c", code).strip()
 
 
 BEGIN = "import more\n\ndef begin():\n    pass\n"
@@ -157,11 +164,7 @@ def resolve_in(cwd: Path, spec: FunctionSpec, init: FunctionSpec) -> str:
     code = "import pickle, sys; from batchmill.function import resolve; found = resolve(*pickle.load(sys.stdin.buffer))"
     code += "; print(found.function.__name__, found.init.__name__)"
     payload = pickle.dumps((spec, init))
-    return (
-        subprocess.run([sys.executable, "-c", code], cwd=cwd, input=payload, stdout=subprocess.PIPE, check=True)
-        .stdout.decode()
-        .strip()
-    )
+    return printed_by("-c", code, cwd=cwd, input=payload).strip()
 
 
 # --- where it is put --------------------------------------------------------------------------------------------------
@@ -211,7 +214,7 @@ def test_a_package_keeps_its_folders(init: bool, tmp_path: Path) -> None:
     (here / "tasks" / "by.py").unlink()
     found = settled(spec, deliver(files, str(there)))
     code = f"import sys; sys.path.insert(0, {found.directory!r}); from tasks.score import score; print(score(4))"
-    assert subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True).stdout == "8\n"
+    assert printed_by("-I", "-c", code) == "8\n"
 
 
 def test_function_and_initializer_of_two_directories_are_put_side_by_side(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from batchmill.process import PIECE, Capture, Commands, Ended
 from fault_kit import is_running, until
+from process_kit import start
 
 MIB = 1 << 20
 
@@ -143,7 +143,7 @@ def test_no_command_outlives_the_process_that_runs_it(tmp_path: Path) -> None:
         f"Commands(os.environb).run('/bin/sh', [b'sh', b'-c', {script.encode()!r}], stdin=None,"
         " captures=(Capture(9, False), Capture(9, False)), timeout=None)"
     )
-    lane = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path)
+    lane = start([sys.executable, "-c", program], cwd=tmp_path)
     try:
         until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip(), "the command")
     finally:

@@ -19,6 +19,7 @@ from batchmill.tracker import Tracker
 from batchmill_cli.progress import Screen, choose_mode, fit, redraw, terminal_width, wipe
 from batchmill_cli.relay import Relay
 from cli_kit import screen_rows
+from process_kit import start
 
 LINE = "4120/10000 41.2% | 3 failed | 812/s | ETA 0:07:12 | 8w cpu 765% rss 1.2G"
 
@@ -265,11 +266,9 @@ def test_what_workers_print_comes_in_whole_lines_and_its_last_words_too() -> Non
 def test_a_process_that_keeps_the_pipe_open_does_not_hold_up_the_end() -> None:
     pieces: list[bytes] = []
     with Relay(pieces.append) as relay:
-        left_behind = subprocess.Popen(["sleep", "60"], stdout=relay.fd)
+        start(["sleep", "60"], stdout=relay.fd)
         os.write(relay.fd, b"done\n")
     assert pieces == [b"done\n"]
-    left_behind.kill()
-    left_behind.wait()
 
 
 def test_output_without_line_ends_is_passed_on_in_pieces_not_hoarded() -> None:

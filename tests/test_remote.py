@@ -124,7 +124,7 @@ class There:
     def lost(self, lane: Lane) -> Lane:
         """The same lane, once it is confirmed dead."""
         event = self.event(lane)
-        assert isinstance(event.future.exception(), RuntimeError)
+        assert isinstance(event.future.exception(0), RuntimeError)
         self.lanes.give_up(lane)
         self.until(lambda: lane in self.gone, "the end of a lane")
         return lane
@@ -182,7 +182,7 @@ def test_an_item_that_takes_too_long_is_ended_by_its_agent_and_told_as_a_timeout
     lane = there.start()
     there.run(lane, 1, "x", "hang")
     found = there.event(lane)
-    if found.future.exception() is None:  # its own alarm was enough
+    if found.future.exception(0) is None:  # its own alarm was enough
         payload, _ = found.future.result(0)
         failed = [outcome.error for _, outcome in outcomes(Block(payload), None) if not outcome.ok]
         assert [error.type for error in failed if error is not None] == ["Timeout"]

@@ -20,6 +20,7 @@ from batchmill.resources import (
     usable_cores,
     worker_count,
 )
+from process_kit import start, started
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, or Linux calls")
 
@@ -52,13 +53,10 @@ def python(code: str, prefix: str = "", option: str = "") -> str:
 def process(code: str) -> Iterator[subprocess.Popen[str]]:
     """A child that has run `code` and then waits to be killed."""
     command = [sys.executable, "-c", f"{code}\nprint(flush=True)\nimport time\ntime.sleep(100)"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with started(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        try:
-            yield child
-        finally:
-            child.kill()
+        yield child
 
 
 BURN = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass"
@@ -339,11 +337,8 @@ def test_what_a_lane_started_counts_once_it_has_ended() -> None:
 def test_memory_of_what_a_lane_started_counts_where_it_is_asked_for() -> None:
     grandchild = "held = b'x' * 50_000_000; print('up', flush=True); input()"
     shell = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, grandchild]
-    lane = subprocess.Popen(
-        [sys.executable, "-c", f"import subprocess; subprocess.run({shell!r})"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    command = [sys.executable, "-c", f"import subprocess; subprocess.run({shell!r})"]
+    lane = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert lane.stdout is not None
     try:
         assert lane.stdout.readline() == b"up\n"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from batchmill.signals import STARTING, Watch, held
+from process_kit import start
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
 
@@ -141,7 +142,7 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
-    thread.join()
+    thread.join(30)
     assert seen == [before]
 
 
@@ -171,33 +172,38 @@ from batchmill_cli.main import _leave
 heard = queue.SimpleQueue()
 with Watch(lambda signum, insist: heard.put(signum), lambda: heard.put(0)):
     print("ready", flush=True)
-    while not (signum := heard.get()):
-        print("status", flush=True)
+    while True:
+        try:
+            if signum := heard.get(timeout=0.2):  # a signal just before it waits would not wake it
+                break
+            print("status", flush=True)
+        except queue.Empty:
+            pass
 _leave(128 + signum)
 """
 
 
 @pytest.mark.parametrize("signum", STARTING)
 def test_a_waiting_process_hears_status_and_stop(signum: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGUSR1)
-        assert process.stdout.readline() == "status\n"
-        process.send_signal(signum)
-        assert process.wait(30) == -signum
+    process = start([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.readline() == "status\n"
+    process.send_signal(signum)
+    assert process.wait(30) == -signum
 
 
 def test_nohup_keeps_a_hangup_from_us() -> None:
     command = ["nohup", sys.executable, "-c", WAITING]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGHUP)
-        process.send_signal(signal.SIGUSR1)
-        assert process.stdout.readline() == "status\n"
-        process.terminate()
-        assert process.wait(30) == -signal.SIGTERM
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.readline() == "status\n"
+    process.terminate()
+    assert process.wait(30) == -signal.SIGTERM
 
 
 PIPES = """
@@ -220,15 +226,12 @@ with Watch(lambda signum, insist: heard.append((signum, insist)), lambda: None):
 
 def test_only_our_own_output_counts_as_a_reader_that_left() -> None:
     assert child(PIPES, "other").stderr == "[][]"
-    with subprocess.Popen(
-        [sys.executable, "-c", PIPES, "stdout"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    process = start(
+        [sys.executable, "-c", PIPES, "stdout"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.close()
-        process.stdout = None
-        _, said = process.communicate("go\n", timeout=30)
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, said = process.communicate("go\n", timeout=30)
     assert said.endswith(f"[({int(signal.SIGPIPE)}, False)]")

@@ -36,7 +36,7 @@ class Waker:
     def __call__(self) -> None:
         self._woken.put(None)
 
-    def wait(self, seconds: float = 0.02) -> None:
+    def pause(self, seconds: float = 0.02) -> None:
         try:
             self._woken.get(timeout=seconds)
         except queue.Empty:
@@ -53,7 +53,7 @@ def drain(source: Source, waker: Waker, records: int = 7) -> list[Chunk]:
         if chunk is not None:
             chunks.append(chunk)
         elif not source.ended:
-            waker.wait()
+            waker.pause()
     source.close()
     return chunks
 
@@ -209,7 +209,7 @@ def _take_until_it_raises(source: Source, waker: Waker, taken: list[Chunk]) -> N
         if chunk is not None:
             taken.append(chunk)
         else:
-            waker.wait()
+            waker.pause()
 
 
 def test_a_pipe_gives_what_is_there_and_ends_when_it_is_closed(tmp_path: Path) -> None:
@@ -232,13 +232,13 @@ def test_a_pipe_gives_what_is_there_and_ends_when_it_is_closed(tmp_path: Path) -
     chunk = None
     while chunk is None:
         chunk = source.take(5)
-        waker.wait()
+        waker.pause()
     assert chunk.data == b"one\ntwo\n"
     assert source.take(5) is None
     assert not source.ended
     writer_may_close.set()
     assert data_of(drain(source, waker)) == b"three"
-    thread.join()
+    thread.join(30)
     os.close(holder)
 
 
@@ -333,7 +333,7 @@ def take(source: Source, records: int, waker: Waker) -> Chunk:
         chunk = source.take(records)
         if chunk is not None:
             return chunk
-        waker.wait()
+        waker.pause()
     raise AssertionError("nothing came")
 
 
