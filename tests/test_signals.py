@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.signals import STARTING, Watch, held
+from batchmill.signals import STOPPING, Watch
 from process_kit import start
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
@@ -56,7 +56,7 @@ def child(code: str, *args: str, **options: Any) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
-@pytest.mark.parametrize("signum", STARTING)
+@pytest.mark.parametrize("signum", STOPPING)
 def test_the_first_asks_and_one_a_second_later_insists(signum: signal.Signals) -> None:
     heard = Heard()
     with heard.watch:
@@ -115,13 +115,13 @@ def test_usr1_asks_for_status_and_nothing_else() -> None:
 
 def test_what_was_ignored_stays_ignored() -> None:
     heard = Heard()
-    for signum in STARTING:
+    for signum in STOPPING:
         signal.signal(signum, signal.SIG_IGN)
     with heard.watch:
-        for signum in STARTING:
+        for signum in STOPPING:
             heard.after(5, signum)
     assert heard.calls == []
-    assert all(signal.getsignal(signum) is signal.SIG_IGN for signum in STARTING)
+    assert all(signal.getsignal(signum) is signal.SIG_IGN for signum in STOPPING)
 
 
 def test_handlers_are_restored_also_after_an_error() -> None:
@@ -137,7 +137,7 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
     seen: list[Any] = []
 
     def elsewhere() -> None:
-        with Heard().watch, held():
+        with Heard().watch:
             seen.append([signal.getsignal(signum) for signum in HANDLED])
 
     thread = threading.Thread(target=elsewhere)
@@ -146,19 +146,7 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
     assert seen == [before]
 
 
-def test_held_signals_come_after_the_block_and_none_is_lost() -> None:
-    heard = Heard()
-    with heard.watch:
-        with held():
-            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # not to a thread that other tests left
-            born = child("import signal; print(signal.SIGTERM in signal.pthread_sigmask(0, []))")
-            assert heard.calls == []
-        assert heard.calls == [("SIGTERM", False)]
-    assert born.stdout.strip() == "True"
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STARTING)
-
-
-@pytest.mark.parametrize("signum", [*STARTING, signal.SIGPIPE])
+@pytest.mark.parametrize("signum", [*STOPPING, signal.SIGPIPE])
 @pytest.mark.parametrize("before", ["", "signal.signal(n, signal.SIG_IGN);", "signal.pthread_sigmask(0, {n});"])
 def test_a_process_dies_of_the_signal_itself(signum: signal.Signals, before: str) -> None:
     code = f"import signal; n = {int(signum)}; {before} from batchmill_cli.main import _leave; _leave(128 + n)"
@@ -183,7 +171,7 @@ _leave(128 + signum)
 """
 
 
-@pytest.mark.parametrize("signum", STARTING)
+@pytest.mark.parametrize("signum", STOPPING)
 def test_a_waiting_process_hears_status_and_stop(signum: signal.Signals) -> None:
     process = start([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -26,6 +26,6 @@ def take() -> None:
 
     try:
         if server.default_start_method() == "forkserver":
-            server.start()
-    except (OSError, EOFError):
+            server.prestart()
+    except OSError:
         pass

@@ -131,15 +131,10 @@ def _leave(status: int) -> NoReturn:
 
 
 def _tidy() -> None:
-    """Remove the directory of the fork server's socket, which multiprocessing does in the exit that we do not take."""
-    if "multiprocessing.forkserver" in sys.modules:
-        import shutil
-        from multiprocessing import process
-
-        # Not util.get_temp_dir(), which makes one: a signal may have come in the middle of importing `util`.
-        config: dict[str, str] = process.current_process()._config  # type: ignore[attr-defined]
-        if config.get("tempdir"):
-            shutil.rmtree(config["tempdir"], ignore_errors=True)
+    """Have the fork server end, and with it all that workers have left behind."""
+    server = sys.modules.get("batchmill.server")
+    if server is not None and hasattr(server, "stop_all"):  # a signal may have come in the middle of importing it
+        server.stop_all()
 
 
 def _die(number: int) -> NoReturn:

@@ -55,7 +55,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     # Importing everything here would cost each `--help` a tenth of a second, and would let the fork server import
-    # before the working directory is off its path (safe_path).
+    # its modules before its path is the right one (interpreter).
     if name not in _HOME_OF:
         raise AttributeError(f"module 'batchmill' has no attribute {name!r}")
     from importlib import import_module

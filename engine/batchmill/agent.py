@@ -25,8 +25,9 @@ from batchmill.guard import Guard
 from batchmill.lanes import Event, Lane
 from batchmill.model import ItemError
 from batchmill.parcel import deliver, settled
-from batchmill.pool import PATIENCE, Pool
+from batchmill.pool import Pool
 from batchmill.printer import Printed, Prints
+from batchmill.processes import PATIENCE
 from batchmill.resources import Monitor, raise_descriptor_limit, thread_caps, usable_cores
 from batchmill.wire import PULSE, AgentSetup, Death, framed, pack, read_message, unpack
 from batchmill.worker import LaneSetup, run_chunk
@@ -373,7 +374,7 @@ def main() -> None:
     if environ is None or data is None:
         return
     setup: AgentSetup = pickle.loads(data)
-    server.start(setup.limits.preload)
+    server.prestart(setup.limits.preload)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def send(*message: Any) -> None:

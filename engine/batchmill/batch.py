@@ -45,7 +45,7 @@ from batchmill.model import Chunk, Report, Snapshot, Stop, Wake, plural
 from batchmill.output import Output
 from batchmill.passing import Passing
 from batchmill.plan import Plan, make_plan
-from batchmill.pool import PATIENCE
+from batchmill.processes import PATIENCE
 from batchmill.recorder import Recorder, Sink
 from batchmill.reply import Tally
 from batchmill.resume import History, Nowhere, begin_run, open_checkpoint_for

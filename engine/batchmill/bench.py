@@ -24,7 +24,7 @@ from batchmill.crew import Crew
 from batchmill.errors import InputMissing, InvalidUsage
 from batchmill.model import Stop, format_size
 from batchmill.plan import Plan
-from batchmill.pool import PATIENCE
+from batchmill.processes import PATIENCE
 from batchmill.resources import (
     available_memory,
     busy_seconds,

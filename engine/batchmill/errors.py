@@ -22,6 +22,10 @@ class BatchmillError(Exception):
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
 
+class Unsupported(BatchmillError):
+    """This Python keeps something differently that workers are started with."""
+
+
 class InvalidUsage(BatchmillError, ValueError):
     """An option, a name or a combination of them that cannot work."""
 

@@ -1,28 +1,178 @@
-"""Owns what makes a process a lane: its group, its signals, its streams, and that it never outlives the parent."""
+"""Owns what makes a process a lane: its group, its signals, its descriptors, and that it never outlives the parent.
+
+    fork server, fresh interpreter --> live(descriptors) --.
+    fork of the program -------------> live_forked --------+--> become_lane --> the executor's loop --> [end]
+
+From here on nothing of ours reaches what an item starts: descriptors are closed on exec and in forked children, and
+signals are there as the program had them.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import mmap
+import multiprocessing
 import os
+import pickle
 import select
 import signal
 import sys
 import threading
-from multiprocessing import parent_process
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing import process
 from multiprocessing.connection import wait as wait_for
-from typing import Any
+from typing import Any, NoReturn
+
+from batchmill.children import kill_descendants
+from batchmill.signals import STOPPING
 
 _F_SETSIG = 10  # fcntl's, Linux; not in the fcntl module before 3.13
 _EASIER_VICTIM = 500  # of 1000 points in the kernel's choice whom to kill for memory
 _PARENTS_OWN = (signal.SIGPIPE, signal.SIGUSR1)  # a forked lane would inherit the parent's handlers
+_passed: list[int] = []  # descriptors that came with the order to live, for what is unpickled to claim
+_foreign: set[int] = set()  # descriptors that are not batchmill's: the program's, or those of a preloaded module
+_own: set[int] = set()  # those that are, and that no process started by an item may have
+_handlers: set[object] = set()  # batchmill's, which a child forked by an item must not have either
 
 
-def become_lane() -> None:
-    """Make this process the leader of a group that dies with the parent and does not mind the parent's signals."""
+@dataclass(frozen=True)
+class Birth:
+    """What a worker's process is to know of the program before it unpickles anything of it."""
+
+    name: str
+    parent_pid: int
+    parent_name: str
+    authkey: bytes
+    path: list[str]
+    arguments: list[str]
+    directory: str  # in which the program started
+    start_method: str | None  # that the program has chosen for its own processes
+    tracker: Passed | None  # the program's resource tracker, if it has one
+    call: bytes  # (target, args), pickled
+
+
+class Passed:
+    """A descriptor that a worker's process is given: the one with that number in the order to live."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def detach(self) -> int:
+        """The descriptor in this process, from now on the caller's to close."""
+        return _passed[self.number]
+
+
+def live(descriptors: Sequence[int], foreign: Iterable[int] = ()) -> NoReturn:
+    """Be the worker that is described in the file that comes second; the parent lives as long as the first is open.
+
+    `foreign` are the descriptors that this process has beside those, from what was preloaded.
+    """
+    sentinel, file = descriptors[:2]
+    _passed[:] = descriptors[2:]
+    with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as data:
+        birth: Birth = pickle.loads(data)
+    os.close(file)
+    tracker = None if birth.tracker is None else birth.tracker.detach()
+    become_lane(sentinel, {*foreign, *(() if tracker is None else (tracker,))})
+    _prepare(birth, tracker)
+    target, args = pickle.loads(birth.call)
+    own = multiprocessing.Process(target=target, name=birth.name, args=args)
+    _work(own, (birth.parent_pid, birth.parent_name), sentinel)
+
+
+def live_forked(sentinel: int, own: set[int], name: str, target: Callable[..., Any], args: Sequence[Any]) -> NoReturn:
+    """Be the worker that was forked from the program itself; `own` are the descriptors that are batchmill's."""
+    become_lane(sentinel, {descriptor for descriptor in descriptors_above(2) if descriptor not in own})
+    own_process = multiprocessing.Process(target=target, name=name, args=args)
+    _work(own_process, (os.getppid(), process.current_process().name), sentinel)
+
+
+def _prepare(birth: Birth, tracker: int | None) -> None:
+    """Take over from the program what multiprocessing's own workers do, but for its main module."""
+    process.current_process().authkey = birth.authkey
+    process.ORIGINAL_DIR = birth.directory  # type: ignore[attr-defined]
+    sys.path = birth.path
+    sys.argv = birth.arguments
+    if birth.start_method is not None:
+        multiprocessing.set_start_method(birth.start_method, force=True)
+    if tracker is not None:
+        from multiprocessing import resource_tracker
+
+        resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
+
+
+def _work(own: multiprocessing.Process, parent: tuple[int, str], sentinel: int) -> NoReturn:
+    """Be a process of multiprocessing's kind, with a parent of that id and name; end with all that it has started."""
+    code = 1
+    try:
+        own._parent_pid, own._parent_name = parent  # type: ignore[attr-defined]
+        code = own._bootstrap(parent_sentinel=sentinel)  # type: ignore[attr-defined]
+    finally:
+        kill_descendants(os.getpid())
+        os._exit(code)
+
+
+def become_lane(sentinel: int, foreign: Iterable[int]) -> None:
+    """Make this process the leader of a group that dies with the parent and does not mind the parent's signals.
+
+    `foreign` are the open descriptors that are not batchmill's.
+    """
     os.setpgid(0, 0)
-    _die_with_parent()
+    _die_with_parent(sentinel)
+    _foreign.update(foreign)
+    seal()
+    for descriptor in (*_own, *_foreign):
+        os.set_inheritable(descriptor, False)
     _take_signals()
+    os.register_at_fork(after_in_child=_become_stranger)
     _be_first_victim()
+
+
+def seal() -> None:
+    """Take stock of the descriptors that are batchmill's: all but the foreign ones, as long as no item has run."""
+    _own.clear()
+    _own.update(set(descriptors_above(2)) - _foreign)
+
+
+def handle(signum: int, handler: Callable[[int, Any], None]) -> None:
+    """Install a handler of ours, which a child forked by an item is not to have."""
+    _handlers.add(handler)
+    signal.signal(signum, handler)
+
+
+def descriptors_above(lowest: int) -> list[int]:
+    """The open descriptors of this process above that one."""
+    found = (int(name) for name in os.listdir("/dev/fd"))
+    return [descriptor for descriptor in found if descriptor > lowest and _is_open(descriptor)]
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:  # the one that the list was read from
+        return False
+    return True
+
+
+def close_all_above(lowest: int, keep: int) -> None:
+    """Close what this process has inherited above that descriptor, but for one."""
+    for descriptor in descriptors_above(lowest):
+        if descriptor != keep:
+            os.close(descriptor)
+
+
+def _become_stranger() -> None:
+    """In a child that an item has forked: it has nothing to do with the run, and signals mean what they always do."""
+    for descriptor in _own:
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass  # an item had closed it before
+    _own.clear()
+    for signum in signal.valid_signals():
+        if signal.getsignal(signum) in _handlers:
+            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 
 
 def _be_first_victim() -> None:
@@ -36,16 +186,12 @@ def _be_first_victim() -> None:
         pass  # no Linux, or a container that forbids it
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(sentinel: int) -> None:
     """No lane outlives the parent, not even inside C code that never lets go of the interpreter.
 
     On Linux the kernel itself kills the lane's group when the parent's end of the sentinel pipe closes (FAULTS.md row
     32: PR_SET_PDEATHSIG does not, for the parent of a lane is the fork server). Elsewhere a thread waits.
     """
-    parent = parent_process()
-    if parent is None:
-        return
-    sentinel = parent.sentinel
     if sys.platform == "linux":
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(sentinel, _F_SETSIG, signal.SIGKILL)
@@ -69,31 +215,26 @@ def _nothing(signum: int, frame: object) -> None:
 
 
 def _take_signals() -> None:
-    # The parent decides when a lane stops: a terminal, `timeout` and systemd signal every process of a run.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _nothing)
-    signal.signal(signal.SIGHUP, _nothing)
+    """Mind no signal that asks to stop: a terminal, `timeout` and systemd send it to every process, and the parent
+    decides. What was ignored from the start (HUP under nohup) stays so, also for what items start."""
+    for signum in STOPPING:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            handle(signum, _nothing)
+            signal.siginterrupt(signum, False)
     for signum in _PARENTS_OWN:
         if callable(signal.getsignal(signum)):
             signal.signal(signum, signal.SIG_DFL if signum != signal.SIGPIPE else signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOPPING, signal.SIGCHLD, signal.SIGUSR2})
 
 
 def _no_breakpoint(*args: Any, **keywords: Any) -> None:
     raise RuntimeError("breakpoint() works in `batchmill try`, not in a worker")
 
 
-def own(inherited: Any) -> int:
-    """The descriptor that a lane was given; a forked one has it as it is."""
-    descriptor: int = inherited if isinstance(inherited, int) else inherited.descriptor
-    return descriptor
-
-
-def redirect(output: str, inherited: Any) -> None:
+def redirect(output: str, inherited: int | None) -> None:
     """Close stdin, and send stdout and stderr where the run wants them.
 
-    `output` is "stderr", "none" or a file's name; `inherited` is a descriptor (or holds it) to write to in place
-    of stderr.
+    `output` is "stderr", "none" or a file's name; `inherited` is a descriptor to write to in place of stderr, or None.
     """
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -104,7 +245,7 @@ def redirect(output: str, inherited: Any) -> None:
     elif inherited is None:
         target = 2
     else:
-        target = own(inherited)
+        target = inherited
     os.dup2(target, 1)
     os.dup2(target, 2)
     for extra in {null, target} - {0, 1, 2}:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from batchmill.errors import BatchmillError
 from batchmill.worker import COLUMNS, NO_LIMIT, RECORD_BITS
 
-LATE = 2.0  # seconds after which a broken executor's thread is not waited for any more
+LATE = 3.0  # seconds after which a broken executor's thread is not waited for any more
 _MASK = (1 << RECORD_BITS) - 1
 _MOMENT = 0.05  # seconds that a process may take from closing its files to being dead
 
@@ -123,8 +123,11 @@ class Lanes:
         except RuntimeError as error:  # BrokenProcessPool is one
             future = Future()
             future.set_exception(error)
-        future.add_done_callback(lambda done: self._put(Event(lane, tag, done)))
+        self._listen(lane, tag, future)
         return not future.done() or future.exception() is None
+
+    def _listen(self, lane: Lane, tag: Any, future: Future[Any]) -> None:
+        future.add_done_callback(lambda done: self._put(Event(lane, tag, done)))
 
     def answered(self, lane: Lane, tag: Any) -> None:
         """Note that an Event for `tag` has come."""

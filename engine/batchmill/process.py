@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.util import Finalize
 from typing import IO, Any, NamedTuple
 
+from batchmill.anonymous_file import file_with
+
 PIECE = 1 << 16
 TAIL = 4 << 10  # bytes of the end of a stream that are kept in any case
 LAST_WORDS = 1.0  # seconds between SIGTERM and SIGKILL
@@ -145,7 +147,7 @@ class Commands:
             ends += os.pipe()
             actions = [(os.POSIX_SPAWN_DUP2, ends[1], 1), (os.POSIX_SPAWN_DUP2, ends[3], 2)]
             if stdin is not None:
-                ends.append(_file_with(stdin))
+                ends.append(file_with(stdin))
                 actions.append((os.POSIX_SPAWN_DUP2, ends[4], 0))
             pid = self._spawn(path, words, actions)
         except BaseException:
@@ -296,16 +298,6 @@ class _Group:
             os.waitpid(self._keeper, 0)
             os.close(self._end)
             self._keeper = 0
-
-
-def _file_with(data: bytes) -> int:
-    """A descriptor to read these bytes from: of a file, so that nobody has to feed a pipe."""
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        file.write(data)
-        file.seek(0)
-        return os.dup(file.fileno())
 
 
 def _pidfd(pid: int) -> int | None:

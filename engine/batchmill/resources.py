@@ -318,7 +318,7 @@ def offspring_memory(pid: int) -> int:
     total, parents = 0, [(pid, _size(pid))]
     while parents:
         parent, size = parents.pop()
-        for child in _children(parent):
+        for child in children_of(parent):
             own = _size(child)
             if own != size:
                 total += own[0]
@@ -337,16 +337,15 @@ def _size(pid: int) -> tuple[int, int]:
     return info.rss, info.vms
 
 
-def _children(pid: int) -> list[int]:
-    """The processes that a process has started. psutil would read the whole process table for each lane."""
-    import psutil
-
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started. psutil would read the whole process table for each of them."""
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-        words = [word for task in tasks for word in _words(f"/proc/{pid}/task/{task}/children")]
-        return list(map(int, words))
+        return [int(word) for task in tasks for word in _words(f"/proc/{pid}/task/{task}/children")]
     except OSError:  # no Linux, or built without; or one that has gone
         pass
+    import psutil
+
     try:
         return [child.pid for child in psutil.Process(pid).children()]
     except psutil.Error:

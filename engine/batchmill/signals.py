@@ -17,14 +17,12 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 INSIST_AFTER = 1.0  # seconds; `timeout`, systemd and a closed terminal send the same signal twice at once
-STARTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what must not reach a fork server that is starting
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # sent to all processes of a terminal, or of a service
 
 
 class Watch:
@@ -52,7 +50,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if _in_main_thread():
-            for signum in _STOPPING:
+            for signum in STOPPING:
                 if signal.getsignal(signum) is not signal.SIG_IGN:
                     self._install(signum, self._stop)
             self._install(signal.SIGPIPE, self._pipe)
@@ -88,24 +86,10 @@ class Watch:
         self._on_status()
 
 
-@contextmanager
-def held(signals: Iterable[signal.Signals] = STARTING) -> Iterator[None]:
-    """Hold `signals` back inside the block: they arrive after it, and a child started in it is born with them held.
-
-    A child must let them in once it is ready (worker.start does; the fork server never does, and never needs to).
-    Ignoring them instead would lose those that fall into these milliseconds, and work in the main thread only.
-    """
-    found = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, found)
-
-
 def deaf() -> None:
     """Ignore what asks to stop from here on: this process has stopped, and only has to say so."""
     if _in_main_thread():
-        for signum in _STOPPING:
+        for signum in STOPPING:
             signal.signal(signum, signal.SIG_IGN)
 
 

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
+from batchmill.board import Board
 from batchmill.codec import Head, id_key
 from batchmill.command import CommandSpec, Runner, TaskIdentifier
 from batchmill.errors import BatchmillError, OutputLost
 from batchmill.formats import IdRule
 from batchmill.function import FunctionSpec, Resolved, check_arguments, failure, resolve
 from batchmill.identity import Identifier
-from batchmill.lane import become_lane, own, redirect
+from batchmill.lane import handle, redirect, seal
 from batchmill.matching import Scan
 from batchmill.model import Chunk, ItemError
 from batchmill.packing import Packing
@@ -108,23 +109,22 @@ def in_lane() -> bool:
     return _lane.started
 
 
-def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, inherited: Any) -> None:
+def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, inherited: list[int | None]) -> None:
     """The lane's initializer. Never raises: what goes wrong is said by `hello`.
 
-    `inherited` holds the descriptor for what items print, and that of the lock to pass it on; None for none. The
-    keyword arguments are unpickled last: they may hold values of classes that only the function's module defines.
+    `inherited` holds the descriptor for what items print, that of the lock to pass it on, and where to; None for none.
+    The keyword arguments are unpickled last: they may hold values of classes that only the function's module defines.
     """
-    become_lane()
     setup: LaneSetup = pickle.loads(packed_setup)
     for descriptor in setup.close:
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(setup.environ)
     faulthandler.disable()  # a crash is reported by the parent, in one line
-    signal.signal(ALARM, _on_alarm)
+    handle(ALARM, _on_alarm)
     _lane.started = True
     os.register_at_fork(after_in_child=_note_fork)
-    _lane.board = memoryview(board).cast("B").cast("q")
+    _lane.board = board.numbers
     _lane.slot = slot
     _lane.setup = setup
     _lane.pack = Packing().result
@@ -132,9 +132,10 @@ def start(board: Any, slot: int, packed_setup: bytes, packed_kwargs: bytes, inhe
     _lane.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
     try:
         os.chdir(setup.directory)
-        output, lock = inherited
-        passer = None if lock is None else Passer(own(lock), os.dup(1), 2)
+        output, lock, stdout = inherited
+        passer = None if lock is None or stdout is None else Passer(lock, os.dup(stdout), 2)
         _redirect(setup.output, output)
+        seal()
         for module in setup.preload:  # mostly there already; what is not must not be passed over in silence
             importlib.import_module(module)
         if isinstance(setup.spec, CommandSpec):
@@ -161,7 +162,7 @@ def bound(function: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[Any
     return partial(function, **kwargs) if kwargs else function
 
 
-def _redirect(name: str, inherited: Any) -> None:
+def _redirect(name: str, inherited: int | None) -> None:
     try:
         redirect(name, inherited)
     except OSError as error:
