@@ -142,17 +142,21 @@ def test_row_18_the_lock_is_free_as_soon_as_the_parent_was_killed(method: str, t
 
 def fork_servers_of(run: Run) -> list[int]:
     """The fork server, if it runs now. Workers have its command line too, and it for a parent."""
-    return [pid for pid in run.all() if parent_of(pid) == run.pid and "forkserver" in command_line(pid)]
+    return [pid for pid in run.all() if parent_of(pid) == run.pid and "server_main" in command_line(pid)]
 
 
-def test_row_40_a_killed_fork_server_costs_no_strike_and_nothing_runs_twice_at_once(tmp_path: Path) -> None:
+def test_row_40_a_killed_fork_server_costs_nothing_and_another_replaces_it(tmp_path: Path) -> None:
     prepare(tmp_path, numbered(200, sleep=0.05))
     command = ("f.py:alone", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "3")
     with running(*command, cwd=tmp_path) as run:
-        for share in (5, 25):
-            run.until(lambda: sum(line.startswith("end") for line in witnessed(tmp_path)) >= share, "some items")  # noqa: B023
-            (server,) = fork_servers_of(run)
-            os.kill(server, signal.SIGKILL)
+        run.until(lambda: sum(line.startswith("end") for line in witnessed(tmp_path)) >= 5, "some items")
+        (server,) = fork_servers_of(run)
+        workers = [pid for pid in run.all() if parent_of(pid) == server]
+        os.kill(server, signal.SIGKILL)
+        run.until(lambda: sum(line.startswith("end") for line in witnessed(tmp_path)) >= 25, "more of them")
+        assert set(workers) <= set(run.all())
+        os.kill(workers[0], signal.SIGKILL)
+        run.until(lambda: fork_servers_of(run), "another fork server, for another worker")
         ended = run.end()
         run.assert_gone()
     assert (ended.status, ended.err) == (0, "")
@@ -160,6 +164,22 @@ def test_row_40_a_killed_fork_server_costs_no_strike_and_nothing_runs_twice_at_o
     assert not [line for line in witnessed(tmp_path) if line.startswith("TWICE")]
     assert strikes(tmp_path) == 0
     assert all(outcome.attempts == 1 for outcome in committed(tmp_path).values())
+
+
+def test_a_stopped_fork_server_is_replaced_when_a_worker_is_needed(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(100, sleep=0.05))
+    command = ("f.py:alone", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "2")
+    with running(*command, cwd=tmp_path) as run:
+        run.until(lambda: sum(line.startswith("end") for line in witnessed(tmp_path)) >= 5, "some items")
+        (server,) = fork_servers_of(run)
+        workers = [pid for pid in run.all() if parent_of(pid) == server]
+        os.kill(server, signal.SIGSTOP)
+        os.kill(workers[0], signal.SIGKILL)
+        ended = run.end()
+        run.assert_gone()
+    assert (ended.status, ended.err) == (0, "")
+    assert [o["result"] for o in lines_of(tmp_path / "out.jsonl")] == list(range(100))
+    assert not [line for line in witnessed(tmp_path) if line.startswith("TWICE")]
 
 
 def test_row_40_a_fork_server_killed_while_lanes_start_is_replaced(tmp_path: Path) -> None:

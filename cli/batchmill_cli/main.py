@@ -39,7 +39,6 @@ def _run(args: list[str]) -> int:
         return INTERNAL
     signal.signal(signal.SIGUSR1, _not_yet)
     if head_start.is_wanted(args, os.environ):
-        _tidy_when_ended()
         head_start.take()
     import click
 
@@ -57,18 +56,6 @@ def _run(args: list[str]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         return _failed(error, verbose=program.verbose)
-
-
-def _tidy_when_ended() -> None:
-    """Tidy up too where TERM or HUP comes while no run is there to hear it."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
-
-
-def _end(signum: int, frame: object) -> NoReturn:
-    _tidy()
-    _die(signum)
 
 
 def _complete(shell: str) -> int:
@@ -133,7 +120,7 @@ def _leave(status: int) -> NoReturn:
 def _tidy() -> None:
     """Have the fork server end, and with it all that workers have left behind."""
     server = sys.modules.get("batchmill.server")
-    if server is not None and hasattr(server, "stop_all"):  # a signal may have come in the middle of importing it
+    if server is not None:
         server.stop_all()
 
 

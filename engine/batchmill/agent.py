@@ -271,7 +271,7 @@ class Agent:
         if lane.lost:
             return
         if isinstance(error, RuntimeError):
-            self._pool.broke(lane, error)
+            self._pool.broke(lane)
             return
         if error is not None:
             raise error

@@ -11,7 +11,7 @@ from typing import Any
 
 from batchmill.blame import describe_exit
 from batchmill.errors import LanesLost
-from batchmill.lanes import Event, Lane
+from batchmill.lanes import LATE, Event, Lane
 from batchmill.model import Stop
 from batchmill.pool import Pool
 from batchmill.starts import died_importing, not_imported, not_started
@@ -69,7 +69,8 @@ class Crew(Pool):
     def _greet(self, event: Event) -> None:
         self.answered(event.lane, event.tag)
         if isinstance(event.future.exception(), RuntimeError):
-            self.broke(event.lane, event.future.exception() or RuntimeError())
+            self.broke(event.lane)
+            event.lane.executor.wait(LATE)
             code = event.lane.executor.exitcode
             if event.lane.slot:
                 raise LanesLost(f"a worker {describe_exit(code)} while starting")

@@ -167,7 +167,7 @@ class OwnDesk(Desk):
             return  # what it had goes to another when it is gone
         error = event.future.exception()
         if isinstance(error, RuntimeError):  # it died, of memory perhaps
-            self._lanes.broke(lane, error)
+            self._lanes.broke(lane)
         elif kind == "hello":
             self._greet(lane, event.future.result())
         else:

@@ -24,6 +24,8 @@ from typing import Any
 from batchmill.errors import Unsupported
 from batchmill.processes import Origin, WorkerProcess
 
+_JOIN = 1.0  # seconds for the executor's thread to have seen that its process is dead
+
 
 class NoLock:
     """A lock or a semaphore that nobody has to wait for: one process reads what one other writes.
@@ -125,7 +127,12 @@ class SingleProcessExecutor:
     @property
     def is_over(self) -> bool:
         """See Executor."""
-        return self._process.is_joined
+        return self._process.joined.is_set()
+
+    @property
+    def is_disconnected(self) -> bool:
+        """See Executor."""
+        return self._process.is_disconnected
 
     @property
     def exitcode(self) -> int | None:
@@ -148,7 +155,7 @@ class SingleProcessExecutor:
 
     def close(self) -> None:
         """See Executor. What its manager thread may still be waiting for stays open."""
-        if self.is_over:
+        if self._process.joined.wait(_JOIN):
             self._process.close()
 
 

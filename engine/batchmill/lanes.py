@@ -46,6 +46,10 @@ class Executor(Protocol):
         """Whether nothing more will come of it: only then may anyone ask for the exit code."""
 
     @property
+    def is_disconnected(self) -> bool:
+        """Whether the process was found alive though it could not be reached any more: an item closed its pipes."""
+
+    @property
     def exitcode(self) -> int | None:
         """The worker's exit status, -N for signal N, 255 where its fork server died; None where nobody knows."""
 
@@ -182,16 +186,13 @@ class Lanes:
         self._board[COLUMNS * lane.slot + 1] = 0
         lane.executor.kill()
 
-    def broke(self, lane: Lane, error: BaseException) -> None:
-        """The lane's executor broke with `error`. Its process may be alive: then an item closed its pipe to us."""
-        # An end of file comes a moment before the process counts as dead; without one the fork server has gone.
-        if "EOFError" in str(error.__cause__):
-            lane.executor.wait(_MOMENT)
-            lane.disconnected = not lane.executor.is_dead
-        self.give_up(lane)
+    def broke(self, lane: Lane) -> None:
+        """The lane's executor is broken, and ends its process if that is still there: `gone` says when."""
+        if not lane.lost:
+            self._let_go(lane)
 
     def give_up(self, lane: Lane) -> None:
-        """The lane's executor is broken, or it must go: kill what is left of it; `gone` says when its slot is free."""
+        """Kill the lane; `gone` says when its slot is free."""
         if lane.lost:
             return
         self._let_go(lane)
@@ -216,11 +217,12 @@ class Lanes:
         for lane in list(self._dying):
             late = time.monotonic() - lane.lost_at > LATE
             if not lane.executor.is_dead:
-                if not lane.retiring or late:
-                    lane.executor.kill()  # it may have been starting, before it made its group
+                if late:
+                    lane.executor.kill()
                 continue
             if lane.executor.is_over or late:
                 self._dying.remove(lane)
+                lane.disconnected = lane.executor.is_disconnected
                 lane.executor.close()
                 yield lane
 

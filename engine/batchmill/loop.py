@@ -330,7 +330,7 @@ class Loop:
         """The lane's process died, or its executor did; what it was running is known once it is gone."""
         if not isinstance(error, RuntimeError):  # BrokenProcessPool is one; anything else is a defect of ours
             raise error
-        self._pool.broke(lane, error)
+        self._pool.broke(lane)
 
     def _gone(self, lane: Lane) -> None:
         """A lane is confirmed dead: its chunks run again, and another lane takes its place."""

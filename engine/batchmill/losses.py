@@ -40,7 +40,9 @@ class Losses:
             current = flight.serial == running[0] if running is not None else flight is flights[0]
             self._refund(flight.chunk.to_run)
             if current:
-                self._current(lane, flight, None if running is None else running[1], blame=not stopped)
+                # An item that closed the pipes is found out only by what it did not answer: others may have run since.
+                offset = None if running is None or lane.disconnected else running[1]
+                self._current(lane, flight, offset, blame=not stopped)
             else:
                 self._ledger.lost(flight.serial, None, blame=False)
 

@@ -35,6 +35,7 @@ from batchmill.server import SPAWN, START, ForkServer, Started
 from batchmill.signals import STOPPING
 
 PATIENCE = 1.0  # seconds that a worker gets to end by itself
+_CLOSING = 0.05  # seconds that a process may take from closing its files to being dead
 _DEATH = 1.0  # seconds for a killed process to be gone; one in an uninterruptible call may take for ever
 
 
@@ -88,7 +89,8 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._code: int | None = None
         self._is_closed = False
-        self.is_joined = False
+        self.joined = threading.Event()  # by its executor, which has nothing more to do then
+        self.is_disconnected = False  # it was found alive, with its end of the pipes closed
 
     # What the executor calls
 
@@ -129,15 +131,17 @@ class WorkerProcess:
         return not self.wait(0)
 
     def terminate(self) -> None:
-        """As `kill`: SIGTERM means nothing to a worker, and whoever calls this joins it next."""
-        self.kill()
+        """Kill it: its executor cannot reach it any more. SIGTERM would mean nothing to a worker."""
+        if not self.wait(_CLOSING):
+            self.is_disconnected = True
+            self.kill()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for it to end, PATIENCE seconds at most; then kill it. The last that its executor does."""
         if not self.wait(PATIENCE if timeout is None else min(timeout, PATIENCE)):
             self.kill()
             self.wait(_DEATH)
-        self.is_joined = True
+        self.joined.set()
 
     @property
     def exitcode(self) -> int | None:

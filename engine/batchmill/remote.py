@@ -128,7 +128,7 @@ class Machine:
         if lane is not None:
             self._lanes.publish(self, [slot, number])
             death = self._lanes.executor(lane).death = Death(*told)
-            lane.disconnected, lane.unstarted = death.disconnected, death.unstarted
+            lane.unstarted = death.unstarted
             self._lanes.end(lane)
 
     def _on_output(self, data: bytes) -> None:

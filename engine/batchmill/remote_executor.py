@@ -33,6 +33,11 @@ class RemoteExecutor:
         return self.death.code
 
     @property
+    def is_disconnected(self) -> bool:
+        """See Executor."""
+        return self.death.disconnected
+
+    @property
     def is_over(self) -> bool:
         """See Executor."""
         return self.is_dead
