@@ -134,16 +134,14 @@ class Connection:
 
     def _receive(self, deadline: float | None) -> tuple[Message, list[int]]:
         """The next message; raises TimeoutError after the deadline, ServerLost where the server will not answer."""
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        while not self._is_lost and not poll.poll(_LOOK * 1000):
-            if _is_stopped(self._pid):
-                self._lose()
-            elif deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError
         try:
-            message, found = receive(self._control) if not self._is_lost else (None, [])
-        except OSError:
+            while not self._is_lost and not _is_readable(self._control, _LOOK):
+                if _is_stopped(self._pid):
+                    self._lose()
+                elif deadline is not None and time.monotonic() > deadline:
+                    raise TimeoutError
+            message, found = (None, []) if self._is_lost else receive(self._control)
+        except ConnectionError:
             message, found = None, []
         if message is None:
             self._lose()
@@ -286,6 +284,12 @@ def _is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_readable(control: socket.socket, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _is_stopped(pid: int) -> bool:
