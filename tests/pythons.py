@@ -31,6 +31,7 @@ from process_kit import born_with, kill, started
 
 TREE = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchmill"
+COPY = "batchmill"  # a name that the tests must not take for the package's
 MARK = "TESTED_BY"  # in the environment of all that a version's tests start
 IS_USABLE = "import ensurepip, platform, sys, venv; print(sys.executable, platform.python_version())"
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
@@ -145,7 +146,7 @@ def test(version: str, options: argparse.Namespace, seed: int | None) -> Row:
     print(f"{python.version}, {python.place}", flush=True)
     row.version, row.place = python.version, python.place
     work = TREE / ".venvs" / version
-    copy_tree(work / "tree")
+    copy_tree(work / COPY)
     began = time.monotonic()
     if not options.tests_only:
         row.check = "ok" if make(python, work, ["check"], options.minutes) == 0 else "failed"
@@ -171,7 +172,7 @@ def copy_tree(target: Path) -> None:
 def make(python: Python, work: Path, arguments: Sequence[str], minutes: float) -> int | None:
     """Run make in the copy; its status, None where it does not end in time. Nothing that it starts outlives it."""
     command = [
-        "make", "--no-print-directory", "-C", str(work / "tree"), f"PYTHON={python.program}", f"VENV={work / 'venv'}",
+        "make", "--no-print-directory", "-C", str(work / COPY), f"PYTHON={python.program}", f"VENV={work / 'venv'}",
         *arguments,
     ]  # fmt: skip
     mark = uuid.uuid4().hex

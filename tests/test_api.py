@@ -509,7 +509,9 @@ def test_whenever_an_interrupt_comes_no_item_that_ran_is_lost(delay: float, tmp_
     done = subprocess.run(
         [sys.executable, "script.py", str(delay)], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
-    assert (done.stdout, done.returncode, done.stderr) == ("interrupted\n", 0, "")
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    # CPython dies of SIGINT where a KeyboardInterrupt, though caught, came within an `exec` of text, as in a dataclass.
+    assert done.returncode in (0, -signal.SIGINT)
     witness = tmp_path / "witness"
     ran = witness.read_text().split() if witness.exists() else []
     found = []

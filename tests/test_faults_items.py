@@ -701,7 +701,9 @@ def test_of_two_thousand_items_with_twenty_poisonous_ones_exactly_those_fail(tmp
     after = judge(tmp_path, items, finish(*command(*options), cwd=tmp_path), poison)
     assert len(poison) == 20
     for id, cause in poison.items():
-        assert cause in after.errors[id].message, id
+        message = after.errors[id].message
+        # A machine that is slow enough gets none of them to the limit of memory before the time is up.
+        assert cause in message or (cause == KINDS["eats_memory"] and KINDS["loops"] in message), id
     assert "20 of 2000 items failed" in after.ended.err
     crashes = sum(after.outcomes[id].attempts for id in poison if id.split("#")[0] in ("segfault", "exits", "abort"))
     assert crashes == 12
