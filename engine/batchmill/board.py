@@ -20,7 +20,8 @@ class Board:
         self._map(self._descriptor)
 
     def _map(self, descriptor: int) -> None:
-        self.numbers = memoryview(mmap.mmap(descriptor, 8 * self._size)).cast("B").cast("q")
+        self._memory = mmap.mmap(descriptor, 8 * self._size)
+        self.numbers = memoryview(self._memory).cast("B").cast("q")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attached, (DupFd(self._descriptor), self._size)
@@ -30,7 +31,9 @@ class Board:
         return self._descriptor
 
     def close(self) -> None:
-        """No other worker will be started with it."""
+        """Let go of the memory: `numbers` cannot be used any more."""
+        self.numbers.release()
+        self._memory.close()
         os.close(self._descriptor)
 
 

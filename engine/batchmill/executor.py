@@ -157,6 +157,7 @@ class SingleProcessExecutor:
         """See Executor. What its manager thread may still be waiting for stays open."""
         if self._process.joined.wait(_JOIN):
             self._process.close()
+            self._context.replies.close()
 
 
 @contextmanager

@@ -77,15 +77,15 @@ def live(descriptors: Sequence[int], foreign: Iterable[int] = ()) -> NoReturn:
     become_lane(sentinel, {*foreign, *(() if tracker is None else (tracker,))})
     _prepare(birth, tracker)
     target, args = pickle.loads(birth.call)
-    own = multiprocessing.Process(target=target, name=birth.name, args=args)
+    own = _Process(target=target, name=birth.name, args=args)
     _work(own, (birth.parent_pid, birth.parent_name), sentinel)
 
 
 def live_forked(sentinel: int, own: set[int], name: str, target: Callable[..., Any], args: Sequence[Any]) -> NoReturn:
     """Be the worker that was forked from the program itself; `own` are the descriptors that are batchmill's."""
     become_lane(sentinel, {descriptor for descriptor in descriptors_above(2) if descriptor not in own})
-    own_process = multiprocessing.Process(target=target, name=name, args=args)
-    _work(own_process, (os.getppid(), process.current_process().name), sentinel)
+    process_of_ours = _Process(target=target, name=name, args=args)
+    _work(process_of_ours, (os.getppid(), process.current_process().name), sentinel)
 
 
 def _prepare(birth: Birth, tracker: int | None) -> None:
@@ -100,6 +100,17 @@ def _prepare(birth: Birth, tracker: int | None) -> None:
         from multiprocessing import resource_tracker
 
         resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
+
+
+class _Process(multiprocessing.Process):
+    """A worker's process in itself. What its main function raises is not printed: its pipes are gone, or an item left
+    something behind that raises between items. The parent sees that it has ended, and tells what that means."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException:
+            raise SystemExit(1) from None
 
 
 def _work(own: multiprocessing.Process, parent: tuple[int, str], sentinel: int) -> NoReturn:

@@ -70,6 +70,7 @@ class Pool(Lanes):
         super().close(patience)
         if self._is_open:
             self._is_open = False
+            self._board = list(self._board)
             self._shared.close()
             if self._server is not None:
                 server.give_back(self._server)
