@@ -232,7 +232,8 @@ def table(rows: Sequence[Row]) -> str:
         for row in rows:
             for text in getattr(row, title):
                 versions[text].append(row.version)
-        lines += [f"{title}: {text} ({', '.join(sorted(set(on), key=_order))})" for text, on in sorted(versions.items())]
+        for text, on in sorted(versions.items()):
+            lines.append(f"{title}: {text} ({', '.join(sorted(set(on), key=_order))})")
     return "\n".join(lines)
 
 
