@@ -5,6 +5,7 @@ It is made by debootstrap, once; what it runs is in a mount namespace of its own
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -46,15 +47,20 @@ class DebianRoot:
         """The program of that version, installed where it was not. Raises OSError with the reason where it cannot."""
         if os.geteuid() or not all(map(shutil.which, TOOLS)):
             raise OSError(f"Debian's needs root and {', '.join(TOOLS)}")
-        program = f"/usr/bin/python{version}"
-        self._make()
-        self._copy_settings()
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.folder.with_name(f"{self.folder.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time makes it, or installs something
+            self._make()
+            self._copy_settings()
+            self._install(version)
+        return f"/usr/bin/python{version}"
+
+    def _install(self, version: str) -> None:
         if not (self.folder / "usr/share/doc" / f"python{version}-venv").exists():
             print(f"installing Debian's python{version} in {self.folder}", flush=True)
             packages = [f"python{version}", f"python{version}-venv", *PACKAGES]
             self._run([*APT, "update"])
             self._run([*APT, "install", "--yes", "--no-install-recommends", *packages])
-        return program
 
     def _run(self, command: Sequence[str]) -> None:
         _run(self.command(command, Path("/sys")))
@@ -65,7 +71,6 @@ class DebianRoot:
         print(f"making a Debian sid in {self.folder}", flush=True)
         partial = self.folder.with_name(f"{self.folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
         _run([*_namespace(), "debootstrap", "--variant=minbase", "sid", str(partial)])
         partial.rename(self.folder)
 

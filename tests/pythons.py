@@ -13,6 +13,7 @@ import random
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -263,6 +264,8 @@ def parsed() -> argparse.Namespace:
 def main() -> int:
     """Test one version after the other; the exit status is 0 where all that were found are good."""
     options = parsed()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had the first ignored: what was started ends
+        signal.signal(number, lambda signum, _: sys.exit(128 + signum))
     seed = random.randrange(1 << 32) if options.seed == "any" else int(options.seed) if options.seed else None
     versions = newer_ones() if options.versions == "newest" else options.versions.split() or claimed()
     if not versions:
