@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from contextlib import nullcontext, redirect_stdout
@@ -52,6 +53,7 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
     settings = Settings.of({**given(options), "set": parse_set(options["set"])})
     from batchmill.trial import trial
 
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # ours for a run, and what the function forks would have it
     try:
         with nullcontext() if streams.is_terminal(1) else redirect_stdout(sys.stderr):
             result = trial(function, inputs, settings, id=item_id, line=line)

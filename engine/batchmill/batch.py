@@ -37,6 +37,7 @@ from batchmill.errors import (
 from batchmill.export import odd_sentence
 from batchmill.framing import FrameType
 from batchmill.intake import Intake
+from batchmill.lane import descriptors_above
 from batchmill.ledger import Ledger
 from batchmill.limits import FailureLimits
 from batchmill.loop import TICK, Callbacks, Loop
@@ -176,6 +177,7 @@ class _Session:
         self._stack = stack
         self._on_message = on_message
         self._warnings: list[str] = []
+        self._foreign = descriptors_above(2) if plan.settings.start_method == "fork" else []
         self._source = plan.open_source(lambda: events.put(Wake()))
         stack.callback(self._source.close)
         if plan.output is not None:
@@ -194,7 +196,7 @@ class _Session:
     def _find_site(self, cluster: Any) -> Site:
         """Where the lanes will be."""
         if cluster is None and not self._settings.cluster_name:
-            return Here(self._plan, self._warn)
+            return Here(self._plan, self._warn, self._foreign)
         from batchmill.cluster import Cluster
 
         return Cluster(self._plan, self._on_message, self._warn, cluster)

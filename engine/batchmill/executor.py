@@ -77,9 +77,7 @@ class _Context:
         return self.replies
 
     def Process(self, *, target: Callable[..., Any], args: Sequence[Any]) -> WorkerProcess:  # noqa: N802
-        calls, replies = args[:2]
-        ends = [end.fileno() for queue in (calls, replies) for end in (queue._reader, queue._writer)]
-        self.process = WorkerProcess(self._origin._replace(own=(*self._origin.own, *ends)), target, args)
+        self.process = WorkerProcess(self._origin, target, args)
         return self.process
 
 

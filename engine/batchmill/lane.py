@@ -81,11 +81,12 @@ def live(descriptors: Sequence[int], foreign: Iterable[int] = ()) -> NoReturn:
     _work(own, (birth.parent_pid, birth.parent_name), sentinel)
 
 
-def live_forked(sentinel: int, own: set[int], name: str, target: Callable[..., Any], args: Sequence[Any]) -> NoReturn:
-    """Be the worker that was forked from the program itself; `own` are the descriptors that are batchmill's."""
-    become_lane(sentinel, {descriptor for descriptor in descriptors_above(2) if descriptor not in own})
-    process_of_ours = _Process(target=target, name=name, args=args)
-    _work(process_of_ours, (os.getppid(), process.current_process().name), sentinel)
+def live_forked(
+    sentinel: int, foreign: Iterable[int], name: str, target: Callable[..., Any], args: Sequence[Any]
+) -> NoReturn:
+    """Be the worker that was forked from the program itself; `foreign` are the descriptors that are the program's."""
+    become_lane(sentinel, foreign)
+    _work(_Process(target=target, name=name, args=args), (os.getppid(), process.current_process().name), sentinel)
 
 
 def _prepare(birth: Birth, tracker: int | None) -> None:
@@ -136,7 +137,7 @@ def become_lane(sentinel: int, foreign: Iterable[int]) -> None:
     for descriptor in (*_own, *_foreign):
         os.set_inheritable(descriptor, False)
     _take_signals()
-    os.register_at_fork(after_in_child=_become_stranger)
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_become_stranger)
     _be_first_victim()
 
 
@@ -173,6 +174,18 @@ def close_all_above(lowest: int, keep: int) -> None:
             os.close(descriptor)
 
 
+_held = threading.local()
+
+
+def _hold() -> None:
+    """Before an item forks: a signal that came before the child has the usual handlers would do nothing there."""
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*STOPPING, signal.SIGUSR2})
+
+
+def _let_go() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
 def _become_stranger() -> None:
     """In a child that an item has forked: it has nothing to do with the run, and signals mean what they always do."""
     for descriptor in _own:
@@ -184,6 +197,8 @@ def _become_stranger() -> None:
     for signum in signal.valid_signals():
         if signal.getsignal(signum) in _handlers:
             signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+    _handlers.clear()
+    _let_go()
 
 
 def _be_first_victim() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from batchmill import server, worker
@@ -24,7 +24,8 @@ class Pool(Lanes):
     """The lanes of a run on this machine.
 
     `kwargs` (or their pickle) go to every call of the function; `output` is a descriptor that workers write to in place
-    of stderr, `lock` one that lanes lock to pass on what commands print (`passing`).
+    of stderr, `lock` one that lanes lock to pass on what commands print (`passing`). By the start method fork, workers
+    inherit the program's own descriptors, `foreign`.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Pool(Lanes):
         preload: Sequence[str] = (),
         output: int | None = None,
         lock: int | None = None,
+        foreign: Iterable[int] = (),
     ) -> None:
         self.start_method = start_method or server.default_start_method()
         self._shared = Board(COLUMNS * size)
@@ -46,6 +48,7 @@ class Pool(Lanes):
         self._arguments = (pickle.dumps(setup), kwargs if isinstance(kwargs, bytes) else packed(kwargs))
         self._is_open = True
         stdout = None if lock is None else 1
+        self._foreign = frozenset(foreign) - {output, lock}
         self._given = [output, lock, stdout]
 
     def start(self, slot: int) -> Lane:
@@ -54,8 +57,7 @@ class Pool(Lanes):
         self._board[COLUMNS * slot + 1] = NO_LIMIT
         is_fork = self.start_method == "fork"
         given = [one if one is None or is_fork else Inherited(one) for one in self._given]
-        own = (self._shared.fileno(), *(one for one in self._given if one is not None))
-        origin = Origin(self.start_method, self._server, f"batchmill worker {slot}", own)
+        origin = Origin(self.start_method, self._server, f"batchmill worker {slot}", self._foreign)
         executor = SingleProcessExecutor(origin, worker.start, (self._shared, slot, *self._arguments, given))
         lane = Lane(slot, executor)
         hello = executor.start(worker.hello)

@@ -70,13 +70,13 @@ class _Passing:
 class Origin(NamedTuple):
     """How a worker's process is started: by `method`, which needs the server unless it is fork.
 
-    In a fork, `own` are descriptors that are batchmill's: nothing that an item starts may have them.
+    In a fork, `foreign` are the descriptors that are not batchmill's: what an item forks keeps them.
     """
 
     method: str
     server: ForkServer | None
     name: str
-    own: tuple[int, ...] = ()
+    foreign: frozenset[int] = frozenset()
 
 
 class WorkerProcess:
@@ -233,7 +233,7 @@ class WorkerProcess:
                 pid = os.fork()
             if pid == 0:
                 self._close(self._alive, self._life)
-                lane.live_forked(ends[0], {*self._origin.own, *ends}, self._origin.name, self._target, self._args)
+                lane.live_forked(ends[0], self._origin.foreign, self._origin.name, self._target, self._args)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return Started(pid, pidfd_open(pid), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from batchmill.desk import Desk
@@ -44,10 +44,11 @@ class Site(Protocol):
 
 
 class Here:
-    """This machine. `warn` takes a line for people."""
+    """This machine. `warn` takes a line for people; `foreign` as for Pool."""
 
-    def __init__(self, plan: Plan, warn: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, warn: Callable[[str], None], foreign: Iterable[int] = ()) -> None:
         self._plan = plan
+        self._foreign = foreign
         wanted, _ = worker_count(plan.settings.workers)
         self.workers = raise_descriptor_limit(wanted)
         if self.workers < wanted:
@@ -71,6 +72,7 @@ class Here:
             preload=settings.preload,
             output=output,
             lock=lock,
+            foreign=self._foreign,
         )
         return self._pool
 
