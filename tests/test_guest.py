@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-import textwrap
+import uuid
 from pathlib import Path
 
 import pytest
 
-PROGRAM = '''
+from cli_kit import environment
+from fault_kit import PROGRAM
+from process_kit import born_with, start
+
+SCRIPT = '''
 import concurrent.futures, multiprocessing, os, signal, subprocess, sys, threading, time
 
 import batchmill
@@ -94,7 +99,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 def test_the_processes_of_the_program_itself_are_as_without_a_batch(where: str, method: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(PROGRAM))
+    script.write_text(SCRIPT)
     command = [sys.executable, str(script), method, "forkserver", where]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "well\n", "")
@@ -103,7 +108,36 @@ def test_the_processes_of_the_program_itself_are_as_without_a_batch(where: str, 
 @pytest.mark.parametrize("theirs", ["spawn", "fork"])
 def test_a_batch_by_another_method_leaves_the_program_alone_too(theirs: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(PROGRAM))
+    script.write_text(SCRIPT)
     command = [sys.executable, "-W", "ignore", str(script), "forkserver", theirs, "untouched"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "well\n", "")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+@pytest.mark.parametrize(
+    "program", [[PROGRAM], [sys.executable, "-E", PROGRAM], [sys.executable, "-I", "-m", "batchmill"]]
+)
+def test_modules_of_the_user_that_are_named_like_standard_ones_hurt_nobody(
+    program: list[str], method: str, tmp_path: Path
+) -> None:
+    for name in ("random", "tempfile", "socket", "struct", "pickle", "mmap", "msgpack", "psutil", "batchmill"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the user’s own')\n")
+    (tmp_path / "f.py").write_text("def double(line):\n    return 2 * line\n")
+    (tmp_path / "lines.txt").write_text("a\nb\n")
+    command = [*program, "run", "f.py:double", "lines.txt", "-o", "-", "--no-checkpoint", "--start-method", method]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment())
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [json.loads(line)["result"] for line in ended.stdout.splitlines()] == ["aa", "bb"]
+
+
+def test_when_the_program_has_ended_nothing_of_it_is_left(tmp_path: Path) -> None:
+    """Whoever reads what it prints, or waits for its process group, is not kept a moment longer."""
+    (tmp_path / "f.py").write_text("def double(line):\n    return 2 * line\n")
+    (tmp_path / "lines.txt").write_text("a\nb\n")
+    for _ in range(5):
+        name, value = "BM_MARK", str(uuid.uuid4())
+        command = [PROGRAM, "run", "f.py:double", "lines.txt", "--no-checkpoint"]
+        process = start(command, cwd=tmp_path, env=environment(**{name: value}), stdout=subprocess.DEVNULL)
+        assert process.wait(60) == 0
+        assert born_with(f"{name}={value}") == []

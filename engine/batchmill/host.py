@@ -1,6 +1,6 @@
 """Owns the agent of a run inside a Dask worker: starts it, passes messages on, ends it. Never looks into a message.
 
-    client --open_session--> Host --stdin/stdout--> `python -m batchmill.agent`
+    client --open_session--> Host --stdin/stdout--> agent.main
     client --exchange(messages)--> ... <--messages--
 
 Dask's tasks run in threads that cannot be killed, or in daemonic processes that may have no children; the agent is a
@@ -21,6 +21,7 @@ import time
 from collections import deque
 from typing import Any
 
+from batchmill.interpreter import command
 from batchmill.version import __version__
 from batchmill.wire import LEASE, PULSE, framed, read_message
 
@@ -50,10 +51,9 @@ class Host:
         self.is_leaving = False
         self.is_over = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "batchmill.agent"],
+            command("agent", "main"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=_environment(),
             start_new_session=True,  # Ctrl-C is the worker's; should that end, so does the agent
         )
         self._orders.put(pickle.dumps(dict(os.environ)))
@@ -157,13 +157,6 @@ class Host:
             self._size -= size
             self._room.notify()
         return taken
-
-
-def _environment() -> dict[str, str]:
-    """The agent imports this batchmill, whatever lies in its working directory. Its lanes get the worker's own."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 # What a client calls
