@@ -189,3 +189,24 @@ def test_row_41_a_stopped_run_continues_to_the_undisturbed_output(tmp_path: Path
     assert not set(witnessed(tmp_path)[seen:]) & before
     assert (tmp_path / "out.jsonl").read_bytes() == expected
     assert len(lines_of(tmp_path / "out.jsonl")) == 40
+
+
+SLOW = ("f.py:work", "items.jsonl", "--no-checkpoint", "--preload", "slow_module")
+
+
+def test_a_module_that_takes_long_to_preload_keeps_no_signal_waiting(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(4))
+    (tmp_path / "slow_module.py").write_text("import time\nopen('importing', 'w').close()\ntime.sleep(1000)\n")
+    with running(*SLOW, cwd=tmp_path, PYTHONPATH=str(tmp_path)) as run:
+        run.until((tmp_path / "importing").exists, "the import")
+        run.signal(TERM)
+        assert run.end().status == -TERM
+        run.assert_gone()
+
+
+def test_a_module_that_takes_too_long_to_preload_ends_the_run_as_an_import_does(tmp_path: Path) -> None:
+    prepare(tmp_path, numbered(4))
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(1000)\n")
+    ended = finish(*SLOW, "--start-timeout", "0.5s", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert ended.status == 78
+    assert "was not imported within 0.5 s; give more with --start-timeout" in ended.err

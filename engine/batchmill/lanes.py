@@ -108,6 +108,10 @@ class Lanes:
         """Start a lane in a free slot; its `hello` comes as an Event with the tag ("hello", 0). Raises OSError."""
         raise NotImplementedError
 
+    def may_start(self) -> bool:
+        """Whether a start would not keep the caller waiting for long. Raises OSError where none is possible."""
+        return True
+
     def vacant(self) -> list[int]:
         """The slots in which a lane can be started now."""
         if len(self.lanes) + len(self._dying) >= self.size:

@@ -19,6 +19,8 @@ from batchmill.lanes import Event, Lane, Lanes
 from batchmill.processes import Inherited, Origin
 from batchmill.worker import ALARM, COLUMNS, NO_LIMIT, LaneSetup
 
+_PATIENCE = 0.25  # seconds that signals may have to wait while a fork server starts
+
 
 class Pool(Lanes):
     """The lanes of a run on this machine.
@@ -50,6 +52,10 @@ class Pool(Lanes):
         stdout = None if lock is None else 1
         self._foreign = frozenset(foreign) - {output, lock}
         self._given = [output, lock, stdout]
+
+    def may_start(self) -> bool:
+        """See Lanes.may_start: modules that are preloaded may take their time."""
+        return self._server is None or self._server.is_up(_PATIENCE)
 
     def start(self, slot: int) -> Lane:
         """See Lanes.start."""

@@ -86,11 +86,17 @@ class Connection:
         self._control = ours
         self._codes: dict[int, int] = {}
         self._lock = threading.RLock()
-        self._is_lost = False
+        self._is_up = self._is_lost = False
         with theirs:
             self._pid = _launch(theirs.fileno(), preload)
         self._pidfd = pidfd_open(self._pid)
         _connections.add(self)
+
+    def is_up(self, patience: float) -> bool:
+        """Whether a start would be answered at once, after at most `patience` seconds: preloading may take minutes."""
+        with self._lock:
+            self._is_up = self._is_up or self._is_lost or _is_readable(self._control, patience)
+            return self._is_up
 
     def start(self, kind: int, descriptors: Sequence[int]) -> Started:
         """Start a worker that is given `descriptors` (see lane.live). Raises OSError, and ServerLost."""
@@ -174,6 +180,8 @@ class Connection:
     def stop(self) -> None:
         """Have the server end, with all that its workers left behind, and wait for that."""
         with self._lock:
+            if not self.is_up(0.0):
+                self._lose()  # it would not look before it has imported what it preloads
             if self._is_lost:
                 return
             self._control.shutdown(socket.SHUT_WR)
@@ -205,6 +213,10 @@ class ForkServer:
         if self._connection is None:
             self._connection = Connection(self.preload)
         return self._connection
+
+    def is_up(self, patience: float) -> bool:
+        """See Connection. Raises OSError where the process cannot be started."""
+        return self.prestart().is_up(patience)
 
     def start(self, kind: int, descriptors: Sequence[int]) -> Started:
         """Start a worker. Raises OSError where that cannot be."""

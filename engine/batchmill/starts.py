@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -48,11 +49,15 @@ class Starts:
         self._died: Counter[str] = Counter()  # in a row, by place
         self._unfit_places: set[str] = set()
         self._told = False
+        self._asked: float | None = None  # when the first lane was to start, if that had to wait
         self.any_ready = any(lane.ready for lane in lanes.lanes.values())  # a pool may be warm
 
     def start(self, slot: int) -> None:
-        """Start a lane in a free slot, or go on with fewer."""
+        """Start a lane in a free slot, or go on with fewer; not yet, where it would keep the loop waiting."""
         try:
+            if not self._lanes.may_start():
+                self._asked = self._asked or time.monotonic()
+                return
             self._lanes.start(slot)
         except OSError as error:
             if not self._lanes.lanes:
@@ -106,8 +111,10 @@ class Starts:
 
     def watch(self, now: float) -> None:
         """Look at how long the first import takes, at `now` (monotonic seconds)."""
-        for lane in () if self.any_ready else self._lanes.lanes.values():
-            waited = now - lane.started
+        if self.any_ready:
+            return
+        begun = [lane.started for lane in self._lanes.lanes.values()] or [self._asked or now]
+        for waited in (now - moment for moment in begun):
             if waited > self._patience:
                 raise not_imported(self._patience)
             if waited > _STILL_IMPORTING and not self._told:
