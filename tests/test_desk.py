@@ -182,7 +182,7 @@ class _Wanted:
     def next_order(self) -> tuple[int, object] | None:
         return next(self._orders, None)
 
-    def rendered(self, number: int, data: bytes, odd: int) -> None:
+    def rendered(self, number: int, data: bytes, unsaid: object) -> None:
         self.made.add(number)
 
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from batchmill.codec import NIL, Head, pack_outcomes, pack_result, unpack_value
 from batchmill.errors import CheckpointDamaged
 from batchmill.export import escape, render
+from batchmill.unsaid import Unsaid
 from test_codec import VALUES, nested, nested_map
 
 
@@ -132,7 +133,7 @@ def test_what_json_cannot_say_has_a_plain_form(value: Any, expected: Any) -> Non
 
 def test_numbers_that_are_not_finite_become_null_and_are_counted() -> None:
     values = [math.nan, [math.inf, {"a": -math.inf}], 1.5, np.float64("nan"), np.array([1.0, np.inf])]
-    data, count = render(payload(values), None, format="jsonl", all=False, with_item=False)
+    data, unsaid = render(payload(values), None, format="jsonl", all=False, with_item=False)
     assert [json.loads(line, parse_constant=refuse)["result"] for line in data.splitlines()] == [
         None,
         [None, {"a": None}],
@@ -140,7 +141,7 @@ def test_numbers_that_are_not_finite_become_null_and_are_counted() -> None:
         None,
         [1.0, None],
     ]
-    assert count == 5
+    assert unsaid == Unsaid(numbers=5)
 
 
 def test_lone_surrogates_are_escaped_and_other_lines_are_left_alone() -> None:
@@ -237,8 +238,8 @@ def test_every_kind_of_array_has_a_json_form(dtype: str) -> None:
 
 def test_msgpack_is_one_map_an_item_with_results_as_they_were_packed() -> None:
     data = payload([{"v": (1, {2})}, None, math.inf], failed=[1], items=[b"1", b"text", b"[3]"])
-    out, nonfinite = render(data, None, format="msgpack", all=True, with_item=True)
-    assert nonfinite == 0
+    out, unsaid = render(data, None, format="msgpack", all=True, with_item=True)
+    assert not unsaid
     assert unpacked(out) == [
         {"id": 0, "result": {"v": (1, {2})}, "item": 1},
         {"id": 1, "error": {"type": "ValueError", "message": "bad 1"}, "item": "text"},

@@ -25,6 +25,7 @@ from batchmill.output import Output
 from batchmill.results import Results, open_checkpoint, write_results
 from batchmill.scatter import MergeOrder, Page, SortOrder, fulfil, pages
 from batchmill.spool import Spool
+from batchmill.unsaid import Unsaid
 from checkpoint_kit import QuickDisk, Shelf, outcomes_payload
 from lane_kit import play
 
@@ -214,7 +215,7 @@ def test_each_frame_is_read_once_and_slices_are_bounded() -> None:
         made.add(piece)
     sizes: list[int] = []
 
-    def watched(order: Any) -> tuple[bytes, int]:
+    def watched(order: Any) -> tuple[bytes, Unsaid]:
         if isinstance(order, MergeOrder):
             sizes.append(sum(map(len, order.pages)))
         return fulfil(order)

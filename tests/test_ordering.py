@@ -17,6 +17,7 @@ from batchmill.codec import MASKED, Block, Head
 from batchmill.index import Index, Piece, add_piece, is_whole
 from batchmill.layout import parts_of
 from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretches
+from batchmill.unsaid import NOTHING
 from checkpoint_kit import Shelf, outcomes_payload
 
 
@@ -272,9 +273,9 @@ def test_a_stretch_is_rendered_in_order(without: Any) -> None:
         Part(6, outcomes_payload(2, ["c", "d"]), (Piece(1, 2, 4, 6),)),
         Part(5, outcomes_payload(0, ["a", "b"]), (Piece(1, 0, 2, 5),), without),
     )
-    text, odd = render_order(RenderOrder(0, 4, parts, "jsonl", all=False, with_item=False))
+    text, unsaid = render_order(RenderOrder(0, 4, parts, "jsonl", all=False, with_item=False))
     ids = [line.split(b'"')[3].decode() for line in text.splitlines()]
-    assert (ids, odd) == ([id for id in "abcd" if not (without and id == "b")], 0)
+    assert (ids, unsaid) == ([id for id in "abcd" if not (without and id == "b")], NOTHING)
 
 
 def test_what_moved_away_is_not_taken_where_it_was() -> None:

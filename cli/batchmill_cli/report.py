@@ -6,7 +6,6 @@ The first line is the news, for a mail's reader; the last lines are the commands
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -14,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from batchmill.export import escape
+from batchmill.jsonform import Plain
 from batchmill.model import FailureGroup, Report, format_rate, format_size, plural
 from batchmill_cli.shell import join, quote
 
@@ -192,8 +192,20 @@ def resume_command(arguments: Sequence[str], program: str = "batchmill", directo
 
 
 def as_json(value: Any) -> str:
-    """Any value of ours as one line of strict JSON: non-finite numbers are null, other types their text."""
-    return json.dumps(_plain(value), allow_nan=False)
+    """Any value of ours as one line of strict JSON: what it cannot say is as in an output, other types are their
+    text."""
+    return json.dumps(Plain(_opened).of(value), allow_nan=False)
+
+
+def _opened(value: Any) -> Any:
+    """One step from a value of ours towards what JSON says."""
+    if is_dataclass(value):
+        return fields_of(value)
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()
+    if isinstance(value, Enum):
+        return value.value
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def report_object(report: Report) -> dict[str, Any]:
@@ -205,19 +217,3 @@ def report_object(report: Report) -> dict[str, Any]:
 def fields_of(value: Any) -> dict[str, Any]:
     """The fields of a dataclass, by name."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        value = fields_of(value)
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

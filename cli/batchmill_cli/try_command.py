@@ -77,7 +77,9 @@ def as_output(result: Any) -> str:
         payload = pack_outcomes(Head(lines=1, items=1, ok=1), [0], [pack_result(result)])
     except (TypeError, ValueError) as error:
         raise InvalidUsage(str(error), "a run would count this item as failed") from None
-    line, _ = render(payload, format="jsonl", all=False, with_item=False)
+    line, unsaid = render(payload, format="jsonl", all=False, with_item=False)
+    for sentence in unsaid.sentences():
+        streams.tell(f"batchmill: {sentence}")
     return line.decode().removeprefix('{"id": 0, "result": ').removesuffix("}\n")
 
 

@@ -34,7 +34,6 @@ from batchmill.errors import (
     LanesLost,
     NotGuarded,
 )
-from batchmill.export import odd_sentence
 from batchmill.framing import FrameType
 from batchmill.intake import Intake
 from batchmill.lane import descriptors_above
@@ -420,8 +419,8 @@ class _Session:
         if changed and not self._settings.rerun_changed:
             which, again = ("its", "it") if changed == 1 else ("their", "them")
             self._warn(f"{plural(changed, 'changed item')} kept {which} old result; --rerun-changed runs {again} again")
-        if self._output is not None and self._output.odd:
-            self._warn(odd_sentence(self._output.odd, self._settings.output_format))
+        for sentence in self._output.unsaid.sentences() if self._output is not None else ():
+            self._warn(sentence)
         if self._recorder.why_stopped:
             self._warn(f"Stopped: {self._recorder.why_stopped}")
 

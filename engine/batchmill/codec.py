@@ -32,7 +32,7 @@ from batchmill.errors import CheckpointDamaged
 from batchmill.ids import canonical, digest_id, fingerprint, id_key, kept_id
 from batchmill.model import ItemError, Outcome
 from batchmill.packing import MAX_DEPTH, MAX_PACKED, array_header, pack_result, pack_value
-from batchmill.unpacking import UNWEIGHED, unpack_value
+from batchmill.unpacking import UNWEIGHED, read_value, unpack_value
 
 __all__ = [
     "HEAD_SIZE",
@@ -222,10 +222,14 @@ def _whole_head(payload: bytes | memoryview) -> Head:
 
 
 def _list(data: bytes | memoryview, length: int) -> list[Any]:
-    value = unpack_value(data)
+    return _of_length(unpack_value(data), length)
+
+
+def _of_length(value: Any, length: int) -> list[Any]:
     if type(value) is not list or len(value) != length:
         raise CheckpointDamaged("an outcome frame has a column of the wrong length")
-    return value
+    found: list[Any] = value
+    return found
 
 
 class Block:
@@ -234,13 +238,14 @@ class Block:
     Results of a block above a few MB are decoded one at a time and not kept: 64 MiB of bytes can be GiB of objects.
     """
 
-    __slots__ = ("_bounds", "_failed", "_ids", "_results", "_tail", "head", "payload")
+    __slots__ = ("_alike_keys", "_bounds", "_failed", "_ids", "_results", "_tail", "head", "payload")
 
     def __init__(self, payload: bytes | memoryview) -> None:
         self.payload = memoryview(payload)
         self.head = _whole_head(payload)
         self._ids: list[Any] | None = None
         self._results: list[Any] | None = None
+        self._alike_keys = False
         self._bounds: array[int] | None = None
         self._tail: list[Any] | None = None
         self._failed: dict[int, Failure] | None = None
@@ -270,13 +275,23 @@ class Block:
     def results(self) -> list[Any] | None:
         """One result per item (None where it failed); or None where they are too large to be held all at once."""
         if self._results is None and self.head.results_size <= UNWEIGHED:
-            self._results = _list(self._region, self.head.items)
+            value, self._alike_keys = read_value(self._region)
+            self._results = _of_length(value, self.head.items)
         return self._results
+
+    @property
+    def has_alike_keys(self) -> bool:
+        """Whether the keys of each map in `results` are of one type; False where they are not held."""
+        return self.results is not None and self._alike_keys
 
     def result(self, index: int) -> Any:
         """The result of item `index`; None where it failed."""
+        return self.read(index)[0]
+
+    def read(self, index: int) -> tuple[Any, bool]:
+        """The result of item `index`, and whether the keys of each of its maps are of one type."""
         results = self.results
-        return unpack_value(self.packed(index)) if results is None else results[index]
+        return read_value(self.packed(index)) if results is None else (results[index], self._alike_keys)
 
     def _element(self, number: int) -> Any:
         if self._tail is None:

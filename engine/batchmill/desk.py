@@ -23,6 +23,7 @@ from batchmill.output import Output
 from batchmill.pool import Pool
 from batchmill.scatter import Work
 from batchmill.starts import not_started
+from batchmill.unsaid import Unsaid
 from batchmill.worker import LaneSetup
 
 _TURN = 16  # orders handed out before the loop looks at what has come back
@@ -95,10 +96,10 @@ class Desk:
             return self._again.pop()
         return None if self._output is None else self._output.next_order()
 
-    def made(self, number: int, data: bytes, odd: int) -> None:
+    def made(self, number: int, data: bytes, unsaid: Unsaid) -> None:
         """A lane has made order `number`."""
         if self._out.pop(number, None) is not None and self._output is not None:
-            self._output.rendered(number, data, odd)
+            self._output.rendered(number, data, unsaid)
 
     def make_one_here(self) -> bool:
         """Make what is next in this thread; whether there was anything."""

@@ -21,6 +21,7 @@ from batchmill.index import Extent, Piece
 from batchmill.ordering import Part, RenderOrder, Stretch, stretches
 from batchmill.scatter import SortOrder, Work
 from batchmill.spool import Spool, unit_of
+from batchmill.unsaid import Unsaid
 
 _WINDOW = 1 << 14  # positions that are looked at together
 _WASTE = 4  # a stretch may decode so many times the items that it holds
@@ -135,16 +136,16 @@ class Layout:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def made(self, fulfil: Callable[[Work], tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
-        """All of it made here and now: output bytes, and how many numbers in them JSON could not say."""
+    def made(self, fulfil: Callable[[Work], tuple[bytes, Unsaid]]) -> Iterator[tuple[bytes, Unsaid]]:
+        """All of it made here and now: output bytes, and what they could not say."""
         with self:
             for order in self.orders():
                 assert order is not None  # each run is back before the next order is asked for
-                data, odd = fulfil(order)
+                data, unsaid = fulfil(order)
                 if isinstance(order, SortOrder):
                     self.sorted(data)
                     data = b""
-                yield data, odd
+                yield data, unsaid
 
     def _stretches(self, pieces: Iterable[Piece]) -> Iterator[RenderOrder]:
         for stretch in stretches(pieces, lambda seq: self._frames.extent(seq).size):

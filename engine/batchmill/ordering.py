@@ -17,6 +17,7 @@ from typing import NamedTuple
 from batchmill import export, rows
 from batchmill.codec import Block, read_head
 from batchmill.index import Piece
+from batchmill.unsaid import NOTHING, Unsaid
 
 _POSITIONS = 20_000  # a stretch is at most about so long, unless a single frame is longer
 _FRAMES = 64  # and touches at most so many frames
@@ -143,18 +144,18 @@ def in_order(parts: Sequence[Part], blocks: Sequence[Block], low: int, high: int
     )
 
 
-def render_order(order: RenderOrder) -> tuple[bytes, int]:
-    """The output bytes of a stretch, and how many numbers JSON could not say."""
-    texts, odd = [], 0
+def render_order(order: RenderOrder) -> tuple[bytes, Unsaid]:
+    """The output bytes of a stretch, and what they could not say."""
+    texts, unsaid = [], NOTHING
     blocks = [Block(part.payload) for part in order.parts]
     for number, indices in _groups(order, blocks):
-        text, count = rendered(blocks[number], indices, order)
+        text, more = rendered(blocks[number], indices, order)
         texts.append(text)
-        odd += count
-    return b"".join(texts), odd
+        unsaid += more
+    return b"".join(texts), unsaid
 
 
-def rendered(block: Block, indices: Sequence[int] | None, order: RenderOrder) -> tuple[bytes, int]:
+def rendered(block: Block, indices: Sequence[int] | None, order: RenderOrder) -> tuple[bytes, Unsaid]:
     """The output bytes of some outcomes of a frame, in the order given (None: all of them), as `order` wants them."""
     render = rows.render if order.format in rows.FORMATS else export.render
     return render(block, indices, format=order.format, all=order.all, with_item=order.with_item, source=order.source)

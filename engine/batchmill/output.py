@@ -20,6 +20,7 @@ from batchmill.layout import Frames, Layout, parts_of
 from batchmill.ordering import Part, RenderOrder, stretches
 from batchmill.scatter import SortOrder, Work
 from batchmill.target import STDOUT, forget, open_target
+from batchmill.unsaid import NOTHING, Unsaid
 
 _WASTE = 4  # a stream may decode so many times the items that it writes,
 _FREE = 2_000_000  # and so many without a second thought
@@ -68,7 +69,7 @@ class Output:
         self._sorts: set[int] = set()
         self._rendered: dict[int, bytes] = {}
         self._exhausted = True
-        self.odd = 0
+        self.unsaid = NOTHING
         self.is_unread = False
         self._on_screen = self._streams and os.isatty(1) and format in ("jsonl", "csv")
 
@@ -157,9 +158,9 @@ class Output:
         for stretch in stretches(due, lambda seq: self._frames.extent(seq).size):
             yield self._make(stretch.low, stretch.high, parts_of(stretch, self._frames))
 
-    def rendered(self, number: int, data: bytes, odd: int) -> None:
+    def rendered(self, number: int, data: bytes, unsaid: Unsaid) -> None:
         """A lane has made order `number`: write it when its turn comes."""
-        self.odd += odd
+        self.unsaid += unsaid
         if self.is_unread:
             return
         self._rendered[number] = data

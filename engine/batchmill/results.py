@@ -17,7 +17,6 @@ from batchmill.checkpoint import Holder
 from batchmill.codec import Block, excerpts, outcomes
 from batchmill.disk import refuse_same_file
 from batchmill.errors import CheckpointDamaged, OutputLost
-from batchmill.export import odd_sentence
 from batchmill.formats import FORMATS, Format
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.index import Extent, Piece
@@ -29,6 +28,7 @@ from batchmill.resume import History
 from batchmill.scatter import MergeOrder, SortOrder, fulfil, merge, sort
 from batchmill.target import STDOUT, check_format, open_target
 from batchmill.tracker import report_of
+from batchmill.unsaid import NOTHING, Unsaid
 
 _MANY_BITS = 16  # a checkpoint's number stands below its frames' seqs
 _MANY = (1 << _MANY_BITS) - 1
@@ -221,11 +221,11 @@ def _outcomes_in(order: RenderOrder, is_wanted: Callable[[Block, int], bool]) ->
 
 def _excerpts(
     is_wanted: Callable[[Block, int], bool], block: Block, places: list[int], order: RenderOrder
-) -> tuple[list[bytes], int]:
+) -> tuple[list[bytes], Unsaid]:
     """Outcomes as frames of their own; nothing for those that are not wanted."""
     wanted = [place for place in places if is_wanted(block, place)]
     found = dict(zip(wanted, excerpts(block, wanted)))
-    return [found.get(place, b"") for place in places], 0
+    return [found.get(place, b"") for place in places], NOTHING
 
 
 class _Shelf:
@@ -293,17 +293,18 @@ def write_results(
         else:
             out.write(rows.opening(format, all=all, with_item=with_item))
             written.to(out.write)
-    if written.odd and on_message is not None:
-        on_message(odd_sentence(written.odd, format))
+    if on_message is not None:
+        for sentence in written.unsaid.sentences():
+            on_message(sentence)
     return written.bytes
 
 
 class _Written:
-    """Results on their way out: `bytes` of them so far, and `odd` numbers that JSON cannot say."""
+    """Results on their way out: `bytes` of them so far, and what is `unsaid` in them."""
 
     def __init__(self, opened: Sequence[Results], format: str, all: bool, with_item: bool) -> None:
         self._opened, self._format, self._all, self._with_item = opened, format, all, with_item
-        self.bytes = self.odd = 0
+        self.bytes, self.unsaid = 0, NOTHING
 
     def to_file(self, path: str) -> None:
         """Write them to a file that has its name when it is whole; raises OutputLost."""
@@ -325,10 +326,10 @@ class _Written:
         for many in [self._opened] if of_one_input else [[results] for results in self._opened]:
             shelf = _Shelf(many)
             for layout in _layouts(shelf.pieces(), shelf, partial(self._make, many[0].source)):
-                for data, count in layout.made(fulfil):
+                for data, unsaid in layout.made(fulfil):
                     write(data)
                     self.bytes += len(data)
-                    self.odd += count
+                    self.unsaid += unsaid
 
     def _make(self, source: str, low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
         return RenderOrder(low, high, parts, self._format, self._all, self._with_item, source)

@@ -16,7 +16,9 @@ from typing import Any
 
 from batchmill.codec import Block, pack_value
 from batchmill.errors import CheckpointDamaged
-from batchmill.export import ABSENT, chosen, escape, item_of, json_text, plain
+from batchmill.export import ABSENT, chosen, escape, item_of
+from batchmill.jsonform import Plain, encode
+from batchmill.unsaid import Unsaid
 
 FORMATS = ("csv", "sqlite")
 TABLE = "items"
@@ -42,29 +44,34 @@ def opening(format: str, *, all: bool, with_item: bool) -> bytes:
 
 def render(
     block: Block, picks: Sequence[int] | None, *, format: str, all: bool, with_item: bool, source: str
-) -> tuple[bytes, int]:
+) -> tuple[bytes, Unsaid]:
     """As export.render: lines of CSV, or for SQLite rows as msgpack arrays, one after another."""
-    count = _Count()
+    cells = _Cells()
     as_row = _database_row if format == "sqlite" else _csv_row
     close = pack_value if format == "sqlite" else _line
     pieces = []
     try:
         for index in chosen(block, picks, all):
-            row: list[Any] = as_row(block, index, count, all)
+            row: list[Any] = as_row(block, index, cells, all)
             if with_item:
                 item = item_of(block, index, source)
-                row.append(None if item is ABSENT else count.cell(item) if format == "sqlite" else count.text(item))
+                row.append(None if item is ABSENT else cells.cell(item) if format == "sqlite" else cells.text(item))
             pieces.append(close(row))
     except RecursionError as error:
         raise CheckpointDamaged("a result is nested too deeply to be written") from error
-    return b"".join(pieces), count.nonfinite
+    return b"".join(pieces), cells.unsaid
 
 
-class _Count:
-    """Makes cells, counting the numbers that are not finite: they are left out, or null inside of JSON."""
+class _Cells:
+    """Makes cells, counting what JSON cannot say: numbers that are not finite are left out, or null inside of JSON."""
 
     def __init__(self) -> None:
-        self.nonfinite = 0
+        self._plain = Plain()
+
+    @property
+    def unsaid(self) -> Unsaid:
+        """What was counted so far."""
+        return self._plain.unsaid
 
     def cell(self, value: Any) -> Any:
         """A value as SQLite takes it."""
@@ -89,28 +96,27 @@ class _Count:
     def _scalar(self, value: Any) -> Any:
         if type(value) is str:
             return value
-        found, nonfinite = plain(value)
-        self.nonfinite += nonfinite
-        return json_text(found) if isinstance(found, (dict, list)) else found
+        found = self._plain.of(value)
+        return encode(found) if isinstance(found, (dict, list)) else found
 
 
-def _database_row(block: Block, index: int, count: _Count, all: bool) -> list[Any]:
+def _database_row(block: Block, index: int, cells: _Cells, all: bool) -> list[Any]:
     failure = block.failures.get(index)
     return [
-        count.cell(block.ids[index]),
+        cells.cell(block.ids[index]),
         0 if failure else 1,
-        None if failure else count.cell(block.result(index)),
+        None if failure else cells.cell(block.result(index)),
         f"{failure.type}: {failure.message}" if failure else None,
         block.seconds[index],
         block.attempts.get(index, 1),
     ]
 
 
-def _csv_row(block: Block, index: int, count: _Count, all: bool) -> list[str]:
+def _csv_row(block: Block, index: int, cells: _Cells, all: bool) -> list[str]:
     id, failure = block.ids[index], block.failures.get(index)
     row = [
-        _escaped(id) if type(id) is str else count.text(id),
-        "" if failure else count.text(block.result(index)),
+        _escaped(id) if type(id) is str else cells.text(id),
+        "" if failure else cells.text(block.result(index)),
     ]
     if all:
         row += [_escaped(failure.type), _escaped(failure.message)] if failure else ["", ""]

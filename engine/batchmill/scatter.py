@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 from batchmill.codec import Block
 from batchmill.ordering import RenderOrder, in_order, render_order, rendered
+from batchmill.unsaid import NOTHING, Unsaid
 
 PAGE = 16 << 10  # bytes of lines in a page, unless one line is longer
 _HEAD = struct.Struct("<IQQ")
 
-Lines = Callable[[Block, list[int], RenderOrder], tuple[list[bytes], int]]
+Lines = Callable[[Block, list[int], RenderOrder], tuple[list[bytes], Unsaid]]
 
 
 class SortOrder(NamedTuple):
@@ -49,31 +50,31 @@ class Page(NamedTuple):
     size: int
 
 
-def fulfil(order: Work) -> tuple[bytes, int]:
-    """What an order asks for, and how many numbers JSON could not say."""
+def fulfil(order: Work) -> tuple[bytes, Unsaid]:
+    """What an order asks for, and what of it could not be said."""
     if isinstance(order, SortOrder):
         return sort(order, lines_of)
     if isinstance(order, MergeOrder):
-        return b"".join(merge(order)), 0
+        return b"".join(merge(order)), NOTHING
     return render_order(order)
 
 
-def lines_of(block: Block, indices: list[int], order: RenderOrder) -> tuple[list[bytes], int]:
+def lines_of(block: Block, indices: list[int], order: RenderOrder) -> tuple[list[bytes], Unsaid]:
     """The output of each of some outcomes by itself; nothing for those that are left out."""
     wanted = indices if order.all or not block.head.failed else [i for i in indices if i not in block.failures]
     if order.format != "jsonl":
         found = [rendered(block, [index], order) for index in wanted]
-        lines, odd = [line for line, _ in found], sum(count for _, count in found)
+        lines, unsaid = [line for line, _ in found], sum((more for _, more in found), NOTHING)
     else:
-        text, odd = rendered(block, wanted, order)
+        text, unsaid = rendered(block, wanted, order)
         lines = [line + b"\n" for line in text.split(b"\n")[:-1]]
     if len(wanted) == len(indices):
-        return lines, odd
+        return lines, unsaid
     by_index = dict(zip(wanted, lines))
-    return [by_index.get(index, b"") for index in indices], odd
+    return [by_index.get(index, b"") for index in indices], unsaid
 
 
-def sort(order: SortOrder, lines_of: Lines) -> tuple[bytes, int]:
+def sort(order: SortOrder, lines_of: Lines) -> tuple[bytes, Unsaid]:
     """A run: the lines of frames in order, as pages one after another."""
     frames = order.frames
     blocks = [Block(part.payload) for part in frames.parts]
@@ -81,13 +82,13 @@ def sort(order: SortOrder, lines_of: Lines) -> tuple[bytes, int]:
     wanted: list[list[int]] = [[] for _ in blocks]
     for _, number, index in ordered:
         wanted[number].append(index)
-    lines, odd = [], 0
+    lines, unsaid = [], NOTHING
     for block, indices in zip(blocks, wanted):
-        found, count = lines_of(block, indices, frames)
+        found, more = lines_of(block, indices, frames)
         lines.append(iter(found))
-        odd += count
+        unsaid += more
     placed = ((position, next(lines[number])) for position, number, _ in ordered)
-    return b"".join(_paged((position, line) for position, line in placed if line)), odd
+    return b"".join(_paged((position, line) for position, line in placed if line)), unsaid
 
 
 def _paged(placed: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:

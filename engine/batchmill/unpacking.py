@@ -80,11 +80,12 @@ class Ext(IntEnum):
     SCALAR = 78
 
 
-class _Depth(threading.local):
-    now = 0
+class _State(threading.local):
+    depth = 0  # of extension types, while one is read
+    mixed = False  # whether a map was read that has keys of more than one type
 
 
-_depth = _Depth()
+_state = _State()
 
 
 class Merged(ValueError):
@@ -101,18 +102,19 @@ def unpack_value(data: bytes | memoryview, *, carefully: bool = False) -> Any:
 
 
 def read_value(data: bytes | memoryview, *, carefully: bool = False) -> tuple[Any, bool]:
-    """As `unpack_value`, and whether every key of every map in it is text (or bytes)."""
+    """As `unpack_value`, and whether the keys of each map in it are of one type."""
     if len(data) > UNWEIGHED:
         _check_memory(data)
     if not carefully:
         try:
-            return unpackb(data, **FAST.options), True
+            return unpackb(data, **FAST.options), True  # text, or bytes, which JSON has no word for
         except BatchmillError:
             raise
         except Exception:  # a key that is no text, mostly; what else it may be is found once more, and named
             pass
+    _state.mixed = False
     try:
-        return unpackb(data, **CAREFUL.options), False
+        return unpackb(data, **CAREFUL.options), not _state.mixed
     except BatchmillError:
         raise
     except Exception as error:
@@ -142,13 +144,13 @@ class Reading:
         return read_array(self._array(data))
 
     def _array(self, data: bytes) -> list[Any]:
-        if _depth.now >= MAX_EXT_DEPTH:
+        if _state.depth >= MAX_EXT_DEPTH:
             raise ValueError("nested too deeply")
-        _depth.now += 1
+        _state.depth += 1
         try:
             value = unpackb(data, **self.options)
         finally:
-            _depth.now -= 1
+            _state.depth -= 1
         if type(value) is not list:
             raise ValueError("an extension type without its array")
         return value
@@ -160,6 +162,8 @@ def _map_of(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise Merged("two keys of a map are equal")
+    if len(set(map(type, found))) > 1:
+        _state.mixed = True
     return found
 
 

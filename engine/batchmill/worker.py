@@ -36,6 +36,7 @@ from batchmill.packing import Packing
 from batchmill.passing import Passer
 from batchmill.reply import Reply, Tally, describe
 from batchmill.scatter import Work, fulfil
+from batchmill.unsaid import Unsaid
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32
@@ -320,6 +321,6 @@ def scan_chunk(chunk: Chunk) -> Scan:
     return Scan(keys, contents)
 
 
-def render(order: Work) -> tuple[bytes, int]:
-    """Outcomes as output bytes, or on their way there; and how many numbers JSON could not say (they became null)."""
+def render(order: Work) -> tuple[bytes, Unsaid]:
+    """Outcomes as output bytes, or on their way there; and what they could not say."""
     return fulfil(order)
