@@ -14,6 +14,7 @@ import pytest
 
 from batchmill.wire import LEASE
 from cluster_kit import DaskCluster, Worker, dask_cluster
+from endings_kit import ENDINGS, GUILTY, INNOCENT, ORPHANS
 from fault_kit import (
     CHECKPOINT,
     FUNCTIONS,
@@ -25,9 +26,11 @@ from fault_kit import (
     prepare,
     results_of,
     running,
+    until,
     witnessed,
     write_items,
 )
+from process_kit import command_line
 
 pytest.importorskip("distributed", reason="the extra dask is not installed")
 pytestmark = [
@@ -108,6 +111,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
     """Three workers of one thread; a nanny starts each again that is killed."""
     with dask_cluster(tmp_path_factory.mktemp("cluster"), "alice", "bob", "carol") as cluster:
         yield cluster
+
+
+def test_nothing_that_an_item_left_keeps_a_run_or_outlives_it(cluster: DaskCluster, tmp_path: Path) -> None:
+    innocent = (*INNOCENT, *ORPHANS)
+    (tmp_path / "f.py").write_text(ENDINGS)
+    write_items(tmp_path / "items.jsonl", [{"id": kind, "then": 0} for kind in (*innocent, *GUILTY)])
+    ended = finish(*WORK, "--timeout", "3s", "--crash-retries", "0", "--cluster", cluster.address, cwd=tmp_path)
+    assert ended.status == 1, ended.err
+    assert {line["result"] for line in lines_of(tmp_path / "out.jsonl")} == set(innocent)
+
+    def left() -> list[str]:
+        processes = [command_line(pid) for worker in cluster.workers.values() for pid in worker.processes()]
+        return [words for words in processes if "sleep(1000)" in words or "batchmill" in words]
+
+    until(lambda: not left(), f"the end of {left()}")
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from batchmill.children import pidfd_open
+from batchmill.children import kill_descendants, pidfd_open
 from batchmill.interpreter import command
 from batchmill.signals import STOPPING
 
@@ -86,7 +86,7 @@ class Connection:
         self._control = ours
         self._codes: dict[int, int] = {}
         self._lock = threading.RLock()
-        self._is_up = self._is_lost = False
+        self._is_up = self._is_lost = self._is_ending = False
         with theirs:
             self._pid = _launch(theirs.fileno(), preload)
         self._pidfd = pidfd_open(self._pid)
@@ -157,7 +157,7 @@ class Connection:
         return message, found
 
     def _lose(self) -> None:
-        """Give the process up. Its workers go on: they are not its own but the run's."""
+        """Give the process up. Its workers go on: they are not its own but the run's; unless that is over."""
         if not self._is_lost:
             self._is_lost = True
             self._control.close()
@@ -167,6 +167,8 @@ class Connection:
     def _end_process(self) -> None:
         """Kill the process if it has not ended, and let go of it."""
         try:
+            if self._is_ending:
+                kill_descendants(self._pid)
             if self._pidfd is None:
                 os.kill(self._pid, signal.SIGKILL)
             else:
@@ -180,6 +182,7 @@ class Connection:
     def stop(self) -> None:
         """Have the server end, with all that its workers left behind, and wait for that."""
         with self._lock:
+            self._is_ending = True
             if not self.is_up(0.0):
                 self._lose()  # it would not look before it has imported what it preloads
             if self._is_lost:
