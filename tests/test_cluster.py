@@ -204,10 +204,23 @@ def copy_of_batchmill(directory: Path) -> Path:
     return directory
 
 
+# A `sitecustomize` with which Python has no batchmill.
+WITHOUT_BATCHMILL = """
+import sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "batchmill":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Without())
+"""
+
+
 def test_workers_with_another_batchmill_or_none_do_nothing_and_the_others_all(tmp_path: Path) -> None:
     prepare(tmp_path, numbered(20))
-    (tmp_path / "none" / "batchmill").mkdir(parents=True)
-    (tmp_path / "none" / "batchmill" / "__init__.py").write_text("import batchmill.none\n")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "sitecustomize.py").write_text(WITHOUT_BATCHMILL)
     other = copy_of_batchmill(tmp_path / "other")
     with dask_cluster(tmp_path) as cluster:
         cluster.add("old", "--no-nanny", PYTHONPATH=str(other))
