@@ -556,3 +556,20 @@ if __name__ == "__main__":
     assert (status.live, status.is_finished) == (None, False)
     assert status.report is not None
     assert (status.report.stopped, status.report.completed) == ("SIGINT", len(found))
+
+
+def test_a_worker_forked_from_a_program_does_not_mind_what_that_has_closed_meanwhile(tmp_path: Path) -> None:
+    script = """
+        import os
+        import batchmill
+
+        def items():
+            os.close(opened)  # it was there when the batch began
+            yield from range(3)
+
+        if __name__ == "__main__":
+            opened = os.open(os.devnull, os.O_RDONLY)
+            print(batchmill.map(str, items(), workers=1, start_method="fork"))
+    """
+    ended = run_script(tmp_path, textwrap.dedent(script))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "['0', '1', '2']\n", "")

@@ -134,7 +134,7 @@ def become_lane(sentinel: int, foreign: Iterable[int]) -> None:
     _die_with_parent(sentinel)
     _foreign.update(foreign)
     seal()
-    for descriptor in (*_own, *_foreign):
+    for descriptor in descriptors_above(2):
         os.set_inheritable(descriptor, False)
     _take_signals()
     os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_become_stranger)

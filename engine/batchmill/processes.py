@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import context, process
 from multiprocessing.reduction import DupFd, ForkingPickler
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from batchmill import lane
 from batchmill.anonymous_file import file_with
@@ -232,11 +232,20 @@ class WorkerProcess:
             with _forking():
                 pid = os.fork()
             if pid == 0:
-                self._close(self._alive, self._life)
-                lane.live_forked(ends[0], self._origin.foreign, self._origin.name, self._target, self._args)
+                self._live_forked(ends[0])
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return Started(pid, pidfd_open(pid), None)
+
+    def _live_forked(self, sentinel: int) -> NoReturn:
+        """Be the worker. Whatever goes wrong, this process must not go on in the parent's place."""
+        try:
+            self._close(self._alive, self._life)
+            lane.live_forked(sentinel, self._origin.foreign, self._origin.name, self._target, self._args)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(1)
 
 
 def _has_pidfds() -> bool:

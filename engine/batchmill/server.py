@@ -86,7 +86,8 @@ class Connection:
         self._control = ours
         self._codes: dict[int, int] = {}
         self._lock = threading.RLock()
-        self._is_up = self._is_lost = self._is_ending = False
+        self.is_lost = False  # the process has ended, or was given up
+        self._is_up = self._is_ending = False
         with theirs:
             self._pid = _launch(theirs.fileno(), preload)
         self._pidfd = pidfd_open(self._pid)
@@ -95,7 +96,7 @@ class Connection:
     def is_up(self, patience: float) -> bool:
         """Whether a start would be answered at once, after at most `patience` seconds: preloading may take minutes."""
         with self._lock:
-            self._is_up = self._is_up or self._is_lost or _is_readable(self._control, patience)
+            self._is_up = self._is_up or self.is_lost or _is_readable(self._control, patience)
             return self._is_up
 
     def start(self, kind: int, descriptors: Sequence[int]) -> Started:
@@ -130,7 +131,7 @@ class Connection:
                 pass
 
     def _send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        if self._is_lost:
+        if self.is_lost:
             raise ServerLost("the fork server is gone")
         try:
             message.send(self._control, descriptors)
@@ -141,12 +142,12 @@ class Connection:
     def _receive(self, deadline: float | None) -> tuple[Message, list[int]]:
         """The next message; raises TimeoutError after the deadline, ServerLost where the server will not answer."""
         try:
-            while not self._is_lost and not _is_readable(self._control, _LOOK):
+            while not self.is_lost and not _is_readable(self._control, _LOOK):
                 if _is_stopped(self._pid):
                     self._lose()
                 elif deadline is not None and time.monotonic() > deadline:
                     raise TimeoutError
-            message, found = (None, []) if self._is_lost else receive(self._control)
+            message, found = (None, []) if self.is_lost else receive(self._control)
         except ConnectionError:
             message, found = None, []
         if message is None:
@@ -158,8 +159,8 @@ class Connection:
 
     def _lose(self) -> None:
         """Give the process up. Its workers go on: they are not its own but the run's; unless that is over."""
-        if not self._is_lost:
-            self._is_lost = True
+        if not self.is_lost:
+            self.is_lost = True
             self._control.close()
             self._end_process()
             _connections.discard(self)
@@ -185,7 +186,7 @@ class Connection:
             self._is_ending = True
             if not self.is_up(0.0):
                 self._lose()  # it would not look before it has imported what it preloads
-            if self._is_lost:
+            if self.is_lost:
                 return
             self._control.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + _PATIENCE
@@ -197,7 +198,7 @@ class Connection:
 
     def forget(self) -> None:
         """In a process forked from the one that it belongs to: it is not ours."""
-        self._is_lost = True
+        self.is_lost = True
         self._control.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
@@ -210,12 +211,14 @@ class ForkServer:
         self.preload = tuple(preload)
         self.users = 0
         self._connection: Connection | None = None
+        self._lock = threading.Lock()
 
     def prestart(self) -> Connection:
         """Start the process, if there is none. Raises OSError."""
-        if self._connection is None:
-            self._connection = Connection(self.preload)
-        return self._connection
+        with self._lock:
+            if self._connection is None or self._connection.is_lost:
+                self._connection = Connection(self.preload)
+            return self._connection
 
     def is_up(self, patience: float) -> bool:
         """See Connection. Raises OSError where the process cannot be started."""
@@ -227,14 +230,13 @@ class ForkServer:
             try:
                 return self.prestart().start(kind, descriptors)
             except ServerLost:
-                self._connection = None
+                continue
         raise OSError(f"the fork server ended {_DEATHS} times before it had started a worker")
 
     def stop(self) -> None:
         """End its process, and what workers have left behind."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.stop()
+        if self._connection is not None:
+            self._connection.stop()
 
 
 _lock = threading.Lock()
