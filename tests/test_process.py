@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.process import PIECE, Capture, Commands, Ended
+from batchmill.process import PIECE, Capture, Commands, Ended, NotStarted
 from fault_kit import is_running, until
 from process_kit import start
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_started_leaves_no_descriptor_open(commands: Commands) ->
     run(commands, "true")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(NotStarted, match="No such file"):
             commands.run("/no/such", [b"x"], stdin=b"", captures=(Capture(1, False), Capture(1, False)), timeout=None)
         run(commands, "true", stdin=b"x", timeout=5)
     assert len(os.listdir("/proc/self/fd")) == before

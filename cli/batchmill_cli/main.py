@@ -80,10 +80,12 @@ def _usage(error: click.ClickException) -> int:
 
 def _failed(error: Exception, *, verbose: bool) -> int:
     from batchmill.errors import BatchmillError
+    from batchmill.scarcity import lacking
 
-    if isinstance(error, BatchmillError):
-        streams.tell(f"batchmill: {_clean(str(error))}")
-        return error.exit_code
+    known = error if isinstance(error, BatchmillError) else lacking(error)
+    if known is not None:
+        streams.tell(f"batchmill: {_clean(str(known))}")
+        return known.exit_code
     if verbose:
         import traceback
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
-from threading import Thread
+
+from batchmill import threads
 
 PIECE = 1 << 16
 LAST_WORDS_SECONDS = 1.0
@@ -23,10 +24,9 @@ class Relay:
         self._read_end, self.fd = os.pipe()
         self._wake, self._stop = os.pipe()
         os.set_blocking(self._read_end, False)
-        self._thread = Thread(target=self._pump, name="worker output", daemon=True)
 
     def __enter__(self) -> Relay:
-        self._thread.start()
+        self._thread = threads.start(self._pump, "relay")
         return self
 
     def __exit__(self, *_: object) -> None:

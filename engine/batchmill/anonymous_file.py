@@ -20,11 +20,16 @@ def file_with(data: bytes) -> int:
     """A descriptor of a file to read these bytes from. Raises OSError."""
     descriptor = new_file()
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        write_whole(descriptor, data)
         os.lseek(descriptor, 0, os.SEEK_SET)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def write_whole(descriptor: int, data: bytes) -> None:
+    """Write all of it, in as many calls as it takes. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from batchmill import threads
 from batchmill.signals import INSIST_AFTER
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ def run_apart(work: Callable[[], T], stop: Callable[[bool], None]) -> T:
     while True:
         try:
             if not found.has_begun:  # `start` may have been interrupted before or after it did that
-                threading.Thread(target=found.run, name="batchmill-run").start()
+                threads.start(found.run, "run", daemon=False)
             while told < len(interrupts):
                 told += 1
                 stop(interrupts[told - 1] - interrupts[0] >= INSIST_AFTER)

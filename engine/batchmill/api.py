@@ -10,6 +10,7 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
+from batchmill import threads
 from batchmill.apart import run_apart
 from batchmill.batch import Batch
 from batchmill.codec import Block, outcomes
@@ -78,7 +79,7 @@ class Stream:
     def __init__(self, batch: Callable[[Sink], Batch]) -> None:
         self._blocks: queue.Queue[tuple[Block, list[int] | None] | None] = queue.Queue(_BLOCKS_AHEAD)
         self._batch = batch(lambda block, final: self._blocks.put((block, final)))
-        self._thread = threading.Thread(target=self._run, name="batchmill-stream")
+        self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._left = False
         self.report: Report | None = None
@@ -91,7 +92,7 @@ class Stream:
         self._blocks.put(None)
 
     def __enter__(self) -> Stream:
-        self._thread.start()
+        self._thread = threads.start(self._run, "stream", daemon=False)
         return self
 
     def blocks(self) -> Iterator[tuple[Block, list[int] | None]]:
@@ -99,7 +100,7 @@ class Stream:
 
         Raises what ended the batch.
         """
-        if self._thread.ident is None:  # nothing would ever come
+        if self._thread is None:  # nothing would ever come
             raise InvalidUsage("a stream runs inside its `with` block only", "write `with batchmill.stream(...) as s:`")
         while (found := self._blocks.get()) is not None:
             yield found
@@ -115,12 +116,11 @@ class Stream:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._left = True
         self._batch.stop("left")
-        while self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive():
             try:  # the batch may be waiting for room
                 self._blocks.get(timeout=0.05)
             except queue.Empty:
                 pass
-        self._thread.join()
 
 
 def stream(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
+from batchmill import threads
 from batchmill.disk import Disk, chunks_of, is_same_file, save_beside, write_all
 from batchmill.errors import CheckpointRefused, CheckpointUnwritable
 from batchmill.framing import HEAD_SIZE, FileHeader, FrameRef, FrameType, Verdict, frame_bytes
@@ -86,8 +87,11 @@ class Checkpoint:
         self._interval = interval
         self._thread: threading.Thread | None = None
         if named and interval is not None:
-            self._thread = threading.Thread(target=self._keep_synced, name="batchmill-sync", daemon=True)
-            self._thread.start()
+            try:
+                self._thread = threads.start(self._keep_synced, "sync")
+            except BaseException:
+                os.close(fd)
+                raise
 
     @classmethod
     def create(

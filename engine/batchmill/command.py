@@ -23,12 +23,14 @@ from batchmill.formats import Parse
 from batchmill.identity import Found, Identifier, Identify
 from batchmill.model import Chunk, ItemError
 from batchmill.passing import Passer
-from batchmill.process import Capture, Commands, Ended
+from batchmill.process import Capture, Commands, Ended, NotStarted
 from batchmill.reply import ItemFailed
+from batchmill.scarcity import lack_in, lacking, lacking_number
 from batchmill.template import Task, Template, exposed_place, has_place
 
 MAX_KEPT = 24 << 20  # bytes of a stream: two of them, and an item, fit into an outcome
 TAIL_LINES = 20
+_SHOWN = 100  # bytes of a program's name in a message: it may be the item
 _NO_FIELDS = ("lines", "null", "files")  # formats whose items are text
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -181,6 +183,13 @@ class Runner:
         self._passer = passer
         self._path = "/bin/sh" if spec.shell else spec.program
 
+    def check(self) -> None:
+        """Raise OutOfResources where there is no process for a command."""
+        try:
+            self._commands.check()
+        except NotStarted as failed:
+            raise lacking(failed.error, "no command can be started") or failed.error from None
+
     def __call__(self, task: Task) -> dict[str, Any]:
         """How the command ended on a Task, as a map; raises ItemFailed where that was not well."""
         spec, words = self._spec, self._template.fill(task)
@@ -195,10 +204,10 @@ class Runner:
             )
             if self._passer is not None and (out.kept or err.kept):
                 self._passer.pass_on(out.pieces(), err.pieces())
-        except OSError as error:
-            raise _not_run(words, error) from None
+        except NotStarted as failed:
+            raise _not_run(b"sh" if spec.shell else words[0], failed.error) from None
         except OutputLost as error:
-            raise ItemFailed(ItemError("OutputLost", error.message)) from None
+            raise ItemFailed(ItemError("OutputLost", str(error))) from None
         finally:
             out.close()
             err.close()
@@ -258,10 +267,11 @@ def _failed(type: str, how: str, out: Capture, err: Capture) -> ItemFailed:
     return ItemFailed(ItemError(type, f"{how}: {lines[-1].strip()}" if lines else how, "\n".join(lines)))
 
 
-def _not_run(words: list[bytes], error: OSError) -> ItemFailed:
-    program = words[0].decode("utf-8", "backslashreplace") if words else ""
+def _not_run(program: bytes, error: OSError) -> ItemFailed:
+    name = program[:_SHOWN].decode("utf-8", "backslashreplace") + ("..." if len(program) > _SHOWN else "")
+    why = error.strerror if lacking_number(error) is None else lack_in(error)
     remedy = "; --stdin gives the item on stdin" if error.errno == errno.E2BIG else ""
-    return ItemFailed(ItemError(type(error).__name__, f"{program} cannot be run: {error.strerror}{remedy}"))
+    return ItemFailed(ItemError(type(error).__name__, f"{name} cannot be run: {why}{remedy}"))
 
 
 def _signal_name(number: int) -> str:

@@ -64,7 +64,7 @@ class Crew(Pool):
             try:
                 self.start(slot)
             except OSError as error:
-                raise not_started(error, f"only {slot} of {self.size} workers") from error
+                raise not_started(error, f"only {slot} of {self.size} workers", "-j asks for fewer") from error
 
     def _greet(self, event: Event) -> None:
         self.answered(event.lane, event.tag)

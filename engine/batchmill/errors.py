@@ -98,10 +98,20 @@ class FunctionFailed(BatchmillError):
     exit_code = 78
 
 
+class FunctionStarved(FunctionFailed):
+    """It raised for want of processes, threads, memory, open files or room: another worker may have had enough."""
+
+
 class LanesLost(BatchmillError):
     """Lanes cannot be started, or die faster than they can be replaced."""
 
     exit_code = 70
+
+
+class OutOfResources(LanesLost):
+    """The system has no more processes, threads, memory, open files or room for what a run cannot do without."""
+
+    exit_code = 71
 
 
 class ClusterUnfit(BatchmillError):

@@ -6,7 +6,7 @@ CPython 3.11 to 3.15; where that is not so, the first start says it in one sente
     ProcessPoolExecutor   asks its context for get_start_method, Process, SimpleQueue, Lock and BoundedSemaphore; starts
                           its process in the first `submit`; watches `sentinel`, and ends with `terminate` and `join`
     Queue                 asks its semaphore to acquire, to release, and `_semlock._is_zero()`; keeps `_reader` and
-                          `_writer`
+                          `_writer`; starts its thread by `_start_thread` in the first `put`, if `_thread` is None
     SimpleQueue           keeps `_reader` and `_writer`
     Process               `_bootstrap(parent_sentinel=)` is its main function in the new process
     reduction             DupFd asks the process being started (set_spawning_popen) to pass a descriptor
@@ -14,6 +14,7 @@ CPython 3.11 to 3.15; where that is not so, the first start says it in one sente
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,6 +24,7 @@ from typing import Any
 
 from batchmill.errors import Unsupported
 from batchmill.processes import Origin, WorkerProcess
+from batchmill.scarcity import lacking_number
 
 _JOIN = 1.0  # seconds for the executor's thread to have seen that its process is dead
 
@@ -54,10 +56,34 @@ class NoLock:
         return False
 
 
+class _Process(WorkerProcess):
+    """The executor's process, and the thread that feeds it: `calls` would start that in the executor's own thread,
+    where nobody would hear that it cannot be started."""
+
+    def __init__(self, origin: Origin, target: Callable[..., Any], args: Sequence[Any]) -> None:
+        super().__init__(origin, target, args)
+        self._calls = args[0]
+
+    def start(self) -> None:
+        """Start both. Raises OSError and RuntimeError (no thread)."""
+        super().start()
+        with self._calls._notempty:
+            if self._calls._thread is None:
+                self._calls._start_thread()
+
+    def abandon(self) -> None:
+        """End what of it was started."""
+        self._calls.close()
+        if self.is_started:
+            self.kill()
+            self.join()
+            self.close()
+
+
 class _Context:
     """What ProcessPoolExecutor takes for a context of multiprocessing."""
 
-    process: WorkerProcess
+    process: _Process | None = None
     replies: Any = None
 
     def __init__(self, origin: Origin) -> None:
@@ -76,8 +102,8 @@ class _Context:
         self.replies = queues.SimpleQueue(ctx=self)
         return self.replies
 
-    def Process(self, *, target: Callable[..., Any], args: Sequence[Any]) -> WorkerProcess:  # noqa: N802
-        self.process = WorkerProcess(self._origin, target, args)
+    def Process(self, *, target: Callable[..., Any], args: Sequence[Any]) -> _Process:  # noqa: N802
+        self.process = _Process(self._origin, target, args)
         return self.process
 
 
@@ -98,14 +124,23 @@ class SingleProcessExecutor:
         with _as_known():
             try:
                 future: Future[Any] = self._executor.submit(function)
-            except OSError:
-                self.shutdown()
-                raise
+            except BaseException as error:
+                self._abandon()
+                if isinstance(error, OSError) or (number := lacking_number(error)) is None:
+                    raise
+                raise OSError(number, os.strerror(number)) from error
             # A worker killed half-way through a reply must show as the end of the pipe: the manager thread would
             # wait for the rest for ever while this process itself holds a writing end (FAULTS.md row 22).
             self._context.replies._writer.close()
             self._process = self._context.process
         return future
+
+    def _abandon(self) -> None:
+        """End what was started when something else could not be."""
+        self.shutdown()
+        process: _Process | None = self._context.process
+        if process is not None:
+            process.abandon()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """As ProcessPoolExecutor.submit."""

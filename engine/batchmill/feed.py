@@ -13,15 +13,15 @@ import lzma
 import os
 import queue
 import stat
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
-from batchmill.errors import InputMissing, InvalidUsage
+from batchmill import threads
+from batchmill.errors import InputMissing, InvalidUsage, OutOfResources
 from batchmill.formats import MAX_ITEM, Format
 
 BLOCK = 1 << 20  # bytes read at once
@@ -58,7 +58,7 @@ class _Threaded:
         self._all, self._notify = blocks, notify
         self._blocks: queue.Queue[bytes | Exception] = queue.Queue(4)
         self._closed = False
-        threading.Thread(target=self._pull, name="batchmill-feeder", daemon=True).start()
+        threads.start(self._pull, "feeder")
 
     def _pull(self) -> None:
         block: bytes | Exception = b"-"
@@ -254,7 +254,8 @@ class Census:
         if format.name == "files" or all(_is_plain(name) for name in names):
             if format.name != "files":
                 self.size = sum(os.path.getsize(name) for name in names)
-            threading.Thread(target=self._count, args=(list(names),), name="batchmill-census", daemon=True).start()
+            with suppress(OutOfResources):  # then the total stays unknown
+                threads.start(self._count, "census", list(names))
 
     def stop(self) -> None:
         """Count no further."""
@@ -268,7 +269,7 @@ class Census:
                     total += count
                     if self._stop:
                         return
-        except (OSError, InvalidUsage):
+        except (OSError, MemoryError, InvalidUsage):
             return  # the loop reads the same file, and says so
         self.total = total
 

@@ -26,8 +26,17 @@ from importlib.util import module_from_spec, spec_from_file_location
 from types import CodeType, ModuleType
 from typing import Any
 
-from batchmill.errors import BatchmillError, FunctionFailed, InputMissing, InvalidUsage, NotGuarded, UnknownFunction
+from batchmill.errors import (
+    BatchmillError,
+    FunctionFailed,
+    FunctionStarved,
+    InputMissing,
+    InvalidUsage,
+    NotGuarded,
+    UnknownFunction,
+)
 from batchmill.outline import Outline, no_name
+from batchmill.scarcity import lacking_number
 
 if sys.version_info >= (3, 14):
     from annotationlib import Format
@@ -339,7 +348,8 @@ def failure(doing: str, error: BaseException) -> FunctionFailed:
     lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
     tail = "\n".join(line[:500] for line in lines[-TRACEBACK_LINES:])
     verb = "exited with" if isinstance(error, SystemExit) else "raised"
-    return FunctionFailed(f"{doing} {verb} {type(error).__name__}:\n{tail}")
+    kind = FunctionFailed if lacking_number(error) is None else FunctionStarved
+    return kind(f"{doing} {verb} {type(error).__name__}:\n{tail}")
 
 
 def _resolve_init(init: str | FunctionSpec, spec: FunctionSpec, module: ModuleType | None) -> Callable[[], Any]:

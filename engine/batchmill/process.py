@@ -22,13 +22,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.util import Finalize
 from typing import IO, Any, NamedTuple
 
-from batchmill.anonymous_file import file_with
+from batchmill.anonymous_file import file_with, write_whole
+from batchmill.errors import OutputLost
 
 PIECE = 1 << 16
 TAIL = 4 << 10  # bytes of the end of a stream that are kept in any case
 LAST_WORDS = 1.0  # seconds between SIGTERM and SIGKILL
 _TICK = 0.1  # seconds; a longer one counts as two: a machine that was suspended does not count (TRAPS.md 12)
 _LOOK = 0.02  # seconds between looks for the end of a command, where nothing tells of it
+PATIENCE = 3.0  # seconds for a process to become possible
+_FIRST_PAUSE = 0.01
+_PASSING = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.ETXTBSY}  # what may be otherwise in a moment
 _PIPEFUL = 16  # pieces: more than a pipe holds
 _SHELL = "/bin/sh"
 _KEEPER = 'trap "" HUP INT TERM; read -r _; kill -KILL 0'
@@ -64,11 +68,15 @@ class Capture:
         self.dropped += len(data)
         self._last = (self._last + data)[-TAIL:]
         if self._whole:
-            if self._rest is None:
-                import tempfile  # not every lane needs it
+            import tempfile  # not every lane needs it
 
-                self._rest = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the capture
-            self._rest.write(data)
+            try:
+                if self._rest is None:
+                    self._rest = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with the capture
+                write_whole(self._rest.fileno(), data)
+            except OSError as error:
+                remedy = "point TMPDIR at a directory with room"
+                raise OutputLost(f"no room for what it prints, in a temporary file: {error.strerror}", remedy) from None
 
     @property
     def tail(self) -> bytes:
@@ -101,6 +109,14 @@ class Ended(NamedTuple):
     overdue: bool
 
 
+class NotStarted(Exception):
+    """A command could not be started, for the reason in `error`."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Commands:
     """Runs commands, one after the other. `environ` is theirs."""
 
@@ -116,13 +132,15 @@ class Commands:
         stdin: bytes | None,
         captures: Captures,
         timeout: float | None,
+        patience: float = PATIENCE,
     ) -> Ended:
         """Run the program `path` (None: the first word, looked up on PATH) to its end, which may be `timeout`.
+        Where others have all the processes there may be, it is tried again for `patience` seconds.
 
         `captures` take stdout and stderr. The program reads `stdin`, or nothing. What it leaves running in the
-        background is not waited for. Raises OSError where it cannot be started.
+        background is not waited for. Raises NotStarted, and OutputLost where `captures` cannot keep what it prints.
         """
-        child = self._start(path, words, stdin, captures)
+        child = self._started(path, words, stdin, captures, patience)
         try:
             overdue = not child.gather(timeout)
             if overdue:
@@ -139,6 +157,24 @@ class Commands:
         finally:
             child.close()
         return Ended(status, usage, overdue)
+
+    def check(self) -> None:
+        """Raise NotStarted where there is no process for a command: one is tried."""
+        captures = (Capture(0, whole=False), Capture(0, whole=False))
+        self.run(_SHELL, [b"sh", b"-c", b":"], stdin=None, captures=captures, timeout=None, patience=0.0)
+
+    def _started(
+        self, path: str | None, words: list[bytes], stdin: bytes | None, captures: Captures, patience: float
+    ) -> _Child:
+        deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
+        while True:
+            try:
+                return self._start(path, words, stdin, captures)
+            except OSError as error:
+                if error.errno not in _PASSING or time.monotonic() + pause > deadline:
+                    raise NotStarted(error) from error
+            time.sleep(pause)
+            pause *= 2
 
     def _start(self, path: str | None, words: list[bytes], stdin: bytes | None, captures: Captures) -> _Child:
         ends: list[int] = []
@@ -276,15 +312,19 @@ class _Group:
         return self._keeper
 
     def _start(self) -> None:
-        end, self._end = os.pipe()
+        end, kept = os.pipe()
         null = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
         actions = [(os.POSIX_SPAWN_DUP2, end, 0), *null]
         try:
             self._keeper = os.posix_spawn(
                 _SHELL, ["sh", "-c", _KEEPER], self._environ, file_actions=actions, setpgroup=0, setsigdef=_DEFAULT
             )
+        except BaseException:
+            os.close(kept)
+            raise
         finally:
             os.close(end)
+        self._end = kept
 
     def signal(self, number: int) -> None:
         """Send a signal to all of the group; the keeper minds none but SIGKILL."""

@@ -89,6 +89,7 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._code: int | None = None
         self._is_closed = False
+        self.is_started = False
         self.joined = threading.Event()  # by its executor, which has nothing more to do then
         self.is_disconnected = False  # it was found alive, with its end of the pipes closed
 
@@ -112,6 +113,7 @@ class WorkerProcess:
         finally:
             self._close(*ends)
         del self._target, self._args
+        self.is_started = True
         _alive.add(self)
 
     @property

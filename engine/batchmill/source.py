@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any, Protocol
 
-from batchmill import formats
+from batchmill import formats, threads
 from batchmill.codec import kept_id
 from batchmill.errors import InputBroken
 from batchmill.feed import BOM, UNREADABLE, Census, Feed, Headed, Notify, check_inputs, listing, opener
@@ -274,7 +274,7 @@ class ItemSource:
         self.position = 0
         self.ended = False
         self._id = id
-        threading.Thread(target=self._pull, args=(items,), name="batchmill-feeder", daemon=True).start()
+        threads.start(self._pull, "feeder", items)
 
     def _pull(self, items: Iterable[Any]) -> None:
         try:

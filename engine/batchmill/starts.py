@@ -7,20 +7,25 @@ from collections import Counter
 from collections.abc import Callable
 
 from batchmill.blame import SERVER_LOST, describe_exit
-from batchmill.errors import BatchmillError, FunctionFailed, LanesLost
+from batchmill.errors import BatchmillError, FunctionFailed, FunctionStarved, LanesLost, OutOfResources
 from batchmill.lanes import Lane, Lanes
 from batchmill.model import plural
+from batchmill.scarcity import lack_in, lacking
 from batchmill.worker import Ready
 
-_REMEDY = "close other programs, or give fewer workers with -j"
+_REMEDY = "see what limits memory and processes there (ulimit -a, a container's own), or give fewer workers with -j"
 PROOF = 3  # machines on which an import must fail, before any succeeds, to end the run: one may lack a package
 IN_A_ROW = 5  # lanes in a row that may die while starting
 _STILL_IMPORTING = 10.0  # seconds
 
 
-def not_started(error: OSError, what: str) -> LanesLost:
-    """The error of a run that cannot have the workers it needs; `what` says how many there can be."""
-    return LanesLost(f"{what} can be started: {error}", _REMEDY)
+def not_started(error: OSError, what: str, remedy: str = "") -> LanesLost:
+    """The error of a run that cannot have the workers it needs; `what` says how many there can be, `remedy` what else
+    helps."""
+    said = f"{what} can be started"
+    found = lacking(error, said) or LanesLost(f"{said}: {error}")
+    found.remedy = "; ".join(filter(None, (found.remedy, remedy)))
+    return found
 
 
 def not_imported(patience: float) -> FunctionFailed:
@@ -52,31 +57,41 @@ class Starts:
         self._asked: float | None = None  # when the first lane was to start, if that had to wait
         self.any_ready = any(lane.ready for lane in lanes.lanes.values())  # a pool may be warm
 
-    def start(self, slot: int) -> None:
-        """Start a lane in a free slot, or go on with fewer; not yet, where it would keep the loop waiting."""
-        try:
-            if not self._lanes.may_start():
-                self._asked = self._asked or time.monotonic()
-                return
-            self._lanes.start(slot)
-        except OSError as error:
-            if not self._lanes.lanes:
-                raise not_started(error, "no worker") from error
-            self._message(f"Only {plural(len(self._lanes.lanes), 'worker')} could be started: {error}")
-            self._lanes.size = len(self._lanes.lanes)
-
     def start_first(self) -> None:
         """Start the first lane, where there is a place for it: it shows whether the function can be imported."""
         for slot in self._lanes.vacant()[:1]:
-            self.start(slot)
+            self._start(slot)
 
     def start_missing(self) -> None:
         """Start a lane in every slot that is free, once the first one was up."""
         for slot in self._lanes.vacant() if self.any_ready else ():
-            self.start(slot)
+            if not self._start(slot):
+                break
+
+    def _start(self, slot: int) -> bool:
+        """Start a lane in a free slot. False: go on with fewer, or not yet, where the loop would have to wait."""
+        try:
+            if not self._lanes.may_start():
+                self._asked = self._asked or time.monotonic()
+                return False
+            self._lanes.start(slot)
+        except OSError as error:
+            if not self._lanes.lanes:
+                raise not_started(error, "no worker") from error
+            self._go_on_with_fewer(lack_in(error))
+            return False
+        return True
+
+    def _go_on_with_fewer(self, why: str) -> None:
+        self._lanes.size = len(self._lanes.lanes)
+        self._message(f"Only {plural(self._lanes.size, 'worker')} could be started: {why}")
 
     def greet(self, lane: Lane, ready: Ready) -> bool:
         """A lane says that it is up, or why it never will be; whether it is the first one of all."""
+        if isinstance(ready.error, (FunctionStarved, OutOfResources)) and self._is_dispensable(lane):
+            self._lanes.give_up(lane)
+            self._go_on_with_fewer(ready.error.message.splitlines()[-1])
+            return False
         if ready.error is not None:
             self._unfit(lane, ready.error)
             return False
@@ -90,13 +105,13 @@ class Starts:
         code, place = lane.executor.exitcode, self._lanes.place(lane)
         self._died[place] += 1
         if lane.unstarted:
-            self._unfit(lane, LanesLost(f"no worker can be started: {lane.unstarted}", _REMEDY))
+            self._unfit(lane, OutOfResources(f"no worker can be started: {lane.unstarted}", _REMEDY))
         elif not self.any_ready and code != SERVER_LOST:
             self._unfit(lane, died_importing(code))
         elif self._died[place] > IN_A_ROW:
             how = describe_exit(code)
             said = f"{self._died[place]} workers in a row died while starting; the last one {how}"
-            self._unfit(lane, LanesLost(said))
+            self._unfit(lane, OutOfResources(said, _REMEDY))
 
     def _unfit(self, lane: Lane, error: BatchmillError) -> None:
         """A lane cannot come up. Before the first one did that may be the function's fault: PROOF places show it."""
@@ -108,6 +123,11 @@ class Starts:
             raise type(error)(f"on {place}: {error.message}", error.remedy)
         if found is not None:
             raise found
+
+    def _is_dispensable(self, lane: Lane) -> bool:
+        """Whether there are others on this machine to do the work."""
+        others = (other for other in self._lanes.lanes.values() if other is not lane)
+        return not self._lanes.place(lane) and any(other.ready for other in others)
 
     def watch(self, now: float) -> None:
         """Look at how long the first import takes, at `now` (monotonic seconds)."""

@@ -155,7 +155,9 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
 
 def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
     setup = _lane.setup
-    _lane.function = Runner(spec, setup.format, os.environb, setup.timeout, passer)
+    runner = Runner(spec, setup.format, os.environb, setup.timeout, passer)
+    runner.check()
+    _lane.function = runner
 
 
 def bound(function: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[Any], Any]:
