@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -137,22 +138,29 @@ def test_in_python_it_is_an_error_of_ours(processes: int, shared: Path) -> None:
     assert ended.out.strip() == f"{ITEMS}" or ended.out.startswith(f"{LACKING} ")
 
 
-@pytest.mark.parametrize("processes", [6, 10, 15])
-def test_few_processes_in_a_cgroup_are_fewer_workers_or_one_line(processes: int, place: Path) -> None:
-    group = Path("/sys/fs/cgroup/pids") / f"batchmill-test-{os.getpid()}"
-    if not group.parent.is_dir() or not os.access(group.parent, os.W_OK):
-        pytest.skip("needs a cgroup of its own with the pids controller (version 1)")
+@contextmanager
+def cgroup(controller: str, limit: str, value: int) -> Iterator[Callable[[], None]]:
+    """What has a process enter a group of its own in which this limit holds (cgroups of version 1)."""
+    group = Path("/sys/fs/cgroup") / controller / f"batchmill-test-{os.getpid()}"
+    if not (group.parent / "cgroup.procs").exists() or not os.access(group.parent, os.W_OK):
+        pytest.skip(f"needs a cgroup of its own with the {controller} controller (version 1)")
     group.mkdir()
 
     def enter() -> None:
         (group / "cgroup.procs").write_text("0")
 
     try:
-        (group / "pids.max").write_text(f"{processes}")
-        assert_fair(under(*RUN, *SOME, at=place, before=enter), place)
+        (group / limit).write_text(f"{value}")
+        yield enter
     finally:
         until(lambda: not (group / "cgroup.procs").read_text(), "the group to be empty")
         group.rmdir()
+
+
+@pytest.mark.parametrize("processes", [6, 10, 15])
+def test_few_processes_in_a_cgroup_are_fewer_workers_or_one_line(processes: int, place: Path) -> None:
+    with cgroup("pids", "pids.max", processes) as enter:
+        assert_fair(under(*RUN, *SOME, at=place, before=enter), place)
 
 
 # Open files, memory, sizes
@@ -167,6 +175,15 @@ def test_row_29_few_open_files_are_fewer_workers_or_one_line(words: tuple[str, .
 @pytest.mark.parametrize("mebibytes", [40, 60, 80, 120, 200, 400])
 def test_little_address_space_is_fewer_workers_or_one_line(mebibytes: int, place: Path) -> None:
     assert_fair(under(*RUN, *SOME, at=place, before=limited(resource.RLIMIT_AS, mebibytes << 20)), place)
+
+
+def test_a_first_worker_that_is_killed_for_memory_is_one_line(place: Path) -> None:
+    (place / "g.py").write_text("from f import work\nheld = bytearray(200 << 20)\n")
+    with cgroup("memory", "memory.limit_in_bytes", 100 << 20) as enter:
+        ended = under(PROGRAM, "run", "g.py:work", "items.jsonl", *SOME, at=place, before=enter)
+    assert ended.status == LACKING
+    (line,) = ended.err.splitlines()
+    assert "was killed by SIGKILL while starting: most likely, there is not enough memory" in line
 
 
 @pytest.mark.parametrize("size", [1, 100, 1000, 5000, 20_000])

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from batchmill.blame import describe_exit
-from batchmill.errors import LanesLost
+from batchmill.errors import OutOfResources
 from batchmill.lanes import LATE, Event, Lane
 from batchmill.model import Stop
 from batchmill.pool import Pool
@@ -73,7 +73,7 @@ class Crew(Pool):
             event.lane.executor.wait(LATE)
             code = event.lane.executor.exitcode
             if event.lane.slot:
-                raise LanesLost(f"a worker {describe_exit(code)} while starting")
+                raise OutOfResources(f"a worker {describe_exit(code)} while starting", "-j asks for fewer")
             raise died_importing(code)
         answer: Ready = event.future.result()
         if answer.error is not None:

@@ -336,7 +336,7 @@ class Loop:
         """A lane is confirmed dead: its chunks run again, and another lane takes its place."""
         code = lane.executor.exitcode
         if not (lane.ready or lane.machine_lost or self.stopped):
-            self._starts.died(lane)
+            self._starts.died(lane, self._guard.memory_trouble(lane))
         self._losses.take_back(lane, stopped=bool(self.stopped))
         for tag in [tag for tag, (at, _) in self._scans.items() if at is lane]:
             self._intake.scan_lost(self._scans.pop(tag)[1])

@@ -57,6 +57,11 @@ def lacking(error: BaseException, what: str = "this run cannot go on") -> OutOfR
     return None if number is None else OutOfResources(f"{what}: {lack_in(error)}", _BY_NUMBER[number].remedy)
 
 
+def out_of_memory(what: str) -> OutOfResources:
+    """The error of `what` is most likely for want of memory."""
+    return OutOfResources(f"{what}: most likely, {_MEMORY.lack}", _MEMORY.remedy)
+
+
 def lack_in(error: BaseException) -> str:
     """What was lacking, as part of a sentence; of any other error what it says itself."""
     number = lacking_number(error)

@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from batchmill.blame import SERVER_LOST, describe_exit
+from batchmill.blame import KILLED, SERVER_LOST, describe_exit
 from batchmill.errors import BatchmillError, FunctionFailed, FunctionStarved, LanesLost, OutOfResources
 from batchmill.lanes import Lane, Lanes
 from batchmill.model import plural
-from batchmill.scarcity import lack_in, lacking
+from batchmill.scarcity import lack_in, lacking, out_of_memory
 from batchmill.worker import Ready
 
 _REMEDY = "see what limits memory and processes there (ulimit -a, a container's own), or give fewer workers with -j"
@@ -83,14 +83,15 @@ class Starts:
         return True
 
     def _go_on_with_fewer(self, why: str) -> None:
+        if len(self._lanes.lanes) == self._lanes.size:
+            return  # it was one too many already
         self._lanes.size = len(self._lanes.lanes)
         self._message(f"Only {plural(self._lanes.size, 'worker')} could be started: {why}")
 
     def greet(self, lane: Lane, ready: Ready) -> bool:
         """A lane says that it is up, or why it never will be; whether it is the first one of all."""
-        if isinstance(ready.error, (FunctionStarved, OutOfResources)) and self._is_dispensable(lane):
-            self._lanes.give_up(lane)
-            self._go_on_with_fewer(ready.error.message.splitlines()[-1])
+        if isinstance(ready.error, (FunctionStarved, OutOfResources)):
+            self._starved(lane, ready.error)
             return False
         if ready.error is not None:
             self._unfit(lane, ready.error)
@@ -100,11 +101,13 @@ class Starts:
         is_first, self.any_ready = not self.any_ready, True
         return is_first
 
-    def died(self, lane: Lane) -> None:
-        """A lane died before it was up."""
+    def died(self, lane: Lane, memory: str | None = None) -> None:
+        """A lane died before it was up; `memory` says what points to that as the cause."""
         code, place = lane.executor.exitcode, self._lanes.place(lane)
         self._died[place] += 1
-        if lane.unstarted:
+        if code == KILLED and memory is not None:
+            self._starved(lane, out_of_memory(f"a worker {describe_exit(code)} while starting"))
+        elif lane.unstarted:
             self._unfit(lane, OutOfResources(f"no worker can be started: {lane.unstarted}", _REMEDY))
         elif not self.any_ready and code != SERVER_LOST:
             self._unfit(lane, died_importing(code))
@@ -124,10 +127,14 @@ class Starts:
         if found is not None:
             raise found
 
-    def _is_dispensable(self, lane: Lane) -> bool:
-        """Whether there are others on this machine to do the work."""
+    def _starved(self, lane: Lane, error: BatchmillError) -> None:
+        """A lane cannot come up for want of something: if there are others on this machine, they do the work."""
         others = (other for other in self._lanes.lanes.values() if other is not lane)
-        return not self._lanes.place(lane) and any(other.ready for other in others)
+        if self._lanes.place(lane) or not any(other.ready for other in others):
+            self._unfit(lane, error)
+        else:
+            self._lanes.give_up(lane)
+            self._go_on_with_fewer(error.message.splitlines()[-1])
 
     def watch(self, now: float) -> None:
         """Look at how long the first import takes, at `now` (monotonic seconds)."""
