@@ -17,7 +17,7 @@ import psutil
 from batchmill.checkpoint import read_frames
 from batchmill.framing import CAP, HEAD_SIZE
 from fault_kit import CHECKPOINT, Run, committed, numbered, send, witnessed
-from soak_starts import crowded, prepare_crowd
+from soak_starts import crowded, limited_runs, prepare_crowd, prepare_limited
 from soak_trial import BROKEN_DISK, KILLED, LIMIT, Bench, Fault, Steps, Trial, lanes, mill, standing, stop_all
 
 WRITES = "pwritev,pwritev2"  # Python's pwritev is either
@@ -389,6 +389,7 @@ ROWS = (
     Row(13, "ENOSPC, EIO at every call", 3, prepare_failing, failing_at_call, needs_strace=True),
     Row(17, "twenty at once", 3, prepare_crowd, crowded),
     Row(21, "kill -9 of workers", 2, prepare_twenty, workers_killed),
+    Row(29, "few processes, files, little memory", 3, prepare_limited, limited_runs),
     Row(35, "stopped, clock jumps", 2, prepare_clocks, stopped),
     Row(39, "one core, half a core, slow disk", 2, prepare_scarce, scarce),
     Row(43, "two of these at random", 6, prepare_two, two_at_once),
