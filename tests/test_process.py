@@ -82,7 +82,7 @@ def test_a_command_that_closes_its_streams_is_waited_for(commands: Commands, tmp
 
 def test_when_its_time_is_up_it_gets_a_term_and_its_group_a_kill(commands: Commands) -> None:
     script = 'trap "echo last words; exit 5" TERM; (trap "" TERM; sleep 60) & echo $!; sleep 60 & wait'
-    ended, out, _ = run(commands, script, timeout=2)  # by then the traps are there
+    ended, out, _ = run(commands, script, timeout=4)  # by then the traps are there
     pid, *words = bytes(out.kept).split(b"\n", 1)
     assert ended.overdue
     assert words == [b"last words\n"]

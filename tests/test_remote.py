@@ -156,7 +156,7 @@ def test_a_lane_elsewhere_answers_like_one_here(there: There) -> None:
     assert there.results(lane) == [["z", 1, lane.pid]]
     assert lane.outstanding == []
     there.lanes.close(1.0)
-    until(lambda: machine.is_lost, "the end of the agent", limit=10)
+    until(lambda: machine.is_lost, "the end of the agent", limit=30)
     assert not is_running(lane.pid)
 
 
@@ -215,7 +215,7 @@ def test_a_lost_machine_takes_its_lanes_and_no_others_and_its_place_is_for_the_n
         there.answer(lane)
     hung = lanes[lost.slots[0]]
     there.run(hung, 1, "hang")
-    until(lambda: there.lanes.running(hung) == (1, 0), "the item to run", limit=10)
+    until(lambda: there.lanes.running(hung) == (1, 0), "the item to run", limit=30)
     os.kill(there.agents[1].process.pid, signal.SIGKILL)
     assert there.lost(hung) is hung
     assert {lane.machine_lost for lane in lanes.values() if lane.slot in lost.slots} == {"tcp://b:1"}
