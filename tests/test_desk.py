@@ -33,6 +33,7 @@ from fault_kit import (
     until,
     witnessed,
 )
+from process_kit import parent_of
 
 pytest.importorskip("distributed", reason="the extra dask is not installed")
 pytestmark = [
@@ -61,11 +62,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
 
 
 def makers(run: Run) -> list[int]:
-    """The lanes of a run on this machine: each leads a process group, and its items are elsewhere."""
+    """The lanes of a run on this machine: each leads a process group, as the fork server does. Items are elsewhere."""
     found = []
     for pid in run.all():
         try:
-            if os.getpgid(pid) == pid != run.pid:
+            if os.getpgid(pid) == pid and parent_of(pid) != run.pid != pid:
                 found.append(pid)
         except ProcessLookupError:
             continue
