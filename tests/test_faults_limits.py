@@ -174,3 +174,12 @@ def test_an_item_too_long_for_an_argument_is_told_so_in_a_short_line(words: tupl
     assert ended.status == 1
     (line,) = [line for line in ended.err.splitlines() if "cannot be run" in line]
     assert line.endswith("cannot be run: Argument list too long; --stdin gives the item on stdin")
+
+
+@pytest.mark.parametrize("files", [6, 7, 8])
+def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_told_so(files: int, place: Path) -> None:
+    words = (*RUN, "-c", "x.ckpt", "-o", "out", "-j", "1")
+    assert under(*words, "--limit", "3", at=place).status == 3
+    ended = under(*words, "--resume", at=place, before=limited(resource.RLIMIT_NOFILE, files))
+    assert ended.status == LACKING
+    assert "no more files can be open; raise the limit (ulimit -n)" in ended.err.splitlines()[-1]

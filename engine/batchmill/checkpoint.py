@@ -25,6 +25,7 @@ from batchmill.framing import HEAD_SIZE, FileHeader, FrameRef, FrameType, Verdic
 from batchmill.holding import Name, holding, in_the_way
 from batchmill.opening import Found, OnFrame, examine, first_bytes
 from batchmill.reader import Holder, Reader, exists_with_outcomes, read_frames, read_payload
+from batchmill.scarcity import limit_met
 
 # What others need of the file comes through here; the modules below divide the work.
 __all__ = [
@@ -178,10 +179,9 @@ class Checkpoint:
             os.unlink(name)
             write_all(disk, fd, parts, 0)
         except OSError as error:
-            raise CheckpointRefused(
-                f"cannot write a temporary file in {tempfile.gettempdir()}: {error.strerror}",
-                "point TMPDIR at a directory with room, or give -c",
-            ) from error
+            said = f"cannot write a temporary file in {tempfile.tempdir or 'any directory for them'}"
+            remedy = "point TMPDIR at a directory with room, or give -c"
+            raise limit_met(error, said) or CheckpointRefused(f"{said}: {error.strerror}", remedy) from error
         tail = (sum(map(len, parts)), 1)
         return cls(fd, name, header, dict(meta), tail, interval=None, on_error=None, disk=disk, named=False)
 

@@ -64,7 +64,8 @@ class Crew(Pool):
             try:
                 self.start(slot)
             except OSError as error:
-                raise not_started(error, f"only {slot} of {self.size} workers", "-j asks for fewer") from error
+                what = f"only {slot} of {self.size} workers" if slot else "no worker"
+                raise not_started(error, what, "-j asks for fewer" if slot else "") from error
 
     def _greet(self, event: Event) -> None:
         self.answered(event.lane, event.tag)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, NamedTuple
 
-from batchmill.errors import CheckpointRefused, InvalidUsage, OutputLost
+from batchmill.errors import BatchmillError, CheckpointRefused, InvalidUsage, OutputLost
+from batchmill.scarcity import limit_met
 
 # Seconds that a lock may be held by who only looks: `status` asks whether a run is alive, and a run that opened a file
 # just before it was moved aside has the lock until it sees that.
@@ -92,6 +93,8 @@ def open_regular(path: str, *, write: bool = False) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if met := limit_met(error, f"cannot open {path}"):
+            raise met from error
         why = "it is a symbolic link" if error.errno in (errno.ELOOP, errno.EMLINK) else error.strerror
         raise CheckpointRefused(f"cannot open {path}: {why}", "name another file with -c") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -371,8 +374,9 @@ def _give_name(disk: Disk, temporary: str, path: str, replace: bool) -> None:
         raise _uncreatable(path, error) from error
 
 
-def _uncreatable(path: str, error: OSError) -> CheckpointRefused:
-    return CheckpointRefused(f"cannot create {path}: {error.strerror}", "name another file with -c")
+def _uncreatable(path: str, error: OSError) -> BatchmillError:
+    said = f"cannot create {path}"
+    return limit_met(error, said) or CheckpointRefused(f"{said}: {error.strerror}", "name another file with -c")
 
 
 def unsupported(path: str, what: str, error: OSError) -> CheckpointRefused:

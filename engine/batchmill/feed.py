@@ -21,8 +21,9 @@ from itertools import islice
 from typing import Any, Protocol
 
 from batchmill import threads
-from batchmill.errors import InputMissing, InvalidUsage, OutOfResources
+from batchmill.errors import BatchmillError, InputMissing, InvalidUsage, OutOfResources
 from batchmill.formats import MAX_ITEM, Format
+from batchmill.scarcity import limit_met
 
 BLOCK = 1 << 20  # bytes read at once
 MAX_HEADER = 1 << 20  # bytes of a table's first row
@@ -161,7 +162,7 @@ def check_inputs(names: Sequence[str], directories: bool) -> None:
             if not stat.S_ISDIR(mode) and not stat.S_ISFIFO(mode):  # a pipe closed again would kill who writes to it
                 os.close(os.open(name, os.O_RDONLY | os.O_NONBLOCK))
         except OSError as error:
-            raise InputMissing(f"{name}: {error.strerror}", "check the path of INPUT") from None
+            raise _unreadable(name, error) from None
         if stat.S_ISDIR(mode) and not directories:
             raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
 
@@ -199,7 +200,12 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT") from None
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: OSError) -> BatchmillError:
+    met = limit_met(error, f"cannot read {name}")
+    return met or InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT")
 
 
 def _whole_blocks(read: Callable[[int], bytes]) -> Callable[[], bytes]:

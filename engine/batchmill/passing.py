@@ -13,6 +13,7 @@ import select
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from batchmill.anonymous_file import new_file
 from batchmill.errors import OutputLost
 
 
@@ -20,24 +21,22 @@ class Passing:
     """The parent's side: a context manager whose file `fileno()` goes to the lanes, to lock and to write errors in."""
 
     def __init__(self) -> None:
-        import tempfile
-
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at the end of the block
+        self._file = new_file()
 
     def __enter__(self) -> Passing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        os.close(self._file)
 
     def fileno(self) -> int:
         """The file's descriptor."""
-        return self._file.fileno()
+        return self._file
 
     @property
     def trouble(self) -> int:
         """The number of the error that kept a lane from writing to stdout; 0 for none."""
-        return int(os.pread(self._file.fileno(), 16, 0) or 0)
+        return int(os.pread(self._file, 16, 0) or 0)
 
     @property
     def is_unread(self) -> bool:

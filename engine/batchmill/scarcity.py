@@ -19,7 +19,7 @@ class _Scarce(NamedTuple):
 
 _PROCESSES = _Scarce(
     "no more processes or threads can be started",
-    "end other programs, or raise their limit (ulimit -u, pids.max of a container)",
+    "end other programs, or raise the limits (ulimit -u and -v, pids.max and the memory of a container)",
 )
 _MEMORY = _Scarce(
     "there is not enough memory",
@@ -55,6 +55,11 @@ def lacking(error: BaseException, what: str = "this run cannot go on") -> OutOfR
     """The error that says what was lacking, None where it was something else; `what` is the consequence."""
     number = lacking_number(error)
     return None if number is None else OutOfResources(f"{what}: {lack_in(error)}", _BY_NUMBER[number].remedy)
+
+
+def limit_met(error: OSError, what: str) -> OutOfResources | None:
+    """As `lacking`, for `what` was done with a file: None also where it is room for that file which is lacking."""
+    return None if error.errno in _OF_A_PLACE else lacking(error, what)
 
 
 def out_of_memory(what: str) -> OutOfResources:
