@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import batchmill
+from batchmill import unpacking
 from batchmill.codec import fingerprint, kept_id, pack_result, pack_value, unpack_value
 from batchmill.errors import CheckpointDamaged
 from batchmill.packing import Packing
@@ -205,6 +206,7 @@ COLLIDING: dict[str, Callable[[], bytes]] = {
     "a frozenset": lambda: extension(Ext.FROZENSET, array_of(*colliding(lambda i: -2 - i * P))),
     "uuids": lambda: extension(Ext.SET, array_of(*colliding(lambda i: UUID(int=i * P + 7)))),
     "fractions": lambda: extension(Ext.SET, array_of(*colliding(lambda i: Fraction(i * P + 1, 2)))),
+    "tuples of fractions": lambda: extension(Ext.SET, array_of(*colliding(lambda i: (Fraction(i * P + 1, 2), "a")))),
     "keys of a map": lambda: b"\xdf" + (MANY - 1).to_bytes(4, "big") + b"\0".join(colliding(lambda i: i * P)) + b"\0",
     "in a tuple": lambda: extension(Ext.TUPLE, b"\x91" + COLLIDING["keys of a map"]()),
     "in a list": lambda: b"\x92\xc0" + COLLIDING["a set of integers"](),
@@ -215,6 +217,11 @@ COLLIDING: dict[str, Callable[[], bytes]] = {
 def test_numbers_of_one_hash_are_damage_and_not_hours(name: str) -> None:
     with pytest.raises(CheckpointDamaged, match="too long"):
         unpack_value(COLLIDING[name]())
+
+
+@pytest.mark.parametrize("value", [Fraction(n, d) for n in (0, 1, -1, 7 - P, 10**40) for d in (1, 3, P, 2 * P)])
+def test_what_is_compared_for_a_fraction_is_its_hash(value: Fraction) -> None:
+    assert unpacking._hash_of(value) == hash(value)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ import datetime as dt
 import functools
 import math
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from enum import IntEnum
@@ -182,9 +183,26 @@ def _check_hashes(items: list[Any]) -> None:
     Whoever writes numbers can choose their hashes, which Python salts for texts alone. Powers of two share theirs by
     dozens, and pass.
     """
-    compared = sum(len(list(alike)) ** 2 for _, alike in groupby(sorted(map(hash, items))))
+    compared = sum(len(list(alike)) ** 2 for _, alike in groupby(sorted(map(_hash_of, items))))
     if compared > _COMPARED * len(items):
         raise ValueError(f"{len(items)} keys or elements share so few hashes that reading them would take too long")
+
+
+def _hash_of(value: Any) -> int:
+    """As `hash`, but a fraction is not looked up in the cache that Python has of their hashes since 3.12.
+
+    There, fractions of one hash are compared with each other: just what is to be found out before it happens.
+    """
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return hash(kind(map(_hash_of, value)))
+    if kind.__module__ != "fractions":
+        return hash(value)
+    try:  # the rule for all numbers in "Hashing of numeric types" of Python's manual
+        size = hash(hash(abs(value.numerator)) * pow(value.denominator, -1, sys.hash_info.modulus))
+    except ValueError:
+        size = sys.hash_info.inf
+    return hash(size if value.numerator >= 0 else -size)
 
 
 FAST = Reading(strict_map_key=True)  # refuses maps with keys that are neither text nor bytes
