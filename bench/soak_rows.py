@@ -16,7 +16,8 @@ import psutil
 
 from batchmill.checkpoint import read_frames
 from batchmill.framing import CAP, HEAD_SIZE
-from fault_kit import CHECKPOINT, Run, committed, numbered, send, witnessed
+from fault_kit import CHECKPOINT, Run, committed, numbered, witnessed
+from process_kit import send
 from soak_starts import crowded, limited_runs, prepare_crowd, prepare_limited
 from soak_trial import BROKEN_DISK, KILLED, LIMIT, Bench, Fault, Steps, Trial, lanes, mill, standing, stop_all
 

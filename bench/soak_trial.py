@@ -24,21 +24,8 @@ from batchmill import Outcome
 from batchmill.checkpoint import Reader
 from batchmill.errors import BatchmillError
 from batchmill.framing import Kind
-from fault_kit import (
-    CHECKPOINT,
-    PROGRAM,
-    Ended,
-    Run,
-    committed,
-    parent_of,
-    prepare,
-    processes,
-    running,
-    send,
-    strikes,
-    undisturbed,
-    witnessed,
-)
+from fault_kit import CHECKPOINT, PROGRAM, Ended, Run, committed, prepare, running, strikes, undisturbed, witnessed
+from process_kit import parent_of, processes, send
 
 LIMIT = 60.0  # seconds that a run may take: the longest take five
 OUTPUT = "out.jsonl"

@@ -224,6 +224,6 @@ def power_loss(log: Sequence[Done], start: bytes, rng: random.Random) -> bytes:
     return bytes(image)
 
 
-def in_child(code: str, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def in_child(code: str, *args: str, timeout: float = 110) -> subprocess.CompletedProcess[str]:
     """Run `code` in an interpreter of its own, with `args` as sys.argv[1:]."""
     return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=timeout)

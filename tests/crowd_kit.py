@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from batchmill.codec import Block
 from batchmill.framing import FrameType
 from batchmill.reader import Reader
-from fault_kit import CHECKPOINT, Ended, finish, lines_of, processes, running, until, witnessed
+from fault_kit import CHECKPOINT, Ended, finish, lines_of, running, until, witnessed
+from process_kit import processes
 
 ARGUMENTS = ("f.py:work", "items.jsonl", "-j", "1")
 LIMIT = 200.0  # seconds: twenty that wait for each other run one after the other

@@ -25,12 +25,7 @@ from batchmill.checkpoint import read_frames
 from batchmill.errors import BatchmillError
 from batchmill.framing import FrameType
 from cli_kit import Terminal, environment
-from process_kit import command_line as command_line
-from process_kit import is_running as is_running
-from process_kit import parent_of as parent_of
-from process_kit import processes as processes
-from process_kit import send as send
-from process_kit import sweep as sweep
+from process_kit import command_line, processes, sweep
 
 PROGRAM = str(Path(sys.executable).parent / "batchmill")
 LIMIT = 60.0  # seconds after which a run or a wait is given up

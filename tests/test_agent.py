@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent_kit import LIMIT, Agent
-from fault_kit import LINGER, is_running, until
+from fault_kit import LINGER, until
+from process_kit import is_running
 
 ITEMS = """
 import os

@@ -16,7 +16,8 @@ import pytest
 
 from batchmill import open_checkpoint
 from cli_kit import Terminal, batchmill, shell
-from fault_kit import is_running, until
+from fault_kit import until
+from process_kit import is_running
 
 
 @pytest.fixture

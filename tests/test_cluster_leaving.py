@@ -23,10 +23,10 @@ from fault_kit import (
     prepare,
     results_of,
     running,
-    send,
     strikes,
     witnessed,
 )
+from process_kit import send
 
 pytest.importorskip("distributed", reason="the extra dask is not installed")
 pytestmark = [

@@ -19,21 +19,8 @@ from batchmill.ordering import RenderOrder
 from batchmill.output import Output
 from batchmill.worker import LaneSetup
 from cluster_kit import DaskCluster, dask_cluster
-from fault_kit import (
-    CHECKPOINT,
-    FUNCTIONS,
-    LIMIT,
-    Run,
-    committed,
-    finish,
-    numbered,
-    prepare,
-    running,
-    send,
-    until,
-    witnessed,
-)
-from process_kit import parent_of
+from fault_kit import CHECKPOINT, FUNCTIONS, LIMIT, Run, committed, finish, numbered, prepare, running, until, witnessed
+from process_kit import parent_of, send
 
 pytest.importorskip("distributed", reason="the extra dask is not installed")
 pytestmark = [

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cli_kit import batchmill, shell
-from fault_kit import LINGER, PROGRAM, committed, finish, is_running, running, until, witnessed
+from fault_kit import LINGER, PROGRAM, committed, finish, running, until, witnessed
+from process_kit import is_running
 
 EXEC = (PROGRAM, "exec")
 NOTE = 'echo "$1" >> witness; '

@@ -16,20 +16,18 @@ from fault_kit import (
     CHECKPOINT,
     METHODS,
     Run,
-    command_line,
     committed,
     finish,
     lines_of,
     numbered,
-    parent_of,
     prepare,
     results_of,
     running,
-    send,
     strikes,
     undisturbed,
     witnessed,
 )
+from process_kit import command_line, parent_of, send
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc")
 

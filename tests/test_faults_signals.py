@@ -22,14 +22,13 @@ from fault_kit import (
     lines_of,
     numbered,
     prepare,
-    processes,
     running,
-    send,
     strikes,
     undisturbed,
     until,
     witnessed,
 )
+from process_kit import processes, send
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc")
 

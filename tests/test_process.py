@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from batchmill.process import PIECE, Capture, Commands, Ended, NotStarted
-from fault_kit import is_running, until
-from process_kit import start
+from fault_kit import until
+from process_kit import is_running, start
 
 MIB = 1 << 20
 

@@ -28,7 +28,8 @@ from batchmill.scheduler import lost
 from batchmill.settings import Settings
 from batchmill.wire import AgentSetup, Death, pack
 from batchmill.worker import LaneSetup, Order
-from fault_kit import is_running, until
+from fault_kit import until
+from process_kit import is_running
 
 ITEMS = """
 import os
