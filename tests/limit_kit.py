@@ -62,7 +62,7 @@ def as_somebody(processes: int) -> list[str]:
 
 def with_mounts(script: str) -> list[str]:
     """What runs a command where this script has mounted something, in a name space of its own."""
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=60).returncode != 0:
         pytest.skip("mounting needs privileges")
     return ["unshare", "-m", "sh", "-c", f'{script}; exec "$@"', "sh"]
 
