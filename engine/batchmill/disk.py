@@ -160,7 +160,8 @@ def replacing(path: str, remedy: str = "check the path given to -o") -> Iterator
         if place.temporary is not None:
             os.replace(place.temporary, place.path)
     except OSError as error:
-        raise OutputLost(f"cannot write {path}: {error.strerror}", remedy) from None
+        said = f"cannot write {path}"
+        raise limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", remedy) from None
     finally:
         if place is not None and place.temporary is not None:
             remove(place.temporary)

@@ -14,6 +14,7 @@ from msgpack import Unpacker
 from batchmill.disk import Place, open_output
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.rows import TABLE
+from batchmill.scarcity import limit_met
 
 STDOUT = "-"
 
@@ -41,7 +42,9 @@ def open_target(name: str, format: str, columns: tuple[str, ...], opening: bytes
         place = open_output(name)
         return Database(name, place, columns) if format == "sqlite" else Target(name, place, opening)
     except OSError as error:
-        raise OutputLost(f"cannot write {name}: {error.strerror}", "check the path given to -o") from None
+        said = f"cannot write {name}"
+        lost = limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", "check the path given to -o")
+        raise lost from None
 
 
 def check_target(name: str, format: str) -> None:
