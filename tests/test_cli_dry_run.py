@@ -151,10 +151,12 @@ def test_compressed_input_and_stdin_are_read_to_their_end(work: Path) -> None:
         (["f.py:picky", "items.jsonl", "-c", "no/x.ckpt"], 73, "no/x.ckpt"),
         (["f.py:picky", "items.jsonl", "-c", "y.ckpt", "-o", "no/o.jsonl"], 74, "no/o.jsonl"),
         (["f.py:picky", "items.jsonl", "-c", "y.ckpt", "-o", "."], 74, "directory"),
-        (["f.py:picky", "items.jsonl", "-c", "f.py"], 65, "f.py"),
+        (["f.py:picky", "items.jsonl", "-c", "f.py"], 2, "f.py"),
+        (["f.py:picky", "items.jsonl", "-c", "notes.txt"], 65, "notes.txt"),
     ],
 )
 def test_it_ends_like_the_run_would(options: list[str], status: int, said: str, work: Path) -> None:
+    (work / "notes.txt").write_text("not a checkpoint")
     batchmill(*RUN, cwd=work)
     for command in (options, [*options, "-n"]):
         ended = batchmill("run", *command, cwd=work)

@@ -76,13 +76,26 @@ def crash_and_resume(cwd: Path, kills: int, *arguments: str) -> None:
 def test_row_1_what_a_killed_run_left_of_its_output_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
     prepare(tmp_path, numbered(20, waits=True))
     with running(*RUN, cwd=tmp_path) as run:
-        left = tmp_path / f"out.jsonl.{run.pid}.tmp"
-        run.until(left.exists, "a temporary file")
+        run.until(lambda: list(tmp_path.glob(".out.jsonl.*.tmp")) and witnessed(tmp_path), "a temporary file")
+        (left,) = tmp_path.glob(".out.jsonl.*.tmp")
+        with running(*RUN, "-c", "other.ckpt", cwd=tmp_path) as other:
+            other.until(lambda: len(list(tmp_path.glob(".out.jsonl.*.tmp"))) == 2, "another temporary file")
+            assert left.exists(), "that of a run that lives was removed"
+            other.signal(signal.SIGKILL)
+            other.end()
+            other.assert_gone()
         run.signal(signal.SIGKILL)
         run.end()
         run.assert_gone()
     assert left.exists()
-    others = {f"out.jsonl.{os.getpid()}.tmp", f"out.jsonl.{run.pid}.tmp.mine", f"xout.jsonl.{run.pid}.tmp"}
+    another = "0" if left.name[-5] != "0" else "1"
+    others = {
+        "out.2023.tmp",
+        "out.jsonl.2023.tmp",
+        f"out.jsonl.{run.pid}.tmp",
+        left.name.replace(".out.jsonl", ".xout.jsonl"),
+        left.name.removesuffix(f"{left.name[-5]}.tmp") + f"{another}.tmp",
+    }
     for name in (*others, "go"):
         (tmp_path / name).touch()
     assert finish(*RUN, cwd=tmp_path).status == 0

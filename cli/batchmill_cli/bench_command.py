@@ -19,6 +19,7 @@ from batchmill_cli.options import Option, Whole, WithCommand, command_of
 from batchmill_cli.places import FILE
 from batchmill_cli.places import FUNCTION as FUNCTION_NAME
 from batchmill_cli.progress import fit, may_draw, redraw, terminal_width, wipe
+from batchmill_cli.reading import streams_in_use
 from batchmill_cli.report import as_json
 
 if TYPE_CHECKING:
@@ -91,13 +92,14 @@ def command(context: click.Context, /, inputs: tuple[str, ...], function: str | 
     from batchmill.signals import Watch, deaf
 
     subject, asked = Subject.of(function, command_of(context), inputs, options), asked_of(options)
+    plan = subject.plan([*streams_in_use(data=True), *bench_files.uses(options)])
     bench_files.check(options["output"], bench_files.SHEETS, "-o")
     bench_files.check(options["plot"], bench_files.PLOTS, "--plot")
     if options["plot"]:
         from batchmill_cli import bench_plot
 
         bench_plot.check()
-    bench, talk = Bench(subject.plan(), asked), Talk(subject)
+    bench, talk = Bench(plan, asked), Talk(subject)
     talk.warn_beforehand(asked)
 
     def stop(number: int, insist: bool) -> None:
@@ -180,7 +182,7 @@ class Talk:
     def show_step(self, found: Findings, step: Step) -> None:
         """A cell is done: the progress line, and the file again."""
         with suppress(OutputLost):  # tried again at the end, which says so
-            self._write(found)
+            self._write(found, durable=False)  # a disk at work would be part of what is measured next
         cell = step.cell
         line = f"round {step.round}/{step.rounds} | {plural(cell.workers, 'worker')} {cell.rate:.4g}/s"
         line += f" | {step.left:.0f} s left"
@@ -219,10 +221,10 @@ class Talk:
             yield "not complete: " + ("time was over" if found.stopped == "seconds" else f"ended by {found.stopped}")
         yield from closing(found, line)
 
-    def _write(self, found: Findings) -> None:
+    def _write(self, found: Findings, *, durable: bool = True) -> None:
         from batchmill_cli.bench_table import as_file, as_object, best_of
 
         path = self._options["output"]
         if path:
             shown = as_object(found, self._subject.as_dict(), self._subject.line(best_of(found)))
-            bench_files.write(path, as_file(path, found, shown))
+            bench_files.write(path, as_file(path, found, shown), durable=durable)

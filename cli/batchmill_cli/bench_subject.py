@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from batchmill_cli.shell import join
 
 if TYPE_CHECKING:
     from batchmill.command import CommandSpec
+    from batchmill.files import Use
     from batchmill.plan import Plan
     from batchmill.scaling import Cell
 
@@ -59,8 +60,8 @@ class Subject:
     def _name(self) -> str:
         return self.work.rpartition(":")[2] if isinstance(self.work, str) else self.work.name
 
-    def plan(self) -> Plan:
-        """What is to be measured, checked; raises BatchmillError."""
+    def plan(self, others: Iterable[Use] = ()) -> Plan:
+        """What is to be measured, checked; raises BatchmillError. `others` are the files that a bench writes."""
         from batchmill.plan import make_plan
 
         inputs, options = self.inputs, self.options
@@ -71,7 +72,7 @@ class Subject:
         if "set" in values:
             values["set"] = parse_set(values["set"])
         settings = Settings.of({"worker_output": "none", **values})
-        return make_plan(self.work, inputs, settings=settings, no_checkpoint=True)
+        return make_plan(self.work, inputs, settings=settings, no_checkpoint=True, others=others)
 
     def as_dict(self) -> dict[str, Any]:
         """For the JSON object: `function` or `exec`."""

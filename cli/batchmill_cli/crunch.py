@@ -22,6 +22,7 @@ from batchmill_cli import BEGAN, streams
 from batchmill_cli.metrics import Metrics
 from batchmill_cli.program import program_name
 from batchmill_cli.progress import Screen, choose_mode
+from batchmill_cli.reading import streams_in_use
 from batchmill_cli.relay import Relay
 from batchmill_cli.report import Commands, as_json, is_shown, render, report_object, results, resume_command
 from batchmill_cli.shell import quote
@@ -29,6 +30,7 @@ from batchmill_cli.shell import quote
 if TYPE_CHECKING:
     from batchmill.batch import Batch
     from batchmill.command import CommandSpec
+    from batchmill.files import Use
     from batchmill.passing import Passing
 
 STOPPED = 3  # by design: --limit, --max-failures, --time-limit
@@ -109,6 +111,7 @@ def crunch(
             worker_output_fd=relay.fd if relay else None,
             began=BEGAN,
             passing=passing,
+            others=others(options, data=options["json"], passes=passing is not None),
         )
 
         path = options.get("metrics")
@@ -118,6 +121,15 @@ def crunch(
         if metrics is not None:
             metrics.end(report)
     return Ended(report, batch.checkpoint_path, tuple(screen.held))
+
+
+def others(options: Mapping[str, Any], *, data: bool, passes: bool = False) -> list[Use]:
+    """The files that a run with these options writes beside its checkpoint and output; see `streams_in_use`."""
+    from batchmill.files import Access, Use
+
+    metrics = options.get("metrics")
+    beside = [Use("--metrics", metrics, Access.WRITTEN)] if metrics else []
+    return [*streams_in_use(data=data, passes=passes), *beside]
 
 
 def _run(

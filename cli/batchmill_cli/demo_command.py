@@ -49,7 +49,7 @@ def command(checkpoint: str, **options: Any) -> int:
     settings = Settings.of(
         {**given(options), "format": "files", "resume": True, "fresh_if_finished": True, "progress_interval": 0.1}
     )
-    ended = crunch(FUNCTION, files, settings, {"checkpoint": checkpoint, "output": None, "no_checkpoint": False},
+    ended = crunch(FUNCTION, files, settings, {**asked, "checkpoint": checkpoint, "no_checkpoint": False},
                        manner)  # fmt: skip
     again = join(["demo", *sys.argv[sys.argv.index("demo") + 1 :]])
     program, path = program_name(absolute=False), quote(checkpoint)

@@ -26,9 +26,11 @@ def describe(function: str | CommandSpec, inputs: Sequence[str], settings: Setti
     """What would be done; raises what the run itself would raise before its first item."""
     from batchmill.batch import Batch
     from batchmill.preview import preview
+    from batchmill_cli.crunch import others
 
     asked = {name: options[name] for name in ("checkpoint", "output", "no_checkpoint")}
-    seen = preview(Batch(function, inputs, settings=settings, **asked).plan)
+    batch = Batch(function, inputs, settings=settings, others=others(options, data=True), **asked)
+    seen = preview(batch.plan)
     if options["json"]:
         what, name = _called(function)
         return as_json({what: name, "input": inputs, "output": options["output"], **fields_of(seen)})

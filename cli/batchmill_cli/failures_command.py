@@ -80,7 +80,7 @@ def command(checkpoints: tuple[str, ...], json: bool, items: bool) -> int:
     """
     if json and items:
         raise InvalidUsage("--json and --items exclude each other", "leave one of them out")
-    with reading():
+    with reading(checkpoints):
         return show(checkpoints, json, items)
 
 

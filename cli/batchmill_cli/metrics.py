@@ -59,7 +59,7 @@ class Metrics:
         self._due = 0.0
         self._started = time.time()
         self._is_told = False
-        _check(path, batch)
+        _check(path)
         self._label = _label(batch)
         self._carried = dict(_carried(path, self._label))
 
@@ -113,17 +113,18 @@ class Metrics:
 
     def _ended(self, values: Mapping[str, float], code: int) -> None:
         success = {"last_success_timestamp_seconds": time.time()} if code == 0 else {}
-        self._write({**values, "running": 0, **self._carried, "exit_code": code, **success})
+        self._write({**values, "running": 0, **self._carried, "exit_code": code, **success}, durable=True)
 
-    def _write(self, values: dict[str, float]) -> None:
-        from batchmill.disk import replacing
+    def _write(self, values: dict[str, float], *, durable: bool = False) -> None:
+        """Replace the file; `durable` waits for the disk, as the run itself must never do."""
+        from batchmill.atomic import replacing
 
         checkpoint = self._batch.checkpoint_path
         if checkpoint and os.path.exists(checkpoint):
             values["checkpoint_bytes"] = os.path.getsize(checkpoint)
         values["start_timestamp_seconds"] = self._started
         try:
-            with replacing(self._path) as file:  # not 0600: node_exporter is another user
+            with replacing(self._path, durable=durable) as file:  # not 0600: node_exporter is another user
                 file.write(exposition(values, self._label))
         except OutputLost as error:
             if not self._is_told:
@@ -179,14 +180,10 @@ def _require() -> None:
         raise InvalidUsage("--metrics needs the package prometheus_client", remedy) from None
 
 
-def _check(path: str, batch: Batch) -> None:
-    """Refuse, before anything starts, what could not be written, or would replace another file of this run."""
+def _check(path: str) -> None:
+    """Refuse, before anything starts, what could not be written."""
     if not path.endswith(".prom"):
         raise InvalidUsage(f"--metrics {path} does not end in .prom", "node_exporter reads no other files")
-    others = {"INPUT": batch.plan.inputs, "-o": (batch.plan.output,), "-c": (batch.checkpoint_path,)}
-    for what, names in others.items():
-        if any(name is not None and os.path.realpath(name) == os.path.realpath(path) for name in names):
-            raise InvalidUsage(f"--metrics {path} is the same file as {what}", "name another file")
     folder = os.path.dirname(os.path.realpath(path))
     is_other = os.path.exists(path) and not os.path.isfile(path)
     if is_other or not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):

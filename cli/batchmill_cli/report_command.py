@@ -7,7 +7,7 @@ import click
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
 from batchmill_cli.places import CHECKPOINT, FILE
-from batchmill_cli.reading import reading
+from batchmill_cli.reading import reading, written_to
 
 OPTIONS = [
     Option("-o", "--output", group="Output", type=FILE, required=True, metavar="FILE|-", help="The page; - is stdout."),
@@ -30,19 +30,13 @@ def command(checkpoint: str, output: str) -> int:
     Totals, throughput, CPU, memory and lanes over time, slow and failed items, settings and machine. The page needs
     no network and runs no script; a live checkpoint gives how it stands now.
     """
-    from batchmill.disk import refuse_same_file, replacing
+    from batchmill.atomic import replacing
     from batchmill.teller import read_story
     from batchmill_cli.page import render
 
-    if output == "-":
-        with reading():
-            page = render(read_story(checkpoint))
-        with streams.stdout() as out:
-            out.write(page.encode("utf-8", "backslashreplace"))
-        return 0
-    with reading():
-        refuse_same_file(output, checkpoint)
+    is_stdout = output == "-"
+    with reading([checkpoint], *written_to(output), data=is_stdout):
         page = render(read_story(checkpoint))
-    with replacing(output) as file:
+    with streams.stdout() if is_stdout else replacing(output) as file:
         file.write(page.encode("utf-8", "backslashreplace"))
     return 0

@@ -8,7 +8,7 @@ from batchmill.settings import OUTPUT_FORMATS
 from batchmill_cli import streams
 from batchmill_cli.options import Choice, Command, Option
 from batchmill_cli.places import CHECKPOINT, FILE
-from batchmill_cli.reading import reading
+from batchmill_cli.reading import reading, written_to
 
 OPTIONS = [
     Option("-o", "--output", group="Output", type=FILE, default="-", metavar="FILE|-", help="Where to. [-: stdout]"),
@@ -43,9 +43,9 @@ def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: 
     from batchmill.results import write_results
 
     if output != "-":
-        with reading():
+        with reading(checkpoints, *written_to(output), data=False):
             write_results(checkpoints, output, format=output_format, all=all, on_message=streams.tell)
         return 0
-    with reading(), streams.stdout(text=output_format != "msgpack") as out:
+    with reading(checkpoints), streams.stdout(text=output_format != "msgpack") as out:
         write_results(checkpoints, out, format=output_format, all=all, on_message=streams.tell)
     return 0

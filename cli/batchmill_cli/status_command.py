@@ -54,13 +54,14 @@ def command(checkpoints: tuple[str, ...], json: bool) -> int:
     """
     from batchmill.results import open_checkpoint
 
-    for number, path in enumerate(checkpoints):
-        with reading(), open_checkpoint(path) as results:
-            status = results.status()
-        if json:
-            streams.print_data(as_json(as_object(status)))
-        else:
-            streams.print_data(("\n" if number else "") + "\n".join(describe(status, time.time())))
+    with reading(checkpoints):
+        for number, path in enumerate(checkpoints):
+            with open_checkpoint(path) as results:
+                status = results.status()
+            if json:
+                streams.print_data(as_json(as_object(status)))
+            else:
+                streams.print_data(("\n" if number else "") + "\n".join(describe(status, time.time())))
     return 0
 
 

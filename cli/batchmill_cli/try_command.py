@@ -18,6 +18,7 @@ from batchmill_cli import streams
 from batchmill_cli.batch_options import of_run
 from batchmill_cli.options import Command, Option, Whole, given, parse_set
 from batchmill_cli.places import FILE, FUNCTION
+from batchmill_cli.reading import streams_in_use
 
 OPTIONS = [
     Option("--id", group="Which item", metavar="ID", help="The item with this id. [the first item]"),
@@ -56,7 +57,8 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # ours for a run, and what the function forks would have it
     try:
         with nullcontext() if streams.is_terminal(1) else redirect_stdout(sys.stderr):
-            result = trial(function, inputs, settings, id=item_id, line=line)
+            used = streams_in_use(data=True)
+            result = trial(function, inputs, settings, id=item_id, line=line, others=used)
     except (BatchmillError, KeyboardInterrupt):
         raise
     except BaseException as error:  # the function's own, SystemExit too

@@ -48,7 +48,11 @@ def command(checkpoints: tuple[str, ...], salvage: bool, json: bool) -> int:
     Exit 0: all is as it was written, up to an unfinished last frame at most, as a killed run leaves it. Exit 65: it is
     damaged.
     """
-    with reading():
+    from batchmill.files import Access, Use
+    from batchmill.salvage import salvaged_name
+
+    made = [Use("the salvaged checkpoint", salvaged_name(path), Access.MADE) for path in checkpoints if salvage]
+    with reading(checkpoints, *made):
         damaged = [path for path in checkpoints if not check(path, salvage, json)]
     return DAMAGED if damaged else 0
 

@@ -34,6 +34,7 @@ from batchmill.errors import (
     LanesLost,
     NotGuarded,
 )
+from batchmill.files import Use
 from batchmill.framing import FrameType
 from batchmill.intake import Intake
 from batchmill.lane import descriptors_above
@@ -75,8 +76,9 @@ class Batch:
     where `items` is None. `checkpoint` None means the default name, unless `no_checkpoint`. `output` is a path or "-".
     `id` gives an item's id (Python items only). `sink` gets each committed block, in the loop's thread. A time limit
     counts from `began` (monotonic seconds; now). In place of the function there may be a CommandSpec, with `passing`
-    for what it prints. `cluster` is a dask.distributed Client whose workers are to have the lanes. Raises what the
-    checks of its arguments raise: nothing has begun then.
+    for what it prints. `cluster` is a dask.distributed Client whose workers are to have the lanes. `others` are the
+    files that whoever runs the batch reads and writes meanwhile. Raises what the checks of its arguments raise: nothing
+    has begun then.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Batch:
         began: float | None = None,
         passing: Passing | None = None,
         cluster: Any = None,
+        others: Iterable[Use] = (),
     ) -> None:
         if in_lane():
             raise NotGuarded(
@@ -116,6 +119,7 @@ class Batch:
             init=init,
             id=id,
             name=name,
+            others=others,
         )
         self.checkpoint_path = self.plan.checkpoint
         self._worker_output_fd = worker_output_fd

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from batchmill import threads
-from batchmill.disk import Disk, chunks_of, is_same_file, save_beside, write_all
+from batchmill.atomic import save_beside
+from batchmill.disk import Disk, chunks_of, is_same_file, write_all
 from batchmill.errors import CheckpointRefused, CheckpointUnwritable
 from batchmill.framing import HEAD_SIZE, FileHeader, FrameRef, FrameType, Verdict, frame_bytes
 from batchmill.holding import Name, holding, in_the_way

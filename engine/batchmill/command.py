@@ -12,7 +12,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -79,6 +79,18 @@ class CommandSpec:
     def path(self) -> None:
         """No file of ours."""
         return None
+
+    @property
+    def arguments(self) -> Iterator[str]:
+        """The words after the program's name, and what is behind a `=` in them: some may name files."""
+        try:
+            words = shlex.split(self.words[0]) if self.shell else list(self.words[1:])
+        except ValueError:  # quotes as only a shell understands them
+            return
+        for word in words:
+            yield word
+            if "=" in word:
+                yield word.partition("=")[2]
 
     def as_dict(self) -> dict[str, Any]:
         """What it takes to give the command again, as plain values."""

@@ -9,22 +9,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
-import secrets
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import IO, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
-from batchmill.errors import BatchmillError, CheckpointRefused, InvalidUsage, OutputLost
+from batchmill.errors import BatchmillError, CheckpointRefused
 from batchmill.scarcity import limit_met
 
 # Seconds that a lock may be held by who only looks: `status` asks whether a run is alive, and a run that opened a file
 # just before it was moved aside has the lock until it sees that.
 _LOCK_PATIENCE = 0.3
 NO_SUPPORT = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EMLINK}
+
+_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.EOPNOTSUPP}  # file systems that write names down at once, or never say
 
 
 class Disk:
@@ -64,11 +63,21 @@ class Disk:
         """Move, replacing what is at `new`."""
         os.rename(old, new)
 
+    def unlink(self, path: str) -> None:
+        """Take a name from its file."""
+        os.unlink(path)
+
     def sync_directory(self, path: str) -> None:
         """Have the names in the directory of `path` on the disk."""
-        fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:  # it may be written to and not read: all there is, then
+            return os.sync()
         try:
             os.fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY_SYNC:
+                raise
         finally:
             os.close(fd)
 
@@ -101,76 +110,6 @@ def open_regular(path: str, *, write: bool = False) -> int:
         os.close(fd)
         raise CheckpointRefused(f"{path} is not a regular file", "name another file with -c")
     return fd
-
-
-class Place(NamedTuple):
-    """Where output goes: `fd` is open for writing to `temporary`, to be renamed to `path`; None: to `path` itself."""
-
-    fd: int
-    temporary: str | None
-    path: str
-
-
-def open_output(path: str) -> Place:
-    """A file to write output to, under a temporary name; raises OSError.
-
-    A device or a FIFO is written to as it is: a rename would put a file in its place (in that of /dev/null, for root).
-    A symbolic link stays, and what it points to is replaced.
-    """
-    mode = os.stat(path).st_mode if os.path.exists(path) else stat.S_IFREG
-    if stat.S_ISDIR(mode) or path.endswith("/"):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not path:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    if not stat.S_ISREG(mode):
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # a FIFO without reader: an error
-        os.set_blocking(fd, True)
-        return Place(fd, None, path)
-    target = os.path.realpath(path)
-    _sweep(target)
-    temporary = f"{target}.{os.getpid()}.tmp"
-    return Place(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), temporary, target)
-
-
-def _sweep(target: str) -> None:
-    """Remove what processes left of the same output that were killed while they wrote it."""
-    folder, name = os.path.split(target)
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return
-    for other in names:
-        if other.startswith(f"{name}.") and (found := re.fullmatch(r"\.([1-9][0-9]{0,8})\.tmp", other[len(name) :])):
-            try:
-                os.kill(int(found[1]), 0)
-            except ProcessLookupError:
-                remove(os.path.join(folder, other))
-            except OSError:
-                continue  # another user's, and alive
-
-
-@contextmanager
-def replacing(path: str, remedy: str = "check the path given to -o") -> Iterator[IO[bytes]]:
-    """A file to write to that becomes `path`, whole, when the block ends without an error; raises OutputLost."""
-    place: Place | None = None
-    try:
-        place = open_output(path)
-        with open(place.fd, "wb") as file:
-            yield file
-        if place.temporary is not None:
-            os.replace(place.temporary, place.path)
-    except OSError as error:
-        said = f"cannot write {path}"
-        raise limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", remedy) from None
-    finally:
-        if place is not None and place.temporary is not None:
-            remove(place.temporary)
-
-
-def refuse_same_file(output: str, checkpoint: str) -> None:
-    """Raise InvalidUsage where writing the output would write over the checkpoint."""
-    if os.path.exists(output) and os.path.exists(checkpoint) and os.path.samefile(output, checkpoint):
-        raise InvalidUsage(f"the output {output} is the same file as the checkpoint {checkpoint}", "name another file")
 
 
 def remove(path: str) -> None:
@@ -277,54 +216,17 @@ def is_same_file(status: os.stat_result, path: str) -> bool:
     return os.path.samestat(at_path, status)
 
 
-def create_whole(
-    path: str,
-    parts: Iterable[bytes],
-    *,
-    disk: Disk,
-    replace: bool = False,
-    prepare: Callable[[int], None] | None = None,
-) -> int:
-    """A new file that has its name only once it is whole and on disk; returns its descriptor, 0600, open for writing.
-
-    Raises FileExistsError where `path` exists and `replace` is False, CheckpointRefused where the directory or its file
-    system does not allow it. `prepare` gets the descriptor before the name is given (to lock it).
-    """
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(6)}.tmp")
-    try:
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _uncreatable(path, error) from error
-    try:
-        _fill(disk, fd, path, parts)
-        if prepare:
-            prepare(fd)
-        _give_name(disk, temporary, path, replace)
-    except BaseException:
-        os.close(fd)
-        raise
-    finally:
-        remove(temporary)
-    return fd
-
-
-def save_beside(path: str, suffix: str, parts: Callable[[], Iterable[bytes]], disk: Disk) -> str:
-    """Write `parts` to NAME.suffix next to `path` (.2, .3, ... where taken; nothing is replaced); returns the name."""
-    for number in range(1, 1000):
-        name = sibling(path, suffix) if number == 1 else f"{sibling(path, suffix)}.{number}"
-        if os.path.lexists(name):
-            continue
-        try:
-            os.close(create_whole(name, parts(), disk=disk))
-        except FileExistsError:
-            continue
-        return name
-    raise CheckpointRefused(f"there are a thousand {sibling(path, suffix)} files", "move them away")
-
-
 def sibling(path: str, suffix: str, extension: str = "") -> str:
     """The name of a file that belongs to the checkpoint `path`: `a/x.ckpt`, `damaged` -> `a/x.damaged`."""
     return f"{os.path.splitext(path)[0]}.{suffix}{extension}"
+
+
+def names_aside(path: str, keep: int) -> list[str]:
+    """The names that checkpoints moved aside from `path` get, the newest first: as many as are kept, or are there."""
+    names: list[str] = []
+    while len(names) < keep or os.path.lexists(names[-1]):
+        names.append(sibling(path, str(len(names) + 1), os.path.splitext(path)[1]))
+    return names
 
 
 def chunks_of(fd: int, begin: int, end: int) -> Iterable[bytes]:
@@ -349,33 +251,8 @@ def file_system_of(path: str) -> str:
     return kind
 
 
-def _fill(disk: Disk, fd: int, path: str, parts: Iterable[bytes]) -> None:
-    offset = 0
-    try:
-        for part in parts:
-            write_all(disk, fd, [part], offset)
-            offset += len(part)
-        disk.sync(fd)
-    except OSError as error:
-        raise _uncreatable(path, error) from error
-
-
-def _give_name(disk: Disk, temporary: str, path: str, replace: bool) -> None:
-    try:
-        if replace:
-            disk.rename(temporary, path)
-        else:
-            disk.link(temporary, path)
-        disk.sync_directory(path)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if not replace and error.errno in NO_SUPPORT:
-            raise unsupported(path, "hard links", error) from error
-        raise _uncreatable(path, error) from error
-
-
-def _uncreatable(path: str, error: OSError) -> BatchmillError:
+def uncreatable(path: str, error: OSError) -> BatchmillError:
+    """The error for a file that cannot be made at `path`."""
     said = f"cannot create {path}"
     return limit_met(error, said) or CheckpointRefused(f"{said}: {error.strerror}", "name another file with -c")
 

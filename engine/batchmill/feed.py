@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from batchmill import threads
 from batchmill.errors import BatchmillError, InputMissing, InvalidUsage, OutOfResources
+from batchmill.files import NO_FILES, OwnFiles
 from batchmill.formats import MAX_ITEM, Format
 from batchmill.scarcity import limit_met
 
@@ -229,22 +230,23 @@ def _whole_blocks(read: Callable[[int], bytes]) -> Callable[[], bytes]:
     return read_block
 
 
-def listing(names: Sequence[str]) -> Feed:
+def listing(names: Sequence[str], own: OwnFiles = NO_FILES) -> Feed:
     """The paths of `--format files`, each closed by NUL."""
-    paths = (os.fsencode(path) + b"\0" for name in names for path in walk(name))
+    paths = (os.fsencode(path) + b"\0" for name in names for path in walk(name, own))
     return _Direct(lambda: b"".join(islice(paths, 512)), lambda: None)
 
 
-def walk(name: str) -> Iterator[str]:
-    """The files that an INPUT of `--format files` stands for: itself, or those below it, sorted, none hidden."""
+def walk(name: str, own: OwnFiles = NO_FILES) -> Iterator[str]:
+    """The files that an INPUT of `--format files` stands for: itself, or those below it, sorted, none hidden and none
+    of the run's `own`."""
     if not os.path.isdir(name):
         yield name
         return
     with os.scandir(name) as found:
-        entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+        entries = sorted((e for e in own.left_out(name, found) if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from walk(entry.path)
+            yield from walk(entry.path, own)
         elif entry.is_file():
             yield entry.path
 
@@ -252,10 +254,11 @@ def walk(name: str) -> Iterator[str]:
 class Census:
     """Counts the records of plain local files in a thread: `total`, None until it is known; `size` in bytes."""
 
-    def __init__(self, names: Sequence[str], format: Format) -> None:
+    def __init__(self, names: Sequence[str], format: Format, own: OwnFiles = NO_FILES) -> None:
         self.total: int | None = None
         self.size: int | None = None
         self._format = format
+        self._own = own
         self._stop = False
         if format.name == "files" or all(_is_plain(name) for name in names):
             if format.name != "files":
@@ -280,7 +283,7 @@ class Census:
         self.total = total
 
     def _of_paths(self, name: str) -> Iterator[int]:
-        return (1 for _ in walk(name))
+        return (1 for _ in walk(name, self._own))
 
     def _of_records(self, name: str) -> Iterator[int]:
         if self._format.table is not None:

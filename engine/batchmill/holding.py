@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from batchmill.aside import second_name
-from batchmill.disk import Disk, create_whole, is_same_file, open_regular, try_lock
+from batchmill.atomic import create_whole
+from batchmill.disk import Disk, is_same_file, open_regular, try_lock
 from batchmill.errors import CheckpointBusy, CheckpointRefused
 from batchmill.reader import busy, exists_with_outcomes
 

@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from batchmill.atomic import save_beside
 from batchmill.codec import pack_map
-from batchmill.disk import Disk, chunks_of, read_at, save_beside
+from batchmill.disk import Disk, chunks_of, read_at
 from batchmill.errors import CheckpointRefused, CheckpointUnwritable
 from batchmill.framing import (
     HEADER_SIZE,

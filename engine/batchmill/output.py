@@ -13,13 +13,14 @@ import os
 from collections.abc import Iterator
 
 from batchmill import rows
+from batchmill.disk import remove
 from batchmill.errors import OutputLost
 from batchmill.export import harmless
 from batchmill.index import Piece
 from batchmill.layout import Frames, Layout, parts_of
 from batchmill.ordering import Part, RenderOrder, stretches
 from batchmill.scatter import SortOrder, Work
-from batchmill.target import STDOUT, forget, open_target
+from batchmill.target import STDOUT, open_target
 from batchmill.unsaid import NOTHING, Unsaid
 
 _WASTE = 4  # a stream may decode so many times the items that it writes,
@@ -190,5 +191,5 @@ class Output:
         self._layout.close()
         name = self._target.close(keep)
         if name is not None and keep == "whole" and os.path.isfile(name):
-            forget(f"{name}.partial")
+            remove(f"{name}.partial")
         return name

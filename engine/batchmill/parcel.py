@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.machinery import PathFinder
 from typing import TypeVar
 
 from batchmill.errors import InvalidUsage
@@ -53,6 +54,39 @@ def located(init: str | FunctionSpec | None, spec: FunctionSpec, cwd: str) -> st
     is_path = where.endswith(".py") or "/" in where
     places = [spec.directory, cwd] if not is_path else []
     return parse(init, next((one for one in places if one and any(_files_of(where, [one]))), cwd))
+
+
+def source_files(
+    spec: FunctionSpec, init: str | FunctionSpec | None, preload: Sequence[str], cwd: str
+) -> Iterator[tuple[str, str]]:
+    """The files that a function, its initializer and what is preloaded are read from, each with its role."""
+    yield from (("FUNCTION", path) for path in _files_of_spec(spec, cwd))
+    if isinstance(init, FunctionSpec):
+        yield from (("--init", path) for path in _files_of_spec(init, cwd))
+    elif init is not None and ":" in init:
+        where = init.rpartition(":")[0]
+        paths = [os.path.join(cwd, where)] if where.endswith(".py") or "/" in where else _files_of_module(where, cwd)
+        yield from (("--init", path) for path in paths)
+    for module in preload:
+        yield from (("--preload", path) for path in _files_of_module(module, cwd))
+
+
+def _files_of_spec(spec: FunctionSpec, cwd: str) -> Sequence[str]:
+    return [spec.path] if spec.path else _files_of_module(spec.module, spec.directory or cwd)
+
+
+def _files_of_module(module: str, directory: str) -> Sequence[str]:
+    """The files that an import of a module reads from the directory or an installed package: its own the last."""
+    found, where, name = [], [directory, *sys.path], ""
+    for part in module.split("."):
+        name = f"{name}.{part}".lstrip(".")
+        spec = PathFinder.find_spec(name, where)
+        if spec is None:
+            break
+        if spec.has_location and spec.origin:
+            found.append(spec.origin)
+        where = list(spec.submodule_search_locations or ())
+    return found
 
 
 def collect(*specs: object) -> Parcel:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from batchmill import formats
+from batchmill.atomic import descriptor_of
 from batchmill.codec import pack_value
 from batchmill.command import CommandSpec
+from batchmill.disk import names_aside, sibling
 from batchmill.errors import InvalidUsage
 from batchmill.feed import columns_of
+from batchmill.files import STREAMS, Access, OwnFiles, Use, check, descriptor_in
 from batchmill.formats import FORMATS, Format, IdRule
 from batchmill.framing import FILE_MAGIC
 from batchmill.function import FunctionSpec, here, of_callable, parse
+from batchmill.parcel import anchored, collect, source_files
 from batchmill.parsing import VARIABLE, check_choice
 from batchmill.resources import thread_caps, usable_cores
 from batchmill.resume import default_name
-from batchmill.settings import WORKER_OUTPUTS, Settings, nearest
+from batchmill.settings import TLS, WORKER_OUTPUTS, Settings, nearest
 from batchmill.source import ByteSource, ItemSource, Source
 from batchmill.target import STDOUT, check_format
 from batchmill.version import __version__
@@ -32,6 +37,7 @@ class Plan:
 
     `items` is an iterable, or None where `inputs` are paths. `checkpoint` is an absolute path, or None where nothing is
     to be kept; `default_name` says that nobody chose it. `format` is None for Python items. `id` gives an item's id.
+    `others` are the files that whoever runs the batch reads and writes.
     """
 
     spec: FunctionSpec | CommandSpec
@@ -45,6 +51,12 @@ class Plan:
     default_name: bool
     output: str | None
     id: Callable[[Any], Any] | None
+    others: tuple[Use, ...] = ()
+
+    @cached_property
+    def files(self) -> tuple[Use, ...]:
+        """The files that the batch reads and writes, those of whoever runs it (`others`) among them."""
+        return (*_files(self), *self.others)
 
     @property
     def command(self) -> CommandSpec | None:
@@ -66,7 +78,7 @@ class Plan:
         if self.items is not None:
             return ItemSource(self.items, self.id, notify)
         assert self.cut is not None
-        return ByteSource(self.inputs, self.cut, notify)
+        return ByteSource(self.inputs, self.cut, notify, OwnFiles(self.files))
 
     def lane_setup(self, workers: int, *, run: int = 1, close: tuple[int, ...] = ()) -> LaneSetup:
         """What each of so many lanes needs to know; `close` are the descriptors a forked one must let go."""
@@ -117,6 +129,7 @@ def make_plan(
     init: Callable[[], Any] | str | None = None,
     id: Callable[[Any], Any] | None = None,
     name: str | None = None,
+    others: Iterable[Use] = (),
 ) -> Plan:
     """Check the arguments of a batch (see Batch); raises BatchmillError for what cannot work."""
     format = None if items is not None else _choose_format(inputs, settings)
@@ -133,6 +146,7 @@ def make_plan(
         default_name=checkpoint is None and not no_checkpoint,
         output=output,
         id=id,
+        others=tuple(others),
     )
     _check_names(plan)
     _check_columns(plan)
@@ -174,22 +188,85 @@ def _checkpoint_path(checkpoint: str | None, inputs: Sequence[str], spec: Functi
 
 
 def _check_names(plan: Plan) -> None:
-    """Refuse INPUT, output and checkpoint being one file; an unnamed function needs a name for its checkpoint."""
+    """Refuse files in two roles that do not go together; an unnamed function needs a name for its checkpoint."""
     check_format(plan.output, plan.settings.output_format)
-    output = plan.output if plan.output != STDOUT else None
-    prints = plan.settings.worker_output if plan.settings.worker_output not in WORKER_OUTPUTS else None
-    seen = {_file(name): name for name in plan.inputs if name != "-"}
-    for what, path in (("the checkpoint", plan.checkpoint), ("the output", output), ("--worker-output", prints)):
-        if path is None:
-            continue
-        file = _file(path)
-        if file in seen:
-            raise InvalidUsage(f"{what} {path} is the same file as {seen[file]}", "name another file")
-        seen[file] = path
+    check(plan.files)
+    _check_modules(plan)
+    prints = _prints(plan.settings)
     if prints is not None and _is_checkpoint(prints):
         raise InvalidUsage(f"--worker-output {prints} is a checkpoint", "name another file")
     if plan.checkpoint and not plan.spec.named:
         raise InvalidUsage("a lambda or an object has no name that a checkpoint could belong to", "give name=...")
+
+
+def _check_modules(plan: Plan) -> None:
+    """Refuse to write over a module that the function imports from beside it: these are looked for where it matters."""
+    written = [use for use in plan.files if use.is_own and _may_be_source(use.path)]
+    if written:
+        specs = [anchored(spec) for spec in (plan.spec, plan.init) if isinstance(spec, FunctionSpec)]
+        modules = [os.path.join(folder, name) for folder, names in collect(*specs).items() for name in names]
+        check([*(Use("a module of FUNCTION", path, Access.READ) for path in modules), *written])
+
+
+def _may_be_source(path: str | int) -> bool:
+    if not isinstance(path, str) or not os.path.isfile(path):
+        return False
+    return os.path.realpath(path).endswith(".py") or os.stat(path).st_nlink > 1
+
+
+def _files(plan: Plan) -> Iterator[Use]:
+    """What a batch reads and writes, as far as it is known beforehand."""
+    for name in plan.inputs:
+        yield Use("stdin", 0, Access.READ) if name == STDOUT else Use("INPUT", name, Access.READ)
+    descriptor = descriptor_in(plan.items)
+    if descriptor is not None:
+        yield Use("the file of items", descriptor, Access.READ)
+    yield from _sources(plan)
+    settings = plan.settings
+    for option in ("cluster_file", *TLS):
+        if getattr(settings, option):
+            yield Use(f"--{option.replace('_', '-')}", getattr(settings, option), Access.READ)
+    for key, value in plan.kwargs.items():
+        if isinstance(value, (str, os.PathLike)):
+            yield Use(f"--set {key}", os.fsdecode(value), Access.NAMED)
+    yield from _written(plan)
+
+
+def _sources(plan: Plan) -> Iterator[Use]:
+    """What is called, from which files it is read."""
+    if isinstance(plan.spec, CommandSpec):
+        yield from (Use("COMMAND", word, Access.NAMED) for word in plan.spec.arguments)
+        if plan.spec.program is not None:
+            yield Use("COMMAND", plan.spec.program, Access.READ)
+        return
+    for role, path in source_files(plan.spec, plan.init, plan.settings.preload, os.getcwd()):
+        yield Use(role, path, Access.READ)
+
+
+def _written(plan: Plan) -> Iterator[Use]:
+    settings, path = plan.settings, plan.checkpoint
+    if path is not None:
+        yield Use("the checkpoint", path, Access.WRITTEN, "checkpoint")
+        for suffix in ("damaged", "rescued"):
+            yield Use("the checkpoint's", sibling(path, suffix), Access.MADE, "checkpoint")
+        is_moved = settings.fresh or settings.fresh_if_finished
+        for number, name in enumerate(names_aside(path, settings.keep), 1):
+            access = Access.WRITTEN if is_moved and number <= settings.keep else Access.MADE
+            yield Use("the checkpoint moved aside to", name, access, "checkpoint")
+    if plan.output == STDOUT:
+        yield Use("stdout", 1, Access.WRITTEN, STREAMS)
+    elif plan.output is not None:
+        yield Use("-o", plan.output, Access.WRITTEN, STREAMS if descriptor_of(plan.output) in (1, 2) else "output")
+        partial = f"{os.path.realpath(plan.output) if os.path.islink(plan.output) else plan.output}.partial"
+        yield Use("-o (at exit 3)", partial, Access.WRITTEN, "output")
+    prints = _prints(settings)
+    if prints is not None:
+        yield Use("--worker-output", prints, Access.APPENDED)
+
+
+def _prints(settings: Settings) -> str | None:
+    """The file for what functions print, where it is one."""
+    return None if settings.worker_output in WORKER_OUTPUTS else settings.worker_output
 
 
 def _check_columns(plan: Plan) -> None:
@@ -200,15 +277,6 @@ def _check_columns(plan: Plan) -> None:
         columns, wanted = columns_of(name, plan.cut), plan.settings.id_field
         if columns is not None and wanted is not None and wanted not in columns:
             raise InvalidUsage(f"{name} has no column {wanted!r} (--id-field)", nearest(wanted, columns))
-
-
-def _file(path: str) -> tuple[int, int] | str:
-    """What tells one file from another: its inode, or, while there is none, its real path."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return os.path.realpath(path)
-    return status.st_dev, status.st_ino
 
 
 def _is_checkpoint(path: str) -> bool:

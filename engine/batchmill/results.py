@@ -15,8 +15,8 @@ from typing import IO, Any
 from batchmill import rows
 from batchmill.checkpoint import Holder
 from batchmill.codec import Block, excerpts, outcomes
-from batchmill.disk import refuse_same_file
 from batchmill.errors import CheckpointDamaged, OutputLost
+from batchmill.files import Access, Use, check, descriptor_in
 from batchmill.formats import FORMATS, Format
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.index import Extent, Piece
@@ -281,14 +281,13 @@ def write_results(
     checkpoint, and as `open_checkpoint` does.
     """
     check_format(out if isinstance(out, str) else STDOUT, format)
+    check([*(Use("the checkpoint", path, Access.READ) for path in paths), *_used(out)])
     with ExitStack() as stack:
         opened = [stack.enter_context(open_checkpoint(path)) for path in paths]
         # A table has its columns before the first row is known; elsewhere, items are where they were kept.
         with_item = format not in rows.FORMATS or any(results.keeps_items for results in opened)
         written = _Written(opened, format, all, with_item)
         if isinstance(out, str):
-            for path in paths:
-                refuse_same_file(out, path)
             written.to_file(out)
         else:
             out.write(rows.opening(format, all=all, with_item=with_item))
@@ -297,6 +296,11 @@ def write_results(
         for sentence in written.unsaid.sentences():
             on_message(sentence)
     return written.bytes
+
+
+def _used(out: IO[bytes] | str) -> list[Use]:
+    where = out if isinstance(out, str) else descriptor_in(out)
+    return [] if where is None else [Use("-o", where, Access.WRITTEN)]
 
 
 class _Written:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from batchmill.atomic import create_whole
 from batchmill.codec import pack_map, read_head, read_ids
-from batchmill.disk import Disk, create_whole, open_regular, read_at, sibling
+from batchmill.disk import Disk, open_regular, read_at, sibling
 from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointRefused
 from batchmill.framing import (
     HEAD_SIZE,
@@ -111,6 +112,11 @@ class Salvaged:
     tail: int
 
 
+def salvaged_name(path: str) -> str:
+    """The name of the file that `salvage` makes for the checkpoint `path`."""
+    return sibling(path, "salvaged", os.path.splitext(path)[1] or ".ckpt")
+
+
 def salvage(path: str, out: str | None = None, *, disk: Disk | None = None) -> Salvaged:
     """Write every valid frame of `path` into a new checkpoint, `NAME.salvaged.ckpt` or `out`, which opens CLEAN.
 
@@ -121,7 +127,7 @@ def salvage(path: str, out: str | None = None, *, disk: Disk | None = None) -> S
     fd = open_regular(path)
     try:
         source = _Source(fd, path)
-        out = out or sibling(path, "salvaged", os.path.splitext(path)[1] or ".ckpt")
+        out = out or salvaged_name(path)
         os.close(create_whole(out, source.parts(), disk=disk or Disk()))
         return source.report(out)
     except FileExistsError as error:

@@ -18,6 +18,7 @@ from batchmill import formats, threads
 from batchmill.codec import kept_id
 from batchmill.errors import InputBroken
 from batchmill.feed import BOM, UNREADABLE, Census, Feed, Headed, Notify, check_inputs, listing, opener
+from batchmill.files import NO_FILES, OwnFiles
 from batchmill.formats import MAX_ITEM, Format
 from batchmill.model import Chunk, ItemError
 
@@ -55,19 +56,22 @@ class Source(Protocol):
 class ByteSource:
     """Blocks of whole records out of INPUTs, one after the other. A chunk never spans two of them."""
 
-    def __init__(self, inputs: Sequence[str], format: Format, notify: Notify) -> None:
-        """Check that all INPUTs are there; raises InputMissing, or InvalidUsage for a directory."""
+    def __init__(self, inputs: Sequence[str], format: Format, notify: Notify, own: OwnFiles = NO_FILES) -> None:
+        """Check that all INPUTs are there; raises InputMissing, or InvalidUsage for a directory.
+
+        The run's `own` files are no items of `--format files`.
+        """
         self._format = format
         self._separator = format.separator
         self._names = list(inputs)
         if format.name == "files":
-            self._openers: list[Callable[[], Feed]] = [lambda: listing(self._names)]
+            self._openers: list[Callable[[], Feed]] = [lambda: listing(self._names, own)]
             self._label = ["the files"]
         else:
             self._openers = [opener(name, notify) for name in self._names]
             self._label = self._names
         check_inputs(self._names, directories=format.name == "files")
-        self._census = Census(self._names, format)
+        self._census = Census(self._names, format, own)
         self._feed: Feed | None = None
         self._input = -1
         self._buffer = b""

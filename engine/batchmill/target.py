@@ -7,11 +7,13 @@ from __future__ import annotations
 import errno
 import os
 import select
+from contextlib import closing
 from typing import Any
 
 from msgpack import Unpacker
 
-from batchmill.disk import Place, open_output
+from batchmill.atomic import Draft, open_output
+from batchmill.disk import Disk
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.rows import TABLE
 from batchmill.scarcity import limit_met
@@ -37,10 +39,10 @@ def open_target(name: str, format: str, columns: tuple[str, ...], opening: bytes
     Raises OutputLost.
     """
     if name == STDOUT:
-        return Target(name, Place(1, None, name), opening)
+        return Target(name, Draft(1, name, None, Disk()), opening)
     try:
-        place = open_output(name)
-        return Database(name, place, columns) if format == "sqlite" else Target(name, place, opening)
+        draft = open_output(name)
+        return Database(name, draft, columns) if format == "sqlite" else Target(name, draft, opening)
     except OSError as error:
         said = f"cannot write {name}"
         lost = limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", "check the path given to -o")
@@ -60,60 +62,56 @@ def check_target(name: str, format: str) -> None:
 class Target:
     """Bytes on their way to stdout or to a file that has no name yet."""
 
-    def __init__(self, name: str, place: Place, opening: bytes = b"") -> None:
+    def __init__(self, name: str, draft: Draft, opening: bytes = b"") -> None:
         self._name = name
-        self._place = place
+        self._draft = draft
         self._opening = opening
-        self._is_open = place.fd != 1
+        self._is_open = name != STDOUT
 
     def write(self, data: bytes) -> None:
         """Write all of it; raises OSError."""
         rest, self._opening = memoryview(self._opening + data if self._opening else data), b""
         while rest:
             try:
-                rest = rest[os.write(self._place.fd, rest) :]
+                rest = rest[os.write(self._draft.fd, rest) :]
             except BlockingIOError:  # somebody made stdout non-blocking
-                select.select([], [self._place.fd], [])
+                select.select([], [self._draft.fd], [])
 
     def close(self, keep: str) -> str | None:
-        """Give the file its name (`keep` "whole"), or `.partial` behind it ("partial"), or none: once. Returns it."""
+        """Give the file its name (`keep` "whole"), or `.partial` behind it ("partial"), or none: once. Returns it.
+
+        The file then is on the disk under that name. Raises OutputLost.
+        """
         if not self._is_open:
             return None
         self._is_open = False
-        temporary, path = self._place.temporary, self._place.path
+        path = self._draft.path
         name = {"whole": path, "partial": f"{path}.partial"}.get(keep)
         try:
-            self._end(is_kept=name is not None)
-            if temporary is None:
-                return None if name is None else path
-            if name is None:
-                os.unlink(temporary)
-            else:
-                os.replace(temporary, name)
+            with closing(self._draft):
+                self._end(is_kept=name is not None)
+                if name is not None:
+                    self._draft.publish(name)
         except OSError as error:
-            if temporary is not None:
-                forget(temporary)
             raise OutputLost(f"cannot write {self._name}: {error.strerror}", "the checkpoint is complete") from None
-        return name
+        return path if self._draft.temporary is None and name is not None else name
 
     def _end(self, is_kept: bool) -> None:
-        """Close what is open."""
-        os.close(self._place.fd)
+        """Write what is still to be written."""
 
 
 class Database(Target):
     """Rows on their way to the one table of a database that has no name yet. Raises OSError as files do."""
 
-    def __init__(self, name: str, place: Place, columns: tuple[str, ...]) -> None:
-        super().__init__(name, place)
-        os.close(place.fd)
-        if place.temporary is None:
-            raise OSError(errno.EINVAL, "a database needs a regular file")
+    def __init__(self, name: str, draft: Draft, columns: tuple[str, ...]) -> None:
+        super().__init__(name, draft)
         try:
-            _refuse_journal(place.path)
-            self._connection = _connect(place.temporary, columns)
+            if draft.temporary is None:
+                raise OSError(errno.EINVAL, "a database needs a regular file")
+            _refuse_journal(draft.path)
+            self._connection = _connect(draft.temporary, columns)
         except BaseException:
-            forget(place.temporary)
+            draft.close()
             raise
         self._insert = f"INSERT INTO {TABLE} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - our own words
 
@@ -141,11 +139,16 @@ class Database(Target):
 
 
 def _connect(path: str, columns: tuple[str, ...]) -> Any:
-    """A new database at `path`, in one transaction. No journal: the file has no name before it is whole."""
-    import sqlite3
+    """A new database in the empty file at `path`, in one transaction.
 
+    No journal: the file has no name before it is whole. No locks: on NFS and macOS they would meet that of the Draft.
+    """
+    import sqlite3
+    from urllib.parse import quote
+
+    where = f"file:{quote(os.fsencode(os.path.abspath(path)))}?nolock=1"
     try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
         for statement in (
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
@@ -163,11 +166,3 @@ def _refuse_journal(path: str) -> None:
     for suffix in ("-wal", "-journal"):
         if os.path.exists(path + suffix):
             raise OSError(errno.EBUSY, f"the database is in use ({path}{suffix} is there)")
-
-
-def forget(path: str) -> None:
-    """Remove a file, if it is there and can be."""
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

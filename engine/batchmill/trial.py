@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from batchmill import formats
 from batchmill.errors import InvalidUsage
+from batchmill.files import Access, Use, check
 from batchmill.formats import FORMATS, IdRule
 from batchmill.function import here, parse, resolve
 from batchmill.identity import Identified, Identifier
+from batchmill.parcel import source_files
 from batchmill.settings import Settings
 from batchmill.source import ByteSource
 
@@ -17,14 +19,26 @@ _LOOK = 1000  # records looked at at once
 
 
 def trial(
-    function: str, inputs: Sequence[str], settings: Settings, *, id: str | None = None, line: int | None = None
+    function: str,
+    inputs: Sequence[str],
+    settings: Settings,
+    *,
+    id: str | None = None,
+    line: int | None = None,
+    others: Iterable[Use] = (),
 ) -> Any:
     """Call the function on one item: the one with that id (as text), at that 1-based line, or the first; its result.
 
-    Lets out whatever the function raises. Raises InvalidUsage where there is no such item or it is none, and as
-    `function.resolve` does.
+    Lets out whatever the function raises. Raises InvalidUsage where there is no such item or it is none, or where
+    `others`, the files that the caller writes, are among those that are read; and as `function.resolve` does.
     """
     spec = parse(function, here())
+    sources = source_files(spec, settings.init, (), here())
+    check([
+        *(Use("INPUT", 0 if name == "-" else name, Access.READ) for name in inputs),
+        *(Use(role, path, Access.READ) for role, path in sources),
+        *others,
+    ])  # fmt: skip
     name = settings.format if settings.format != "auto" else formats.format_of(inputs[0])
     item = _find(inputs, name, settings, id, line)
     resolved = resolve(spec, settings.init)
