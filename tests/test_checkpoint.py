@@ -350,8 +350,8 @@ class Killed(BaseException):
     """In place of SIGKILL: nothing is done after it."""
 
 
-@pytest.mark.parametrize("call", range(1, 11))
-def test_moving_aside_loses_nothing_wherever_it_is_killed(tmp_path: Path, path: str, call: int) -> None:
+@pytest.mark.parametrize(("keep", "call"), [*((9, n) for n in range(1, 13)), *((2, n) for n in range(1, 11))])
+def test_moving_aside_loses_nothing_wherever_it_is_killed(tmp_path: Path, path: str, call: int, keep: int) -> None:
     class Dying(QuickDisk):
         left = call
 
@@ -365,17 +365,22 @@ def test_moving_aside_loses_nothing_wherever_it_is_killed(tmp_path: Path, path: 
             super().link(temporary, path)
             self.count()
 
+        def unlink(self, path: str) -> None:
+            self.count()
+            super().unlink(path)
+            self.count()
+
         def count(self) -> None:
             self.left -= 1
             if not self.left:
                 raise Killed
 
     for number in range(3):
-        anew(path, 9, b"%d" % number)
+        anew(path, keep, b"%d" % number)
     with pytest.raises(Killed):
-        begun_anew(path, 9, Dying())
-    anew(path, 9, b"new")
-    assert sorted(kept(tmp_path).values()) == [b"0", b"1", b"2", b"new"]
+        begun_anew(path, keep, Dying())
+    anew(path, keep, b"new")
+    assert sorted(kept(tmp_path).values()) == [b"0", b"1", b"2", b"new"][-keep - 1 :]
 
 
 def test_a_file_that_is_begun_over_is_never_without_a_lock(path: str) -> None:
@@ -383,12 +388,19 @@ def test_a_file_that_is_begun_over_is_never_without_a_lock(path: str) -> None:
 
     class Watching(QuickDisk):
         def rename(self, old: str, new: str) -> None:
-            for when in ("before", "after"):
-                with pytest.raises(CheckpointBusy):
-                    Checkpoint.open(path)
-                seen.append(os.path.exists(path))
-                if when == "before":
-                    super().rename(old, new)
+            self.look()
+            super().rename(old, new)
+            self.look()
+
+        def link(self, temporary: str, path: str) -> None:
+            self.look()
+            super().link(temporary, path)
+            self.look()
+
+        def look(self) -> None:
+            with pytest.raises(CheckpointBusy):
+                Checkpoint.open(path)
+            seen.append(os.path.exists(path))
 
     anew(path, 1, b"old")
     begun_anew(path, 1, Watching()).close()

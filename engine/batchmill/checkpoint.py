@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from batchmill import threads
+from batchmill.aside import with_moved
 from batchmill.atomic import save_beside
 from batchmill.disk import Disk, chunks_of, is_same_file, write_all
 from batchmill.errors import CheckpointRefused, CheckpointUnwritable
@@ -134,11 +135,11 @@ class Checkpoint:
         `on_error` is called, from the sync thread, with an error met there, which the next `append` or `close` raises.
         Raises as `Name.put`.
         """
-        header = FileHeader(os.urandom(16))
+        header, meta = FileHeader(os.urandom(16)), with_moved(meta, name.fd, keep)
         parts = first_bytes(header, meta)
         fd, moved = name.put(parts, keep)
         tail = (sum(map(len, parts)), 1)
-        self = cls(fd, name.path, header, dict(meta), tail, interval=interval, on_error=on_error, disk=name.disk)
+        self = cls(fd, name.path, header, meta, tail, interval=interval, on_error=on_error, disk=name.disk)
         self.moved = moved
         return self
 

@@ -67,7 +67,7 @@ class Name:
         def prepare(fd: int) -> None:
             busy_unless_locked(self.disk, fd, self.path)
             if self.fd is not None and keep is not None:
-                aside.append(second_name(self.path, keep, self.disk))
+                aside.append(second_name(self.path, self.fd, keep, self.disk))
 
         try:
             fd = create_whole(self.path, parts, disk=self.disk, replace=self.fd is not None, prepare=prepare)

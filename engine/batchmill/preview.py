@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from batchmill.aside import refuse_strangers
 from batchmill.checkpoint import Reader, exists_with_outcomes
 from batchmill.codec import Block, id_key
 from batchmill.errors import CheckpointRefused, OutputLost
@@ -230,11 +231,13 @@ def _foresee(plan: Plan, stack: ExitStack) -> tuple[str, Matcher | None]:
         _check_folder_of_checkpoint(path)
         return NEW, None
     if settings.fresh:
+        refuse_strangers(path, settings.keep)
         return MOVED, None
     reader = stack.enter_context(open_reader(path))
     check_identity(path, reader.meta, plan.meta(), settings)
     history = _history(reader)
     if settings.fresh_if_finished and history.is_finished:
+        refuse_strangers(path, settings.keep)
         return MOVED, None
     return CONTINUED, _matcher(plan, reader, history)
 
