@@ -60,6 +60,14 @@ def test_few_processes_for_commands_are_fewer_workers_or_one_line(processes: int
     assert_fair(under(*words, at=shared, wrapper=as_somebody(processes)), shared, ITEMS)
 
 
+def test_commands_that_leave_no_process_to_those_of_others_cost_no_item(shared: Path) -> None:
+    # Two workers and one process for their commands, each of which takes longer than a short patience.
+    words = (*EXEC, "-o", "out", "-j", "2", "--limit", "4", "--chunk-size", "1", "--stdin", "--", "sleep", "4")
+    ended = under(*words, at=shared, wrapper=as_somebody(11))
+    assert ended.status in (0, 3), ended.err
+    assert "cannot be run" not in ended.err
+
+
 @pytest.mark.parametrize("processes", [5, 6, 9, 12])
 def test_an_initializer_that_needs_a_thread_makes_do_with_fewer_workers(processes: int, shared: Path) -> None:
     ended = under(*RUN, *SOME, "--init", "starts_a_thread", at=shared, wrapper=as_somebody(processes))

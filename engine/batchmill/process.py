@@ -30,8 +30,8 @@ TAIL = 4 << 10  # bytes of the end of a stream that are kept in any case
 LAST_WORDS = 1.0  # seconds between SIGTERM and SIGKILL
 _TICK = 0.1  # seconds; a longer one counts as two: a machine that was suspended does not count (TRAPS.md 12)
 _LOOK = 0.02  # seconds between looks for the end of a command, where nothing tells of it
-PATIENCE = 3.0  # seconds for a process to become possible
-_FIRST_PAUSE = 0.01
+PATIENCE = 20.0  # seconds for a process to become possible: other commands have to end first
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
 _PASSING = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.ETXTBSY}  # what may be otherwise in a moment
 _PIPEFUL = 16  # pieces: more than a pipe holds
 _SHELL = "/bin/sh"
@@ -174,7 +174,7 @@ class Commands:
                 if error.errno not in _PASSING or time.monotonic() + pause > deadline:
                     raise NotStarted(error) from error
             time.sleep(pause)
-            pause *= 2
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _start(self, path: str | None, words: list[bytes], stdin: bytes | None, captures: Captures) -> _Child:
         ends: list[int] = []
