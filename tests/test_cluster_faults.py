@@ -66,7 +66,7 @@ def brief(item):
 def kill_machine():
     """Kill the process that hosts this lane's agent."""
     agent = psutil.Process()
-    while "batchmill.agent" not in agent.cmdline():
+    while "batchmill.agent" not in " ".join(agent.cmdline()):
         agent = agent.parent()
     os.kill(agent.ppid(), signal.SIGKILL)
     time.sleep(60)
@@ -123,7 +123,7 @@ def test_nothing_that_an_item_left_keeps_a_run_or_outlives_it(cluster: DaskClust
 
     def left() -> list[str]:
         processes = [command_line(pid) for worker in cluster.workers.values() for pid in worker.processes()]
-        return [words for words in processes if "sleep(1000)" in words or "batchmill" in words]
+        return [words for words in processes if "sleep(1000)" in words or "server_main" in words]
 
     until(lambda: not left(), f"the end of {left()}")
 
