@@ -17,7 +17,7 @@ BUSY ?= 0
 MINUTES ?= 60
 PYTHONS_OPTIONS ?=
 
-.PHONY: demo test test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak format clean
+.PHONY: demo test test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak fuzz format clean
 
 demo: $(READY)
 	$(BIN)/batchmill demo
@@ -60,6 +60,9 @@ bench-many: $(READY)
 
 soak: $(READY)
 	$(BIN)/python bench/soak.py --seconds $(SOAK_SECONDS)
+
+fuzz: $(READY)
+	$(BIN)/python bench/fuzz.py --seconds $(SOAK_SECONDS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -19,9 +19,12 @@ from batchmill.checkpoint import Checkpoint
 from batchmill.codec import pack_map
 from batchmill.errors import BatchmillError
 from batchmill.framing import FrameType
+from batchmill.history import History
+from batchmill.model import Report
 from batchmill.reader import read_frames
-from batchmill.resume import History, begin_run, open_checkpoint_for
+from batchmill.resume import begin_run, open_checkpoint_for
 from batchmill.settings import Settings
+from batchmill.tracker import report_map
 from batchmill.waiting import patiently, seconds_of
 from checkpoint_kit import outcomes_payload
 from race_kit import CHECKPOINT, CHOICES, ITEMS, META, ids_in
@@ -78,8 +81,12 @@ def work(told: dict[str, Any], settings: Settings, chance: random.Random) -> Non
     if told["how"] == "killed":
         return
     stopped = "" if told["how"] == "to the end" else "limit"
-    report = {"stopped": stopped, "total": len(ITEMS)}
-    checkpoint.append(FrameType.END, pack_map({"run": run["run"], "report": report}))
+    report = Report(
+        started=0.0, ended=0.0, total=len(ITEMS), completed=0, skipped=0, failed=0, remaining=0, changed=0, repeated=0,
+        blank=0, older_source=0, seconds=0.0, cpu_seconds=0.0, peak_rss=0, workers=1, stopped=stopped, exit_code=0,
+        function="f", checkpoint=None,
+    )  # fmt: skip
+    checkpoint.append(FrameType.END, pack_map({"run": run["run"], "report": report_map(report)}))
     checkpoint.close()
 
 

@@ -55,7 +55,7 @@ def begun_anew(path: str, keep: int, disk: Disk) -> Checkpoint:
 
 
 def run_frame(pid: int = 4711) -> bytes:
-    return pack_map({"pid": pid, "host": "box", "started": 0.0})
+    return pack_map({"run": 1, "pid": pid, "host": "box", "started": 0.0})
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -196,7 +196,7 @@ def test_the_unfinished_last_frame_of_a_live_run_is_left_out_by_readers(path: st
             assert len(list(reader.frames(payloads=True))) == 2
             assert reader.verdict is not None
             assert reader.verdict.kind is Kind.TORN
-        assert verify(path).ok
+        assert verify(path, contents=False).ok
         os.truncate(path, checkpoint.end)
 
 
@@ -423,7 +423,7 @@ def test_verify_counts_what_is_there(path: str) -> None:
         checkpoint.append(RUN, run_frame())
         checkpoint.append(OUTCOMES, outcomes_payload(0, ["a", "b", "c"]))
         checkpoint.append(OUTCOMES, outcomes_payload(3, ["d"]))
-    found = verify(path)
+    found = verify(path, contents=False)
     assert (found.frames, found.outcomes, found.runs, found.ok) == (4, 4, 1, True)
     assert found.kinds == {"META": 1, "RUN": 1, "OUTCOMES": 2}
     assert (found.size, found.live) == (os.path.getsize(path), None)
@@ -448,7 +448,7 @@ def test_salvage_keeps_every_valid_frame_under_its_number_and_names_what_is_gone
         Checkpoint.open(path)
     with pytest.raises(CheckpointDamaged):
         list(read_frames(path))
-    saved = salvage(path)
+    saved = salvage(path, contents=False)
     assert (saved.kept, saved.meta_lost, saved.tail) == (6, False, 0)
     (lost,) = saved.lost
     assert (lost.first, lost.last) == (3, 4)
@@ -473,7 +473,7 @@ def test_salvage_works_without_the_file_header_and_without_meta(path: str) -> No
     Path(path).write_bytes(data[60:])
     with pytest.raises(CheckpointDamaged):
         Checkpoint.open(path)
-    saved = salvage(path)
+    saved = salvage(path, contents=False)
     assert (saved.kept, saved.meta_lost) == (len(refs), True)
     with Checkpoint.open(saved.path, disk=QuickDisk()) as checkpoint:
         assert checkpoint.meta == {"lost": True}

@@ -5,7 +5,6 @@ What comes from data is escaped in `markup`; the page allows itself no script, n
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from batchmill_cli import figures
 from batchmill_cli.markup import Column, Markup, details, facts, join, lines, plain, table, tag
 from batchmill_cli.page_style import ICONS, STYLE, SYMBOLS
 from batchmill_cli.plots import share, short_time
-from batchmill_cli.report import moment, news, percent, show_id, span
+from batchmill_cli.report import as_json, moment, news, percent, show_id, span
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 FIRST_RUNS, LAST_RUNS = 5, 35  # rows of the table of runs
@@ -316,7 +315,7 @@ def option(name: str) -> str:
 
 def shown(value: object) -> Markup:
     """A setting's value."""
-    text = value if isinstance(value, str) else json.dumps(value, default=repr)
+    text = value if isinstance(value, str) else as_json(value)
     return plain(text, 300)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from batchmill.settings import Settings
 from batchmill_cli.options import parse_set
+from batchmill_cli.report import as_json
 from batchmill_cli.shell import join, quote
 
 # Settings of a run that the one continuing it does not inherit.
@@ -107,4 +107,4 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
 def _argument(key: str, value: Any) -> str:
     """What to write behind `--set KEY=` to have that value."""
     is_plain = isinstance(value, str) and parse_set([f"{key}={value}"]) == {key: value}
-    return value if is_plain else json.dumps(value, default=str)
+    return value if is_plain else as_json(value)

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from batchmill.export import escape
-from batchmill.jsonform import Plain
+from batchmill.jsonform import Plain, shown
 from batchmill.model import FailureGroup, Report, format_rate, format_size, plural
 from batchmill_cli.shell import join, quote
 
@@ -108,9 +108,16 @@ def span(seconds: float) -> str:
 
 def moment(when: float, since: float | None = None) -> str:
     """Local date and time; the time alone where the date is that of `since`."""
-    text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-    same = since is not None and text[:10] == time.strftime("%Y-%m-%d", time.localtime(since))
+    text = _local(when)
+    same = since is not None and text[:10] == _local(since)[:10]
     return text[11:] if same else text
+
+
+def _local(when: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+    except (OverflowError, ValueError, OSError):  # what no clock can have told
+        return "????-??-?? ??:??:??"
 
 
 def _where(report: Report, host: str) -> str:
@@ -171,7 +178,7 @@ def _section(label: str, lines: Sequence[str]) -> list[str]:
 
 def show_id(id: Any) -> str:
     """An id as one short, harmless text."""
-    return escape(id if isinstance(id, str) else repr(id), ID_COLUMNS)
+    return escape(id if isinstance(id, str) else shown(id), ID_COLUMNS)
 
 
 def first_line(message: str) -> str:

@@ -145,10 +145,11 @@ def _hosts(status: Status) -> str:
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
-    workers = plural(sample["workers"], "worker")
+    count, cpu, rss = (sample.get(name, 0) for name in ("workers", "cpu_percent", "rss"))
+    workers = plural(count, "worker")
     if sample.get("machines"):
-        workers = f"{plural(sample['machines'], 'worker')} with {plural(sample['workers'], 'thread')}"
-    return f"{workers}, cpu {sample['cpu_percent']:.0f}%, rss {format_size(sample['rss'])} at {moment(sample['time'])}"
+        workers = f"{plural(sample['machines'], 'worker')} with {plural(count, 'thread')}"
+    return f"{workers}, cpu {cpu:.0f}%, rss {format_size(rss)} at {moment(sample['time'])}"
 
 
 def _commands(status: Status) -> Commands:

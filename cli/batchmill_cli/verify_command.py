@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DAMAGED = 65
 MOST_IDS = 1000
+MOST_WRONG = 10
 # By the name of the verdict's kind.
 WHAT_NEXT = {
     "TORN": "a run that was killed leaves this; the next run cuts it off and goes on",
@@ -77,7 +78,7 @@ def check(path: str, salvage: bool, json: bool) -> bool:
         _rescue(path, json)
     if trouble is not None:  # had it hindered the rescue too, that would have raised it
         streams.tell(f"batchmill: {escape(trouble.message, 1000)}")
-    return found is not None and found.verdict.kind in (Kind.CLEAN, Kind.TORN)
+    return found is not None and found.verdict.kind in (Kind.CLEAN, Kind.TORN) and not found.wrong
 
 
 def _rescue(path: str, json: bool) -> None:
@@ -98,6 +99,13 @@ def describe(found: Verification) -> Iterator[str]:
     yield f"  {plural(found.outcomes, 'outcome')} in {format_size(found.size)}{live}"
     if found.live is None and found.verdict.kind.name in WHAT_NEXT:
         yield f"  {WHAT_NEXT[found.verdict.kind.name]}"
+    if found.wrong:
+        frames = plural(len(found.wrong), "frame")
+        yield f"  {frames} with right checksums and wrong contents, as no batchmill writes them:"
+        yield from (f"    frame {wrong.seq}: {escape(wrong.reason, 300)}" for wrong in found.wrong[:MOST_WRONG])
+        more = len(found.wrong) - MOST_WRONG
+        yield from [f"    and {more} more"] if more > 0 else []
+        yield "  --salvage writes a new file without them"
 
 
 def describe_rescue(rescued: Salvaged) -> Iterator[str]:

@@ -36,6 +36,7 @@ from batchmill.errors import (
 )
 from batchmill.files import Use
 from batchmill.framing import FrameType
+from batchmill.history import History
 from batchmill.intake import Intake
 from batchmill.lane import descriptors_above
 from batchmill.ledger import Ledger
@@ -47,9 +48,10 @@ from batchmill.output import Output
 from batchmill.passing import Passing
 from batchmill.plan import Plan, make_plan
 from batchmill.processes import PATIENCE
+from batchmill.reader import naming
 from batchmill.recorder import Recorder, Sink
 from batchmill.reply import Tally
-from batchmill.resume import History, Nowhere, begin_run, open_checkpoint_for
+from batchmill.resume import Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.settings import Settings
 from batchmill.site import Here, Site
@@ -149,7 +151,7 @@ class Batch:
         Raises BatchmillError for what ends a batch before its items are through, and what the iterable of items raised.
         Failed items do not raise. KeyboardInterrupt must not come in here (see apart).
         """
-        with ExitStack() as stack:
+        with naming(self.plan.checkpoint or ""), ExitStack() as stack:
             session = _Session(
                 self.plan, self._events, stack, on_message or _silent, began=self._began, cluster=self._cluster
             )

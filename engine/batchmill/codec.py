@@ -24,6 +24,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import lt
 from typing import Any, NamedTuple
 
 from msgpack import Unpacker
@@ -31,8 +32,8 @@ from msgpack import Unpacker
 from batchmill.errors import CheckpointDamaged
 from batchmill.ids import canonical, digest_id, fingerprint, id_key, kept_id
 from batchmill.model import ItemError, Outcome
-from batchmill.packing import MAX_DEPTH, MAX_PACKED, array_header, pack_result, pack_value
-from batchmill.unpacking import UNWEIGHED, read_value, unpack_value
+from batchmill.packing import MAX_PACKED, array_header, pack_result, pack_value
+from batchmill.unpacking import MAX_DEPTH, UNWEIGHED, is_deeper, read_value, unpack_value
 
 __all__ = [
     "HEAD_SIZE",
@@ -76,6 +77,10 @@ _OPENING = len(_OPENINGS[0])
 _BODY = _OPENING + HEAD_SIZE
 PEEK = _BODY  # bytes of a payload that `read_head` needs
 _VERSION = 1
+MAX_POSITION = 1 << 40  # of a record in the whole input
+MAX_GENERATION = 1 << 23
+_MANY = 1 << 53
+_AROUND = 8  # levels of ours around a value that may have MAX_DEPTH itself
 
 
 class Head(NamedTuple):
@@ -204,13 +209,26 @@ def read_head(payload: bytes | memoryview) -> Head:
         raise CheckpointDamaged(f"an outcome frame has version {head.version}, which this batchmill does not know")
     if head.ok + head.failed != head.items:
         raise CheckpointDamaged("an outcome frame's counts do not add up")
+    if head.first + head.lines > MAX_POSITION or head.line + head.lines > MAX_POSITION:
+        raise CheckpointDamaged("an outcome frame lies beyond any input")
+    if head.generation > MAX_GENERATION or head.run > MAX_GENERATION:
+        raise CheckpointDamaged("an outcome frame is of a run that cannot have been")
     return head
 
 
 def read_ids(payload: bytes | memoryview) -> list[Any]:
     """The ids of an OUTCOMES payload, one per item, without decoding its results; raises CheckpointDamaged."""
     head = _whole_head(payload)
-    return _list(memoryview(payload)[_BODY : _BODY + head.ids_size], head.items)
+    packed = memoryview(payload)[_BODY : _BODY + head.ids_size]
+    ids = _list(packed, head.items)
+    _refuse_depth(packed, ids)
+    return ids
+
+
+def _refuse_depth(packed: bytes | memoryview, value: Any) -> None:
+    """Raise CheckpointDamaged for ids and maps, which are shown as they are, nested more deeply than results may be."""
+    if is_deeper(packed, value, MAX_DEPTH + _AROUND):
+        raise CheckpointDamaged(f"a value in the checkpoint is nested in more than {MAX_DEPTH} levels")
 
 
 def _whole_head(payload: bytes | memoryview) -> Head:
@@ -300,6 +318,10 @@ class Block:
             self._tail = _list(bytes((0x90 | length,)) + self.payload[start:], length)
         return self._tail[number - 3] if number - 3 < len(self._tail) else None
 
+    def _rows_of(self, number: int, kinds: tuple[type, ...]) -> list[Any]:
+        rows = self._element(number)
+        return [] if rows is None else _rows(rows, kinds, self.head.items)
+
     @property
     def failures(self) -> dict[int, Failure]:
         """The failed items by their index, in order."""
@@ -322,9 +344,14 @@ class Block:
 
     @property
     def offsets(self) -> Sequence[int]:
-        """Each item's position less `head.first`."""
+        """Each item's position less `head.first`: they increase."""
         column = self._element(6)
-        return range(self.head.items) if column is None else _numbers("I", column, self.head.items)
+        if column is None:
+            return range(self.head.items)
+        offsets = _numbers("I", column, self.head.items)
+        if offsets and (offsets[-1] >= self.head.lines or not all(map(lt, offsets, offsets[1:]))):
+            raise CheckpointDamaged("an outcome frame has items at places that are not its own")
+        return offsets
 
     @property
     def lines(self) -> Sequence[int]:
@@ -335,12 +362,18 @@ class Block:
     @property
     def attempts(self) -> dict[int, int]:
         """How often an item was tried, by index, for those tried more than once."""
-        return dict(_rows(self._element(7) or [], (int, int), self.head.items))
+        rows = self._rows_of(7, (int, int))
+        if not all(1 <= attempts <= _MANY for _, attempts in rows):
+            raise CheckpointDamaged("an outcome frame has an item tried less than once, or more often than can be")
+        return dict(rows)
 
     @property
     def supersedes(self) -> list[tuple[int, int, int, int]]:
         """(item here, frame seq, item there, attempts or 0 if ok) for each outcome replaced by one of this block."""
-        return [tuple(row) for row in _rows(self._element(8) or [], (int, int, int, int), self.head.items)]
+        rows = self._rows_of(8, (int, int, int, int))
+        if not all(0 <= number <= _MANY for row in rows for number in row):
+            raise CheckpointDamaged("an outcome frame replaces what cannot have been")
+        return [tuple(row) for row in rows]
 
     @property
     def items(self) -> list[bytes] | None:
@@ -351,6 +384,16 @@ class Block:
         if type(column) is not list or len(column) != self.head.items or set(map(type, column)) - {bytes}:
             raise CheckpointDamaged("an outcome frame's items are not as many as its head says")
         return column
+
+    def check(self) -> None:
+        """Read everything; raises CheckpointDamaged."""
+        _ = self.ids, self.failures, self.seconds, self.contents, self.offsets, self.lines, self.attempts
+        _ = self.supersedes, self.items
+        if self.results is not None:
+            _refuse_depth(self._region, self.results)
+            return
+        for index in range(self.head.items):
+            _refuse_depth(self.packed(index), self.result(index))
 
     def raw(self, index: int) -> bytes | None:
         """The raw item, where it was kept: with `with_item`, or because it failed."""
@@ -462,4 +505,5 @@ def unpack_map(payload: bytes | memoryview, limit: int = MAX_PACKED) -> dict[str
     value = unpack_value(payload)
     if type(value) is not dict or set(map(type, value)) - {str}:
         raise CheckpointDamaged("a frame's payload is not a map with text keys")
+    _refuse_depth(payload, value)
     return value

@@ -113,10 +113,12 @@ class Format:
         return record if self.table is None else b"%b\n%b" % (header, record)
 
     def of_kept(self, data: bytes) -> tuple[bytes, bytes]:
-        """(header, record) of what `kept` made."""
+        """(header, record) of what `kept` made; raises CheckpointDamaged for anything else."""
         if self.table is None:
             return b"", data
-        end = self.marks(data).index(b"\n")
+        end = self.marks(data).find(b"\n")
+        if end < 0:
+            raise CheckpointDamaged("a row was kept without its header")
         return data[:end], data[end + 1 :]
 
 
@@ -197,11 +199,11 @@ def kept_item(name: str, kept: bytes) -> Any:
             return unpack_value(kept)
         except CheckpointDamaged:
             return kept.decode("utf-8", "surrogateescape")
-    format = FORMATS[name]
-    header, record = format.of_kept(kept)
+    format, record = FORMATS[name], kept
     try:
+        header, record = format.of_kept(kept)
         return format.parser(header)(format.trim(record))
-    except (BadItem, ValueError):
+    except (BadItem, ValueError, CheckpointDamaged):
         return record.decode("utf-8", "surrogateescape")
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchmill.codec import MASKED, Head
+from batchmill.codec import MASKED, MAX_POSITION, Head
 from batchmill.errors import CheckpointDamaged
 from batchmill.model import Entry
 from batchmill.moves import Moves
@@ -74,6 +75,7 @@ class Index:
         self.generation = 1
         self.replaced: dict[Entry, Entry] = {}
         self.gone: dict[int, set[int]] = {}
+        self._gone_failed: Counter[int] = Counter()  # how many of `gone` had failed
         self._starts: dict[int, int] = {}  # generation -> the position from which it differs from the one before
         self._blocks: dict[int, tuple[int, int]] = {}  # seq -> (generation, first)
         self._moves = Moves()
@@ -82,7 +84,9 @@ class Index:
         return len(self._digests) // 16
 
     def add(self, seq: int, offset: int, length: int, head: Head) -> None:
-        """Add an OUTCOMES frame whose payload of `length` bytes lies at `offset`."""
+        """Add an OUTCOMES frame whose payload of `length` bytes lies at `offset`; raises CheckpointDamaged."""
+        if head.items > head.lines:
+            raise CheckpointDamaged("an outcome frame has more items than lines")
         values = (
             seq, offset, length, head.generation, head.first, head.lines, head.items, head.failed, head.size,
             head.first_crc, head.flags, head.shard, head.shards, head.run,
@@ -98,35 +102,65 @@ class Index:
     def add_replaced(self, seq: int, supersedes: Iterable[Sequence[int]]) -> None:
         """Frame `seq` replaces earlier outcomes: [index in it, seq, index, attempts], attempts 0 where that was ok.
 
-        Of frames that are here: salvage may have left out others.
+        Of frames that are here: salvage may have left out others. Raises CheckpointDamaged.
         """
-        for place, old_seq, old_place, attempts in supersedes:
-            if not self.has(old_seq):
-                continue
+        rows = list(supersedes)
+        if any(old_seq >= seq for _, old_seq, _, _ in rows):
+            raise CheckpointDamaged("an outcome frame replaces outcomes of a later one")
+        rows = [row for row in rows if self.has(row[1])]
+        self._check_replaced(rows)
+        for place, old_seq, old_place, attempts in rows:
             self.replaced[old_seq, old_place] = (seq, place)
             self.gone.setdefault(old_seq, set()).add(old_place)
+            self._gone_failed[old_seq] += attempts > 0
             self.items -= 1
-            self.failed -= 1 if attempts else 0
+            self.failed -= attempts > 0
 
-    def add_order(self, order: Mapping[str, Any]) -> None:
-        """Take in an ORDER frame."""
-        generation = int(order["generation"])
+    def _check_replaced(self, rows: Iterable[Sequence[int]]) -> None:
+        """Each outcome is replaced once at most, and told to have failed only if it had."""
+        by_frame: dict[int, list[tuple[int, bool]]] = {}
+        for _, old_seq, place, attempts in rows:
+            by_frame.setdefault(old_seq, []).append((place, attempts > 0))
+        for old_seq, replaced in by_frame.items():
+            number, gone = self.number(old_seq), self.gone.get(old_seq, set())
+            items, all_failed = self._columns[6][number], self._columns[7][number]
+            places = {place for place, _ in replaced}
+            failed = self._gone_failed[old_seq] + sum(was_failed for _, was_failed in replaced)
+            is_once = len(places) == len(replaced) and gone.isdisjoint(places)
+            ok = len(gone) + len(places) - failed
+            if not is_once or max(places) >= items or failed > all_failed or ok > items - all_failed:
+                raise CheckpointDamaged("an outcome frame replaces outcomes that are not there")
+
+    def add_order(self, order: Mapping[str, Any], before: int = 2**64) -> None:
+        """Take in an ORDER frame, as `payloads` reads it; the frames it names have a seq below `before`.
+
+        Raises CheckpointDamaged, and then nothing was taken in.
+        """
+        self._check_order(order, before)
+        generation = order["generation"]
         self.generation = max(self.generation, generation)
         if order.get("from") is not None:
-            self._starts[generation] = int(order["from"])
-        for seq, first in order["blocks"]:
-            self._blocks[seq] = (generation, first)
-            self._moves.forget(seq)
-        items: dict[int, int] = {}  # of the frames named here, 0 for one that is lost, and was left out by salvage
-        for seq, place, count, position in order["items"]:
-            held = items.get(seq)
-            if held is None:
-                held = items[seq] = self._columns[6][self.number(seq)] if self.has(seq) else 0
-            if not held:
-                continue
-            if not 0 <= place < place + count <= held:
+            self._starts[generation] = order["from"]
+        for old_seq, first in order["blocks"]:
+            self._blocks[old_seq] = (generation, first)
+            self._moves.forget(old_seq)
+        for old_seq, place, count, position in order["items"]:
+            if self.has(old_seq):
+                self._moves.put(old_seq, place, count, generation, position)
+
+    def _check_order(self, order: Mapping[str, Any], before: int) -> None:
+        """It places only outcomes that are there, each once; but for those of frames that salvage has left out."""
+        placed: Counter[int] = Counter()
+        for old_seq, place, count, position in order["items"]:
+            placed[old_seq] += count
+            held = self.extent(old_seq).items if self.has(old_seq) else placed[old_seq] + place
+            is_there = old_seq < before and 0 <= place < place + count <= held and placed[old_seq] <= held
+            if not is_there or position + count > MAX_POSITION:
                 raise CheckpointDamaged("an order frame names outcomes that are not there")
-            self._moves.put(seq, place, count, generation, position)
+        for old_seq, first in order["blocks"]:
+            lines = self.row(self.number(old_seq)).records if self.has(old_seq) else 0
+            if old_seq >= before or first + lines > MAX_POSITION:
+                raise CheckpointDamaged("an order frame names blocks that are not there")
 
     def row(self, number: int) -> Row:
         """The row with that number."""
@@ -228,12 +262,17 @@ class Index:
         """The indices of frame `seq` that an ordering placed one by one: they count there, not at their own place."""
         return self._moves.indices(seq) if seq in self._moves else ()
 
-    def _carried(self, generation: int, low: int, high: int, seq: int, shift: int) -> list[Piece]:
-        start = self._starts.get(generation + 1, -1)
-        if low >= start:
-            return [Piece(generation, low, high, seq, shift)]
-        carried = self._carried(generation + 1, low, min(high, start), seq, shift)
-        return carried if high <= start else [*carried, Piece(generation, start, high, seq, shift)]
+    def _carried(self, generation: int, low: int, high: int, seq: int, shift: int) -> Iterator[Piece]:
+        """The outcomes at [low, high) of a generation, where they are now: those before the start of the next one have
+        been carried over to it."""
+        stayed = []
+        while low < (start := self._starts.get(generation + 1, -1)):
+            if start < high:
+                stayed.append(Piece(generation, start, high, seq, shift))
+                high = start
+            generation += 1
+        yield Piece(generation, low, high, seq, shift)
+        yield from reversed(stayed)
 
 
 def add_piece(pieces: list[Piece], piece: Piece) -> None:

@@ -104,11 +104,16 @@ def _example(keys: list[Any], texts: list[str]) -> str:
 
 
 def _shown(key: Any) -> str:
-    try:
-        text = repr(key)
-    except ValueError:  # an integer of too many digits
-        text = hex(key)
+    text = shown(key)
     return text if len(text) <= _COLUMNS else f"{text[: _COLUMNS - 1]}…"
+
+
+def shown(value: Any) -> str:
+    """A value of the codec as Python would write it; as JSON, where that would take too many digits."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return encode(Plain(str).of(value))
 
 
 def _native(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:

@@ -23,22 +23,26 @@ from msgpack import ExtType, Packer, Timestamp, Unpacker
 from batchmill.errors import BatchmillError
 from batchmill.imported import imported
 from batchmill.merging import culprit
-from batchmill.unpacking import FAST, MAX_EXT_DEPTH, UNWEIGHED, Ext, reason, unpack_value
+from batchmill.unpacking import (
+    FAST,
+    MAX_DEPTH,
+    MAX_EXT_DEPTH,
+    UNWEIGHED,
+    Ext,
+    is_deeper,
+    reason,
+    unpack_value,
+)
 
 if TYPE_CHECKING:
     import pathlib
 
 # A frame's payload is at most 64 MiB; what is held back is room for the head, the id and the columns beside a result.
 MAX_PACKED = (64 << 20) - (256 << 10)
-MAX_DEPTH = 500  # json's encoder and the recursive converters stay below Python's recursion limit of 1000
 _SMALL = 64 << 10  # bytes that are read back at once
 
 NATIVE = frozenset((type(None), bool, int, float, str, bytes, bytearray, list, dict, ExtType, Timestamp))
 PLAIN = frozenset((type(None), bool, int, float, str))  # what reads back exactly without trying
-_CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
-_NOT_OPENING = bytes(
-    byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xC7 <= byte <= 0xC9 or 0xD4 <= byte <= 0xDF)
-)
 _DEEP = f"this result is nested too deeply to be kept (the limit is {MAX_DEPTH} levels, {MAX_EXT_DEPTH} of tuples)"
 
 _Convert = Callable[[Any, "_Level"], Any]
@@ -150,7 +154,7 @@ class Packing:
                 self.notes.merging = True
                 kept = self._read_slowly(packed, value)
                 self._is_careful = True  # where one has keys that are no text, those to come mostly have such too
-        if len(packed) > MAX_DEPTH and _too_deep(packed, kept):
+        if len(packed) > MAX_DEPTH and is_deeper(packed, kept, MAX_DEPTH):
             raise ValueError(_DEEP)
 
     def _read_slowly(self, packed: bytes, value: Any) -> Any:
@@ -190,25 +194,6 @@ def unkept(what: str, value: Any, error: Exception) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     why = culprit(value, lambda part: unpack_value(pack_value(part), carefully=True)) or reason(cause)
     return f"this {what} cannot be kept, it does not read back: {why}"
-
-
-def _too_deep(packed: bytes, value: Any) -> bool:
-    # The bytes that may open a container bound the depth, at a nanosecond each: most values are done here.
-    if len(packed.translate(None, _NOT_OPENING)) <= MAX_DEPTH:
-        return False
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in _containers(outer)]
-        if not level:
-            return False
-    return True
-
-
-def _containers(outer: Any) -> list[Any]:
-    if type(outer) not in _CONTAINERS:
-        return []
-    inner = outer.values() if type(outer) is dict else outer
-    return [] if _CONTAINERS.isdisjoint(map(type, inner)) else [item for item in inner if type(item) in _CONTAINERS]
 
 
 def array_header(length: int) -> bytes:

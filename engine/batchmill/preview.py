@@ -21,15 +21,16 @@ from batchmill.codec import Block, id_key
 from batchmill.errors import CheckpointRefused, OutputLost
 from batchmill.formats import IdRule
 from batchmill.framing import FrameRef, FrameType, Kind
+from batchmill.history import History
 from batchmill.holding import in_the_way
 from batchmill.identity import Identified, Identifier
 from batchmill.index import Row
 from batchmill.matching import Aside, Matcher, Scan
 from batchmill.model import Chunk
 from batchmill.plan import Plan
-from batchmill.reader import damaged, open_reader, refuse_live
+from batchmill.reader import damaged, naming, open_reader, refuse_live
 from batchmill.resources import worker_count
-from batchmill.resume import History, check_identity
+from batchmill.resume import check_identity
 from batchmill.settings import Settings
 from batchmill.source import Source
 from batchmill.target import STDOUT
@@ -95,7 +96,7 @@ def preview(plan: Plan) -> Preview:
     Raises what the run would raise before its first item: InputMissing, CheckpointRefused (in the way, no such
     directory), CheckpointBusy, CheckpointMismatch, CheckpointDamaged, OutputLost; and InputBroken.
     """
-    with ExitStack() as stack:
+    with naming(plan.checkpoint or ""), ExitStack() as stack:
         wake = threading.Event()
         source = plan.open_source(wake.set)
         stack.callback(source.close)

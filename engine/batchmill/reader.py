@@ -6,12 +6,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from batchmill.codec import unpack_map
 from batchmill.disk import is_locked, open_regular, read_at, share_lock
-from batchmill.errors import BatchmillError, CheckpointBusy, CheckpointDamaged, InputMissing
+from batchmill.errors import CheckpointBusy, CheckpointDamaged, InputMissing
 from batchmill.framing import (
     HEADER_SIZE,
     MAX_PAYLOAD,
@@ -25,6 +25,7 @@ from batchmill.framing import (
     salvage_hint,
 )
 from batchmill.model import plural
+from batchmill.payloads import read_map
 
 
 class Holder(NamedTuple):
@@ -84,6 +85,10 @@ class Reader:
     def payload(self, ref: FrameRef) -> bytes:
         """The payload of a frame; raises CheckpointDamaged where it is not what was written."""
         return read_payload(self._fd, self.header, ref, self.path)
+
+    def map(self, ref: FrameRef) -> dict[str, Any]:
+        """The map in a frame, as `payloads.read_map` reads it."""
+        return read_map(ref.type, self.payload(ref))
 
     def live(self) -> Holder | None:
         """Who is writing the checkpoint now, or None. The holder of a run that has only just begun is pid 0."""
@@ -149,7 +154,8 @@ def read_meta(fd: int, header: FileHeader, path: str) -> dict[str, Any]:
     scan = Scan(lambda at, n: read_at(fd, at, n), os.fstat(fd).st_size, header, verify=False)
     for ref, _ in scan:
         if ref.type == FrameType.META:
-            return map_of(read_payload(fd, header, ref, path), path)
+            with naming(path):
+                return read_map(ref.type, read_payload(fd, header, ref, path))
         break
     raise CheckpointDamaged(f"{path}: its first frame, META, is damaged", salvage_hint(path))
 
@@ -167,11 +173,11 @@ def holder_of(fd: int, header: FileHeader) -> Holder:
             runs.clear()
     try:
         for ref in reversed(runs):
-            run = map_of(read_payload(fd, header, ref, ""), "")
+            run = read_map(ref.type, read_payload(fd, header, ref, ""))
             if "pid" in run:  # a later RUN frame of the same run may only add to it
-                holder = Holder(int(run["pid"]), str(run["host"]), float(run["started"]))
+                holder = Holder(run["pid"], run.get("host", ""), run.get("started", 0.0))
                 return holder if _may_live(holder) else NOBODY
-    except (BatchmillError, KeyError, TypeError, ValueError, OverflowError):
+    except CheckpointDamaged:
         pass
     return NOBODY
 
@@ -215,12 +221,16 @@ def busy(fd: int, path: str) -> CheckpointBusy:
     return CheckpointBusy(f"{path} is in use by {who}", "--wait waits for it, -c FILE names another")
 
 
-def map_of(payload: bytes, path: str) -> dict[str, Any]:
-    """The map in a META or RUN payload; raises CheckpointDamaged, naming the file."""
+@contextmanager
+def naming(*paths: str) -> Iterator[None]:
+    """What is raised of a checkpoint's contents in the block has the file's name, or those of which it may be one."""
     try:
-        return unpack_map(payload)
+        yield
     except CheckpointDamaged as error:
-        raise CheckpointDamaged(f"{path}: {error.message}", salvage_hint(path)) from error
+        if error.message.startswith(paths):
+            raise
+        remedy = error.remedy or salvage_hint(" ".join(paths))
+        raise CheckpointDamaged(f"{' or '.join(paths)}: {error.message}", remedy) from error
 
 
 def damaged(path: str, verdict: Verdict) -> CheckpointDamaged:

@@ -10,6 +10,7 @@ from typing import Any
 from batchmill.checkpoint import Checkpoint
 from batchmill.codec import Block, pack_map, read_head
 from batchmill.framing import FrameRef, FrameType
+from batchmill.history import History
 from batchmill.index import Extent, Index, Piece, Row
 from batchmill.limits import FailureLimits
 from batchmill.matching import Matcher
@@ -17,7 +18,7 @@ from batchmill.model import Chunk
 from batchmill.output import Output
 from batchmill.repeats import Spans, count_repeats
 from batchmill.reply import Tally
-from batchmill.resume import History, Nowhere
+from batchmill.resume import Nowhere
 from batchmill.retrier import Retrier
 from batchmill.tracker import Tracker
 

@@ -19,12 +19,12 @@ from batchmill.errors import CheckpointDamaged, OutputLost
 from batchmill.files import Access, Use, check, descriptor_in
 from batchmill.formats import FORMATS, Format
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
+from batchmill.history import History
 from batchmill.index import Extent, Piece
 from batchmill.layout import Frames, Layout, Make
 from batchmill.model import Outcome, Report
 from batchmill.ordering import Part, RenderOrder, in_order
-from batchmill.reader import NOBODY, damaged, open_reader
-from batchmill.resume import History
+from batchmill.reader import NOBODY, damaged, naming, open_reader
 from batchmill.scatter import MergeOrder, SortOrder, fulfil, merge, sort
 from batchmill.target import STDOUT, check_format, open_target
 from batchmill.tracker import report_of
@@ -71,9 +71,10 @@ class Results:
         self._reader = open_reader(path)
         self._history = History()
         try:
-            for ref, peek in self._reader.frames():
-                self._history.note(ref, peek)
-            self._history.load(self._reader.payload)
+            with naming(path):
+                for ref, peek in self._reader.frames():
+                    self._history.note(ref, peek)
+                self._history.load(self._reader.payload)
         except BaseException:
             self._reader.close()
             raise
@@ -101,7 +102,7 @@ class Results:
 
     def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
         for layout in _layouts(pieces, self, _plain_order):
-            with layout:
+            with layout, naming(self._reader.path):
                 for order in layout.orders():
                     if isinstance(order, SortOrder):
                         layout.sorted(sort(order, partial(_excerpts, is_wanted))[0])
@@ -146,6 +147,11 @@ class Results:
         except CheckpointDamaged:
             return self._reader.scan(verify=True).run()
         return verdict
+
+    @property
+    def path(self) -> str:
+        """The file's path, as it was given."""
+        return self._reader.path
 
     @property
     def source(self) -> str:
@@ -328,12 +334,17 @@ class _Written:
         """Write them."""
         of_one_input = all_equal(results.input for results in self._opened)
         for many in [self._opened] if of_one_input else [[results] for results in self._opened]:
-            shelf = _Shelf(many)
-            for layout in _layouts(shelf.pieces(), shelf, partial(self._make, many[0].source)):
-                for data, unsaid in layout.made(fulfil):
-                    write(data)
-                    self.bytes += len(data)
-                    self.unsaid += unsaid
+            with naming(*(results.path for results in many)):
+                self._add(many, write)
+
+    def _add(self, many: Sequence[Results], write: Callable[[bytes], object]) -> None:
+        """Write those of checkpoints of one input."""
+        shelf = _Shelf(many)
+        for layout in _layouts(shelf.pieces(), shelf, partial(self._make, many[0].source)):
+            for data, unsaid in layout.made(fulfil):
+                write(data)
+                self.bytes += len(data)
+                self.unsaid += unsaid
 
     def _make(self, source: str, low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
         return RenderOrder(low, high, parts, self._format, self._all, self._with_item, source)

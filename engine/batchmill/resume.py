@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from batchmill.checkpoint import Checkpoint, Reader
-from batchmill.codec import Block, pack_map, read_head, unpack_map
+from batchmill.codec import pack_map
 from batchmill.errors import CheckpointBusy, CheckpointMismatch, CheckpointRefused, CheckpointUnwritable
 from batchmill.framing import FrameRef, FrameType
+from batchmill.history import History
 from batchmill.holding import Name, holding, in_the_way
-from batchmill.index import Index
 from batchmill.opening import Found, examine
-from batchmill.reader import exists_with_outcomes, read_payload
+from batchmill.reader import exists_with_outcomes, naming, read_payload
 from batchmill.settings import Settings
 
 # What a checkpoint belongs to, and how a person calls it.
@@ -29,86 +28,6 @@ _IDENTITY = {
     "format": "format",
     "id_rule": "id rule",
 }
-
-
-@dataclass
-class History:
-    """What a checkpoint says of earlier runs: RUN and END maps in order, the index of outcomes.
-
-    `sample` is the last SAMPLE of the last run, `tried` the outcomes by run and lane.
-    """
-
-    index: Index = field(default_factory=Index)
-    runs: dict[int, dict[str, Any]] = field(default_factory=dict)
-    ends: dict[int, dict[str, Any]] = field(default_factory=dict)
-    sample: dict[str, Any] | None = None
-    tried: Counter[tuple[int, int]] = field(default_factory=Counter)
-    _small: list[FrameRef] = field(default_factory=list)
-
-    def note(self, ref: FrameRef, peek: bytes) -> None:
-        """Take in a frame as a scan shows it; what needs its whole payload is read by `load`."""
-        if ref.type == FrameType.OUTCOMES:
-            head = read_head(peek)
-            self.index.add(ref.seq, ref.offset, ref.length, head)
-            self.tried[head.run, head.lane] += head.items
-            if head.flags & 1:
-                self._small.append(ref)
-        elif ref.type not in (FrameType.META, FrameType.GAP):
-            self._small.append(ref)
-
-    def load(self, read: Callable[[FrameRef], bytes]) -> None:
-        """Read the frames that `note` put off."""
-        small, self._small = self._small, []
-        for ref in small:
-            self._load(ref, read(ref))
-
-    def _load(self, ref: FrameRef, payload: bytes) -> None:
-        if ref.type == FrameType.OUTCOMES:
-            self.index.add_replaced(ref.seq, Block(payload).supersedes)
-            return
-        values = unpack_map(payload)
-        if ref.type == FrameType.RUN:
-            if values["run"] not in self.runs:
-                self.sample = None  # what it said was of another run, perhaps of another input
-            run = self.runs.setdefault(values["run"], {})
-            places = {**run.get("places", {}), **values.get("places", {})}
-            run.update({**values, "places": places} if places else values)
-        elif ref.type == FrameType.END:
-            self.ends[values["run"]] = values["report"]
-        elif ref.type == FrameType.SAMPLE:
-            self.sample = values
-        elif ref.type == FrameType.ORDER:
-            self.index.add_order(values)
-
-    @property
-    def hosts(self) -> dict[str, int]:
-        """How many outcomes were made on which host (?: of a cluster, and nobody knows), the most first: those of items
-        that ran again included."""
-        found: Counter[str] = Counter()
-        for (run, lane), items in self.tried.items():
-            values = self.runs.get(run, {})
-            home = "?" if "cluster" in values else values.get("host", "?")
-            found[values.get("places", {}).get(str(lane), home)] += items
-        return dict(found.most_common())
-
-    @property
-    def last_report(self) -> dict[str, Any] | None:
-        """The report of the last run, None where it has none (it is live, or was killed)."""
-        return self.ends.get(max(self.runs, default=0))
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the last run came to the end of its input."""
-        last = self.last_report
-        return last is not None and not last["stopped"]
-
-    @property
-    def total(self) -> int | None:
-        """Items in the input, as far as any run knew."""
-        last = self.last_report
-        if last is not None and not last["stopped"]:
-            return int(last["total"])
-        return self.sample.get("total") if self.sample else None
 
 
 class Nowhere:
@@ -209,10 +128,11 @@ class _Opener:
         with Reader(name.path) as reader:
             check_identity(name.path, reader.meta, self.meta, self.settings)
         history = History()
-        found = examine(name, history.note)
-        if found.repaired:
-            self.on_message(found.repaired)
-        history.load(partial(_payload, name, found))
+        with naming(name.path):
+            found = examine(name, history.note)
+            if found.repaired:
+                self.on_message(found.repaired)
+            history.load(partial(_payload, name, found))
         if self.settings.fresh_if_finished and history.is_finished:
             return self._begin_anew(name, "The batch was finished: it begins anew, and the old checkpoint is")
         interval = self.settings.checkpoint_interval

@@ -55,7 +55,8 @@ def render(
             row: list[Any] = as_row(block, index, cells, all)
             if with_item:
                 item = item_of(block, index, source)
-                row.append(None if item is ABSENT else cells.cell(item) if format == "sqlite" else cells.text(item))
+                item = None if item is ABSENT else item
+                row.append(cells.cell(item) if format == "sqlite" else cells.text(item))
             pieces.append(close(row))
     except RecursionError as error:
         raise CheckpointDamaged("a result is nested too deeply to be written") from error

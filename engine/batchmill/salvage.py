@@ -29,6 +29,7 @@ from batchmill.framing import (
     payload_of,
     seed_of,
 )
+from batchmill.history import History
 from batchmill.reader import Holder, Reader
 
 _MAX_LOST = 1_000_000  # gaps are filled frame by frame; a hostile seq must not fill the disk
@@ -38,7 +39,8 @@ _MAX_LOST = 1_000_000  # gaps are filled frame by frame; a hostile seq must not 
 class Verification:
     """What `verify` found: `size` in bytes, valid `frames` before the damage, `runs` and `outcomes` (items) in them.
 
-    `kinds` counts the frames by FrameType name. `live` is who is writing the file now, or None.
+    `kinds` counts the frames by FrameType name. `live` is who is writing the file now, or None. `wrong` are the frames
+    whose checksums are right and whose contents are not.
     """
 
     path: str
@@ -49,27 +51,59 @@ class Verification:
     kinds: dict[str, int]
     verdict: Verdict
     live: Holder | None
+    wrong: tuple[Wrong, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong: CLEAN, or the unfinished last frame of a live run."""
-        return self.verdict.kind is Kind.CLEAN or (self.verdict.kind is Kind.TORN and self.live is not None)
+        is_whole = self.verdict.kind is Kind.CLEAN or (self.verdict.kind is Kind.TORN and self.live is not None)
+        return is_whole and not self.wrong
 
 
-def verify(path: str) -> Verification:
-    """Check every byte of the file, without a lock; raises as `Reader` does where there is not even a file header."""
+class Wrong(NamedTuple):
+    """A frame that does not hold what it should: its seq, its FrameType's name, and why."""
+
+    seq: int
+    type: str
+    reason: str
+
+
+def verify(path: str, *, contents: bool = True) -> Verification:
+    """Check every byte of the file, without a lock, and (`contents`) what frames hold.
+
+    Raises as `Reader` does where there is not even a file header.
+    """
     with Reader(path) as reader:
         live, size = reader.live(), reader.size
-        scan = reader.scan(verify=True)
+        scan = reader.scan(verify=True, peek=MAX_PAYLOAD)
         kinds: Counter[str] = Counter()
-        outcomes = 0
-        for ref, shown in scan:
+        outcomes, sieve = 0, _Sieve(contents)
+        for ref, payload in scan:
             kinds[FrameType(ref.type).name] += 1
+            sieve.passes(ref, payload)
             if ref.type == FrameType.OUTCOMES:
-                outcomes += _place(ref, shown).items
+                outcomes += _place(ref, payload).items
         assert scan.verdict is not None
-        runs = kinds[FrameType.RUN.name]
-        return Verification(path, size, scan.verdict.frames, outcomes, runs, dict(kinds), scan.verdict, live)
+        runs, wrong = kinds[FrameType.RUN.name], tuple(sieve.wrong)
+        return Verification(path, size, scan.verdict.frames, outcomes, runs, dict(kinds), scan.verdict, live, wrong)
+
+
+class _Sieve:
+    """Tells frames that hold what they should, by themselves and beside those before them, from others."""
+
+    def __init__(self, is_used: bool) -> None:
+        self._history = History() if is_used else None
+        self.wrong: list[Wrong] = []
+
+    def passes(self, ref: FrameRef, payload: bytes) -> bool:
+        """Whether the frame is one of the former; those of the latter are in `wrong`."""
+        try:
+            if self._history is not None:
+                self._history.take(ref, payload)
+        except CheckpointDamaged as error:
+            self.wrong.append(Wrong(ref.seq, FrameType(ref.type).name, error.message))
+            return False
+        return True
 
 
 class Place(NamedTuple):
@@ -117,16 +151,17 @@ def salvaged_name(path: str) -> str:
     return sibling(path, "salvaged", os.path.splitext(path)[1] or ".ckpt")
 
 
-def salvage(path: str, out: str | None = None, *, disk: Disk | None = None) -> Salvaged:
+def salvage(path: str, out: str | None = None, *, disk: Disk | None = None, contents: bool = True) -> Salvaged:
     """Write every valid frame of `path` into a new checkpoint, `NAME.salvaged.ckpt` or `out`, which opens CLEAN.
 
-    Frames keep their seq, by which others refer to them: an empty GAP frame stands for each that is gone. Raises
+    A frame that (with `contents`) does not hold what it should is none of them. Frames keep their seq, by which others
+    refer to them: an empty GAP frame stands for each that is gone. Raises
     FileNotFoundError, CheckpointDamaged (nothing to salvage), CheckpointRefused (the new file exists or cannot be
     created), CheckpointMismatch (written by a newer batchmill).
     """
     fd = open_regular(path)
     try:
-        source = _Source(fd, path)
+        source = _Source(fd, path, contents)
         out = out or salvaged_name(path)
         os.close(create_whole(out, source.parts(), disk=disk or Disk()))
         return source.report(out)
@@ -154,7 +189,7 @@ def find_seed(pread: Pread, size: int) -> int | None:
 class _Source:
     """The frames of a damaged file by seq."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, contents: bool) -> None:
         self._fd = fd
         self._path = path
         self._size = os.fstat(fd).st_size
@@ -168,6 +203,7 @@ class _Source:
             raise CheckpointDamaged(f"{path}: nothing can be salvaged ({len(self._refs)} valid frames, {lost} missing)")
         meta = self._refs.get(0)
         self._meta_lost = meta is None or meta.type != FrameType.META
+        self._sieve = _Sieve(contents)
 
     def _pread(self, offset: int, size: int) -> bytes:
         return read_at(self._fd, offset, size)
@@ -199,13 +235,17 @@ class _Source:
         payload = payload_of(self._seed, ref, self._pread(ref.start, ref.end - ref.start))
         if payload is None:
             raise CheckpointDamaged(f"{self._path} changes while it is read", "try again when no run uses it")
-        return ref.type, payload
+        if self._sieve.passes(ref, payload):
+            return ref.type, payload
+        del self._refs[seq]
+        self._meta_lost = self._meta_lost or seq == 0
+        return self._frame(seq)
 
     def report(self, out: str) -> Salvaged:
         hints = self._hints()
         gaps = list(_gaps(sorted(self._refs)))
         lost = tuple(self._lost(first, last, hints) for first, last in gaps)
-        tail = self._size - max(ref.end for ref in self._refs.values())
+        tail = self._size - max((ref.end for ref in self._refs.values()), default=HEADER_SIZE)
         return Salvaged(out, len(self._refs), lost, self._meta_lost, tail)
 
     def _lost(self, first: int, last: int, hints: dict[int, FrameRef]) -> Lost:

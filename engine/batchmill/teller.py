@@ -15,15 +15,15 @@ import math
 import re
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from batchmill.binning import Clock, Durations, Thinned
-from batchmill.codec import PEEK, Block, Head, glance, read_head, unpack_map
+from batchmill.codec import PEEK, Block, Head, glance, read_head
 from batchmill.errors import CheckpointDamaged
-from batchmill.framing import FrameRef, FrameType, Kind, Verdict, salvage_hint
-from batchmill.reader import Holder, Reader, damaged, open_reader
+from batchmill.framing import FrameRef, FrameType, Kind, Verdict
+from batchmill.history import History
+from batchmill.reader import Holder, Reader, damaged, naming, open_reader
 from batchmill.story import ENDINGS, AlikeTold, Example, FailureTold, LaneTold, RunTold, Slow, Story
 from batchmill.tracker import report_of
 
@@ -34,6 +34,7 @@ MESSAGE = 200  # characters of a message
 SLOWEST = 15
 EXAMPLES = 5
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")  # process ids and addresses in messages make each another one
+_FAR_OFF = 1e11  # seconds since the epoch: beyond what calendars know
 _FAR = 3e8  # seconds, ten years: a time further off was not told by a clock
 
 
@@ -52,21 +53,6 @@ def read_story(path: str, clock: Callable[[], float] = time.time) -> Story:
         # A run that ends while it is read about must not pass for one that was killed.
         live = reader.live() if teller.is_ended else before or reader.live()
         return teller.tell(live, verdict, clock())
-
-
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """What the maps in frames hold is not proven: whatever is wrong with it is damage, with the file's name."""
-    try:
-        yield
-    except CheckpointDamaged as error:
-        if error.message.startswith(path):
-            raise
-        raise CheckpointDamaged(f"{path}: {error.message}", salvage_hint(path)) from error
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointDamaged(f"{path}: a frame does not hold what it should ({error!r})", salvage_hint(path)) from (
-            error
-        )
 
 
 class _Teller:
@@ -88,23 +74,32 @@ class _Teller:
 
     def read(self) -> Verdict:
         """Take in all frames; how the file ends."""
-        for _ in self._reader.frames():
-            pass
-        assert self._reader.verdict is not None
-        safe = self._reader.verdict.synced
         try:
-            for ref, peek in self._reader.frames():
-                if ref.end > safe:  # a power failure may have hurt any part of it
-                    self._reader.payload(ref)
-                with _readable(self._reader.path):
-                    self._take(ref, peek)
-                self._frames += 1
+            with naming(self._reader.path):
+                self._take_all()
         except CheckpointDamaged:
             verdict = self._reader.scan(verify=True).run()
             if verdict.kind is Kind.CLEAN:
                 raise
             return verdict
+        assert self._reader.verdict is not None
         return self._reader.verdict
+
+    def _take_all(self) -> None:
+        for _ in self._reader.frames():
+            pass
+        assert self._reader.verdict is not None
+        safe, history = self._reader.verdict.synced, History()
+        for ref, peek in self._reader.frames():
+            if ref.end > safe:  # a power failure may have hurt any part of it
+                self._reader.payload(ref)
+            history.note(ref, peek)  # which looks at how frames fit together
+            history.load(self._reader.payload, self._replacing)
+            self._take(ref, peek)
+            self._frames += 1
+
+    def _replacing(self, ref: FrameRef) -> Block:
+        return self._columns(ref, read_head(self._reader.read_at(ref.offset, min(PEEK, ref.length))))
 
     @property
     def is_ended(self) -> bool:
@@ -119,22 +114,22 @@ class _Teller:
         elif ref.type == FrameType.GAP:
             self._gaps.add(ref.seq)
         elif ref.type == FrameType.RUN:
-            self._take_run(unpack_map(self._reader.payload(ref)))
+            self._take_run(self._reader.map(ref))
         elif ref.type == FrameType.SAMPLE and self._runs:
-            self._take_sample(self._runs[-1], unpack_map(self._reader.payload(ref)))
+            self._take_sample(self._runs[-1], self._reader.map(ref))
         elif ref.type == FrameType.STRIKE and self._runs:
             self._runs[-1].strikes += 1
         elif ref.type == FrameType.END and self._runs:
             run = self._runs[-1]
-            run.report = report_of(unpack_map(self._reader.payload(ref))["report"])
+            run.report = report_of(self._reader.map(ref)["report"])
             run.ended = max(run.ended, _near(run.report.ended, run.started))
 
     def _take_run(self, facts: dict[str, Any]) -> None:
-        number = int(facts["run"])
+        number = facts["run"]
         if self._runs and self._runs[-1].number == number:  # a later RUN frame of the same run adds to it
             self._runs[-1].facts = {**self._runs[-1].facts, **facts}
         else:
-            self._begin(number, float(facts.get("started", 0.0)), facts)
+            self._begin(number, facts.get("started", 0.0), facts)
 
     def _begin(self, number: int, started: float, facts: Mapping[str, Any]) -> RunTold:
         last = self._runs[-1] if self._runs else None
@@ -175,7 +170,7 @@ class _Teller:
         _ = block.seconds, block.supersedes, block.failures  # all of them, before anything of the frame is counted
         run = self._runs[-1] if self._runs else None
         if run is None or head.run > run.number:  # its RUN frame was lost, and left out by salvage
-            run = self._begin(head.run, head.started, {})
+            run = self._begin(head.run, head.started if abs(head.started) < _FAR_OFF else 0.0, {})
         began = _near(head.started, run.started)
         took = head.seconds if 0 <= head.seconds < _FAR else 0.0
         at = run.at + began - run.started
@@ -210,7 +205,7 @@ class _Teller:
             least = ordered[-min(SLOWEST, len(ordered))]
             for place, value in enumerate(seconds):
                 if least <= value <= ordered[-1]:  # not what is no duration
-                    heapq.heappush(slowest, (value, ref.seq, place, ref, head, at + sum(seconds[:place])))
+                    heapq.heappush(slowest, (value, ref.seq, place, ref, head, at + _sum(seconds[:place])))
                     if len(slowest) > SLOWEST:
                         heapq.heappop(slowest)
         if head.failed:
@@ -233,7 +228,7 @@ class _Teller:
             last.ended = max(last.ended, _near(now, last.started))
         seconds = last.at + last.seconds if last else 0.0
         self._clock.reach(seconds)
-        with _readable(self._reader.path):
+        with naming(self._reader.path):
             slowest, failures = tuple(self._tell_slowest()), self._tell_failures()
         return Story(
             path=self._reader.path,
@@ -295,6 +290,11 @@ def _add_failures(groups: dict[str, FailureTold], block: Block, gone: frozenset[
         alike.count += 1
         if len(alike.examples) < EXAMPLES:
             alike.examples.append(Example(block.ids[place], block.head.line + block.lines[place], message))
+
+
+def _sum(seconds: Iterable[float]) -> float:
+    """The sum of those that are durations at all."""
+    return math.fsum(value for value in seconds if 0 <= value < math.inf)
 
 
 def _near(when: float, started: float) -> float:

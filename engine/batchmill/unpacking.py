@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pathlib import PurePath
     from uuid import UUID
 
+MAX_DEPTH = 500  # of lists and maps: json's encoder and recursive converters stay below Python's limit of 1000
 MAX_EXT_DEPTH = 100  # tuples and sets in each other: two Python frames a level
 MAX_MEMORY = 256 << 20  # estimated size of a value once it is unpacked
 # One byte of msgpack becomes at most about 90 bytes of Python objects (an empty map): up to this size no value can
@@ -288,6 +289,35 @@ _READERS_OF_ARRAYS: dict[int, Callable[[list[Any]], Any]] = {
     Ext.ARRAY: _numpy_of,
     Ext.SCALAR: lambda parts: _numpy_of(parts)[()],
 }
+
+
+# --- how deep a value is ----------------------------------------------------------------------------------------------
+
+
+_CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
+_NOT_OPENING = bytes(
+    byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xC7 <= byte <= 0xC9 or 0xD4 <= byte <= 0xDF)
+)
+
+
+def is_deeper(packed: bytes | memoryview, value: Any, depth: int) -> bool:
+    """Whether a value, and its bytes, are nested in more levels than `depth`."""
+    # The bytes that may open a container bound the depth, at a nanosecond each: most values are done here.
+    if len(packed) <= depth or len(bytes(packed).translate(None, _NOT_OPENING)) <= depth:
+        return False
+    level = [value]
+    for _ in range(depth):
+        level = [inner for outer in level for inner in _containers(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _containers(outer: Any) -> list[Any]:
+    if type(outer) not in _CONTAINERS:
+        return []
+    inner = outer.values() if type(outer) is dict else outer
+    return [] if _CONTAINERS.isdisjoint(map(type, inner)) else [item for item in inner if type(item) in _CONTAINERS]
 
 
 # --- what a value will weigh -----------------------------------------------------------------------------------------

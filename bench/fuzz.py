@@ -1,0 +1,73 @@
+"""Owns the fuzz of checkpoints as one command: seeds, time, memory, and what is printed. Never judges what came out.
+
+    python bench/fuzz.py [--seed N] [--seconds T] [--cases N] [--case K]
+
+Ends with status 1 where a command did what it should not (see `fuzz_kit`), and by SIGVTALRM where one used up its CPU
+time; memory is bounded by RLIMIT_AS. `--seed S --case K` repeats a case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np  # what it maps is not the checkpoint's doing
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+MEMORY = 1 << 30  # bytes, beyond what the modules take up
+
+
+def main() -> None:
+    options = _options()
+    sys.path.insert(0, str(TESTS))
+    from fuzz_kit import case, corpus
+
+    signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes
+    folder = Path(tempfile.mkdtemp(prefix="batchmill-fuzz-"))
+    print(f"seed {options.seed}", flush=True)
+    try:
+        os.chdir(folder)
+        good = corpus(folder)
+        _limit_memory()
+        ends, bad, done = time.monotonic() + options.seconds, 0, 0
+        for number in itertools.count() if options.case is None else [options.case]:
+            if time.monotonic() > ends or done == options.cases:
+                break
+            for odd in case(number, options.seed, good):
+                bad += 1
+                print(f"case {number}: {' '.join(odd.words)}: {odd.status}\n{odd.said}", flush=True)
+            done += 1
+        print(f"{done} cases, {bad} commands that did what they should not", flush=True)
+    finally:
+        os.chdir("/")
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(1 if bad else 0)
+
+
+def _limit_memory() -> None:
+    assert np
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="repeats a run")
+    parser.add_argument("--seconds", type=float, default=600.0, help="at most [600]")
+    parser.add_argument("--cases", type=int, help="at most so many")
+    parser.add_argument("--case", type=int, help="only this one")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
