@@ -21,19 +21,33 @@ from fault_kit import METHODS, PROGRAM, finish, lines_of
 FUNCTIONS = '''
 import ctypes, json, multiprocessing, os, signal, subprocess, sys, time
 
-LOOK = """
-import json, os, signal, sys
-fds = {int(name) for name in os.listdir("/proc/self/fd")}
+# What is open above 2, but for the listing itself and libffi's own file, which ctypes keeps open on some systems.
+OPEN = """
+import os
+
+def descriptors():
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            pass
+    return sorted(fd for fd, path in found.items() if fd > 2 and "/libffi.so" not in path)
+"""
+exec(OPEN)
+
+LOOK = OPEN + """
+import json, signal, sys
+fds = descriptors()
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 words = {name: status[name].strip() for name in ("SigBlk", "SigIgn")}
-open(sys.argv[1], "w").write(json.dumps({"fds": sorted(fd for fd in fds if fd > 2 and fd != max(fds)), **words}))
+open(sys.argv[1], "w").write(json.dumps({"fds": fds, **words}))
 """
 
 
 def look(path):
     """What a forked child sees: its open descriptors above 2, and what signals mean to it."""
-    fds = {int(name) for name in os.listdir("/proc/self/fd")}
-    fds = sorted(fd for fd in fds if fd > 2 and fd != max(fds))
+    fds = descriptors()
     handlers = {signal.Signals(n).name: str(signal.getsignal(n)) for n in (1, 2, 10, 12, 13, 15, 17)}
     mask = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
     with open(path, "w") as file:
