@@ -153,6 +153,7 @@ class Connection:
         if message is None:
             self._lose()
             raise ServerLost("the fork server is gone")
+        self._is_up = True
         if message.kind == ENDED:
             self._codes[message.pid] = message.number
         return message, found
