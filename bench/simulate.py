@@ -29,6 +29,7 @@ from batchmill.ledger import Ledger
 from batchmill.loop import Callbacks, Loop
 from batchmill.pool import Pool
 from batchmill.retrier import Retrier
+from batchmill.sealer import Sealer
 from batchmill.settings import Settings
 from batchmill.time_limit import TimeLimit
 from batchmill.tracker import Tracker
@@ -198,6 +199,7 @@ def _loop(world: World, lanes: int, window: int, knows_total: bool, time_limit: 
             total=_ignore, before=_ignore, append=_ignore, on_progress=None, interval=1.0, is_sharded=False
         ),
         desk=Desk(pool, None),
+        sealer=cast("Sealer", None),
         callbacks=Callbacks(commit=_ignore, strike=_ignore, generation=lambda: 1, ready=_ignore, message=_ignore),
         window=window,
         grace=10.0,

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, cast
 
 from batchmill.lanes import Event, Executor, Lane
 from batchmill.model import Chunk
+from batchmill.records import NO_LIMIT, RECORD_BITS, Answer, Order
 from batchmill.reply import Tally
-from batchmill.worker import NO_LIMIT, RECORD_BITS, Order, Ready
+from batchmill.worker import Ready
 
 
 class Overhead(NamedTuple):
@@ -36,7 +37,7 @@ class Overhead(NamedTuple):
     hop: float = 0.0002
 
 
-class Answer(NamedTuple):
+class Answered(NamedTuple):
     """A future that is done."""
 
     value: Any
@@ -164,8 +165,9 @@ class World:
         self.chunks += 1
         self.done += done
         self.last_end = max(self.last_end, at) if done else self.last_end
-        tally = Tally(order.serial, done, done, done, 0, 0, 0, at - lane.begun, None, None, ())
-        event = Event(lane, lane.tag, cast("Any", Answer((b"", tally))))
+        tally = Tally(done, done, done, 0, 0, 0, at - lane.begun, None, None, ())
+        answer = Answer(order.serial, done, [(b"", tally)])
+        event = Event(lane, lane.tag, cast("Any", Answered(answer)))
         lane.order, lane.free = None, at + self.overhead.lane_chunk
         self.plan(lane.free + self.overhead.hop, lane, event)
 
@@ -223,7 +225,7 @@ class SimulatedPool:
         lane = SimulatedLane(slot, self._world.now)
         lane.outstanding.append(("hello", 0))
         self.lanes[slot] = lane
-        self._world.inbox.append(Event(lane, ("hello", 0), cast("Any", Answer(Ready(lane.pid, "", None)))))
+        self._world.inbox.append(Event(lane, ("hello", 0), cast("Any", Answered(Ready(lane.pid, "", None)))))
         return lane
 
     def submit(self, lane: SimulatedLane, tag: Any, function: object, order: Order) -> bool:

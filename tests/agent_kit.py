@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from batchmill import worker
+from batchmill import records
 from batchmill.function import FunctionSpec
 from batchmill.model import Chunk
+from batchmill.records import Order
 from batchmill.remote import Machine
 from batchmill.settings import Settings
 from batchmill.wire import LEASE, PULSE, AgentSetup, framed, pack, pickled, read_message, unpack
-from batchmill.worker import LaneSetup, Order
+from batchmill.worker import LaneSetup
 
 LIMIT = 30.0
 
@@ -132,7 +133,7 @@ class Agent:
         data = "".join(f"{item}\n" for item in items).encode()
         chunk = Chunk(serial * 100, 1, 0, len(items), data, alone=alone)
         number = self._numbers[slot] = self._numbers.get(slot, 0) + 1
-        order = pickled(worker.run_chunk, (Order(serial, 0.0, 1, chunk),))
+        order = pickled(records.run_chunk, (Order(serial, 0.0, 1, chunk),))
         self.send("submit", slot, number, order)
 
     def until(self, word: str, *rest: Any, limit: float = LIMIT) -> list[Any]:
@@ -148,13 +149,12 @@ class Agent:
         """Wait until a record of that chunk is on the board of a lane."""
         while True:
             board = self.until("board")[1]
-            if any(s == slot and number >> worker.RECORD_BITS == serial for s, number in zip(board[::2], board[1::2])):
+            if any(at == slot and number >> records.RECORD_BITS == serial for at, number, _ in board):
                 return
 
     def lines(self, slot: int) -> int:
         """How many records the next reply of a lane covers."""
-        _, tally = pickle.loads(self.until("reply", slot)[3])
-        return int(tally.lines)
+        return int(pickle.loads(self.until("reply", slot)[3]).records)
 
     def start(self, *slots: int) -> None:
         """Start lanes, and wait until they are up."""

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchmill import worker
+from batchmill import records, worker
+from batchmill.baseline import Baseline
 from batchmill.batch import Batch, _Session
 from batchmill.codec import Block
 from batchmill.formats import FORMATS, IdRule
@@ -17,9 +18,10 @@ from batchmill.function import Resolved
 from batchmill.identity import Identifier
 from batchmill.model import Chunk, Report
 from batchmill.packing import Packing
+from batchmill.records import COLUMNS, LIMIT, NO_LIMIT, Answer, Order
 from batchmill.reply import Tally
 from batchmill.settings import Settings
-from batchmill.worker import NO_LIMIT, LaneSetup, Order
+from batchmill.worker import LaneSetup
 
 
 @contextmanager
@@ -34,8 +36,8 @@ def lane(
     ids_needed: bool = True,
     run: int = 1,
 ) -> Iterator[array[int]]:
-    """Make this interpreter a lane at slot 0; gives the board: [record, limit]."""
-    state, board = worker._lane, array("q", [0, NO_LIMIT])
+    """Make this interpreter a lane at slot 0; gives the board: [record, limit, ...]."""
+    state, board = records.lane, array("q", [NO_LIMIT if column == LIMIT else 0 for column in range(COLUMNS)])
     before = dict(vars(state))
     state.board, state.slot = memoryview(board), 0
     state.setup = LaneSetup(
@@ -53,6 +55,7 @@ def lane(
     )
     state.identifier = Identifier(format, IdRule(id_field), shard, ids_needed)
     state.pack = Packing().result
+    state.baseline = Baseline(records.note_touch)
     state.resolved = Resolved(function, None, "digest")
     state.function = worker.bound(function, dict(kwargs or {}))
     try:
@@ -70,9 +73,14 @@ def chunk_of(
 
 
 def run_chunk(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation: int = 1) -> tuple[Block, Tally]:
-    """What the lane answers for a chunk."""
-    payload, tally = worker.run_chunk(Order(serial, seconds, generation, chunk))
+    """What the lane answers for a chunk, in one part."""
+    ((payload, tally),) = answered(chunk, serial=serial, seconds=seconds, generation=generation).parts
     return Block(payload), tally
+
+
+def answered(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation: int = 1) -> Answer:
+    """The lane's answer for a chunk as it is."""
+    return records.run_chunk(Order(serial, seconds, generation, chunk))
 
 
 class Stage:
@@ -119,14 +127,23 @@ class Stage:
 
     def answer(self, order: Order) -> tuple[int, Block] | None:
         """The lane's answer is taken in: (frame seq, what was committed); None where the lane covered nothing."""
-        payload, tally = worker.run_chunk(order)
-        chunk = self.ledger.returned(tally.serial, tally.lines)
+        answer = records.run_chunk(order)
+        ((payload, tally),) = answer.parts
+        chunk = self.ledger.returned(answer.serial, answer.records)
         self.intake.refund(chunk.to_run - tally.items)
         if not tally.lines:
             return None
         recorder = self._session._recorder
         recorder.commit(chunk, payload, tally)
         return recorder._new.row(len(recorder._new) - 1).seq, Block(payload)
+
+    def scan(self, order: Order) -> None:
+        """The lane's answer for a chunk whose ids are to be read is taken in."""
+        ids = records.scan_chunk(order)
+        chunk = self.ledger.returned(ids.serial, ids.records)
+        if ids.records:
+            done = self.ledger.divide(chunk, ids.records)[0] if ids.records < chunk.records else chunk
+            self.intake.scanned(done, ids.scan)
 
     def strike(self, values: dict[str, Any]) -> None:
         """A record is charged with a crash."""
@@ -180,10 +197,10 @@ def play(
 def _play_one(stage: Stage) -> bool:
     """Run the next chunk; False where none is left."""
     while not stage.intake.is_over:
-        job = stage.intake.next(starved=True)
-        if job is not None and job.scan:
-            stage.intake.scanned(job.chunk, worker.scan_chunk(job.chunk))
-        elif job is not None:
-            stage.answer(stage.order(job.chunk, 0))
+        chunk = stage.intake.next(starved=True)
+        if chunk is not None and chunk.scan:
+            stage.scan(stage.order(chunk, 0))
+        elif chunk is not None:
+            stage.answer(stage.order(chunk, 0))
             return True
     return False

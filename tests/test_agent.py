@@ -131,7 +131,7 @@ def test_a_lane_that_stands_still_is_said_to_and_one_that_gets_on_to_move(agent:
 def test_lanes_have_the_environment_of_the_worker_and_not_what_the_agent_itself_needs(agent: Agent) -> None:
     agent.start(0)
     agent.run(0, 1, "null")
-    payload, _ = pickle.loads(agent.until("reply", 0)[3])
+    ((payload, _),) = pickle.loads(agent.until("reply", 0)[3]).parts
     assert b"safe path: no" in payload
 
 

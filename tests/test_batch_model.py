@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from batchmill import intake, layout, matching, ordering, spool, worker
+from batchmill import intake, layout, matching, ordering, spool
 from batchmill.codec import Block, digest_id, id_key, outcomes
 from batchmill.ledger import Flight
-from batchmill.model import Chunk, ItemError, Report
+from batchmill.model import ItemError, Report
+from batchmill.records import NO_LIMIT, RECORD_BITS, Order
 from batchmill.results import open_checkpoint, write_results
 from batchmill.settings import Settings
-from batchmill.worker import NO_LIMIT, RECORD_BITS, Order
 from checkpoint_kit import QuickDisk
 from lane_kit import Stage
 
@@ -130,28 +130,23 @@ class Desk:
         self.rng = rng
         self.stage = stage
         self.flights: dict[int, Order] = {}
-        self.scans: list[Chunk] = []
         self.charged: set[int] = set()
 
     def run(self, kill: float) -> Report | None:
         """The report, or None if the parent was killed on the way (with probability `kill` at each step)."""
-        moves = [self.hand] * 6 + [self.reply] * 5 + [self.scanned] * 3 + [self.shorten, self.lose]
+        moves = [self.hand] * 6 + [self.reply] * 8 + [self.shorten, self.lose]
         for _ in range(20_000):
             if self.rng.random() < kill:
                 return None
-            if self.stage.intake.is_over and not self.flights and not self.scans:
+            if self.stage.intake.is_over and not self.flights:
                 return self.stage.finish()
             self.rng.choice(moves)()
         raise AssertionError("the run does not end")
 
     def hand(self) -> None:
-        job = self.stage.intake.next(not self.flights and not self.scans)
-        if job is None:
-            return
-        if job.scan:
-            self.scans.append(job.chunk)
-        else:
-            order = self.stage.order(job.chunk, self.rng.randrange(LANES))
+        chunk = self.stage.intake.next(not self.flights)
+        if chunk is not None:
+            order = self.stage.order(chunk, self.rng.randrange(LANES))
             self.flights[order.serial] = order
 
     def any_flight(self) -> Flight | None:
@@ -160,7 +155,7 @@ class Desk:
         return self.rng.choice(flights) if flights else None
 
     def reply(self) -> None:
-        """A lane answers, for all of its chunk or (every third) for a part of it."""
+        """A lane answers, or tells ids, for all of its chunk or (every third) for a part of it."""
         flight = self.any_flight()
         if flight is None:
             return
@@ -168,7 +163,12 @@ class Desk:
         if self.rng.random() < 0.3:
             allowed = self.rng.randint(0, allowed)
         self.stage.board[1] = (flight.serial << RECORD_BITS) + allowed + 1
-        committed = self.stage.answer(self.flights.pop(flight.serial))
+        order = self.flights.pop(flight.serial)
+        committed = None
+        if flight.chunk.scan:
+            self.stage.scan(order)
+        else:
+            committed = self.stage.answer(order)
         self.stage.board[1] = NO_LIMIT
         if committed is not None:
             self.note(*committed)
@@ -185,15 +185,6 @@ class Desk:
                 assert old.key == made.key
                 assert not old.ok or old.content != made.content
             live[seq, place] = made
-
-    def scanned(self) -> None:
-        if not self.scans:
-            return
-        chunk = self.scans.pop(self.rng.randrange(len(self.scans)))
-        if self.rng.random() < 0.2:
-            self.stage.intake.scan_lost(chunk)
-        else:
-            self.stage.intake.scanned(chunk, worker.scan_chunk(chunk))
 
     def shorten(self) -> None:
         """Take back what a lane has not started."""
@@ -222,7 +213,7 @@ class Desk:
 
     def may_be_condemned(self, position: int) -> bool:
         """Only what has an id of its own: the model cannot tell two outcomes of one content, one failed, one not."""
-        for chunk in self.stage.ledger._ready:
+        for chunk in (*self.stage.ledger._ready, *self.stage.ledger._scans):
             if chunk.first == position and chunk.records == 1 and isinstance(chunk.data, bytes):
                 return b'"only' in chunk.data
         return False

@@ -12,7 +12,7 @@ from batchmill.lanes import Lane, Lanes
 from batchmill.ledger import Ledger
 from batchmill.losses import Losses
 from batchmill.model import Chunk
-from batchmill.worker import COLUMNS, RECORD_BITS
+from batchmill.records import COLUMNS, RECORD_BITS
 
 divide = partial(formats.divide, format=formats.FORMATS["lines"])
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agent_kit import AgentProcess, Nowhere
-from batchmill import worker
+from batchmill import records
 from batchmill.codec import Block, outcomes
 from batchmill.errors import LanesLost
 from batchmill.function import parse
@@ -27,7 +27,7 @@ from batchmill.remote_watch import RemoteGuard
 from batchmill.scheduler import lost
 from batchmill.settings import Settings
 from batchmill.wire import AgentSetup, Death, pack
-from batchmill.worker import LaneSetup, Order
+from batchmill.worker import LaneSetup
 from fault_kit import until
 from process_kit import is_running
 
@@ -101,7 +101,7 @@ class There:
     def run(self, lane: Lane, serial: int, *items: str) -> None:
         """Have a lane run a chunk of those lines."""
         chunk = Chunk(0, 1, 0, len(items), "".join(f"{item}\n" for item in items).encode())
-        self.lanes.submit(lane, ("run", serial), worker.run_chunk, Order(serial, 0.0, 1, chunk))
+        self.lanes.submit(lane, ("run", serial), records.run_chunk, records.Order(serial, 0.0, 1, chunk))
 
     def event(self, lane: Lane) -> Event:
         """What it answers next; what others answer meanwhile is kept for them."""
@@ -119,8 +119,8 @@ class There:
 
     def results(self, lane: Lane) -> list[Any]:
         """What the items of its next chunk returned, as far as they were run."""
-        payload, tally = self.answer(lane)
-        return [outcome.result for _, outcome in outcomes(Block(payload), None)] if tally.lines else []
+        answer = self.answer(lane)
+        return [outcome.result for payload, _ in answer.parts for _, outcome in outcomes(Block(payload), None)]
 
     def lost(self, lane: Lane) -> Lane:
         """The same lane, once it is confirmed dead."""
@@ -184,7 +184,7 @@ def test_an_item_that_takes_too_long_is_ended_by_its_agent_and_told_as_a_timeout
     there.run(lane, 1, "x", "hang")
     found = there.event(lane)
     if found.future.exception(0) is None:  # its own alarm was enough
-        payload, _ = found.future.result(0)
+        ((payload, _),) = found.future.result(0).parts
         failed = [outcome.error for _, outcome in outcomes(Block(payload), None) if not outcome.ok]
         assert [error.type for error in failed if error is not None] == ["Timeout"]
     else:
@@ -250,16 +250,16 @@ def test_what_a_lost_machine_still_says_is_not_heard(there: There) -> None:
     lane = there.start()
     machine.lose("no answer")
     machine.receive(pack("started", lane.slot, 1))
-    machine.receive(pack("board", [lane.slot, 99], [], 0.0, 0, False))
+    machine.receive(pack("board", [(lane.slot, 99, 0)], [], 0.0, 0, False))
     assert there.lanes.running(lane) is None
 
 
 def test_a_lane_counts_as_moving_until_it_is_said_to_stand_still(there: There) -> None:
     machine = there.join("a")
     lane = there.start()
-    machine.receive(pack("board", [lane.slot, 99], [lane.slot], 0.0, 0, False))
+    machine.receive(pack("board", [(lane.slot, 99, 0)], [lane.slot], 0.0, 0, False))
     assert lane.is_moving
-    machine.receive(pack("board", [lane.slot, 99], [], 0.0, 0, False))
+    machine.receive(pack("board", [(lane.slot, 99, 0)], [], 0.0, 0, False))
     assert not lane.is_moving
 
 
@@ -312,9 +312,9 @@ def test_a_limit_is_seen_when_all_that_were_sent_are() -> None:
     assert isinstance(lane.executor, RemoteExecutor)
     lanes.lower(lane, 1, 5)
     lanes.lower(lane, 1, 3)
-    machine.receive(pack("lowered", lane.slot, (1 << 32) + 3))
+    machine.receive(pack("lowered", lane.slot, (1 << 32) + 3, 0))
     assert not lanes.has_seen(lane)
-    machine.receive(pack("lowered", lane.slot, (1 << 32) + 3))
+    machine.receive(pack("lowered", lane.slot, (1 << 32) + 3, 0))
     assert lanes.has_seen(lane)
 
 
@@ -347,7 +347,7 @@ def test_where_fewer_processes_can_be_started_a_machine_has_fewer_lanes() -> Non
     machine.receive(pack("up", 1))
     for slot in lanes.vacant():
         lanes.start(slot)
-    machine.receive(pack("gone", 2, 0, Death(unstarted="no more processes")))
+    machine.receive(pack("gone", 2, 0, 0, Death(unstarted="no more processes")))
     lane = lanes.lanes[2]
     assert lane.unstarted == "no more processes"
     lanes.give_up(lane)
@@ -365,7 +365,7 @@ def test_a_machine_on_which_no_process_can_be_started_is_left_out() -> None:
     machine = lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 1))
     machine.receive(pack("up", 1))
     lane = lanes.start(0)
-    machine.receive(pack("gone", 0, 0, Death(unstarted="no more processes")))
+    machine.receive(pack("gone", 0, 0, 0, Death(unstarted="no more processes")))
     lanes.give_up(lane)
     assert lanes.unfit(lane, LanesLost("no worker can be started: no more processes")) is None
     assert machine.unfit is not None

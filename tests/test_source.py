@@ -392,13 +392,45 @@ def test_what_an_iterable_raises_comes_after_the_items_before_it() -> None:
     assert source.ended
 
 
-def test_what_an_id_callable_raises_stops_the_items() -> None:
+@pytest.mark.parametrize("error", [KeyError("k"), SystemExit(3), KeyboardInterrupt()])
+def test_what_an_id_callable_raises_is_the_error_of_its_item(error: BaseException) -> None:
+    def id_of(item: int) -> int:
+        if item == 2:
+            raise error
+        return item
+
     waker = Waker()
-    source = ItemSource([{"k": 1}, {}, {"k": 3}], lambda item: item["k"], waker)
-    taken: list[Chunk] = []
-    with pytest.raises(KeyError):
-        _take_until_it_raises(source, waker, taken)
-    assert items_of(taken) == [{"k": 1}]
+    chunks = drain(ItemSource([1, 2, 3], id_of, waker), waker)
+    ids = [id for chunk in chunks for id in chunk.ids or ()]
+    assert (ids[0], ids[2]) == (1, 3)
+    assert (ids[1].type, "no id was given" in ids[1].message) == (type(error).__name__, True)
+
+
+class Hostile:
+    """Raises whatever is done with it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(name)
+
+
+def test_an_id_that_raises_when_it_is_looked_at_is_the_error_of_its_item() -> None:
+    waker = Waker()
+    chunks = drain(ItemSource([1, 2], lambda item: Hostile() if item == 2 else item, waker), waker)
+    ids = [id for chunk in chunks for id in chunk.ids or ()]
+    assert (ids[0], type(ids[1])) == (1, ItemError)
+
+
+class Unsendable:
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+def test_whatever_an_item_raises_when_it_is_pickled_is_its_error() -> None:
+    waker = Waker()
+    (chunk,) = drain(ItemSource([1, Unsendable(), 3], None, waker), waker)
+    assert isinstance(chunk.data, tuple)
+    assert [type(raw) for raw in chunk.data] == [bytes, ItemError, bytes]
+    assert (chunk.data[1].type, "cannot be sent to a worker" in chunk.data[1].message) == ("SystemExit", True)
 
 
 def test_an_id_callable_gives_each_item_its_id() -> None:

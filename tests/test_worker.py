@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from batchmill import worker
+from batchmill import records
 from batchmill.codec import MASKED, id_key, outcomes
 from batchmill.formats import digest_block
 from batchmill.model import Chunk, Earlier, ItemError
-from batchmill.worker import RECORD_BITS
+from batchmill.records import RECORD_BITS, Order
 from lane_kit import chunk_of, lane, run_chunk
 
 
@@ -65,7 +65,7 @@ def test_an_exception_fails_its_item_and_no_other() -> None:
     assert error is not None
     assert (error.type, error.message) == ("ValueError", "this item is bad")
     assert error.traceback.splitlines()[1].strip().startswith("File")
-    assert str(Path(worker.__file__).parent) not in error.traceback
+    assert str(Path(records.__file__).parent) not in error.traceback
     assert found[1].item == b"bad"
     assert tally.groups[0][:2] == ("ValueError", 1)
 
@@ -183,7 +183,7 @@ def test_a_lane_returns_what_it_has_when_its_time_is_over() -> None:
 
 
 def test_a_lane_returns_what_it_has_when_the_reply_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "MAX_REPLY", 1000)
+    monkeypatch.setattr(records, "MAX_REPLY", 1000)
     with lane(lambda item: "x" * 400):
         assert run_chunk(chunk_of(b"1\n2\n3\n4\n5\n"))[1].lines == 3
 
@@ -238,7 +238,7 @@ def test_a_scan_tells_ids_and_contents_and_runs_nothing() -> None:
     calls: list[Any] = []
     data = b'{"id": 1}\n\n{"id": "1"}\nnot json\n'
     with lane(calls.append):
-        scan = worker.scan_chunk(chunk_of(data))
+        scan = records.scan_chunk(Order(1, 0.0, 1, chunk_of(data))).scan
         block, _ = run_chunk(chunk_of(data))
     assert len(calls) == 2
     assert [key for key in scan.keys if key is not None] == [id_key(id) for id in block.ids]

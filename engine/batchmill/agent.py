@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple
 
-from batchmill import server
+from batchmill import records, server
 from batchmill.guard import Guard
 from batchmill.lanes import Event, Lane
 from batchmill.model import ItemError
@@ -28,9 +28,10 @@ from batchmill.parcel import deliver, settled
 from batchmill.pool import Pool
 from batchmill.printer import Printed, Prints
 from batchmill.processes import PATIENCE
+from batchmill.reply import in_words
 from batchmill.resources import Monitor, raise_descriptor_limit, thread_caps, usable_cores
 from batchmill.wire import PULSE, AgentSetup, Death, framed, pack, read_message, unpack
-from batchmill.worker import LaneSetup, run_chunk
+from batchmill.worker import LaneSetup
 
 TICK = 0.05  # seconds between looks at the lanes
 BOARD = 0.1  # seconds between looks at the board: a lane at the same item in two of them is worth a report
@@ -39,6 +40,9 @@ USAGE = 1.0  # seconds between looks at CPU and memory
 SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running lane
 _LAST = 3.0  # seconds for what is to be cleared up when the run is gone
 _TURN = 100  # messages dealt with before the next look at the lanes
+
+
+_Numbers = tuple[int, int]  # of the record at hand, and of the last one opened
 
 
 class Lease:
@@ -77,13 +81,18 @@ class Call(NamedTuple):
     @property
     def is_alone(self) -> bool:
         """Whether nothing else may run on this machine meanwhile."""
-        function, arguments = self.call
-        return function is run_chunk and bool(arguments[0].chunk.alone)
+        order = self._order
+        return order is not None and order.chunk.alone
 
     @property
     def serial(self) -> int:
         """The number of the chunk that is to be run."""
-        return int(self.call[1][0].serial)
+        return 0 if self._order is None else self._order.serial
+
+    @property
+    def _order(self) -> records.Order | None:
+        arguments = self.call[1]
+        return arguments[0] if arguments and isinstance(arguments[0], records.Order) else None
 
 
 class _Lanes(Pool):
@@ -136,9 +145,9 @@ class Agent:
         self._next_board = self._next_usage = self._next_calm = 0.0
         self._patience_at_end = PATIENCE
         self._usage: tuple[float, int, bool] = (0.0, 0, False)
-        self._seen: dict[int, int] = {}  # slot -> number, at the last look at the board
-        self._told: dict[int, int] = {}  # and at the last report of it
-        self._told_held: set[tuple[int, int]] | None = None  # those of lanes that stood still then; None: report anew
+        self._seen: dict[int, _Numbers] = {}  # by slot, at the last look at the board
+        self._told: dict[int, _Numbers] = {}  # and at the last report of it
+        self._told_held: set[tuple[int, _Numbers]] | None = None  # those that stood still; None: report anew
         self.is_over = False
 
     # Orders
@@ -189,7 +198,7 @@ class Agent:
         try:
             lane = self._pool.start(slot)
         except OSError as error:
-            self._send("gone", slot, 0, Death(unstarted=str(error)))
+            self._send("gone", slot, 0, 0, Death(unstarted=str(error)))
             return
         self._send("started", slot, lane.pid)
 
@@ -270,11 +279,12 @@ class Agent:
         error = event.future.exception()
         if lane.lost:
             return
-        if isinstance(error, RuntimeError):
-            self._pool.broke(lane)
-            return
         if error is not None:
-            raise error
+            if isinstance(error, RuntimeError):
+                self._pool.broke(lane)
+            else:
+                self._pool.spoiled(lane, in_words(error))
+            return
         number = 0 if event.tag == ("hello", 0) else event.tag
         self._send("reply", lane.slot, number, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
         self._clear(lane.slot, number)
@@ -298,7 +308,7 @@ class Agent:
             self._gone(lane)
         while self._lowered and self._lowered[0][0] <= now:
             lane = self._lowered.pop(0)[1]
-            self._send("lowered", lane.slot, self._pool.number(lane))
+            self._send("lowered", *self._place(lane))
         if now >= self._next_usage:
             self._next_usage = now + USAGE
             self._look_at_usage()
@@ -315,20 +325,23 @@ class Agent:
     def _look_at_board(self, now: float) -> None:
         """Report it when a lane begins to stand still or gets on again, for the run may act on that; how far lanes are
         that get on is told now and then. Each report costs as much of both machines as a chunk does."""
-        board = {lane.slot: self._pool.number(lane) for lane in self._pool.lanes.values()}
+        board = {slot: (number, opened) for slot, number, opened in map(self._place, self._pool.lanes.values())}
         held = board.items() & self._seen.items()
         self._seen = board
         if held != self._told_held or (board != self._told and now >= self._next_calm):
             self._told, self._told_held, self._next_calm = board, held, now + CALM
-            numbers = [number for pair in board.items() for number in pair]
-            self._send("board", numbers, [slot for slot, _ in board.items() - held], *self._usage)
+            places = [(slot, *numbers) for slot, numbers in board.items()]
+            self._send("board", places, [slot for slot, _ in board.items() - held], *self._usage)
+
+    def _place(self, lane: Lane) -> tuple[int, int, int]:
+        return lane.slot, self._pool.number(lane), self._pool.opened(lane)
 
     def _gone(self, lane: Lane) -> None:
         code = lane.executor.exitcode
         verdict: ItemError | None = self._guard.verdict(lane, code)
         memory = self._guard.memory_trouble(lane) if verdict is None else None
         told = None if verdict is None else (verdict.type, verdict.message)
-        self._send("gone", lane.slot, self._pool.number(lane), Death(code, lane.disconnected, told, memory))
+        self._send("gone", *self._place(lane), Death(code, lane.disconnected, told, memory, raised=lane.raised))
         self._guard.forget(lane)
         self._asked.discard(lane)
         self._lowered = [one for one in self._lowered if one[1] is not lane]  # its slot will be another's

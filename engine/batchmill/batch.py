@@ -53,6 +53,7 @@ from batchmill.recorder import Recorder, Sink
 from batchmill.reply import Tally
 from batchmill.resume import Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
+from batchmill.sealer import Sealer
 from batchmill.settings import Settings
 from batchmill.site import Here, Site
 from batchmill.target import check_target
@@ -330,6 +331,7 @@ class _Session:
             retrier=retrier,
             tracker=self.tracker,
             desk=self._desk,
+            sealer=Sealer(self._plan.identifier(), settings.shard, self._run["run"], keeps_items=settings.with_item),
             callbacks=callbacks,
             window=settings.window,
             grace=settings.grace,

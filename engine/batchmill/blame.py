@@ -10,6 +10,8 @@ KILLS = 10  # times an item may be on the board of a lane that somebody else see
 DISCONNECTED = "closed its connection (does the item close descriptors that are not its own?)"
 SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork server died
 KILLED = -signal.SIGKILL
+UNFIT = 113  # the exit status of a worker that cannot even answer: whatever it does, something is raised
+_UNFIT = "could not answer for what was left behind in it (a hook, an alarm, a replaced builtin, …)"
 
 
 class Blame:
@@ -18,13 +20,14 @@ class Blame:
     def __init__(self) -> None:
         self._kills: dict[int, int] = {}
 
-    def is_its_own(self, first: int, code: int | None, memory: str | None) -> bool:
+    def is_its_own(self, first: int, code: int | None, memory: str | None, *, has_begun: bool = True) -> bool:
         """Whether the record at position `first` is charged with the death of its lane (exit status `code`).
 
         An unknown status and a lost fork server (or the item's own `exit(-1)`) are someone else's doing, and so is
-        SIGKILL unless memory was short (`memory` says how); but not if it happens again and again to the same record.
+        SIGKILL unless memory was short (`memory` says how), and whatever befell a lane that had worked before and had
+        not begun with this; but not if it happens again and again to the same record.
         """
-        if code not in (None, SERVER_LOST, KILLED) or (code == KILLED and memory is not None):
+        if (has_begun and code not in (None, SERVER_LOST, KILLED)) or (code == KILLED and memory is not None):
             return True
         self._kills[first] = self._kills.get(first, 0) + 1
         return self._kills[first] > KILLS
@@ -34,6 +37,8 @@ def describe_exit(code: int | None) -> str:
     """How a process ended, in words."""
     if code is None:
         return "died"
+    if code == UNFIT:
+        return _UNFIT
     if code >= 0:
         return f"exited with status {code}"
     try:
@@ -42,11 +47,12 @@ def describe_exit(code: int | None) -> str:
         return f"was killed by signal {-code}"
 
 
-def verdict(how: str, pid: int, tries: int, memory: str | None) -> ItemError:
+def verdict(how: str, pid: int, tries: int, memory: str | None, *, was_opened: bool = True) -> ItemError:
     """The error of an item that cost a lane (process `pid`) its life `tries` times; `how` in words."""
     cause = f"; likely out of memory: {memory}" if memory is not None and "SIGKILL" in how else ""
     times = f", {tries} times" if tries > 1 else ""
-    return ItemError("WorkerDied", f"the worker (pid {pid}) {how} while running it{times}{cause}")
+    what = "running" if was_opened else "reading"
+    return ItemError("WorkerDied", f"the worker (pid {pid}) {how} while {what} it{times}{cause}")
 
 
 def machine_verdict(machine: str, tries: int) -> ItemError:

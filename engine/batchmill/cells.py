@@ -27,6 +27,7 @@ from batchmill.reply import Tally
 from batchmill.resources import Monitor
 from batchmill.retrier import Retrier
 from batchmill.sampling import Record, SampleSource
+from batchmill.sealer import Sealer
 from batchmill.survey import Task
 
 _LOOK = 0.25  # seconds between looks at the lanes' memory
@@ -80,6 +81,7 @@ class CellRun:
             retrier=Retrier(0, 0.0, ledger, _ignore, plan.cut),
             tracker=self,
             desk=Desk(crew, None),
+            sealer=Sealer(plan.identifier(), None, 1, keeps_items=False),
             callbacks=Callbacks(
                 commit=self._commit, strike=_ignore, generation=lambda: 1, ready=_ignore, message=on_message
             ),

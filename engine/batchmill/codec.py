@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from msgpack import Unpacker
 
 from batchmill.errors import CheckpointDamaged
+from batchmill.framing import MAX_PAYLOAD
 from batchmill.ids import canonical, digest_id, fingerprint, id_key, kept_id
 from batchmill.model import ItemError, Outcome
 from batchmill.packing import MAX_PACKED, array_header, pack_result, pack_value
@@ -46,6 +47,7 @@ __all__ = [
     "Block",
     "Failure",
     "Head",
+    "PayloadTooLarge",
     "canonical",
     "digest_id",
     "excerpts",
@@ -81,6 +83,10 @@ MAX_POSITION = 1 << 40  # of a record in the whole input
 MAX_GENERATION = 1 << 23
 _MANY = 1 << 53
 _AROUND = 8  # levels of ours around a value that may have MAX_DEPTH itself
+
+
+class PayloadTooLarge(ValueError):
+    """Outcomes that do not fit into one frame, or whose ids could not be read from it again."""
 
 
 class Head(NamedTuple):
@@ -153,9 +159,10 @@ def pack_outcomes(  # noqa: PLR0917 - a lane passes its columns in the file's or
 ) -> bytes:
     """The OUTCOMES payload; `results` are packed already (NIL where failed) and joined as they are.
 
-    The SUPERSEDES flag and the two sizes of the head are set here. Raises what `pack_value` raises, for an id.
+    The SUPERSEDES flag and the two sizes of the head are set here. Raises what `pack_value` raises, for an id, and
+    PayloadTooLarge.
     """
-    packed_ids = pack_value(ids)
+    packed_ids = _pack_ids(ids)
     head = head._replace(
         flags=head.flags | SUPERSEDES if supersedes else head.flags & ~SUPERSEDES,
         ids_size=len(packed_ids),
@@ -171,15 +178,22 @@ def pack_outcomes(  # noqa: PLR0917 - a lane passes its columns in the file's or
         items,
         *(() if lines is None else (_column("I", lines),)),
     )
-    parts = [
-        _OPENINGS[lines is not None],
-        head.pack(),
-        packed_ids,
-        array_header(len(results)),
-        *results,
-        *map(pack_value, columns),
-    ]
-    return b"".join(parts)
+    front = (_OPENINGS[lines is not None], head.pack(), packed_ids, array_header(len(results)))
+    back = [pack_value(column) for column in columns]
+    size = sum(map(len, front)) + head.results_size + sum(map(len, back))
+    if size > MAX_PAYLOAD:
+        raise PayloadTooLarge(f"{size} bytes")
+    return b"".join((*front, *results, *back))
+
+
+def _pack_ids(ids: list[Any]) -> bytes:
+    packed = pack_value(ids)
+    if len(packed) > UNWEIGHED:
+        try:
+            unpack_value(packed)
+        except CheckpointDamaged as error:
+            raise PayloadTooLarge(error.message) from error
+    return packed
 
 
 def _column(code: str, numbers: Iterable[Any]) -> bytes:

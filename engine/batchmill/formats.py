@@ -40,12 +40,13 @@ _COMPRESSED = (".gz", ".bz2", ".xz")
 
 
 class BadItem(Exception):
-    """A record that is no item: it becomes a failed item with this type name and message."""
+    """A record that is no item: it becomes a failed item with this type name, message and traceback (text)."""
 
-    def __init__(self, type: str, message: str) -> None:
+    def __init__(self, type: str, message: str, traceback: str = "") -> None:
         super().__init__(message)
         self.type = type
         self.message = message
+        self.traceback = traceback
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from batchmill.lanes import Lane
 from batchmill.model import ItemError, format_size
 from batchmill.pool import Pool
+from batchmill.records import ALARM
 from batchmill.resources import available_memory, is_stopped, oom_kills, rss_of
 from batchmill.settings import Settings
 from batchmill.watchdog import Action, Watchdog
-from batchmill.worker import ALARM
 
 FAR_ABOVE = 1.5  # times --worker-memory at which a lane is not waited for any more
 LOOK, CALM_LOOK = 0.2, 1.0  # seconds between looks at memory, with --worker-memory and without

@@ -6,16 +6,18 @@ Only lanes use it, and a dry run.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from pickle import loads  # bound here: the user's code may replace it in its module
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from batchmill.codec import digest_id, fingerprint
-from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, Parse, shard_of
+from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, Parse, checksum, shard_of
 from batchmill.model import Chunk, ItemError
 from batchmill.parsing import VARIABLE, parser_of
+from batchmill.reply import describe
 
 
 class Identified(NamedTuple):
@@ -72,6 +74,21 @@ class Identifier:
             return [chunk.data.removesuffix(self.format.separator)]
         return self.format.split(chunk.data)
 
+    def unread(self, chunk: Chunk, offset: int, record: Any, error: ItemError) -> Found | None:
+        """`identify`, of a record that cannot or must not be opened: its id is its position, unless one was given.
+
+        It belongs to the shard of that.
+        """
+        bad = BadItem(error.type, error.message, error.traceback)
+        id = chunk.first + offset if chunk.ids is None else chunk.ids[offset]
+        id = chunk.first + offset if isinstance(id, ItemError) else id
+        if self._shard is not None and shard_of(id, self._shard[1]) != self._shard[0]:
+            return None
+        if self.format is None:
+            return id, b"", None, crc32(record) if isinstance(record, bytes) else 0, bad
+        raw = self.format.trim(record)
+        return id, raw, None, checksum(raw, chunk.header), bad
+
     def kept(self, raw: bytes) -> bytes:
         """What the checkpoint keeps of such a record."""
         return raw if self.format is None else self.format.kept(self._header, raw)
@@ -80,33 +97,40 @@ class Identifier:
         """Whether a record is empty, and passed over."""
         return self.format is not None and not self.format.trim(record)
 
-    def _identify_object(self, chunk: Chunk, offset: int, record: Any) -> Found:
+    def _identify_object(self, chunk: Chunk, offset: int, record: Any) -> Found | None:
         if isinstance(record, ItemError):  # the parent could not pickle it
-            return _unreadable(chunk.first + offset, record.type, record.message)
+            return self.unread(chunk, offset, record, record)
         try:
-            item = pickle.loads(record)
-        except Exception as error:
-            sentence = f"the item cannot be read in a worker: {error}"
-            return _unreadable(chunk.first + offset, type(error).__name__, sentence)
+            item = loads(record)
+        except BaseException as error:
+            why = describe(error)
+            said = replace(why, message=f"the item cannot be read in a worker: {why.message}")
+            return self.unread(chunk, offset, record, said)
         try:
-            (raw, mark), problem = fingerprint(item), None
-        except (ValueError, TypeError) as error:
-            raw, mark, problem = b"", b"", error
+            raw, mark = fingerprint(item)
+        except Exception as error:  # of the item's own methods it may be any
+            if chunk.ids is None and self._rule.field_name is None and self._ids_needed:
+                return self.unread(chunk, offset, record, _without_id(error))
+            raw = mark = b""
         content = crc32(mark)
         try:
-            id = self._id_of_object(chunk, offset, item, mark, problem)
+            id = self._id_of_object(chunk, offset, item, mark)
         except BadItem as bad:
             return digest_id(mark) if mark else chunk.first + offset, raw, item, content, bad
         return id, raw, item, content, None
 
-    def _id_of_object(self, chunk: Chunk, offset: int, item: Any, mark: bytes, problem: Exception | None) -> Any:
+    def _id_of_object(self, chunk: Chunk, offset: int, item: Any, mark: bytes) -> Any:
         if chunk.ids is not None:
             return _given(chunk.ids[offset])
-        if problem is None or self._rule.field_name is not None:
-            return self._rule.id_of(item, mark)
-        if self._ids_needed:
-            raise BadItem("ValueError", f"{problem}: give run(..., id=...)")
-        return chunk.first + offset
+        return self._rule.id_of(item, mark) if mark or self._rule.field_name is not None else chunk.first + offset
+
+
+def _without_id(error: Exception) -> ItemError:
+    """Why no id could be made of an item, and what helps."""
+    why, remedy = describe(error), "give run(..., id=...)"
+    if isinstance(error, (ValueError, TypeError)):  # a sentence of ours
+        return ItemError("ValueError", f"{why.message}: {remedy}")
+    return replace(why, message=f"no id can be made of this item: {why.message}: {remedy}")
 
 
 def _reader(format: Format, header: bytes, rule: IdRule, parse: Parse) -> Identify:
@@ -145,12 +169,8 @@ def _of_shard(shard: tuple[int, int] | None, identify: Identify) -> Identify:
 
 def _given(id: Any) -> Any:
     if isinstance(id, ItemError):  # the parent could not keep it
-        raise BadItem(id.type, id.message)
+        raise BadItem(id.type, id.message, id.traceback)
     return id
-
-
-def _unreadable(id: int, type: str, message: str) -> Found:
-    return id, b"", None, 0, BadItem(type, message)
 
 
 def _content_of_file(path: bytes) -> int:

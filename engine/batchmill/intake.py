@@ -15,7 +15,7 @@ import pickle
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from typing import IO
 
 from batchmill import formats
 from batchmill.chunking import Pace
@@ -30,18 +30,11 @@ _SCAN = 5000  # records of a scan
 _SCAN_ITEMS = 200  # Python items of a scan: an iterable is not read far ahead
 
 
-class Job(NamedTuple):
-    """What a lane is to do with a chunk: run it, or (`scan`) read its ids."""
-
-    chunk: Chunk
-    scan: bool = False
-
-
 class Intake:
-    """Where the loop gets its next job. `settled(first, end)` is called for records that need no run (any more).
+    """Where the loop gets its next chunk, to run it or to `scan` it for its ids.
 
-    An empty range says that some were found in a chunk whose other records run: their outcomes have their places now.
-
+    `settled(first, end)` is called for records that need no run (any more). An empty range says that some were found in
+    a chunk whose other records run: their outcomes have their places now.
     `limit` is how many items may be handed out in all, None for no limit.
     """
 
@@ -66,8 +59,6 @@ class Intake:
         self._budget = limit
         self._held: deque[Chunk] = deque()
         self._held_bytes = 0
-        self._scans: deque[Chunk] = deque()
-        self._scanning = 0
         self._spool: IO[bytes] | None = None
         self._aside: Iterator[Aside] | None = None
 
@@ -77,7 +68,7 @@ class Intake:
         return (
             self._source_ended
             and not self._ledger.ready
-            and not (self._held or self._scans or self._scanning)
+            and not (self._held or self._ledger.is_scanning)
             and self._spool is None
             and self._aside is None
         )
@@ -92,16 +83,14 @@ class Intake:
         """Items found done."""
         return self._matcher.skipped if self._matcher else 0
 
-    def next(self, starved: bool = False, most: int | None = None) -> Job | None:
-        """The next job, of at most `most` records to run; None where there is none now.
+    def next(self, starved: bool = False, most: int | None = None) -> Chunk | None:
+        """The next chunk, of at most `most` records to run; None where there is none now.
 
         `starved`: no lane has anything to do, so nothing is held back.
         """
-        if self._scans:
-            self._scanning += 1
-            return Job(self._scans.popleft(), scan=True)
-        if self.is_limited:
-            return None
+        scan = self._ledger.take_scan()
+        if scan is not None or self.is_limited:
+            return scan
         size = self._pace.next_size(self._source.remaining)
         size = min(size, *(n for n in (self._budget, most) if n is not None), size)
         while True:
@@ -113,16 +102,16 @@ class Intake:
                 return self._charge(chunk)
             if not self._advance(size, starved):
                 return None
-            if self._scans:
-                self._scanning += 1
-                return Job(self._scans.popleft(), scan=True)
+            scan = self._ledger.take_scan()
+            if scan is not None:
+                return scan
 
-    def _charge(self, chunk: Chunk) -> Job:
+    def _charge(self, chunk: Chunk) -> Chunk:
         if self._budget is not None:
             self._budget -= chunk.to_run
         if self._matcher is not None:
             self._matcher.handed = max(self._matcher.handed, chunk.first + chunk.records)
-        return Job(chunk)
+        return chunk
 
     def refund(self, items: int) -> None:
         """Items that were handed out, and were blank or came back undone."""
@@ -254,15 +243,15 @@ class Intake:
     def _scan_held(self, matcher: Matcher) -> None:
         if not matcher.knows_items:
             matcher.load_ids()
-        self._scans.extend(self._held)
+        for chunk in self._held:
+            self._ledger.put(chunk._replace(scan=True))
         self._held.clear()
         self._held_bytes = 0
 
     def scanned(self, chunk: Chunk, scan: Scan) -> None:
-        """A lane has read the ids of a chunk: skip, run or set aside its records."""
+        """The ids of a chunk are known: skip, run or set aside its records."""
         assert self._matcher is not None
-        self._scanning -= 1
-        masked, aside = self._matcher.match(chunk, scan)
+        masked, aside = self._matcher.match(chunk._replace(scan=False), scan)
         keys = dict(aside)
         for piece in set_aside(masked, list(keys), self._ledger.divide):
             key = keys.get(piece.first - chunk.first)
@@ -274,11 +263,6 @@ class Intake:
                 self._settled(piece.first, piece.first + piece.records)
         self._settled(chunk.first, chunk.first)
 
-    def scan_lost(self, chunk: Chunk) -> None:
-        """The lane that was reading a chunk's ids is gone."""
-        self._scanning -= 1
-        self._scans.appendleft(chunk)
-
     def _set_aside(self, aside: Aside) -> None:
         if self._spool is None:
             self._spool = tempfile.TemporaryFile(prefix="batchmill-")  # noqa: SIM115 - open until it is read back
@@ -286,7 +270,7 @@ class Intake:
 
     def _settle_aside(self, matcher: Matcher) -> bool:
         """After the end of the input: decide one of the records set aside."""
-        if not self._source_ended or self._held or self._scans or self._scanning:
+        if not self._source_ended or self._held or self._ledger.is_scanning:
             return False
         if self._aside is None:
             if self._spool is None:

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
 from batchmill.errors import BatchmillError
-from batchmill.worker import COLUMNS, NO_LIMIT, RECORD_BITS
+from batchmill.records import COLUMNS, LIMIT, NO_LIMIT, OPENED, RECORD_BITS
 
 LATE = 3.0  # seconds after which a broken executor's thread is not waited for any more
 _MASK = (1 << RECORD_BITS) - 1
@@ -81,10 +81,11 @@ class Lane:
         self.lowered = False
         self.retiring = False
         self.disconnected = False
+        self.raised = ""  # what came out of it where no item was at work
         self.alone = 0  # the serial of the chunk for which all of its machine was cleared
         self.machine_lost = ""  # the name of its machine, if that was lost with all its lanes
         self.is_moving = False  # its board is that of a moment ago, and it got on since: told of lanes elsewhere only
-        self.is_spared = False  # that machine is known not to be lost because of what ran there
+        self.is_spared = False  # it is known not to have ended because of what it had: nobody is charged
         self.unstarted = ""  # why its process could not be started, where that was found out later
         self.items = 0  # answered for, in all
         self.rss = 0  # bytes, when it was last looked at
@@ -154,15 +155,27 @@ class Lanes:
         """The board's number of the record that the lane is running; 0 between chunks."""
         return self._board[COLUMNS * lane.slot]
 
+    def opened(self, lane: Lane) -> int:
+        """The board's number of the last record that the lane has opened to run it."""
+        return self._board[COLUMNS * lane.slot + OPENED]
+
+    def was_opened(self, lane: Lane, serial: int, offset: int) -> bool:
+        """Whether record `offset` of chunk `serial` is the last one that the lane has opened to run it."""
+        return self.opened(lane) == _number(serial, offset)
+
+    def has_begun(self, lane: Lane, serial: int) -> bool:
+        """Whether the lane has been at a record of chunk `serial`, as far as the board still tells."""
+        return serial in (self.number(lane) >> RECORD_BITS, self.opened(lane) >> RECORD_BITS)
+
     def lower(self, lane: Lane, serial: int, offset: int) -> None:
         """Forbid the lane to start record `offset` of chunk `serial` or any later one, till all it has is answered."""
-        number = (serial << RECORD_BITS) + 1 + offset
-        self._board[COLUMNS * lane.slot + 1] = min(number, self._board[COLUMNS * lane.slot + 1])
+        limit = COLUMNS * lane.slot + LIMIT
+        self._board[limit] = min(_number(serial, offset), self._board[limit])
         lane.lowered = True
 
     def lift(self, lane: Lane) -> None:
         """Let the lane start anything again: it has answered all that the limit was for."""
-        self._board[COLUMNS * lane.slot + 1] = NO_LIMIT
+        self._board[COLUMNS * lane.slot + LIMIT] = NO_LIMIT
         lane.lowered = False
 
     def unfit(self, lane: Lane, error: BatchmillError) -> BatchmillError | None:
@@ -187,13 +200,18 @@ class Lanes:
     def kill(self, lane: Lane) -> None:
         """Kill the lane's worker and all that its items started, at once."""
         lane.lowered = True
-        self._board[COLUMNS * lane.slot + 1] = 0
+        self._board[COLUMNS * lane.slot + LIMIT] = 0
         lane.executor.kill()
 
     def broke(self, lane: Lane) -> None:
         """The lane's executor is broken, and ends its process if that is still there: `gone` says when."""
         if not lane.lost:
             self._let_go(lane)
+
+    def spoiled(self, lane: Lane, trouble: str) -> None:
+        """Something was raised in the lane where no item was at work, but one has left it behind: kill it."""
+        lane.raised = trouble
+        self.give_up(lane)
 
     def give_up(self, lane: Lane) -> None:
         """Kill the lane; `gone` says when its slot is free."""
@@ -260,3 +278,8 @@ class Lanes:
             lane.executor.close()
         self.lanes.clear()
         self._dying.clear()
+
+
+def _number(serial: int, offset: int) -> int:
+    """What stands for record `offset` of chunk `serial` on the board."""
+    return (serial << RECORD_BITS) + 1 + offset

@@ -14,6 +14,8 @@ A chunk in flight (a flight) moves by this table; any other event raises Illegal
 
 Blame (TRAPS.md 10): the record on the board gets the strike. A lane that died with no record on the board, or with all
 of its machine, counts against its chunk; the second time the chunk's records go one by one.
+
+A chunk whose ids are to be read (`scan`) is a flight like any other, and waits in a queue of its own.
 """
 
 from __future__ import annotations
@@ -61,13 +63,15 @@ class Ledger:
     """The chunks in flight and those to be handed out before any new input.
 
     `divide` splits a chunk in two (formats.divide with the separator bound). A record whose strikes exceed
-    `crash_retries` comes out of the queue condemned: with a verdict instead of a run.
+    `crash_retries` comes out of the queue condemned: with a verdict instead of a run. It is opened once more for its id
+    alone; one that did not survive being opened, or costs a lane even so, is sealed: nobody opens it again.
     """
 
     def __init__(self, divide: Divide, crash_retries: int = 1) -> None:
         self.divide = divide
         self._crash_retries = crash_retries
         self._ready: deque[Chunk] = deque()
+        self._scans: deque[Chunk] = deque()
         self._flights: dict[int, Flight] = {}
         self._strikes: dict[int, int] = {}
         self._next_serial = 1
@@ -79,23 +83,41 @@ class Ledger:
         """Chunks waiting to be handed out (again)."""
         return len(self._ready)
 
+    @property
+    def is_scanning(self) -> bool:
+        """Whether there are ids to be read, or being read."""
+        return bool(self._scans) or any(flight.chunk.scan for flight in self)
+
     def put(self, chunk: Chunk) -> None:
-        """Queue a chunk behind the others."""
-        self._ready.append(chunk)
+        """Queue a chunk behind the others of its kind."""
+        self._queue(chunk).append(chunk)
 
     def put_first(self, chunk: Chunk) -> None:
-        """Queue a chunk before the others."""
-        self._ready.appendleft(chunk)
+        """Queue a chunk before the others of its kind."""
+        self._queue(chunk).appendleft(chunk)
+
+    def _queue(self, chunk: Chunk) -> deque[Chunk]:
+        return self._scans if chunk.scan else self._ready
+
+    def take_scan(self) -> Chunk | None:
+        """The next chunk whose ids are to be read; None where none waits."""
+        if not self._scans:
+            return None
+        chunk = self._scans.popleft()
+        return self._cut(chunk, 1) if chunk.losses > 1 else chunk
 
     def take(self, records: int) -> Chunk | None:
         """The next waiting chunk, cut to at most `records` records that are to run; None where none waits."""
         if not self._ready:
             return None
         chunk = self._ready.popleft()
-        at = _reach(chunk, 1 if chunk.losses > 1 else records)
+        return self._cut(chunk, _reach(chunk, 1 if chunk.losses > 1 else records))
+
+    def _cut(self, chunk: Chunk, at: int) -> Chunk:
+        """The first `at` records of a chunk; the rest waits again, first in line."""
         if at < chunk.records:
             chunk, rest = self.divide(chunk, at)
-            self._ready.appendleft(rest)
+            self.put_first(rest)
         return chunk
 
     # Flights
@@ -130,7 +152,7 @@ class Ledger:
         del self._flights[serial]
         if records < chunk.records:
             rest = chunk if records == 0 else self.divide(chunk, records)[1]
-            self._ready.appendleft(rest)
+            self.put_first(rest)
         return chunk
 
     def shorten(self, serial: int, at: int) -> None:
@@ -145,7 +167,7 @@ class Ledger:
         else:
             flight.chunk, rest = self.divide(chunk, at)
         flight.state = State.SHORT
-        self._ready.appendleft(rest)
+        self.put_first(rest)
 
     def lost(self, serial: int, suspect: int | None, *, blame: bool = True) -> Strike | None:
         """The lane of flight `serial` is gone; `suspect` is the offset of the record it was running, if it was.
@@ -164,10 +186,10 @@ class Ledger:
         if chunk.records == 0:
             return None
         if not blame:
-            self._ready.appendleft(chunk)
+            self.put_first(chunk)
             return None
-        if suspect is None and chunk.to_run > 1:
-            self._ready.appendleft(chunk._replace(losses=chunk.losses + 1))
+        if suspect is None and chunk.to_open > 1:
+            self.put_first(chunk._replace(losses=chunk.losses + 1))
             return None
         if suspect is None:
             suspect = max(0, chunk.skip.find(0)) if chunk.skip is not None else 0
@@ -183,13 +205,13 @@ class Ledger:
         chunk = flight.chunk
         del self._flights[serial]
         if not (chunk.losses or chunk.alone) and chunk.records:
-            self._ready.appendleft(chunk._replace(losses=1))
+            self.put_first(chunk._replace(losses=1))
             return
         for cut in doubling(offset, chunk.records) if offset < chunk.records else ():
             chunk, rest = self.divide(chunk, cut) if cut else (chunk._replace(records=0), chunk)
-            self._ready.appendleft(rest._replace(alone=True))
+            self.put_first(rest._replace(alone=True))
         if chunk.records:
-            self._ready.appendleft(chunk)
+            self.put_first(chunk)
 
     def _strike(self, chunk: Chunk, offset: int) -> Strike:
         first = chunk.first + offset
@@ -198,21 +220,38 @@ class Ledger:
         alone, after = self.divide(rest, 1) if rest.records > 1 else (rest, None)
         for piece in (after, alone._replace(crashes=alone.crashes + 1), before):
             if piece is not None:
-                self._ready.appendleft(piece)
+                self.put_first(piece)
         return Strike(first, count)
 
     def condemned(self, strike: Strike) -> bool:
         """Whether the record has had its last try."""
-        return strike.count > self._crash_retries
+        if strike.count > self._crash_retries:
+            return True
+        found = self._waiting(strike.first)
+        return found is not None and found[0][found[1]].verdict is not None
 
-    def condemn(self, first: int, verdict: ItemError) -> None:
-        """Give the waiting record at position `first` its verdict: it will be failed, not run."""
-        for index, chunk in enumerate(self._ready):
-            if chunk.first == first and chunk.records == 1:
-                self._ready[index] = chunk._replace(verdict=verdict)
-                self._strikes.pop(first, None)  # tried again (--retries), it begins anew
-                return
-        raise IllegalMove(f"no record waits at position {first}")
+    def condemn(self, first: int, verdict: ItemError, *, sealed: bool = False) -> None:
+        """Give the waiting record at position `first` its verdict: it will be failed, not run; `sealed`: nor opened.
+
+        One that had a verdict already keeps it, and is sealed.
+        """
+        found = self._waiting(first)
+        if found is None:
+            raise IllegalMove(f"no record waits at position {first}")
+        queue, index = found
+        chunk = queue[index]
+        queue[index] = chunk._replace(
+            verdict=chunk.verdict or verdict, sealed=sealed or chunk.scan or chunk.verdict is not None
+        )
+        self._strikes.pop(first, None)  # tried again (--retries), it begins anew
+
+    def _waiting(self, first: int) -> tuple[deque[Chunk], int] | None:
+        """Where the record at position `first` waits alone: its queue, and the place in it."""
+        for queue in (self._ready, self._scans):
+            for index, chunk in enumerate(queue):
+                if chunk.first == first and chunk.records == 1:
+                    return queue, index
+        return None
 
     def _flight(self, serial: int) -> Flight:
         try:

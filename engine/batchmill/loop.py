@@ -18,22 +18,24 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from batchmill import worker
+from batchmill import records
 from batchmill.chunking import Pace
 from batchmill.desk import Desk, Due
 from batchmill.errors import CheckpointUnwritable
 from batchmill.guard import Guard
-from batchmill.intake import Intake, Job
+from batchmill.intake import Intake
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.ledger import Ledger
 from batchmill.losses import Losses
 from batchmill.model import Chunk, Stop, plural
 from batchmill.recall import SOON, Recaller
-from batchmill.reply import Tally
+from batchmill.records import Answer, Ids, Order
+from batchmill.reply import Part, Tally, in_words
 from batchmill.retrier import Retrier
+from batchmill.sealer import Sealer
 from batchmill.starts import Starts
 from batchmill.time_limit import TIME_UP, Phase, TimeLimit
-from batchmill.worker import Order, Ready
+from batchmill.worker import Ready
 
 TICK = 0.1  # seconds between looks at what sends no events
 BRISK = 0.02  # between looks while lanes wait for input, or for a dead one to be gone
@@ -86,6 +88,7 @@ class Loop:
         retrier: Retrier,
         tracker: Watcher,
         desk: Desk,
+        sealer: Sealer,
         callbacks: Callbacks,
         window: int,
         grace: float,
@@ -102,6 +105,7 @@ class Loop:
         self._retrier = retrier
         self._tracker = tracker
         self._desk = desk
+        self._sealer = sealer
         self._tell = callbacks
         self._window = self._depth = window
         self._grace = grace
@@ -110,9 +114,7 @@ class Loop:
         self._recaller = Recaller(pool, ledger, intake.refund)
         self._starts = Starts(pool, start_timeout, callbacks.message)
         self._losses = Losses(pool, ledger, guard, intake.refund, callbacks.strike)
-        self._scans: dict[int, tuple[Lane, Chunk]] = {}
         self._inbox: deque[Any] = deque()
-        self._next_tag = 0
         self._deadline: float | None = None
         self._killed = False
         self.stopped = ""
@@ -130,7 +132,7 @@ class Loop:
                 self._handle(self._inbox.popleft())
 
     def _is_finished(self) -> bool:
-        if len(self._ledger) or self._scans or self._desk.is_busy or self._pool.dying:
+        if len(self._ledger) or self._desk.is_busy or self._pool.dying:
             return self._killed
         if self.stopped == TIME_UP and not self._killed:
             self._guarded(self._intake.probe_end)
@@ -147,7 +149,7 @@ class Loop:
 
     def _is_worked_off(self) -> bool:
         """Whether every item has its outcome."""
-        return not len(self._ledger) and not self._scans and self._intake.is_over and not len(self._retrier)
+        return not len(self._ledger) and self._intake.is_over and not len(self._retrier)
 
     def _is_over_early(self) -> bool:
         """Stopped by design, the output so far is still written; a signal leaves that to `results`."""
@@ -241,20 +243,17 @@ class Loop:
         """Whether there is something to start the first lane for."""
         if self._desk.needs_lane:
             return True
-        job = self._next_job()
-        if job is None:
+        chunk = self._next_chunk()
+        if chunk is None:
             return False
-        if job.scan:
-            self._intake.scan_lost(job.chunk)
-        else:
-            self._intake.refund(job.chunk.to_run)
-            self._ledger.put_first(job.chunk)
+        self._intake.refund(chunk.to_run)
+        self._ledger.put_first(chunk)
         return True
 
-    def _next_job(self, most: int | None = None) -> Job | None:
+    def _next_chunk(self, most: int | None = None) -> Chunk | None:
         return self._guarded(lambda: self._intake.next(starved=not len(self._ledger), most=most))
 
-    def _guarded(self, look: Callable[[], Job | None]) -> Job | None:
+    def _guarded(self, look: Callable[[], Chunk | None]) -> Chunk | None:
         """Look at the input. If it breaks, what came before is still done and committed; then the error is raised."""
         try:
             return look()
@@ -264,18 +263,26 @@ class Loop:
             return None
 
     def _give(self, lane: Lane) -> bool:
-        job = self._next_job(self._items_left(lane))
-        if job is None:
+        chunk = self._next_chunk(self._items_left(lane))
+        if chunk is None:
             return False
-        if job.scan:
-            self._next_tag += 1
-            self._scans[self._next_tag] = (lane, job.chunk)
-            self._pool.submit(lane, ("scan", self._next_tag), worker.scan_chunk, job.chunk)
+        if chunk.sealed or (chunk.verdict is not None and chunk.ids is not None):  # its id is known: not even for that
+            self._seal(chunk, lane)
             return True
-        flight = self._ledger.hand(job.chunk, lane.slot)
-        order = Order(flight.serial, self._pace.slice, self._tell.generation(), job.chunk)
-        self._pool.submit(lane, ("run", flight.serial), worker.run_chunk, order)
+        flight = self._ledger.hand(chunk, lane.slot)
+        order = Order(flight.serial, self._pace.slice, self._tell.generation(), chunk)
+        if chunk.scan:
+            self._pool.submit(lane, ("scan", flight.serial), records.scan_chunk, order)
+        else:
+            self._pool.submit(lane, ("run", flight.serial), records.run_chunk, order)
         return True
+
+    def _seal(self, chunk: Chunk, lane: Lane) -> None:
+        """A record that no lane may open again: all that is needed of it is made here, where `lane` would have been."""
+        if chunk.scan:
+            self._intake.scanned(chunk, self._sealer.scan(chunk))
+        else:
+            self._commit(chunk, [self._sealer.outcome(chunk, lane.slot, self._tell.generation())])
 
     # Answers
 
@@ -286,16 +293,12 @@ class Loop:
             return  # its flights are taken care of when it is gone
         error = event.future.exception()
         if error is not None:
-            self._broken(lane, error)
+            self._broken(lane, kind, error)
             return
         if kind == "hello":
             self._ready(lane, event.future.result())
-        elif kind == "run" and self._ledger.has(number):
+        elif kind in ("run", "scan") and self._ledger.has(number):
             self._replied(lane, event.future)
-        elif kind == "scan":
-            _, chunk = self._scans.pop(number, (lane, None))
-            if chunk is not None and not self.stopped:
-                self._intake.scanned(chunk, event.future.result())
         elif kind == "render":
             self._desk.made(number, *event.future.result())
             self._mind_the_reader()
@@ -306,19 +309,41 @@ class Loop:
         if self._desk.is_unread:
             self.stop("SIGPIPE")
 
-    def _replied(self, lane: Lane, future: Future[tuple[bytes, Tally]]) -> None:
-        payload, tally = future.result()
-        chunk = self._ledger.returned(tally.serial, tally.lines)
-        self._recaller.forget(lane, tally.serial)
-        self._intake.refund(chunk.to_run - tally.items)
-        self._pace.seen(tally.items, tally.seconds)
-        if self._time_limit is not None:
-            self._time_limit.seen(tally.items, tally.seconds, len(payload))
-        self._guard.counted(lane, tally.items)
-        if tally.lines:
-            reason = self._tell.commit(chunk, payload, tally)
+    def _replied(self, lane: Lane, future: Future[Answer | Ids]) -> None:
+        answer = future.result()
+        done = answer.records
+        if answer.trouble and not done:
+            self._pool.spoiled(lane, answer.trouble)  # it counts as lost over what it had
+            return
+        chunk = self._ledger.returned(answer.serial, done)
+        self._recaller.forget(lane, answer.serial)
+        if isinstance(answer, Ids):
+            if done:
+                self._intake.scanned(self._head(chunk, done), answer.scan)
+        else:
+            items = self._commit(chunk, answer.parts)
+            self._guard.counted(lane, items)
+        if answer.trouble:
+            lane.is_spared = True
+            self._pool.give_up(lane)
+
+    def _head(self, chunk: Chunk, records: int) -> Chunk:
+        return self._ledger.divide(chunk, records)[0] if records < chunk.records else chunk
+
+    def _commit(self, chunk: Chunk, parts: list[Part]) -> int:
+        """Commit what became of a chunk's first records; of how many items."""
+        items, before = sum(tally.items for _, tally in parts), 0
+        self._intake.refund(chunk.to_run - items)
+        for payload, tally in parts:
+            chunk = self._ledger.divide(chunk, before)[1] if before else chunk
+            before = tally.lines
+            self._pace.seen(tally.items, tally.seconds)
+            if self._time_limit is not None:
+                self._time_limit.seen(tally.items, tally.seconds, len(payload))
+            reason = self._tell.commit(chunk, payload, tally) if tally.lines else None
             if reason is not None:
                 self.stop(reason)
+        return items
 
     # Lanes
 
@@ -326,11 +351,14 @@ class Loop:
         if self._starts.greet(lane, ready):  # the others only now: an import that fails is one error
             self._tell.ready(ready.source)
 
-    def _broken(self, lane: Lane, error: BaseException) -> None:
+    def _broken(self, lane: Lane, kind: str, error: BaseException) -> None:
         """The lane's process died, or its executor did; what it was running is known once it is gone."""
-        if not isinstance(error, RuntimeError):  # BrokenProcessPool is one; anything else is a defect of ours
+        if isinstance(error, RuntimeError):  # BrokenProcessPool is one
+            self._pool.broke(lane)
+        elif kind in ("run", "scan"):
+            self._pool.spoiled(lane, in_words(error))
+        else:  # no item was ever near it: a defect of ours
             raise error
-        self._pool.broke(lane)
 
     def _gone(self, lane: Lane) -> None:
         """A lane is confirmed dead: its chunks run again, and another lane takes its place."""
@@ -338,8 +366,6 @@ class Loop:
         if not (lane.ready or lane.machine_lost or self.stopped):
             self._starts.died(lane, self._guard.memory_trouble(lane))
         self._losses.take_back(lane, stopped=bool(self.stopped))
-        for tag in [tag for tag, (at, _) in self._scans.items() if at is lane]:
-            self._intake.scan_lost(self._scans.pop(tag)[1])
         self._desk.lost(lane)
         if not self.stopped:
             self._tracker.lane_ended(lane.slot, lane.pid, code, self._losses.why(lane))

@@ -33,8 +33,9 @@ class Losses:
         """Take all flights of a lane that is confirmed dead; nobody is charged once the run is `stopped`."""
         running = self._pool.running(lane)
         flights = sorted(self._ledger.on_lane(lane.slot), key=lambda flight: flight.serial)
+        stopped = stopped or lane.is_spared
         if lane.machine_lost:
-            self._machine_lost(lane, flights, running, blame=not (stopped or lane.is_spared))
+            self._machine_lost(lane, flights, running, blame=not stopped)
             return
         for flight in reversed(flights):
             current = flight.serial == running[0] if running is not None else flight is flights[0]
@@ -62,7 +63,9 @@ class Losses:
                 assert strike is not None
                 self._strike({"position": strike.first, "count": strike.count, "exit": None})
                 if self._ledger.condemned(strike):
-                    self._ledger.condemn(strike.first, machine_verdict(lane.machine_lost, strike.count))
+                    was_opened = self._pool.was_opened(lane, flight.serial, 0)
+                    error = machine_verdict(lane.machine_lost, strike.count)
+                    self._ledger.condemn(strike.first, error, sealed=not was_opened)
             else:
                 self._ledger.suspect(flight.serial, reached[1] if flight.serial == reached[0] else 0)
 
@@ -73,18 +76,23 @@ class Losses:
         first = flight.chunk.first + (offset or 0)
         memory = self._guard.memory_trouble(lane) if sentence is None else None
         if sentence is None and blame:
-            blame = lane.disconnected or self._blame.is_its_own(first, code, memory)
+            has_begun = not lane.items or self._pool.has_begun(lane, flight.serial)
+            is_clear = has_begun and bool(lane.disconnected or lane.raised)
+            blame = is_clear or self._blame.is_its_own(first, code, memory, has_begun=has_begun)
         strike = self._ledger.lost(flight.serial, offset, blame=blame)
         if strike is None:
             return
         self._strike({"position": strike.first, "count": strike.count, "exit": code})
+        # What the lane did not live to call the function on is not opened again.
+        was_opened = self._pool.was_opened(lane, flight.serial, strike.first - flight.chunk.first)
         if sentence is not None:
-            self._ledger.condemn(strike.first, sentence)
+            self._ledger.condemn(strike.first, sentence, sealed=not was_opened)
         elif self._ledger.condemned(strike):
             # Status 1 between items: the executor's own code could not send the reply.
             cut_off = lane.disconnected or (offset is None and code == 1)
-            how = DISCONNECTED if cut_off else describe_exit(code)
-            self._ledger.condemn(strike.first, verdict(how, lane.pid, strike.count, memory))
+            how = DISCONNECTED if cut_off else f"raised {lane.raised}" if lane.raised else describe_exit(code)
+            error = verdict(how, lane.pid, strike.count, memory, was_opened=was_opened)
+            self._ledger.condemn(strike.first, error, sealed=not was_opened)
 
     def why(self, lane: Lane) -> str:
         """Why a lane ended, in a word for the checkpoint."""

@@ -37,7 +37,8 @@ class Chunk(NamedTuple):
     table, without its end, under which the block's rows stand. `skip` has a non-zero byte
     for each record that is not to be run. `earlier` tells, by offset in the chunk, which committed outcome a record
     replaces. `losses` counts the lanes that died over this chunk without naming an item; `crashes` those that a single
-    record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it.
+    record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it. `sealed`:
+    not even opened any more, not for its id either. `scan`: its records are opened for their ids, and not run.
     `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a sample's).
     `alone`: nothing else is to run on its machine meanwhile, for that may be lost with it.
     """
@@ -56,9 +57,16 @@ class Chunk(NamedTuple):
     header: bytes = b""
     numbers: tuple[int, ...] | None = None
     alone: bool = False
+    scan: bool = False
+    sealed: bool = False
 
     @property
     def to_run(self) -> int:
+        """Records of it that are to be run."""
+        return 0 if self.scan else self.to_open
+
+    @property
+    def to_open(self) -> int:
         """Records of it that are not masked out."""
         return self.records - (len(self.skip) - self.skip.count(0) if self.skip is not None else 0)
 

@@ -20,6 +20,7 @@ from batchmill.files import STREAMS, Access, OwnFiles, Use, check, descriptor_in
 from batchmill.formats import FORMATS, Format, IdRule
 from batchmill.framing import FILE_MAGIC
 from batchmill.function import FunctionSpec, here, of_callable, parse
+from batchmill.identity import Identifier
 from batchmill.parcel import anchored, collect, source_files
 from batchmill.parsing import VARIABLE, check_choice
 from batchmill.resources import thread_caps, usable_cores
@@ -72,6 +73,11 @@ class Plan:
     def cut(self) -> Format | None:
         """How the INPUTs are cut and parsed; None for Python items."""
         return None if self.format is None else FORMATS[self.format]
+
+    def identifier(self) -> Identifier:
+        """What understands the records."""
+        ids_needed = self.checkpoint is not None
+        return Identifier(self.format, IdRule(self.settings.id_field), self.settings.shard, ids_needed)
 
     def open_source(self, notify: Callable[[], None]) -> Source:
         """The input, ready to be read; raises InputMissing."""

@@ -17,7 +17,8 @@ from batchmill.errors import InvalidUsage
 from batchmill.executor import SingleProcessExecutor
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.processes import Inherited, Origin
-from batchmill.worker import ALARM, COLUMNS, NO_LIMIT, LaneSetup
+from batchmill.records import ALARM, COLUMNS, LIMIT, NO_LIMIT, OVERDUE
+from batchmill.worker import LaneSetup
 
 _PATIENCE = 0.25  # seconds that signals may have to wait while a fork server starts
 
@@ -59,8 +60,8 @@ class Pool(Lanes):
 
     def start(self, slot: int) -> Lane:
         """See Lanes.start."""
-        self._board[COLUMNS * slot] = 0
-        self._board[COLUMNS * slot + 1] = NO_LIMIT
+        for column in range(COLUMNS):
+            self._board[COLUMNS * slot + column] = NO_LIMIT if column == LIMIT else 0
         is_fork = self.start_method == "fork"
         given = [one if one is None or is_fork else Inherited(one) for one in self._given]
         origin = Origin(self.start_method, self._server, f"batchmill worker {slot}", self._foreign)
@@ -85,7 +86,7 @@ class Pool(Lanes):
 
     def ask_to_raise(self, lane: Lane, number: int) -> None:
         """Have the lane raise Timeout in the record with that number, if it is still at it."""
-        self._board[COLUMNS * lane.slot + 2] = number
+        self._board[COLUMNS * lane.slot + OVERDUE] = number
         try:
             os.kill(lane.pid, ALARM)
         except OSError:

@@ -19,11 +19,10 @@ from batchmill.aside import refuse_strangers
 from batchmill.checkpoint import Reader, exists_with_outcomes
 from batchmill.codec import Block, id_key
 from batchmill.errors import CheckpointRefused, OutputLost
-from batchmill.formats import IdRule
 from batchmill.framing import FrameRef, FrameType, Kind
 from batchmill.history import History
 from batchmill.holding import in_the_way
-from batchmill.identity import Identified, Identifier
+from batchmill.identity import Identified
 from batchmill.index import Row
 from batchmill.matching import Aside, Matcher, Scan
 from batchmill.model import Chunk
@@ -153,9 +152,7 @@ class _Count:
     """Items of the input as they are found. `again` counts those that failed before and would run again."""
 
     def __init__(self, plan: Plan, matcher: Matcher | None) -> None:
-        settings = plan.settings
-        rule = IdRule(settings.id_field)
-        self._identifier = Identifier(plan.format, rule, settings.shard, plan.checkpoint is not None)
+        self._identifier = plan.identifier()
         self._format = plan.cut
         self.matcher = matcher
         self._aside: list[tuple[Aside, Any]] = []

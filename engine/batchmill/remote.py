@@ -20,9 +20,9 @@ from batchmill.errors import BatchmillError, ClusterUnfit, LanesLost
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.model import plural
 from batchmill.printer import Printer
+from batchmill.records import COLUMNS, LIMIT, NO_LIMIT, OPENED
 from batchmill.remote_executor import RemoteExecutor
 from batchmill.wire import Death, pack, unpack
-from batchmill.worker import COLUMNS, NO_LIMIT
 
 
 class Link(Protocol):
@@ -104,16 +104,18 @@ class Machine:
         self.alone = serial
         self.send("go", serial)
 
-    def _on_lowered(self, slot: int, number: int) -> None:
-        lane = self._lanes.at(self, slot)
+    def _on_lowered(self, *place: int) -> None:
+        lane = self._lanes.at(self, place[0])
         if lane is not None:
-            self._lanes.publish(self, [slot, number])
+            self._lanes.publish(self, [place])
             self._lanes.executor(lane).seen += 1
 
-    def _on_board(self, numbers: list[int], moving: list[int], cpu_seconds: float, rss: int, is_short: bool) -> None:
+    def _on_board(
+        self, places: list[list[int]], moving: list[int], cpu_seconds: float, rss: int, is_short: bool
+    ) -> None:
         self.cpu_seconds, self.rss, self.is_short = cpu_seconds, rss, is_short
-        self._lanes.publish(self, numbers)
-        for slot in numbers[::2]:
+        self._lanes.publish(self, places)
+        for slot, _, _ in places:
             lane = self._lanes.at(self, slot)
             if lane is not None:
                 lane.is_moving = slot in moving
@@ -123,12 +125,12 @@ class Machine:
         if lane is not None:
             self._lanes.later(lambda: self._lanes.retire(lane))
 
-    def _on_gone(self, slot: int, number: int, told: list[Any]) -> None:
+    def _on_gone(self, slot: int, number: int, opened: int, told: list[Any]) -> None:
         lane = self._lanes.at(self, slot)
         if lane is not None:
-            self._lanes.publish(self, [slot, number])
+            self._lanes.publish(self, [(slot, number, opened)])
             death = self._lanes.executor(lane).death = Death(*told)
-            lane.unstarted = death.unstarted
+            lane.unstarted, lane.raised = death.unstarted, death.raised
             self._lanes.end(lane)
 
     def _on_output(self, data: bytes) -> None:
@@ -263,11 +265,12 @@ class RemoteLanes(Lanes):
         assert isinstance(lane.executor, RemoteExecutor)
         return lane.executor
 
-    def publish(self, machine: Machine, numbers: list[int]) -> None:
-        """What lanes are running: slot, number, slot, number, …."""
-        for slot, number in zip(numbers[::2], numbers[1::2]):
+    def publish(self, machine: Machine, places: Sequence[Sequence[int]]) -> None:
+        """What lanes are at: for each its slot, the number of the record at hand, and that of the last one opened."""
+        for slot, number, opened in places:
             if slot in machine.slots and slot in self._living:
                 self._board[COLUMNS * slot] = number
+                self._board[COLUMNS * slot + OPENED] = opened
 
     def end(self, lane: Lane) -> None:
         """A lane is dead."""
@@ -293,8 +296,8 @@ class RemoteLanes(Lanes):
     def start(self, slot: int) -> Lane:
         """See Lanes.start."""
         machine = self._by_slot[slot]
-        self._board[COLUMNS * slot] = 0
-        self._board[COLUMNS * slot + 1] = NO_LIMIT
+        for column in range(COLUMNS):
+            self._board[COLUMNS * slot + column] = NO_LIMIT if column == LIMIT else 0
         executor = RemoteExecutor(machine.send, slot)
         lane = Lane(slot, executor)
         tag = ("hello", 0)

@@ -33,7 +33,9 @@ class Retrier:
 
     def take(self, chunk: Chunk, seq: int, block: Block) -> set[int]:
         """Frame `seq` holds failed items of a chunk: let those with tries left wait; their offsets in the chunk."""
-        taken = set()
+        taken: set[int] = set()
+        if chunk.sealed:
+            return taken
         attempts, offsets, now = block.attempts, block.offsets, time.monotonic()
         for place, failure in block.failures.items():
             tried, offset = attempts.get(place, 1), offsets[place]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import replace
 from typing import Any, Protocol
 
 from batchmill import formats, threads
@@ -21,6 +22,7 @@ from batchmill.feed import BOM, UNREADABLE, Census, Feed, Headed, Notify, check_
 from batchmill.files import NO_FILES, OwnFiles
 from batchmill.formats import MAX_ITEM, Format
 from batchmill.model import Chunk, ItemError
+from batchmill.reply import describe
 
 MAX_CHUNK = 4 << 20  # bytes of a chunk, but for a single record that is longer
 _KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
@@ -263,7 +265,8 @@ class ByteSource:
 class ItemSource:
     """The items of an iterable, pulled by a thread only when the loop has asked for them.
 
-    `id` gives an item's id, or is None. What the iterable or `id` raises comes out of `take`, after what came before.
+    `id` gives an item's id, or is None; where it raises, the item is a failed one. What the iterable raises comes out
+    of `take`, after what came before.
     """
 
     def __init__(self, items: Iterable[Any], id: Callable[[Any], Any] | None, notify: Notify) -> None:
@@ -286,7 +289,7 @@ class ItemSource:
             while self._is_asked():
                 item = next(iterator)
                 pickled = _pickled(item)
-                self._pulled.append(pickled if self._id is None else (pickled, _plain_id(self._id(item))))
+                self._pulled.append(pickled if self._id is None else (pickled, _plain_id(self._id, item)))
                 if len(self._pulled) >= self._demand:
                     self._notify()
         except StopIteration:
@@ -346,22 +349,32 @@ class ItemSource:
             self._asked.notify()
 
 
-def _plain_id(id: Any) -> Any:
-    """An id as the checkpoint will have it, or why it cannot be kept.
+def _plain_id(id_of: Callable[[Any], Any], item: Any) -> Any:
+    """The id of an item as the checkpoint will have it, or why there is none.
 
     A lane that cannot unpickle an id of the script's own class would die of it, and the next one too.
     """
+    try:
+        id = id_of(item)
+    except BaseException as error:
+        return _failed("no id was given for this item", error)
     if type(id) in (str, int):
         return id
     try:
         return kept_id(id)
-    except (ValueError, TypeError) as error:
-        return ItemError("ValueError", f"the id given for this item cannot be kept: {error}")
+    except BaseException as error:  # of the id's own methods it may be any
+        return _failed("the id given for this item cannot be kept", error)
 
 
 def _pickled(item: Any) -> bytes | ItemError:
     """One item, pickled by itself: one that cannot be costs one item, on either side."""
     try:
         return pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
-        return ItemError(type(error).__name__, f"the item cannot be sent to a worker: {error}")
+    except BaseException as error:  # of the item's own methods it may be any
+        return _failed("the item cannot be sent to a worker", error)
+
+
+def _failed(sentence: str, error: BaseException) -> ItemError:
+    """What an item is failed with here, where it cost nobody more than itself."""
+    why = describe(error)
+    return replace(why, message=f"{sentence}: {why.message}")

@@ -17,6 +17,8 @@ SAMPLE_SHARE = 0.01  # of the time the run has taken so far: between those two
 MOST_ENDS = 50  # ends of lanes told in one SAMPLE frame; beyond that they are counted
 USAGE_SECONDS = 1.0  # between looks at the processes
 EXAMPLES = 5  # failed items named per error type
+MOST_TYPES = 100  # error types that are told apart; the rest are counted together as
+OTHERS = "other types"
 _RECENT = 0.1  # weight of the newest look in the rate that the ETA uses
 
 
@@ -66,11 +68,12 @@ class Tracker:
     def forget(self, type: str, line: int) -> None:
         """An item of this run that had failed with this error was tried again: what came of it counts instead."""
         self.failed -= 1
-        count, named = self._groups[type]
+        group = type if type in self._groups else OTHERS
+        count, named = self._groups[group]
         if count == 1:
-            del self._groups[type]
+            del self._groups[group]
         else:
-            self._groups[type] = (count - 1, [example for example in named if example.line != line])
+            self._groups[group] = (count - 1, [example for example in named if example.line != line])
 
     def add(self, tally: Tally) -> None:
         """A chunk was committed."""
@@ -80,9 +83,11 @@ class Tracker:
         self.failed += tally.failed
         self.blank += tally.blank
         for type, count, examples in tally.groups:
-            before, named = self._groups.get(type, (0, []))
-            named.extend(examples[: EXAMPLES - len(named)])
-            self._groups[type] = (before + count, named)
+            group = type if type in self._groups or len(self._groups) < MOST_TYPES else OTHERS
+            before, named = self._groups.get(group, (0, []))
+            if group == type:
+                named.extend(examples[: EXAMPLES - len(named)])
+            self._groups[group] = (before + count, named)
 
     @property
     def total(self) -> int | None:

@@ -10,15 +10,18 @@ and the setup (a pickled AgentSetup):
 `bye` lets lanes end that are idle, `stop` ends all at once. `call` is a pickle of (function of batchmill, arguments).
 From the agent:
 
-    up pid | started slot pid | reply slot number result | alone serial | lowered slot number | retire slot
-    board numbers moving cpu rss short | gone slot number death | output bytes | message text
+    up pid | started slot pid | reply slot number result | alone serial | lowered place | retire slot
+    board places moving cpu rss short | gone place death | output bytes | message text
     unfit text | broken text
 
+A place is what the board says of a lane: its slot, the number of the record at hand, that of the last one opened;
+in `board` each is an array of its own.
+
 `reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its tally); `board`
-the numbers of slots as slot, number, slot, number, …, the slots among them whose number was another one a moment
-before, the CPU seconds of the agent and its lanes so far, their resident bytes, and whether memory is short. It comes
-when a lane begins to stand still or gets on again, and now and then. `death` is a Death. `alone` says that nothing else
-runs there, and with 0 that this is over; the chunk, and with 0 what came after it, begins at the `go` that answers it.
+the places of all lanes, the slots of those that were at another one a moment before, the CPU seconds of the agent and
+its lanes so far, their resident bytes, and whether memory is short. It comes when a lane begins to stand still or gets
+on again, and now and then. `death` is a Death. `alone` says that nothing else runs there, and with 0 that this is over;
+the chunk, and with 0 what came after it, begins at the `go` that answers it.
 `ack` says that an `output` was printed: an agent has but a few on their way. `up` comes when the agent is ready,
 `unfit` when it cannot work here, `broken` when it ends with a defect of ours. On a pipe each message follows its
 length, a big-endian u32. The empty message (PULSE) says that the run is still there.
@@ -60,13 +63,15 @@ class AgentSetup:
 
 class Death(NamedTuple):
     """How a lane ended: its exit status, whether an item had closed its pipe, the error that it was killed for (type,
-    message), what points to memory as the cause, and why it never began (a process could not be started)."""
+    message), what points to memory as the cause, why it never began (a process could not be started), and what was
+    raised there where no item was at work."""
 
     code: int | None = None
     disconnected: bool = False
     error: tuple[str, str] | None = None
     memory: str | None = None
     unstarted: str = ""
+    raised: str = ""
 
 
 def pack(*message: Any) -> bytes:
