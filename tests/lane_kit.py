@@ -106,6 +106,7 @@ class Stage:
         )
         self._session = session = _Session(batch.plan, batch._events, stack, self.messages.append, began=0.0)
         session.build(None, None, None)
+        session.begin()
         self.ledger = session._ledger
         self.intake = session._loop._intake
         self.matcher = session._matcher

@@ -116,7 +116,11 @@ def crunch(
 
         path = options.get("metrics")
         metrics = Metrics(path, batch, manner.interval, streams.tell) if path else None
-        report = _run(batch, screen, metrics, passing, quiet=manner.quiet, streams_out=options["output"] == "-")
+        try:
+            report = _run(batch, screen, metrics, passing, quiet=manner.quiet, streams_out=options["output"] == "-")
+        except Exception:
+            _say_how_far(batch, options, manner)
+            raise
         screen.finish(batch.snapshot())
         if metrics is not None:
             metrics.end(report)
@@ -130,6 +134,14 @@ def others(options: Mapping[str, Any], *, data: bool, passes: bool = False) -> l
     metrics = options.get("metrics")
     beside = [Use("--metrics", metrics, Access.WRITTEN)] if metrics else []
     return [*streams_in_use(data=data, passes=passes), *beside]
+
+
+def _say_how_far(batch: Batch, options: Mapping[str, Any], manner: Manner) -> None:
+    """The report of a run that an error has ended, if it did anything; the error itself is said after it."""
+    report = batch.report
+    if report is not None and (results(report) or report.failed):
+        ended = Ended(replace(report, error=""), batch.checkpoint_path, ())
+        close(ended, next_commands(ended, options, manner), manner)
 
 
 def _run(

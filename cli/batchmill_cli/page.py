@@ -19,7 +19,7 @@ from batchmill_cli import figures
 from batchmill_cli.markup import Column, Markup, details, facts, join, lines, plain, table, tag
 from batchmill_cli.page_style import ICONS, STYLE, SYMBOLS
 from batchmill_cli.plots import share, short_time
-from batchmill_cli.report import as_json, moment, news, percent, show_id, span
+from batchmill_cli.report import as_json, cause, first_line, moment, news, percent, show_id, span
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 FIRST_RUNS, LAST_RUNS = 5, 35  # rows of the table of runs
@@ -95,7 +95,8 @@ def _state(story: Story) -> tuple[str, str]:
             f"Killed: run {last.number} ended without a report, its last sign of life was {moment(last.ended)}"
         )
     said, code = news(last.report), last.report.exit_code
-    sentence = f"{said[:1].upper()}{said[1:]} (exit {code})"
+    why = f": {first_line(last.report.error)}" if last.report.error else ""
+    sentence = f"{said[:1].upper()}{said[1:]} (exit {code}){why}"
     return "good" if code == 0 else "odd" if last.report.stopped else "bad", sentence
 
 
@@ -283,8 +284,7 @@ def _ending(story: Story, run: RunTold) -> Markup:
         is_running = story.live is not None and not story.is_new and run is story.last
         return plain("running") if is_running else tag("span", "killed, no report", class_="no")
     stopped, code = run.report.stopped, run.report.exit_code
-    how = "finished" if not stopped else f"by {stopped}" if stopped.startswith("SIG") else f"stopped: {stopped}"
-    return plain(f"{how} (exit {code})", 80)
+    return plain(f"{cause(stopped) if stopped else 'finished'} (exit {code})", 80)
 
 
 # Settings and the machine

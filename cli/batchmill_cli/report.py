@@ -24,6 +24,12 @@ MESSAGE_COLUMNS = 160
 # Nothing for a person to do: failures are listed in the checkpoint, the next run of the crontab continues.
 ROUTINE = (0, 1, 3, 75)
 
+_CAUSES = {
+    "error": "ended by an error",
+    "left": "ended by the program that read its outcomes",
+    "output": "ended: its output could not be written",
+}
+
 
 @dataclass(frozen=True)
 class Commands:
@@ -49,6 +55,7 @@ def render(report: Report, commands: Commands, host: str) -> str:
     """The report as text: the news, the numbers, the failures by type, what to type next."""
     lines = [f"batchmill: {news(report)} (exit {report.exit_code}){_where(report, host)}"]
     lines += _facts(report)
+    lines += _section("error", list(indented(report.error, 500)))
     lines += _section("errors", list(_failures(report.failures)))
     lines += _section("note", list(_notes(report)))
     lines += next_steps(commands)
@@ -74,16 +81,20 @@ def news(report: Report) -> str:
         now = sum(group.count for group in report.failures if group.examples)
         return f"stopped: the first {now} items all failed, {results(report)} {of_all} done"
     if report.stopped:
-        cause = f"ended by {report.stopped}" if report.stopped.startswith("SIG") else f"stopped by --{report.stopped}"
-        if report.stopped == "error":  # which one, the run itself has said
-            cause = "ended by an error"
         failed = f", {report.failed} failed" if report.failed else ""
-        return f"{cause}, {results(report)} {of_all} done{failed}"
+        return f"{cause(report.stopped)}, {results(report)} {of_all} done{failed}"
     if report.failed:
         return f"{report.failed} {of_all} failed"
     if report.total == 1:
         return "1 item done"
     return f"all {report.total} items done" if report.total else "no items in the input"
+
+
+def cause(stopped: str) -> str:
+    """What ended a run early, in words; `stopped` as a Report has it."""
+    if stopped.startswith("SIG"):
+        return f"ended by {stopped}"
+    return _CAUSES.get(stopped) or f"stopped by --{stopped}"
 
 
 def results(report: Report) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchmill.importing import attribute
 from batchmill.version import __version__
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def __getattr__(name: str) -> Any:
     # its modules before its path is the right one (interpreter).
     if name not in _HOME_OF:
         raise AttributeError(f"module 'batchmill' has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f"batchmill.{_HOME_OF[name]}"), name)
+    value = attribute(f"batchmill.{_HOME_OF[name]}", name)
     globals()[name] = value
     return value
 

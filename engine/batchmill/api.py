@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
-from batchmill import threads
-from batchmill.apart import run_apart
+from batchmill.apart import SLICE, Apart, run_apart
 from batchmill.batch import Batch
 from batchmill.codec import Block, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
@@ -51,48 +50,108 @@ def run(
     run the items. Further keywords are fields of Settings: durations in seconds or "30s", sizes in bytes or "2G".
 
     Items that fail do not raise (`report.raise_for_failures()` does). Raises BatchmillError for what ends the batch,
-    ValueError for arguments out of range, what the iterable itself raises, and KeyboardInterrupt, each after committing
-    what was done.
+    ValueError for arguments out of range, what the iterable, `on_progress` or `on_message` raises, and whatever is
+    raised meanwhile in the thread that waits (KeyboardInterrupt; what a signal handler raises): each when the batch has
+    stopped, what was done is committed and the checkpoint is closed. Items that are running get `grace` seconds to end;
+    a second exception, a second or more later, kills them.
     """
     _check_roles(on_progress=on_progress, on_message=on_message)
     batch = _batch(
         function,
         items,
         checkpoint=checkpoint,
+        resume=resume,
         id=id,
         kwargs=kwargs,
         init=init,
         output=output,
         name=name,
-        cluster=None if isinstance(cluster, str) else cluster,
-        settings=_settings(settings, _fields(settings_fields, resume, cluster), id),
+        cluster=cluster,
+        settings=settings,
+        fields=settings_fields,
     )
-    return run_apart(lambda: batch.run(on_progress, on_message), lambda insist: batch.stop("SIGINT", insist=insist))
+    return run_apart(lambda: batch.run(on_progress, on_message), batch.stop_for)
+
+
+class _Channel:
+    """Committed blocks on their way from the thread of a batch to the reader of a stream: a few at most.
+
+    Nothing here takes a lock that an exception in the reader's thread could leave held.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: queue.SimpleQueue[tuple[Block, list[int] | None] | None] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.is_left = False
+        for _ in range(_BLOCKS_AHEAD):
+            self._room.put(None)
+
+    def put(self, block: Block, final: list[int] | None) -> None:
+        """Hand over a block when there is room for it; where the reader has left, drop it."""
+        if not self.is_left:
+            self._room.get()
+            self._blocks.put((block, final))
+
+    def end(self) -> None:
+        """Nothing will come any more."""
+        self._blocks.put(None)
+
+    def leave(self) -> None:
+        """Nobody will read any more."""
+        self.is_left = True
+        self._room.put(None)
+
+    def read(self, is_over: Callable[[], bool]) -> Iterator[tuple[Block, list[int] | None]]:
+        """The blocks up to the end, which has come at the latest when `is_over()` and there are no more."""
+        while True:
+            try:
+                found = self._blocks.get(timeout=SLICE)
+            except queue.Empty:
+                if is_over():
+                    return
+                continue
+            if found is None:
+                self.end()  # reading again ends at once
+                return
+            self._room.put(None)
+            yield found
 
 
 class Stream:
     """The outcomes of a batch as they complete. Use it in a `with` block: leaving the block stops the batch.
 
-    `report` is the Report once the batch has ended, else None.
+    Whatever leaves the block, or is raised in it, is raised when the batch has stopped, as in `run`.
     """
 
     def __init__(self, batch: Callable[[Sink], Batch]) -> None:
-        self._blocks: queue.Queue[tuple[Block, list[int] | None] | None] = queue.Queue(_BLOCKS_AHEAD)
-        self._batch = batch(lambda block, final: self._blocks.put((block, final)))
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-        self._left = False
-        self.report: Report | None = None
+        channel = _Channel()
+        running = batch(channel.put)
 
-    def _run(self) -> None:
-        try:
-            self.report = self._batch.run()
-        except BaseException as error:
-            self._error = error
-        self._blocks.put(None)
+        def work() -> None:
+            try:
+                running.run()
+            finally:
+                channel.end()
+
+        def leave() -> None:
+            running.stop("left")
+            channel.leave()
+
+        def stop(error: BaseException, insist: bool) -> None:
+            running.stop_for(error, insist)
+            channel.leave()
+
+        self._batch, self._channel, self._leave = running, channel, leave
+        self._apart = Apart(work, stop, "stream")
+        weakref.finalize(self, leave).atexit = False  # of a stream that is let go of without leaving it
+
+    @property
+    def report(self) -> Report | None:
+        """The Report once the batch has ended, else None."""
+        return self._batch.report
 
     def __enter__(self) -> Stream:
-        self._thread = threads.start(self._run, "stream", daemon=False)
+        self._apart.start()
         return self
 
     def blocks(self) -> Iterator[tuple[Block, list[int] | None]]:
@@ -100,13 +159,12 @@ class Stream:
 
         Raises what ended the batch.
         """
-        if self._thread is None:  # nothing would ever come
+        if not self._apart.has_begun:  # nothing would ever come
             raise InvalidUsage("a stream runs inside its `with` block only", "write `with batchmill.stream(...) as s:`")
-        while (found := self._blocks.get()) is not None:
-            yield found
-        self._blocks.put(None)  # iterating again ends at once
-        if self._error is not None and not self._left:
-            raise self._error
+        yield from self._channel.read(lambda: self._apart.is_over)
+        if not self._channel.is_left:
+            self._apart.outlast()
+            self._apart.outcome()
 
     def __iter__(self) -> Iterator[Outcome]:
         for block, final in self.blocks():
@@ -114,13 +172,9 @@ class Stream:
                 yield outcome
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._left = True
-        self._batch.stop("left")
-        while self._thread is not None and self._thread.is_alive():
-            try:  # the batch may be waiting for room
-                self._blocks.get(timeout=0.05)
-            except queue.Empty:
-                pass
+        if error is not None and not isinstance(error, GeneratorExit):
+            self._batch.stop_for(error)
+        self._apart.outlast(self._leave)
 
 
 def stream(
@@ -144,18 +198,19 @@ def stream(
 
     A slow reader slows the batch down; nothing piles up.
     """
-    chosen = _settings(settings, _fields(settings_fields, resume, cluster), id)
     return Stream(
         lambda sink: _batch(
             function,
             items,
             checkpoint=checkpoint,
+            resume=resume,
             id=id,
             kwargs=kwargs,
             init=init,
             name=name,
-            cluster=None if isinstance(cluster, str) else cluster,
-            settings=chosen,
+            cluster=cluster,
+            settings=settings,
+            fields=settings_fields,
             sink=sink,
         )
     )
@@ -171,21 +226,35 @@ def map(
     settings: Settings | None = None,
     **settings_fields: Any,
 ) -> list[Any]:
-    """The results of `function` for every item, in order. Raises ItemsFailed at the first failure, and stops then."""
+    """The results of `function` for every item, in order. Raises ItemsFailed at the first failure, and stops then.
+
+    Raises what `run` raises, too.
+    """
     found: list[tuple[Block, list[int] | None]] = []
-    with stream(
-        function, items, kwargs=kwargs, init=init, cluster=cluster, settings=settings, **settings_fields
-    ) as running:
-        for block, final in running.blocks():
-            for place, failure in block.failures.items():
-                if final is not None and place not in final:
-                    continue
-                where = f"item {block.head.first + block.offsets[place]}"
-                raise ItemsFailed(f"{where} failed: {failure.type}: {failure.message}", failure.traceback)
-            found.append((block, final))
+    failed: list[ItemsFailed] = []
+
+    def take(block: Block, final: list[int] | None) -> None:
+        found.append((block, final))
+        failed.extend(_failures(block, final))
+        if failed:
+            batch.stop("left")
+
+    batch = _batch(function, items, kwargs=kwargs, init=init, cluster=cluster, settings=settings,
+                   fields=settings_fields, sink=take)  # fmt: skip
+    run_apart(batch.run, batch.stop_for)
+    if failed:
+        raise failed[0]
     placed = [pair for block, final in found for pair in outcomes(block, final)]
     placed.sort(key=itemgetter(0))
     return [outcome.result for _, outcome in placed]
+
+
+def _failures(block: Block, final: list[int] | None) -> Iterator[ItemsFailed]:
+    """The failures in a block that no retry can make good."""
+    for place, failure in block.failures.items():
+        if final is None or place in final:
+            where = f"item {block.head.first + block.offsets[place]}"
+            yield ItemsFailed(f"{where} failed: {failure.type}: {failure.message}", failure.traceback)
 
 
 _ROLES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -217,15 +286,23 @@ def _settings(settings: Settings | None, given: Mapping[str, Any], id: Any) -> S
     return Settings.of(values)
 
 
-def _batch(
+def _batch(function: Callable[..., Any] | str, items: Iterable[Any] | str | os.PathLike[str], **rest: Any) -> Batch:
+    """See `_make`. What is raised in the caller's thread in the middle of an import would leave its lock held."""
+    return run_apart(lambda: _make(function, items, **rest), lambda error, insist: None)
+
+
+def _make(
     function: Callable[..., Any] | str,
     items: Iterable[Any] | str | os.PathLike[str],
     *,
-    checkpoint: str | os.PathLike[str] | None,
-    id: str | Callable[[Any], Any] | None,
-    settings: Settings,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    id: str | Callable[[Any], Any] | None = None,
     init: Callable[[], Any] | str | None = None,
     output: str | os.PathLike[str] | None = None,
+    cluster: Any = None,
+    settings: Settings | None,
+    fields: Mapping[str, Any],
     **rest: Any,
 ) -> Batch:
     _check_roles(id=id, init=init)
@@ -236,11 +313,12 @@ def _batch(
         function,
         [os.fspath(items)] if isinstance(items, (str, os.PathLike)) else (),
         items=None if isinstance(items, (str, os.PathLike)) else items,
-        settings=settings,
+        settings=_settings(settings, _fields(fields, resume, cluster), id),
         checkpoint=None if checkpoint is None else os.fspath(checkpoint),
         no_checkpoint=checkpoint is None,
         output=None if output is None else os.fspath(output),
         init=init,
         id=id if callable(id) else None,
+        cluster=None if isinstance(cluster, str) else cluster,  # an address is a setting
         **rest,
     )

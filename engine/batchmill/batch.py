@@ -28,11 +28,8 @@ from batchmill.command import CommandSpec
 from batchmill.errors import (
     BatchmillError,
     CheckpointUnwritable,
-    ClusterLost,
-    ClusterUnfit,
-    FunctionFailed,
-    LanesLost,
     NotGuarded,
+    OutputLost,
 )
 from batchmill.files import Use
 from batchmill.framing import FrameType
@@ -44,32 +41,23 @@ from batchmill.limits import FailureLimits
 from batchmill.loop import TICK, Callbacks, Loop
 from batchmill.matching import Matcher
 from batchmill.model import Chunk, Report, Snapshot, Stop, Wake, plural
-from batchmill.output import Output
+from batchmill.output import KEPT, Output
 from batchmill.passing import Passing
 from batchmill.plan import Plan, make_plan
 from batchmill.processes import PATIENCE
 from batchmill.reader import naming
 from batchmill.recorder import Recorder, Sink
-from batchmill.reply import Tally
+from batchmill.reply import Tally, describe
 from batchmill.resume import Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.sealer import Sealer
 from batchmill.settings import Settings
 from batchmill.site import Here, Site
 from batchmill.target import check_target
-from batchmill.time_limit import TIME_UP, TimeLimit
+from batchmill.time_limit import TimeLimit
 from batchmill.tracker import Tracker, report_map
 from batchmill.waiting import patiently, seconds_of
 from batchmill.worker import in_lane
-
-# What becomes of -o FILE, by what ended the run.
-_KEEP = {"": "whole", "limit": "partial", "max-failures": "partial", TIME_UP: "partial"}
-
-NO_LANES = (ClusterLost, ClusterUnfit, FunctionFailed, LanesLost)  # why a run can have none, or none any more
-
-
-def _silent(_: Any) -> None:
-    """No listener."""
 
 
 class Batch:
@@ -132,10 +120,19 @@ class Batch:
         self._cluster = cluster
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._session: _Session | None = None
+        self._error: BaseException | None = None  # what a listener has raised
+        self.report: Report | None = None
 
     def stop(self, reason: str = "SIGTERM", *, insist: bool = False) -> None:
         """Ask the run to stop: let running items end, or (`insist`) kill them. Safe in signal handlers and threads."""
         self._events.put(Stop(reason, insist))
+
+    def stop_for(self, error: BaseException, insist: bool = False) -> None:
+        """As `stop`, because of what was raised around the run: the report says which error it was."""
+        if isinstance(error, KeyboardInterrupt):
+            self._events.put(Stop("SIGINT", insist))
+        else:
+            self._events.put(Stop("error", insist, _said(error)))
 
     def snapshot(self) -> Snapshot:
         """How the run stands now."""
@@ -149,16 +146,45 @@ class Batch:
     ) -> Report:
         """Run to the end, or until stopped; the report. `on_message` gets one plain line for what a person should know.
 
-        Raises BatchmillError for what ends a batch before its items are through, and what the iterable of items raised.
+        Raises BatchmillError for what ends a batch before its items are through, and what the iterable of items or a
+        listener raised: what ran is committed then, all is closed, and `report` has the report, if anything had begun.
         Failed items do not raise. KeyboardInterrupt must not come in here (see apart).
         """
-        with naming(self.plan.checkpoint or ""), ExitStack() as stack:
-            session = _Session(
-                self.plan, self._events, stack, on_message or _silent, began=self._began, cluster=self._cluster
-            )
-            session.build(on_progress, self._sink, self._worker_output_fd, self._passing)
-            self._session = session
-            return session.run()
+        try:
+            with naming(self.plan.checkpoint or ""), ExitStack() as stack:
+                say = self._listened(on_message)
+                session = _Session(self.plan, self._events, stack, say, began=self._began, cluster=self._cluster)
+                tell = None if on_progress is None else self._listened(on_progress)
+                session.build(tell, self._sink, self._worker_output_fd, self._passing)
+                session.begin()
+                self._session = session
+                self.report = session.run()
+                session.raise_error()
+        finally:
+            if self._error is not None:
+                raise self._error
+        return self.report
+
+    def _listened(self, listener: Callable[[Any], None] | None) -> Callable[[Any], None]:
+        """The listener, until it raises: that stops the run, and is raised when it has ended."""
+
+        def tell(value: Any) -> None:
+            if listener is not None and self._error is None:
+                try:
+                    listener(value)
+                except BaseException as error:
+                    self._error = error
+                    self.stop_for(error)
+
+        return tell
+
+
+def _said(error: BaseException) -> str:
+    """An error as a report has it."""
+    if isinstance(error, BatchmillError):
+        return str(error)
+    described = describe(error)
+    return f"{described.type}: {described.message}".removesuffix(": ")
 
 
 class _Session:
@@ -197,7 +223,7 @@ class _Session:
             self._checkpoint, self._history = self._open_checkpoint()
         stack.callback(self._checkpoint.close)
         self._limits = FailureLimits(plan.settings)
-        self._run = self._begin()
+        self._number = self._history.next_run
 
     def _find_site(self, cluster: Any) -> Site:
         """Where the lanes will be."""
@@ -221,7 +247,8 @@ class _Session:
             deadline=math.inf if limit is None else self._began + limit,
         )
 
-    def _begin(self) -> dict[str, Any]:
+    def begin(self) -> None:
+        """Write down that a run begins: all that it needs is there."""
         index = self._history.index
         if len(index):
             total, done = self._history.total, index.items - index.failed
@@ -240,7 +267,7 @@ class _Session:
             **({"output": self._plan.output} if self._plan.output is not None else {}),
             **self._site.facts(),
         }
-        return begin_run(self._checkpoint, self._history, values)
+        self._run = begin_run(self._checkpoint, self._history, values)
 
     # Parts
 
@@ -257,7 +284,7 @@ class _Session:
         self._matcher = self._make_matcher()
         lock = None if passing is None else passing.fileno()
         keep = -1 if plan.checkpoint is None else self._checkpoint.fileno()
-        self._pool = self._site.lanes(self._run["run"], self._events.put, worker_output, lock, keep)
+        self._pool = self._site.lanes(self._number, self._events.put, worker_output, lock, keep)
         self._stack.callback(self._pool.close, 0.0)
         self.tracker = self._make_tracker(on_progress)
         self._output = self._open_output()
@@ -379,7 +406,7 @@ class _Session:
     # The end
 
     def run(self) -> Report:
-        """Run the loop to its end, then write down and return the report."""
+        """Run the loop to its end, then write down and return the report; see `raise_error`."""
         self._run_loop()
         self.tracker.last_look(self._pool.pids)
         if self._loop.stopped or self._loop.error is not None:
@@ -389,18 +416,23 @@ class _Session:
             report = self._finish()
         except CheckpointUnwritable as error:
             raise self._with_count(error) from error
+        except BaseException as error:
+            raise self._loop.error or error from None  # one error may lead to another
         self._pool.close(PATIENCE)
+        return report
+
+    def raise_error(self) -> None:
+        """Raise what ended the run, where that was an error."""
         if self._loop.error is not None:
             raise self._loop.error
-        return report
 
     def _run_loop(self) -> None:
         try:
             self._loop.run()
         except CheckpointUnwritable as error:
             raise self._with_count(error) from error
-        except NO_LANES as error:
-            self._loop.error = error  # raised when it is written down how far the run came
+        except BaseException as error:  # raised when it is written down how far the run came
+            self._loop.error = self._loop.error or error
 
     def _with_count(self, error: CheckpointUnwritable) -> CheckpointUnwritable:
         done = self.tracker.ok + self.tracker.failed
@@ -410,17 +442,27 @@ class _Session:
 
     def _finish(self) -> Report:
         self._recorder.append_order(all=True)
-        stopped = self._loop.stopped or ("error" if self._loop.error is not None else "")
         self._say_what_was_unusual()
-        report = self._report(stopped)
         self._checkpoint.append(FrameType.SAMPLE, pack_map(self.tracker.sample()))
         # The END frame then says that all before it is durable: damage there will not pass for a crash.
         self._checkpoint.sync()
-        self._checkpoint.append(FrameType.END, pack_map({"run": self._run["run"], "report": report_map(report)}))
+        self._close_output()
+        report = self._report()
+        self._checkpoint.append(FrameType.END, pack_map({"run": self._number, "report": report_map(report)}))
         self._checkpoint.close()
-        if self._output is not None:
-            self._output.close(_KEEP.get(stopped, "nothing") if self._output.is_over else "nothing")
         return report
+
+    @property
+    def _stopped(self) -> str:
+        return self._loop.stopped or ("error" if self._loop.error is not None else "")
+
+    def _close_output(self) -> None:
+        if self._output is None:
+            return
+        try:
+            self._output.close(KEPT.get(self._stopped, "nothing") if self._output.is_over else "nothing")
+        except OutputLost as error:
+            self._loop.error = self._loop.error or error
 
     def _say_what_was_unusual(self) -> None:
         changed = self._matcher.changed if self._matcher else 0
@@ -432,8 +474,8 @@ class _Session:
         if self._recorder.why_stopped:
             self._warn(f"Stopped: {self._recorder.why_stopped}")
 
-    def _report(self, stopped: str) -> Report:
-        total = self._total()
+    def _report(self) -> Report:
+        total, stopped, error = self._total(), self._stopped, self._loop.error
         return self.tracker.report(
             total,
             changed=self._matcher.changed if self._matcher else 0,
@@ -446,6 +488,7 @@ class _Session:
             checkpoint=self._plan.checkpoint,
             warnings=tuple(self._warnings),
             settings=self._settings.as_dict(),
+            error=self._loop.said if error is None else _said(error),
         )
 
     def _total(self) -> int:
@@ -463,6 +506,6 @@ class _Session:
         if isinstance(self._loop.error, BatchmillError):
             return self._loop.error.exit_code
         if stopped:
-            return 3
+            return BatchmillError.exit_code if self._loop.is_broken else 3
         failed = self.tracker.failed + (self._matcher.failed if self._matcher else 0)
         return 0 if self._limits.is_success(failed, total) else 1

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from batchmill.errors import (
@@ -345,11 +345,19 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
 
 def failure(doing: str, error: BaseException) -> FunctionFailed:
     """`error`, raised while `doing` something with user code, as FunctionFailed with the end of its traceback."""
-    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    lines = "".join(traceback.format_exception(type(error), error, _of_user(error))).rstrip().splitlines()
     tail = "\n".join(line[:500] for line in lines[-TRACEBACK_LINES:])
     verb = "exited with" if isinstance(error, SystemExit) else "raised"
     kind = FunctionFailed if lacking_number(error) is None else FunctionStarved
     return kind(f"{doing} {verb} {type(error).__name__}:\n{tail}")
+
+
+def _of_user(error: BaseException) -> TracebackType | None:
+    """The traceback from the user's first frame on."""
+    at = error.__traceback__
+    while at is not None and at.tb_frame.f_code.co_filename.startswith((__file__, "<frozen importlib")):
+        at = at.tb_next
+    return at
 
 
 def _resolve_init(init: str | FunctionSpec, spec: FunctionSpec, module: ModuleType | None) -> Callable[[], Any]:

@@ -84,6 +84,11 @@ class History:
         return dict(found.most_common())
 
     @property
+    def next_run(self) -> int:
+        """The number of the run that begins next."""
+        return max(self.runs, default=0) + 1
+
+    @property
     def last_report(self) -> dict[str, Any] | None:
         """The report of the last run, None where it has none (it is live, or was killed)."""
         return self.ends.get(max(self.runs, default=0))

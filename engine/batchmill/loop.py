@@ -21,13 +21,14 @@ from typing import Any, Protocol
 from batchmill import records
 from batchmill.chunking import Pace
 from batchmill.desk import Desk, Due
-from batchmill.errors import CheckpointUnwritable
+from batchmill.errors import BatchmillError, CheckpointUnwritable, ClusterLost, ClusterUnfit
 from batchmill.guard import Guard
 from batchmill.intake import Intake
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.ledger import Ledger
 from batchmill.losses import Losses
 from batchmill.model import Chunk, Stop, plural
+from batchmill.output import KEPT
 from batchmill.recall import SOON, Recaller
 from batchmill.records import Answer, Ids, Order
 from batchmill.reply import Part, Tally, in_words
@@ -73,7 +74,8 @@ class Callbacks:
 class Loop:
     """Runs until the intake is over, or asked to stop, or the time is up. `grace` and `start_timeout` are seconds.
 
-    What ended it early is in `stopped` ("" where nothing did) or `error`.
+    What ended it early is in `stopped` ("" where nothing did) or `error`; `said` tells which error it was that others
+    stopped it for.
     """
 
     def __init__(
@@ -117,19 +119,41 @@ class Loop:
         self._inbox: deque[Any] = deque()
         self._deadline: float | None = None
         self._killed = False
-        self.stopped = ""
+        self.stopped = self.said = ""
         self.error: BaseException | None = None
+        self.is_broken = False  # by a defect of ours
 
     # The loop
 
     def run(self) -> None:
-        """Keep the lanes busy until all is done."""
-        while not self._is_finished():
-            more = self._fill()
-            self._tick()  # after handing out: it may take as long as starting a lane does
-            self._wait(0.0 if more else self._patience())
-            while self._inbox:
-                self._handle(self._inbox.popleft())
+        """Keep the lanes busy until all is done.
+
+        After an error lanes still return what they have, unless there are none any more or nothing can be committed.
+        """
+        while True:
+            try:
+                self._hear(0.0)  # it may have been stopped before it began
+                while not self._is_finished():
+                    self._turn()
+                return
+            except (CheckpointUnwritable, ClusterLost, ClusterUnfit):
+                raise
+            except BaseException as error:
+                if self.error is not None:
+                    raise
+                self.error, self.is_broken = error, not isinstance(error, BatchmillError)
+                self.stop("error")
+
+    def _turn(self) -> None:
+        more = self._fill()
+        self._tick()  # after handing out: it may take as long as starting a lane does
+        self._hear(0.0 if more else self._patience())
+
+    def _hear(self, seconds: float) -> None:
+        """Deal with the events that are there, or come within so many seconds."""
+        self._wait(seconds)
+        while self._inbox:
+            self._handle(self._inbox.popleft())
 
     def _is_finished(self) -> bool:
         if len(self._ledger) or self._desk.is_busy or self._pool.dying:
@@ -152,8 +176,8 @@ class Loop:
         return not len(self._ledger) and self._intake.is_over and not len(self._retrier)
 
     def _is_over_early(self) -> bool:
-        """Stopped by design, the output so far is still written; a signal leaves that to `results`."""
-        return self._killed or self.stopped.startswith("SIG") or self._is_written()
+        """Stopped by design, the output so far is still written; a signal or an error leaves that to `results`."""
+        return self._killed or self.stopped not in KEPT or self._is_written()
 
     def _is_written(self) -> bool:
         self._desk.finish()
@@ -179,6 +203,7 @@ class Loop:
         if isinstance(event, Event):
             self._answered(event)
         elif isinstance(event, Stop):
+            self.said = self.said or event.error
             self.stop(event.reason, event.insist)
         elif isinstance(event, Due):
             event.action()
@@ -195,7 +220,7 @@ class Loop:
 
     def _have_made(self) -> bool:
         """Have output made. Stopped by design, what there is so far is still written."""
-        if self.stopped.startswith("SIG"):
+        if self.stopped not in KEPT:
             return False
         more = self._desk.fill(self._has_room)
         if self.stopped and self._desk.is_deserted:  # time was up, and took all lanes with it
@@ -257,7 +282,7 @@ class Loop:
         """Look at the input. If it breaks, what came before is still done and committed; then the error is raised."""
         try:
             return look()
-        except Exception as error:
+        except BaseException as error:  # an iterable may raise anything
             self._intake.end()
             self.error = self.error or error
             return None

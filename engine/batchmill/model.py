@@ -171,6 +171,7 @@ class Report:
     `changed` counts done items that kept their old result although their content changed, `repeated` the occurrences
     of an id after its first, `blank` the empty lines passed over, `older_source` the results made by other source of
     the function. `stopped` names what ended the run early ("" when it ran to the end): "limit", "SIGINT", ….
+    `error` is the type and message of the error that ended it, where one did.
     """
 
     started: float
@@ -195,6 +196,7 @@ class Report:
     failures: tuple[FailureGroup, ...] = ()
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
 
     @property
     def rate(self) -> float:
@@ -216,10 +218,14 @@ class Report:
 
 
 class Stop(NamedTuple):
-    """A request to stop: `reason` is a signal's name or a word; `insist` kills what is running."""
+    """A request to stop: `reason` is a signal's name or a word; `insist` kills what is running.
+
+    `error` says which, where the reason is an error.
+    """
 
     reason: str
     insist: bool
+    error: str = ""
 
 
 class Wake(NamedTuple):

@@ -21,8 +21,11 @@ from batchmill.layout import Frames, Layout, parts_of
 from batchmill.ordering import Part, RenderOrder, stretches
 from batchmill.scatter import SortOrder, Work
 from batchmill.target import STDOUT, open_target
+from batchmill.time_limit import TIME_UP
 from batchmill.unsaid import NOTHING, Unsaid
 
+# What becomes of -o FILE, by what ended the run; what is not here leaves nothing.
+KEPT = {"": "whole", "limit": "partial", "max-failures": "partial", TIME_UP: "partial"}
 _WASTE = 4  # a stream may decode so many times the items that it writes,
 _FREE = 2_000_000  # and so many without a second thought
 _AHEAD = 64  # orders that may be out, or made before it is their turn

@@ -183,7 +183,7 @@ def _shown(value: Any) -> str:
 def begin_run(checkpoint: Checkpoint, history: History, values: Mapping[str, Any]) -> dict[str, Any]:
     """Append the RUN frame of a run that begins; returns its map. A later RUN frame of the same number adds to it."""
     run = {
-        "run": max(history.runs, default=0) + 1,
+        "run": history.next_run,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": time.time(),

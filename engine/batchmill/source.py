@@ -26,6 +26,7 @@ from batchmill.reply import describe
 
 MAX_CHUNK = 4 << 20  # bytes of a chunk, but for a single record that is longer
 _KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
+_PARTING = 0.5  # seconds in which an iterable may give one more item: it may also wait for ever
 _STALE = 0.02  # seconds after which items that were pulled go out, even if fewer than asked for
 
 
@@ -281,7 +282,7 @@ class ItemSource:
         self.position = 0
         self.ended = False
         self._id = id
-        threads.start(self._pull, "feeder", items)
+        self._thread = threads.start(self._pull, "feeder", items)
 
     def _pull(self, items: Iterable[Any]) -> None:
         try:
@@ -347,6 +348,7 @@ class ItemSource:
         with self._asked:
             self._over = True
             self._asked.notify()
+        self._thread.join(_PARTING)
 
 
 def _plain_id(id_of: Callable[[Any], Any], item: Any) -> Any:
