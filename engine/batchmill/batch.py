@@ -358,7 +358,7 @@ class _Session:
             retrier=retrier,
             tracker=self.tracker,
             desk=self._desk,
-            sealer=Sealer(self._plan.identifier(), settings.shard, self._run["run"], keeps_items=settings.with_item),
+            sealer=Sealer(self._plan.identifier(), settings.shard, self._number, keeps_items=settings.with_item),
             callbacks=callbacks,
             window=settings.window,
             grace=settings.grace,
