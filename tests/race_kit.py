@@ -20,7 +20,7 @@ from batchmill.reader import Reader
 from checkpoint_kit import outcomes_payload
 
 CHECKPOINT = "x.ckpt"
-META = {"function": "f", "id_rule": None}
+META = {"function": "f", "id_rule": "field id"}
 ITEMS = [f"i{number}" for number in range(8)]
 GONE = (1 << 22) + 1  # the id of no process
 KEEP = 99  # more than there are commands: whatever is moved aside stays

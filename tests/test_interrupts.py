@@ -21,7 +21,7 @@ import batchmill
 import work_kit
 from cli_kit import environment
 from fault_kit import until
-from process_kit import parent_of
+from process_kit import parent_of, started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are read from /proc")
 
@@ -370,7 +370,7 @@ if __name__ == "__main__":
 def test_ctrl_c_is_never_lost_while_workers_start(door: str, elsewhere: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(INTERRUPTED)
     for delay in (0.0, 0.03, 0.06, 0.1, 0.15, 0.25, 0.5):
-        with subprocess.Popen(
+        with started(
             [sys.executable, "script.py", door, elsewhere], cwd=tmp_path, env=environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         ) as process:  # fmt: skip
@@ -388,7 +388,7 @@ def test_ctrl_c_is_never_lost_while_workers_start(door: str, elsewhere: str, tmp
 def test_ctrl_c_while_a_name_is_imported_comes_at_once(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text("import os, time\nos.write(1, b'up')\ntime.sleep(1000)\n")
     script = "from batchmill.importing import attribute\nattribute('endless', 'name')"
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
