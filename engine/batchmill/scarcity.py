@@ -40,9 +40,12 @@ _BY_NUMBER = {
 _OF_A_PLACE = {errno.EFBIG, errno.ENOSPC, errno.EDQUOT}
 
 
+_NO_ROOM = "failed to map segment"  # what the loader of shared libraries says where memory is short
+
+
 def lacking_number(error: BaseException) -> int | None:
     """The errno of what was lacking, None where it was something else."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and _NO_ROOM in str(error)):
         return errno.ENOMEM
     if isinstance(error, OSError):
         return error.errno if error.errno in _BY_NUMBER else None
