@@ -193,14 +193,17 @@ def test_a_stopped_fork_server_is_replaced_when_a_worker_is_needed(tmp_path: Pat
     assert not [line for line in witnessed(tmp_path) if line.startswith("TWICE")]
 
 
-def test_row_40_a_fork_server_killed_while_lanes_start_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+def test_row_40_a_fork_server_killed_or_stopped_while_lanes_start_is_replaced(
+    signum: signal.Signals, tmp_path: Path
+) -> None:
     prepare(tmp_path, numbered(6, sleep=0.01))
     for delay in (0.0, 0.02, 0.05, 0.08, 0.12):
         command = ("f.py:alone", "items.jsonl", "-c", f"{delay}.ckpt", "-o", "out.jsonl", "-j", "2")
         with running(*command, cwd=tmp_path) as run:
             run.until(lambda: fork_servers_of(run), "the fork server")
             time.sleep(delay)
-            send(signal.SIGKILL, fork_servers_of(run))
+            send(signum, fork_servers_of(run))
             ended = run.end()
             run.assert_gone()
         assert (ended.status, ended.err) == (0, ""), delay

@@ -380,11 +380,11 @@ def busy_seconds() -> float:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped (SIGSTOP), and so does nothing until it is continued."""
+    """Whether a process is stopped (SIGSTOP), and so does nothing until it is continued; not for a tracer."""
     import psutil
 
     try:
-        return bool(psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     except psutil.Error:
         return False
 

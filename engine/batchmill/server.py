@@ -94,9 +94,14 @@ class Connection:
         _connections.add(self)
 
     def is_up(self, patience: float) -> bool:
-        """Whether a start would be answered at once, after at most `patience` seconds: preloading may take minutes."""
+        """Whether a start would be answered at once, after at most `patience` seconds: preloading may take minutes.
+
+        One that was stopped meanwhile is lost.
+        """
         with self._lock:
             self._is_up = self._is_up or self.is_lost or _is_readable(self._control, patience)
+            if not self._is_up and _is_stopped(self._pid):
+                self._lose()
             return self._is_up
 
     def start(self, kind: int, descriptors: Sequence[int]) -> Started:
@@ -222,7 +227,7 @@ class ForkServer:
             return self._connection
 
     def is_up(self, patience: float) -> bool:
-        """See Connection. Raises OSError where the process cannot be started."""
+        """See Connection; where one is lost, the next call asks another. Raises OSError where none can be started."""
         return self.prestart().is_up(patience)
 
     def start(self, kind: int, descriptors: Sequence[int]) -> Started:
