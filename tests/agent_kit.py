@@ -104,7 +104,7 @@ class Agent:
         spec = FunctionSpec("file", "items", "work", path=str(self.path), directory=str(folder))
         lane = LaneSetup(
             spec=spec, init=init, format="jsonl", id_field=None, shard=None, with_item=False, run=1, ids_needed=True,
-            environ={}, directory=str(folder), output="stderr",
+            environ={}, directory=str(folder), is_silent=False,
         )  # fmt: skip
         self.agent = AgentProcess(
             AgentSetup(range(lanes), lane, pickle.dumps({}), Settings(**limits), files or {}, lease)

@@ -51,7 +51,7 @@ def lane(
         ids_needed=ids_needed,
         environ={},
         directory="/",
-        output="none",
+        is_silent=True,
     )
     state.identifier = Identifier(format, IdRule(id_field), shard, ids_needed)
     state.pack = Packing().result

@@ -110,11 +110,15 @@ def test_results_written_to_a_full_stdout_do_not_claim_a_complete_checkpoint(tmp
     assert not re.search(r"\bcomplete\b", ended.stderr)
 
 
-def test_worker_output_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
-    ended = run_items(tmp_path, "--worker-output", "none/such")
+@pytest.mark.parametrize(("name", "why"), [("none/such", "No such file"), ("fifo", "no program reads from it")])
+def test_worker_output_that_cannot_be_opened_is_one_line(name: str, why: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    ended = run_items(tmp_path, "--worker-output", name)
     assert ended.status == 74
     assert ended.err.count("\n") == 1
+    assert f"cannot write {name}: {why}" in ended.err
     assert "--worker-output" in ended.err
+    assert not (tmp_path / CHECKPOINT).exists(), "nothing had begun"
 
 
 # Items

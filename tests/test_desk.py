@@ -180,7 +180,7 @@ class Alone:
     def __init__(self, folder: Path, *orders: object) -> None:
         setup = LaneSetup(
             spec=None, init=None, format=None, id_field=None, shard=None, with_item=False, run=1, ids_needed=False,
-            environ=dict(os.environ), directory=str(folder), output="none",
+            environ=dict(os.environ), directory=str(folder), is_silent=True,
         )  # fmt: skip
         self.output = _Wanted(*orders)
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -65,7 +65,7 @@ class There:
         self._files = collect(spec)
         self._lane = LaneSetup(
             spec=spec, init=None, format="lines", id_field=None, shard=None, with_item=False, run=1, ids_needed=True,
-            environ={}, directory=str(folder), output="stderr", timeout=limits.timeout,
+            environ={}, directory=str(folder), is_silent=False, timeout=limits.timeout,
         )  # fmt: skip
         self.lanes = RemoteLanes(self.events.put, Wake(), self.messages.append)
         self.guard = RemoteGuard(self.lanes, limits, 0.1, self.messages.append)  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ class Agent:
     ) -> None:
         self._send = send
         self._inbox = inbox
-        self._prints = None if setup.lane.output == "none" else Prints(inbox)
+        self._prints = None if setup.lane.is_silent else Prints(inbox)
         self._cores = usable_cores()[0]
         raise_descriptor_limit(len(setup.slots))
         self._pool = _Lanes(
@@ -362,7 +362,6 @@ def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, st
         init=settled(lane.init, places),
         environ={**thread_caps(len(setup.slots), cores, environ), **environ},
         directory=lane.directory if os.path.isdir(lane.directory) else folder,
-        output="none" if lane.output == "none" else "stderr",
         close=(),
     )
 

@@ -178,14 +178,22 @@ def open_output(path: str) -> Draft:
     if path.endswith("/") or (status and stat.S_ISDIR(status.st_mode)):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if status and not stat.S_ISREG(status.st_mode):
-        fd = os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # no reader of a FIFO: an error
-        os.set_blocking(fd, True)
-        return Draft(fd, target, None, Disk())
+        return Draft(open_at_once(target), target, None, Disk())
     draft = _open_beside(target)
     if status and status.st_uid == os.geteuid():
         with suppress(OSError):  # a private file stays private, where the file system knows modes at all
             os.fchmod(draft.fd, stat.S_IMODE(status.st_mode) & 0o777)
     return draft
+
+
+def open_at_once(path: str, flags: int = 0) -> int:
+    """A descriptor to write to `path`, as it is; raises OSError. The reader of a FIFO is not waited for."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | flags, 0o666)
+    except OSError as error:
+        raise OSError(error.errno, "no program reads from it") if error.errno == errno.ENXIO else error from None
+    os.set_blocking(fd, True)
+    return fd
 
 
 def _open_beside(target: str) -> Draft:

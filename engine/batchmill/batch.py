@@ -214,6 +214,7 @@ class _Session:
         stack.callback(self._source.close)
         if plan.output is not None:
             check_target(plan.output, plan.settings.output_format)  # before --fresh moves a checkpoint aside
+        self._prints = plan.open_prints(stack)
         self._site = self._find_site(cluster)  # a scheduler that cannot be reached leaves everything as it was
         stack.callback(self._site.close)
         if plan.checkpoint is None and plan.output is None and not plan.settings.retries:  # a retry reads the item back
@@ -284,7 +285,8 @@ class _Session:
         self._matcher = self._make_matcher()
         lock = None if passing is None else passing.fileno()
         keep = -1 if plan.checkpoint is None else self._checkpoint.fileno()
-        self._pool = self._site.lanes(self._number, self._events.put, worker_output, lock, keep)
+        prints = worker_output if self._prints is None else self._prints
+        self._pool = self._site.lanes(self._number, self._events.put, prints, lock, keep)
         self._stack.callback(self._pool.close, 0.0)
         self.tracker = self._make_tracker(on_progress)
         self._output = self._open_output()

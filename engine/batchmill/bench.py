@@ -103,9 +103,10 @@ class Bench:
         deadline = self._clock() + self._asked.seconds
         with ExitStack() as stack:
             sample = self._draw(stack)
+            prints = self._plan.open_prints(stack)
             lanes = _Lanes(self._plan, sample, self._events, on_message, self._clock)
             stack.callback(lanes.close)
-            unfit = lanes.start(self._by_environment(self._asked.counts))
+            unfit = lanes.start(self._by_environment(self._asked.counts), prints)
             asked = replace(self._asked, counts=tuple(n for n in self._asked.counts if n not in unfit))
             survey = Survey(
                 lanes,
@@ -189,8 +190,8 @@ class _Lanes:
 
     # Lanes
 
-    def start(self, groups: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """Start a crew for each group of counts; the counts that memory has no room for."""
+    def start(self, groups: Sequence[Sequence[int]], prints: int | None) -> tuple[int, ...]:
+        """Start a crew for each group of counts, which prints there; the counts that memory has no room for."""
         unfit: list[int] = []
         for counts in groups:
             fitting = [count for count in counts if count not in unfit]
@@ -204,6 +205,7 @@ class _Lanes:
                 self._events.put,
                 start_method=self._plan.settings.start_method,
                 preload=self._plan.settings.preload,
+                output=prints,
             )
             self._crews.update(dict.fromkeys(fitting, crew))
             crew.start_all(self._events, self._plan.settings.start_timeout)

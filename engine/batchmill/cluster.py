@@ -10,7 +10,6 @@ Everything but the constructor and what Site asks runs in the event loop of the 
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
 import time
 import uuid
@@ -28,7 +27,6 @@ from batchmill.errors import (
     ClusterLost,
     ClusterUnfit,
     LanesLost,
-    OutputLost,
 )
 from batchmill.function import FunctionSpec
 from batchmill.guard import Guard
@@ -109,23 +107,9 @@ class Cluster:
         """See Site."""
         self._setup = replace(self._setup, lane=replace(self._setup.lane, run=run))
         self._make_desk = partial(OwnDesk, self._plan.lane_setup(1, run=run), max(1, usable_cores()[0] - 1), put)
-        self._lanes = RemoteLanes(put, Wake(), self._say, self._prints(output), check=self._check_client)
+        self._lanes = RemoteLanes(put, Wake(), self._say, output, check=self._check_client)
         self._attending = asyncio.run_coroutine_threadsafe(self._attend(), self._loop)
         return self._lanes
-
-    def _prints(self, output: int | None) -> int | None:
-        """Where prints go: prints of all workers come here."""
-        name = self._plan.settings.worker_output
-        if name in ("stderr", "none"):
-            return output
-        try:
-            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        except OSError as error:
-            raise OutputLost(
-                f"cannot write {name}: {error.strerror}", "check the path given to --worker-output"
-            ) from None
-        self._own.callback(os.close, file)
-        return file
 
     def _check_client(self) -> None:
         if not self._loop.is_running():

@@ -132,7 +132,7 @@ class OwnDesk(Desk):
     _lanes: Pool
 
     def __init__(self, setup: LaneSetup, size: int, put: Callable[[Any], None], output: Output | None) -> None:
-        setup = replace(setup, spec=None, init=None, preload=(), output="none")
+        setup = replace(setup, spec=None, init=None, preload=(), is_silent=True)
         super().__init__(Pool(setup, {}, size, lambda event: put(Due(partial(self._answered, event)))), output)
         self._died = 0
 

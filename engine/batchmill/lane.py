@@ -257,21 +257,14 @@ def _no_breakpoint(*args: Any, **keywords: Any) -> None:
     raise RuntimeError("breakpoint() works in `batchmill try`, not in a worker")
 
 
-def redirect(output: str, inherited: int | None) -> None:
+def redirect(is_silent: bool, inherited: int | None) -> None:
     """Close stdin, and send stdout and stderr where the run wants them.
 
-    `output` is "stderr", "none" or a file's name; `inherited` is a descriptor to write to in place of stderr, or None.
+    `inherited` is a descriptor to write to in place of stderr, or None; `is_silent`: nobody is to see any of it.
     """
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    if output == "none":
-        target = null
-    elif output != "stderr":
-        target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    elif inherited is None:
-        target = 2
-    else:
-        target = inherited
+    target = null if is_silent else 2 if inherited is None else inherited
     os.dup2(target, 1)
     os.dup2(target, 2)
     for extra in {null, target} - {0, 1, 2}:

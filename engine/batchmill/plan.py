@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,7 +28,7 @@ from batchmill.resources import thread_caps, usable_cores
 from batchmill.resume import default_name
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings, nearest
 from batchmill.source import ByteSource, ItemSource, Source
-from batchmill.target import STDOUT, check_format
+from batchmill.target import STDOUT, check_format, open_prints
 from batchmill.version import __version__
 from batchmill.worker import LaneSetup
 
@@ -100,11 +101,23 @@ class Plan:
             ids_needed=self.checkpoint is not None,
             environ={**thread_caps(workers, cores, os.environ), **os.environ},
             directory=os.getcwd(),
-            output=settings.worker_output,
+            is_silent=settings.worker_output == "none",
             timeout=settings.timeout,
             preload=settings.preload,
             close=close,
         )
+
+    def open_prints(self, stack: ExitStack) -> int | None:
+        """A descriptor for what functions print, closed by `stack`; None: it goes to stderr, or nowhere.
+
+        Opened once for all lanes: a FIFO whose last writer ends has lost its reader. Raises OutputLost.
+        """
+        name = _prints(self.settings)
+        if name is None:
+            return None
+        prints = open_prints(name)
+        stack.callback(os.close, prints)
+        return prints
 
     def meta(self) -> dict[str, Any]:
         """What a new checkpoint's META frame says: whose it is."""

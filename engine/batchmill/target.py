@@ -12,7 +12,7 @@ from typing import Any
 
 from msgpack import Unpacker
 
-from batchmill.atomic import Draft, open_output
+from batchmill.atomic import Draft, open_at_once, open_output
 from batchmill.disk import Disk
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.rows import TABLE
@@ -57,6 +57,16 @@ def check_target(name: str, format: str) -> None:
     is_special = os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name))
     if name != STDOUT and not (is_special and format != "sqlite"):
         open_target(name, format, ("id",), b"").close("nothing")
+
+
+def open_prints(name: str) -> int:
+    """A descriptor that adds to the end of a file, made if need be, for what functions print; raises OutputLost."""
+    try:
+        return open_at_once(name, os.O_CREAT | os.O_APPEND)
+    except OSError as error:
+        said = f"cannot write {name}"
+        remedy = "check the path given to --worker-output"
+        raise limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", remedy) from None
 
 
 class Target:

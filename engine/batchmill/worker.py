@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from batchmill.baseline import Baseline
 from batchmill.board import Board
 from batchmill.command import CommandSpec, Runner, TaskIdentifier
-from batchmill.errors import BatchmillError, OutputLost
+from batchmill.errors import BatchmillError
 from batchmill.formats import IdRule
 from batchmill.function import FunctionSpec, check_arguments, failure, resolve
 from batchmill.identity import Identifier
@@ -43,7 +43,7 @@ class LaneSetup:
     ids_needed: bool
     environ: dict[str, str]
     directory: str
-    output: str  # "stderr", "none" or a file's name
+    is_silent: bool  # what items print is thrown away
     timeout: float | None = None
     preload: tuple[str, ...] = ()
     close: tuple[int, ...] = ()  # descriptors that a forked lane inherited and must let go
@@ -88,7 +88,7 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
         os.chdir(setup.directory)
         output, lock, stdout = inherited
         passer = None if lock is None or stdout is None else Passer(lock, os.dup(stdout), 2)
-        _redirect(setup.output, output)
+        redirect(setup.is_silent, output)
         seal()
         _lane.baseline.watch()
         for module in setup.preload:  # mostly there already; what is not must not be passed over in silence
@@ -118,13 +118,6 @@ def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
 def bound(function: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[Any], Any]:
     """The function as it is called on an item; where it has no keyword arguments, nothing is put in between."""
     return partial(function, **kwargs) if kwargs else function
-
-
-def _redirect(name: str, inherited: int | None) -> None:
-    try:
-        redirect(name, inherited)
-    except OSError as error:
-        raise OutputLost(f"cannot write {name}: {error.strerror}", "check the path given to --worker-output") from None
 
 
 def _initialize(init: Callable[[], Any] | None) -> None:
