@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from cli_kit import environment
-from fault_kit import METHODS, PROGRAM, finish, lines_of
+from fault_kit import METHODS, PROGRAM, finish, lines_of, until
+from process_kit import born_with
 
 FUNCTIONS = '''
 import ctypes, json, multiprocessing, os, signal, subprocess, sys, time
@@ -198,3 +199,16 @@ def test_a_command_that_writes_to_every_descriptor_reaches_nobody(cwd: Path) -> 
     ended = finish("--no-checkpoint", *words, cwd=cwd, command=(PROGRAM, "exec"))
     assert (ended.status, ended.err) == (0, "")
     assert not (cwd / "owned").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_worker_leaves_that_dies_as_soon_as_it_is_there_ends_too(method: str, cwd: Path) -> None:
+    own_session = "" if method == "fork" else 'subprocess.Popen(["sleep", "1000"], start_new_session=True)'
+    (cwd / "dies.py").write_text(
+        f'import os, subprocess\nsubprocess.Popen(["sleep", "1000"])\n{own_session}\nos._exit(7)\n'
+        "def work(item): pass\n"
+    )
+    mark = {"LEFT_BY": str(cwd)}
+    words = ("dies.py:work", "items.jsonl", "--no-checkpoint", "--start-method", method)
+    assert "exited with status 7 while importing" in finish(*words, cwd=cwd, **mark).err
+    until(lambda: not born_with(f"LEFT_BY={cwd}"), "the end of what it had started")

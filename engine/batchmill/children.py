@@ -58,9 +58,12 @@ def kill_tree(pid: int) -> None:
 
 
 def kill_descendants(pid: int) -> None:
-    """SIGKILL all that a process has started, but not itself."""
-    for child in children_of(pid):
-        kill_tree(child)
+    """SIGKILL all that a process has started, but not itself; also what becomes its child by that, as an orphan."""
+    killed: set[int] = set()
+    while left := set(children_of(pid)) - killed:
+        for child in left:
+            kill_tree(child)
+        killed |= left
 
 
 def _stopped(pid: int) -> list[int]:

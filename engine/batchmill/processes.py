@@ -5,8 +5,11 @@
     fork         the program itself forks: faster to begin, and unsafe where it has threads
 
 A worker is ended in one way, here: whoever has told it that nothing more comes waits PATIENCE seconds (`join`), then it
-is killed with all that it has started. Nothing waits longer: ProcessPoolExecutor joins its process while it holds a
-lock that `submit` and `shutdown` need, and an item can leave behind a thread, a timer or an exit handler without end.
+is killed with all that it has started. One that ends in another way leaves that behind: its group is killed when it is
+let go of, and what had left the group by the fork server, whose child it has become. By the method fork there is no
+such parent, and what has a session of its own lives on. Nothing waits longer: ProcessPoolExecutor joins its process
+while it holds a lock that `submit` and `shutdown` need, and an item can leave behind a thread, a timer or an exit
+handler without end.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from batchmill import lane
 from batchmill.anonymous_file import file_with
-from batchmill.children import exit_code, kill_tree, pidfd_open, reap
+from batchmill.children import exit_code, kill_tree, pidfd_open, reap, send
 from batchmill.lane import Birth, Passed
 from batchmill.server import SPAWN, START, ForkServer, Started
 from batchmill.signals import STOPPING
@@ -168,10 +171,11 @@ class WorkerProcess:
             kill_tree(self.pid)
 
     def close(self) -> None:
-        """Let go of a process that has ended."""
+        """Let go of a process that has ended, and kill what it has left in its group: the number is still its own."""
         if self._is_closed or not self.wait(0):
             return
-        self.exitcode  # noqa: B018 - it can be known only as long as the process is kept
+        if self.exitcode is not None:  # else nobody keeps the process, nor its number; the exit code is known from here
+            send(os.killpg, self.pid, signal.SIGKILL)
         self._is_closed = True
         if self._started.connection is None:
             reap(self.pid)

@@ -26,7 +26,6 @@ from batchmill.server import ENDED, FAILED, HELLO, RELEASE, SPAWN, STARTED, Mess
 # What every worker would import again: our code for it, the executor's, and what its calls are unpickled with.
 _PRELOAD = ("batchmill.worker", "concurrent.futures.process", "multiprocessing.queues", "orjson")
 _SUBREAPER = 36  # prctl's
-_CALM = 0.05  # seconds without a request after which there is time for what no worker waits for
 _LAST = 2.0  # seconds for killed processes to be gone
 
 
@@ -63,14 +62,11 @@ class _Server:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        patience: float | None = _CALM * 1000
         try:
             Message(HELLO, os.getpid()).send(self._control)
+            _adopt_orphans()  # before there is a worker: one may end as soon as it is there
             while True:
-                ready = dict(poll.poll(patience))
-                if not ready:
-                    _adopt_orphans()
-                    patience = None
+                ready = dict(poll.poll())
                 if self._wake in ready:
                     os.read(self._wake, 4096)
                     self._look()
