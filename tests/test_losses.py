@@ -119,6 +119,12 @@ def test_a_record_that_was_alone_each_time_a_machine_was_lost_fails_after_its_st
     assert condemned.verdict is not None
     assert condemned.verdict.type == "WorkerDied"
     assert "tcp://a:1 was lost while running it and nothing else, 2 times" in condemned.verdict.message
+    assert not condemned.sealed, "it is opened once more, for its own id"
+    assert condemned.alone
+    machines.lose((opening := machines.hand(condemned), 0), alone=opening)
+    sealed = machines.ledger.take(1)
+    assert sealed is not None
+    assert (sealed.sealed, sealed.verdict) == (True, condemned.verdict)
 
 
 def test_several_records_that_were_alone_together_are_told_apart_before_one_is_charged() -> None:

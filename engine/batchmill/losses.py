@@ -63,9 +63,8 @@ class Losses:
                 assert strike is not None
                 self._strike({"position": strike.first, "count": strike.count, "exit": None})
                 if self._ledger.condemned(strike):
-                    was_opened = self._pool.was_opened(lane, flight.serial, 0)
-                    error = machine_verdict(lane.machine_lost, strike.count)
-                    self._ledger.condemn(strike.first, error, sealed=not was_opened)
+                    # Whether it had been opened nobody knows: it is once more, for its id, and alone.
+                    self._ledger.condemn(strike.first, machine_verdict(lane.machine_lost, strike.count))
             else:
                 self._ledger.suspect(flight.serial, reached[1] if flight.serial == reached[0] else 0)
 
