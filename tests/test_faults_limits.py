@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fault_kit import PROGRAM, numbered, prepare
+from fault_kit import CHECKPOINT, PROGRAM, committed, numbered, prepare, write_items
 from limit_kit import LACKING, as_somebody, assert_fair, can_be_somebody, cgroup, limited, under, with_mounts
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
@@ -129,6 +129,20 @@ def test_a_first_worker_that_is_killed_for_memory_is_one_line(place: Path) -> No
     assert ended.status == LACKING
     (line,) = ended.err.splitlines()
     assert "was killed by SIGKILL while starting: most likely, there is not enough memory" in line
+
+
+def test_of_items_that_fit_alone_but_not_together_none_fails_with_the_one_that_fits_nowhere(place: Path) -> None:
+    (place / "g.py").write_text(
+        "import os\ndef work(item): return len(bytes(os.urandom(1 << 20)) * item['mebibytes'])\n"
+    )
+    write_items(place / "items.jsonl", [{"id": f"i{n}", "mebibytes": 300 if n == 9 else 16} for n in range(ITEMS)])
+    words = ("g.py:work", "items.jsonl", "-c", CHECKPOINT, "-j", "4", "--chunk-size", "1")
+    with cgroup("memory", "memory.limit_in_bytes", 100 << 20) as enter:
+        ended = under(PROGRAM, "run", *words, at=place, before=enter)
+    assert ended.status == 1, ended.err
+    assert {id for id, outcome in committed(place).items() if not outcome.ok} == {"i9"}, ended.err
+    assert "id i9 (line 10): the worker (pid " in ended.err
+    assert "likely out of memory" in ended.err
 
 
 @pytest.mark.parametrize("size", [1, 100, 1000, 5000, 20_000])

@@ -1,4 +1,6 @@
-"""What becomes of the chunks of lanes that were lost with their machine: which run again alone, and who is charged."""
+"""What becomes of the chunks of lanes that were lost with their machine, or killed for want of memory: which run again
+alone, and who is charged.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Machines:
         self.refunded = 0
         self.strikes: list[dict[str, Any]] = []
         lanes = Lanes(2, lambda event: None, self.board)
-        self._losses = Losses(lanes, self.ledger, cast("Guard", None), self._refund, self.strikes.append)
+        guard = cast("Guard", SimpleNamespace(verdict=lambda lane, code: None, memory_trouble=lambda lane: "little"))
+        self.losses = Losses(lanes, self.ledger, guard, self._refund, self.strikes.append)
+        self.lanes = lanes
 
     def _refund(self, items: int) -> None:
         self.refunded += items
@@ -44,8 +48,13 @@ class Machines:
         lane = Lane(slot, cast("Any", SimpleNamespace(exitcode=None)))
         lane.machine_lost, lane.alone, lane.is_spared = "tcp://a:1", alone, spared
         self.board[COLUMNS * slot] = 0 if at is None else (at[0] << RECORD_BITS) + at[1] + 1
-        self._losses.take_back(lane, stopped=stopped)
-        assert self._losses.why(lane) == "machine lost"
+        self.losses.take_back(lane, stopped=stopped)
+        assert self.losses.why(lane) == "machine lost"
+
+    def kill(self, at: tuple[int, int]) -> None:
+        """The lane in slot 0 is killed for want of memory while it runs record `at`: (serial, offset)."""
+        self.board[0] = (at[0] << RECORD_BITS) + at[1] + 1
+        self.losses.take_back(Lane(0, cast("Any", SimpleNamespace(exitcode=-9))), stopped=False)
 
     @property
     def waiting(self) -> list[tuple[int, int, bool]]:
@@ -141,3 +150,36 @@ def test_nobody_is_suspect_once_the_run_is_stopped() -> None:
     machines.lose((serial, 1), stopped=True)
     assert machines.waiting == [(0, 3, False)]
     assert machines.refunded == 3
+
+
+def test_who_is_killed_for_want_of_memory_beside_others_runs_alone_before_it_is_charged() -> None:
+    machines = Machines(crash_retries=0)
+    other = machines.hand(chunk(3, 1), lane=1)
+    machines.kill((machines.hand(chunk(0, 3)), 1))
+    assert machines.waiting == [(0, 1, False), (1, 1, True), (2, 1, False)]
+    machines.hand(lane=1)
+    assert machines.ledger.is_to_wait, "what is to be alone is next"
+    machines.ledger.returned(other, 1)
+    machines.ledger.returned(other + 2, 1)
+    assert not machines.ledger.is_to_wait
+    alone = machines.hand()
+    assert machines.ledger.is_to_wait, "it is in the air"
+    assert machines.strikes == []
+    machines.kill((alone, 0))
+    assert machines.strikes == [{"position": 1, "count": 1, "exit": -9}]
+
+
+def test_the_only_lane_is_charged_at_once() -> None:
+    machines = Machines()
+    machines.lanes.size = 1
+    machines.kill((machines.hand(chunk(0, 3)), 1))
+    assert [strike["position"] for strike in machines.strikes] == [1]
+
+
+def test_as_many_as_there_are_lanes_that_did_no_harm_alone_are_a_lane_too_many() -> None:
+    machines = Machines()
+    found = []
+    for first in range(4):
+        machines.kill((machines.hand(chunk(first, 1)), 0))
+        found.append(machines.losses.survived(machines.ledger.returned(machines.hand(), 1)))
+    assert found == [False, True, False, True]

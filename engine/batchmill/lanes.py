@@ -182,6 +182,14 @@ class Lanes:
         """A lane cannot come up, for that reason, though others have: what is to end the run, None to go on without."""
         return error
 
+    isolates = False  # whether lanes see to it themselves that a chunk which is to be alone is
+
+    def shrink(self) -> None:
+        """Go on with one lane fewer."""
+        self.size -= 1
+        if len(self.lanes) > self.size:
+            self.retire(self.lanes[max(self.lanes)])
+
     def place(self, lane: Lane) -> str:
         """The machine that the lane is on; "" is this one."""
         return ""

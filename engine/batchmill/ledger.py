@@ -11,6 +11,8 @@ A chunk in flight (a flight) moves by this table; any other event raises Illegal
     SHORT      lost       over      the same
     HANDED     suspect    over      everything goes back; the second time, to run alone from the suspect on
     SHORT      suspect    over      the same
+    HANDED     isolate    over      everything goes back; the suspect is to run alone
+    SHORT      isolate    over      the same
 
 Blame (TRAPS.md 10): the record on the board gets the strike. A lane that died with no record on the board, or with all
 of its machine, counts against its chunk; the second time the chunk's records go one by one.
@@ -98,6 +100,17 @@ class Ledger:
 
     def _queue(self, chunk: Chunk) -> deque[Chunk]:
         return self._scans if chunk.scan else self._ready
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether a chunk that is to run alone is in the air."""
+        return any(flight.chunk.alone for flight in self)
+
+    @property
+    def is_to_wait(self) -> bool:
+        """Whether nothing is to be handed out now: such a chunk is in the air, or the next, and others still are."""
+        is_next = bool(self._ready) and self._ready[0].alone
+        return self.is_alone or (is_next and bool(self._flights))
 
     def take_scan(self) -> Chunk | None:
         """The next chunk whose ids are to be read; None where none waits."""
@@ -213,15 +226,34 @@ class Ledger:
         if chunk.records:
             self.put_first(chunk)
 
+    def isolate(self, serial: int, suspect: int | None) -> None:
+        """The lane of flight `serial` died of what ran there, or of what ran beside it: nobody is charged yet.
+
+        Everything waits again, first in line, the suspect to run alone; all of the chunk, where it is not known.
+        """
+        flight = self._flight(serial)
+        chunk = flight.chunk
+        del self._flights[serial]
+        if suspect is None:
+            self.put_first(chunk._replace(alone=bool(chunk.records)))
+        elif suspect < chunk.records:
+            self._set_apart(chunk, suspect, lambda record: record._replace(alone=True))
+        elif chunk.records:
+            self.put_first(chunk)  # it had been taken back
+
     def _strike(self, chunk: Chunk, offset: int) -> Strike:
         first = chunk.first + offset
         count = self._strikes[first] = self._strikes.get(first, 0) + 1
+        self._set_apart(chunk, offset, lambda record: record._replace(crashes=record.crashes + 1))
+        return Strike(first, count)
+
+    def _set_apart(self, chunk: Chunk, offset: int, mark: Callable[[Chunk], Chunk]) -> None:
+        """Let a chunk wait again, first in line, the record at `offset` as a chunk of its own, marked."""
         before, rest = self.divide(chunk, offset) if offset else (None, chunk)
-        alone, after = self.divide(rest, 1) if rest.records > 1 else (rest, None)
-        for piece in (after, alone._replace(crashes=alone.crashes + 1), before):
+        record, after = self.divide(rest, 1) if rest.records > 1 else (rest, None)
+        for piece in (after, mark(record), before):
             if piece is not None:
                 self.put_first(piece)
-        return Strike(first, count)
 
     def condemned(self, strike: Strike) -> bool:
         """Whether the record has had its last try."""

@@ -237,6 +237,8 @@ class Loop:
                     continue
                 if given == TURN:
                     return True
+                if self._ledger.is_to_wait and not self._pool.isolates:
+                    return False
                 if not self._give(lane):
                     self._share()
                     return False
@@ -346,6 +348,8 @@ class Loop:
             if done:
                 self._intake.scanned(self._head(chunk, done), answer.scan)
         else:
+            if done and self._losses.survived(chunk):
+                self._starts.shrink("there is no memory for more at once")
             items = self._commit(chunk, answer.parts)
             self._guard.counted(lane, items)
         if answer.trouble:
@@ -407,7 +411,8 @@ class Loop:
             self._gone(lane)
         self._desk.look()
         if not self.stopped:
-            self._starts.start_missing()
+            if self._pool.isolates or not self._ledger.is_alone:
+                self._starts.start_missing()
             self._pace.fit(self._pool.size, self._pool.round_trip)
             self._depth = self._pace.depth(self._window)
             self._retrier.look(now)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from batchmill.blame import DISCONNECTED, Blame, describe_exit, machine_verdict, verdict
+from batchmill.blame import DISCONNECTED, KILLED, Blame, describe_exit, machine_verdict, verdict
 from batchmill.guard import Guard
 from batchmill.lanes import Lane, Lanes
 from batchmill.ledger import Flight, Ledger
+from batchmill.model import Chunk
 
 
 class Losses:
-    """`refund` gives items back to the intake's count; `strike` makes a charge durable before the record runs again."""
+    """`refund` gives items back to the intake's count; `strike` makes a charge durable before the record runs again.
+
+    Whom the kernel kills for want of memory need not be who took it: while there is more than one lane, a record is
+    charged with that only if it ran alone. As many as there are lanes that did no harm alone, and none that did between
+    them, are one lane too many.
+    """
 
     def __init__(
         self,
@@ -28,6 +34,7 @@ class Losses:
         self._refund = refund
         self._strike = strike
         self._blame = Blame()
+        self._acquitted = 0
 
     def take_back(self, lane: Lane, *, stopped: bool) -> None:
         """Take all flights of a lane that is confirmed dead; nobody is charged once the run is `stopped`."""
@@ -77,10 +84,14 @@ class Losses:
         if sentence is None and blame:
             has_begun = not lane.items or self._pool.has_begun(lane, flight.serial)
             is_clear = has_begun and bool(lane.disconnected or lane.raised)
+            if code == KILLED and memory is not None and not is_clear and self._is_one_of_many(flight.chunk):
+                self._ledger.isolate(flight.serial, offset)
+                return
             blame = is_clear or self._blame.is_its_own(first, code, memory, has_begun=has_begun)
         strike = self._ledger.lost(flight.serial, offset, blame=blame)
         if strike is None:
             return
+        self._acquitted = 0
         self._strike({"position": strike.first, "count": strike.count, "exit": code})
         # What the lane did not live to call the function on is not opened again.
         was_opened = self._pool.was_opened(lane, flight.serial, strike.first - flight.chunk.first)
@@ -92,6 +103,20 @@ class Losses:
             how = DISCONNECTED if cut_off else f"raised {lane.raised}" if lane.raised else describe_exit(code)
             error = verdict(how, lane.pid, strike.count, memory, was_opened=was_opened)
             self._ledger.condemn(strike.first, error, sealed=not was_opened)
+
+    def _is_one_of_many(self, chunk: Chunk) -> bool:
+        """Whether something else may have run beside a chunk."""
+        return self._pool.size > 1 and not (chunk.alone or chunk.scan)
+
+    def survived(self, chunk: Chunk) -> bool:
+        """Records of a chunk were answered for; whether that shows that there is a lane too many."""
+        if not chunk.alone or self._pool.isolates or chunk.verdict is not None:
+            return False
+        self._acquitted += 1
+        if not self._acquitted >= self._pool.size > 1:
+            return False
+        self._acquitted = 0
+        return True
 
     def why(self, lane: Lane) -> str:
         """Why a lane ended, in a word for the checkpoint."""

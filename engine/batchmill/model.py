@@ -40,7 +40,7 @@ class Chunk(NamedTuple):
     record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it. `sealed`:
     not even opened any more, not for its id either. `scan`: its records are opened for their ids, and not run.
     `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a sample's).
-    `alone`: nothing else is to run on its machine meanwhile, for that may be lost with it.
+    `alone`: nothing else is to run on its machine meanwhile, for that may be lost with it, or have too little memory.
     """
 
     first: int

@@ -154,6 +154,8 @@ class RemoteLanes(Lanes):
     run that nobody can go on with is raised by `gone`.
     """
 
+    isolates = True  # agents do
+
     def __init__(
         self,
         put: Callable[[Any], None],

@@ -75,4 +75,4 @@ def _alone(chunk: Chunk, offset: int, format: Format | None) -> Chunk:
     """One record of a chunk as a chunk of its own."""
     rest = formats.divide(chunk, offset, format)[1] if offset else chunk
     alone = formats.divide(rest, 1, format)[0] if rest.records > 1 else rest
-    return alone._replace(skip=None, crashes=0, verdict=None)
+    return alone._replace(skip=None, crashes=0, verdict=None, alone=False)

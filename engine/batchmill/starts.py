@@ -88,6 +88,11 @@ class Starts:
         self._lanes.size = len(self._lanes.lanes)
         self._message(f"Only {plural(self._lanes.size, 'worker')} could be started: {why}")
 
+    def shrink(self, why: str) -> None:
+        """Go on with one lane fewer."""
+        self._lanes.shrink()
+        self._message(f"Only {plural(self._lanes.size, 'worker')} from now on: {why}")
+
     def greet(self, lane: Lane, ready: Ready) -> bool:
         """A lane says that it is up, or why it never will be; whether it is the first one of all."""
         if isinstance(ready.error, (FunctionStarved, OutOfResources)):
