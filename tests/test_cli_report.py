@@ -130,7 +130,7 @@ def test_a_live_run_is_said_to_be_running(work: Path) -> None:
         run.kill()
         run.wait(timeout=60)
     assert re.search(r"Still running since [-0-9: ]+: this is how it stood at ", words(body(live.stdout)))
-    assert "Killed: run 1 ended without a report" in words(body(killed.stdout))
+    assert "Run 1 ended without a report (it was killed" in words(body(killed.stdout))
 
 
 def test_a_checkpoint_without_outcomes_gives_a_page_that_says_so(work: Path) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+import batchmill as engine
 from batchmill.checkpoint import Reader
 from batchmill.framing import FrameType
 from batchmill.settings import Settings
+from batchmill.tracker import Tracker
 from batchmill_cli.program import run_again
 from cli_kit import PROGRAM, batchmill, environment, shell
 from process_kit import start
@@ -114,6 +116,15 @@ def test_the_counts_of_a_live_run_never_contradict_each_other(work: Path) -> Non
     assert re.search(r"^machine   2 workers, cpu \d+%, rss ", text, re.MULTILINE)
 
 
+def test_a_run_that_could_not_report_says_which_error_ended_it(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tracker, "report", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.run(abs, [1, -2], checkpoint=str(work / "x.ckpt"), workers=1)
+    text = status("x.ckpt", work)
+    assert text.splitlines()[0].endswith("ended without a report: ZeroDivisionError: division by zero")
+    assert "2 done, 0 failed" in text
+
+
 def test_a_killed_run_is_said_to_be_and_the_command_that_continues_it_works(work: Path) -> None:
     with running(work, "--set", "seconds=0.02", "--timeout", "1m") as run:
         run.send_signal(signal.SIGKILL)
@@ -121,7 +132,7 @@ def test_a_killed_run_is_said_to_be_and_the_command_that_continues_it_works(work
         text = status("x.ckpt", work)
     first = text.splitlines()[0]
     assert f"(pid {run.pid} on " in first
-    assert first.endswith("ended without a report: it was killed")
+    assert first.endswith("ended without a report: it was killed, or could not write one")
     done = json.loads(batchmill("status", "x.ckpt", "--json", cwd=work).stdout)["done"]
     again = command_of("continue", text)
     assert "--timeout 60" in again

@@ -19,7 +19,7 @@ from batchmill_cli import figures
 from batchmill_cli.markup import Column, Markup, details, facts, join, lines, plain, table, tag
 from batchmill_cli.page_style import ICONS, STYLE, SYMBOLS
 from batchmill_cli.plots import share, short_time
-from batchmill_cli.report import as_json, cause, first_line, moment, news, percent, show_id, span
+from batchmill_cli.report import as_json, cause, first_line, moment, news, no_report, percent, show_id, span
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 FIRST_RUNS, LAST_RUNS = 5, 35  # rows of the table of runs
@@ -91,9 +91,8 @@ def _state(story: Story) -> tuple[str, str]:
     if last is None:
         return "odd", "Nothing was run yet"
     if last.report is None:
-        return "bad", (
-            f"Killed: run {last.number} ended without a report, its last sign of life was {moment(last.ended)}"
-        )
+        sign = f"its last sign of life was {moment(last.ended)}"
+        return "bad", f"Run {last.number} ended without a report ({no_report(last.facts)}), {sign}"
     said, code = news(last.report), last.report.exit_code
     why = f": {first_line(last.report.error)}" if last.report.error else ""
     sentence = f"{said[:1].upper()}{said[1:]} (exit {code}){why}"
@@ -282,7 +281,7 @@ def _run_row(story: Story, run: RunTold) -> Sequence[object]:
 def _ending(story: Story, run: RunTold) -> Markup:
     if run.report is None:
         is_running = story.live is not None and not story.is_new and run is story.last
-        return plain("running") if is_running else tag("span", "killed, no report", class_="no")
+        return plain("running") if is_running else tag("span", "no report", class_="no")
     stopped, code = run.report.stopped, run.report.exit_code
     return plain(f"{cause(stopped) if stopped else 'finished'} (exit {code})", 80)
 

@@ -97,6 +97,11 @@ def cause(stopped: str) -> str:
     return _CAUSES.get(stopped) or f"stopped by --{stopped}"
 
 
+def no_report(run: Mapping[str, Any]) -> str:
+    """Why a run that is over has no report; `run` is what was written down of it."""
+    return first_line(run["error"]) if run.get("error") else "it was killed, or could not write one"
+
+
 def results(report: Report) -> int:
     """Items of the input that have an ok result now."""
     return report.completed + report.skipped

@@ -21,6 +21,7 @@ from batchmill_cli.report import (
     as_json,
     moment,
     next_steps,
+    no_report,
     percent,
     render,
     report_object,
@@ -108,10 +109,8 @@ def _life(status: Status) -> str:
         return f"not running, the last run ended {moment(status.report.ended)}"
     run = status.runs[-1]
     who = f"pid {run.get('pid', '?')} on {escape(str(run.get('host', '?')), 60)}"
-    return (
-        f"not running; the last run ({who}, started {moment(run.get('started', 0.0))}) ended without a report:"
-        " it was killed"
-    )
+    since = moment(run.get("started", 0.0))
+    return f"not running; the last run ({who}, started {since}) ended without a report: {no_report(run)}"
 
 
 def _total(status: Status) -> int | None:

@@ -16,7 +16,7 @@ import queue
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -410,18 +410,25 @@ class _Session:
     def run(self) -> Report:
         """Run the loop to its end, then write down and return the report; see `raise_error`."""
         self._run_loop()
-        self.tracker.last_look(self._pool.pids)
-        if self._loop.stopped or self._loop.error is not None:
-            self._pool.close(0.0)
-        self._pool.dismiss()  # they end while the last frames are written
         try:
+            self.tracker.last_look(self._pool.pids)
+            if self._loop.stopped or self._loop.error is not None:
+                self._pool.close(0.0)
+            self._pool.dismiss()  # they end while the last frames are written
             report = self._finish()
         except CheckpointUnwritable as error:
             raise self._with_count(error) from error
         except BaseException as error:
-            raise self._loop.error or error from None  # one error may lead to another
+            error = self._loop.error or error  # one error may lead to another
+            self._note(error)
+            raise error from None
         self._pool.close(PATIENCE)
         return report
+
+    def _note(self, error: BaseException) -> None:
+        """Write down what ended the run in place of its report, where that can be."""
+        with suppress(Exception):
+            self._checkpoint.append(FrameType.RUN, pack_map({"run": self._number, "error": _said(error)}))
 
     def raise_error(self) -> None:
         """Raise what ended the run, where that was an error."""

@@ -141,7 +141,7 @@ _SCHEMAS = {
     FrameType.RUN: _Fields(
         {"run": _RUN},
         {
-            **dict.fromkeys(("host", "function", "directory", "output", "source", "cluster"), _text),
+            **dict.fromkeys(("host", "function", "directory", "output", "source", "cluster", "error"), _text),
             "pid": _whole(0, 2**31 - 1),
             "workers": _COUNT,
             **dict.fromkeys(("machine", "versions"), _map_of(_SCALAR)),
