@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -367,6 +368,19 @@ def test_a_command_on_a_directory_leaves_the_runs_own_files_alone(place: Path, f
     }
     assert not [name for name in ("log", "errors") if (folder / name).read_text()]
     assert run(("verify", "d.sh.ckpt"), folder).returncode == 0
+
+
+def test_a_command_told_of_the_runs_own_files_never_gets_them(place: Path, folder: Path) -> None:
+    command = "$BM exec --format null -c run.ckpt -o out --resume -- sh -c 'echo mine >> {}'"
+    assert shell(f"printf ./a | {command}", folder).returncode == 0
+    before = (folder / "run.ckpt").read_bytes()
+    ended = shell(f"printf './a\\0run.ckpt\\0./out\\0below/link to run.ckpt\\0b' | {command}", folder)
+    named = re.findall(r"id (.*) \(line \d+\): it is a file that this run writes itself", ended.stderr)
+    assert ended.returncode == 1
+    assert named == ["run.ckpt", "./out", "below/link to run.ckpt"]
+    assert [(folder / name).read_text() for name in "ab"] == ["amine\n", "bmine\n"]
+    assert (folder / "run.ckpt").read_bytes().startswith(before)
+    assert run(("verify", "run.ckpt"), folder).returncode == 0
 
 
 def test_what_other_programs_left_in_a_directory_stays_an_item(place: Path, folder: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from batchmill.codec import Failure
 from batchmill.errors import InputMissing, InvalidUsage, OutputLost
+from batchmill.files import NO_FILES, OwnFiles
 from batchmill.formats import Parse
 from batchmill.identity import Found, Identifier, Identify
 from batchmill.model import Chunk, ItemError
@@ -184,11 +185,14 @@ class TaskIdentifier(Identifier):
 
 
 class Runner:
-    """Runs the command. `timeout` is in seconds; `passer` takes what it prints, where that is to be passed on."""
+    """Runs the command. `timeout` is in seconds; `passer` takes what it prints, where that is to be passed on; `own`
+    are the files that the run itself writes: a list of files may name them, and a command might well destroy them.
+    """
 
     def __init__(self, spec: CommandSpec, format: str | None, environ: Mapping[bytes, bytes], timeout: float | None,
-                 passer: Passer | None) -> None:  # fmt: skip
+                 passer: Passer | None, *, own: OwnFiles = NO_FILES) -> None:  # fmt: skip
         self._spec = spec
+        self._own = own
         self._template = spec.template(format)
         self._commands = Commands(environ)
         self._timeout = timeout
@@ -204,6 +208,12 @@ class Runner:
 
     def __call__(self, task: Task) -> dict[str, Any]:
         """How the command ended on a Task, as a map; raises ItemFailed where that was not well."""
+        if type(task.item) is str and self._own.has(task.item):
+            raise ItemFailed(
+                ItemError(
+                    "OwnFile", "it is a file that this run writes itself; leave it out, or name it elsewhere (-c, -o)"
+                )
+            )
         spec, words = self._spec, self._template.fill(task)
         out, err = Capture(spec.keep, self._passer is not None), Capture(spec.keep, self._passer is not None)
         try:

@@ -116,7 +116,7 @@ def _place_of(path: str) -> Identity | None:
 
 
 class OwnFiles:
-    """The files that a command itself writes, where directories are looked through for items: those in `uses`.
+    """The files that a command itself writes, where items may be files: those in `uses`.
 
     They stay its own while they are made, replaced or moved by it, and under other names too (links).
     """
@@ -126,6 +126,10 @@ class OwnFiles:
         self._files = {identity_of(path) for path in paths} - {None}
         self._files |= {_place_of(path) for path in paths if isinstance(path, str)} - {None}
         self._inodes = {file[1] for file in self._files if isinstance(file, tuple) and len(file) == 2}
+
+    def has(self, path: str) -> bool:
+        """Whether `path` names one of these files."""
+        return bool(self._files) and (identity_of(path) in self._files or _place_of(path) in self._files)
 
     def left_out(self, folder: str, entries: Iterable[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
         """The entries of a directory without these files."""
@@ -138,7 +142,7 @@ class OwnFiles:
         if (folder.st_dev, folder.st_ino, entry.name) in self._files:
             return True
         if entry.is_symlink():
-            return identity_of(entry.path) in self._files or _place_of(entry.path) in self._files
+            return self.has(entry.path)
         return entry.inode() in self._inodes and identity_of(entry.path) in self._files
 
 

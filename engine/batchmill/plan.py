@@ -105,6 +105,7 @@ class Plan:
             timeout=settings.timeout,
             preload=settings.preload,
             close=close,
+            own=OwnFiles(self.files if self.command else ()),
         )
 
     def open_prints(self, stack: ExitStack) -> int | None:

@@ -17,6 +17,7 @@ from batchmill.baseline import Baseline
 from batchmill.board import Board
 from batchmill.command import CommandSpec, Runner, TaskIdentifier
 from batchmill.errors import BatchmillError
+from batchmill.files import NO_FILES, OwnFiles
 from batchmill.formats import IdRule
 from batchmill.function import FunctionSpec, check_arguments, failure, resolve
 from batchmill.identity import Identifier
@@ -47,6 +48,7 @@ class LaneSetup:
     timeout: float | None = None
     preload: tuple[str, ...] = ()
     close: tuple[int, ...] = ()  # descriptors that a forked lane inherited and must let go
+    own: OwnFiles = NO_FILES  # what the run itself writes, where commands are told of files
 
 
 class Ready(NamedTuple):
@@ -110,7 +112,7 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
 
 def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
     setup = _lane.setup
-    runner = Runner(spec, setup.format, os.environb, setup.timeout, passer)
+    runner = Runner(spec, setup.format, os.environb, setup.timeout, passer, own=setup.own)
     runner.check()
     _lane.function = runner
 
