@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,20 +147,24 @@ def test_a_client_that_was_closed_is_refused(cluster: DaskCluster) -> None:
         Batch(len, items=[], no_checkpoint=True, cluster=client).run()
 
 
-def test_what_dask_logs_is_kept_back_for_the_time_of_a_run(
+def test_what_dask_says_is_kept_back_for_the_time_of_a_run(
     cluster: DaskCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logger = logging.getLogger("distributed.client")
+    from distributed.versions import VersionMismatchWarning
+
+    warnings.simplefilter("error")  # pytest puts them back
+    logger, warned = logging.getLogger("distributed.client"), list(warnings.filters)
     before = logger.level, list(logger.filters)
     with connected(plan(cluster=cluster.address)):
         logger.error("meanwhile")
+        warnings.warn(VersionMismatchWarning("Mismatched versions found\n\n+-----+"), stacklevel=1)
         with connected(plan(cluster=cluster.address)):  # runs in several threads
             pass
         logger.error("meanwhile")
     assert (logger.level, logger.filters) == before
     with pytest.raises(InvalidUsage), connected(plan(cluster="nonsense://x")):
         pass
-    assert (logger.level, logger.filters) == before
+    assert (logger.level, logger.filters, warnings.filters) == (*before, warned)
     logger.error("afterwards")
     assert caplog.messages == ["afterwards"]
 

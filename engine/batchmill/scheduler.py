@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -35,13 +36,16 @@ def checked(client: Any) -> Any:
 
 @contextmanager
 def connected(plan: Plan) -> Iterator[Any]:
-    """A client of our own: see connect. What Dask logs of it is not shown meanwhile: all there is to say we say."""
+    """A client of our own: see connect. What Dask says of it is not shown meanwhile: all there is to say we say."""
     logger = logging.getLogger("distributed.client")
 
     def is_fatal(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.CRITICAL
 
     logger.addFilter(is_fatal)  # the level is one for all runs of this process
+    # It compares packages that no item may ever need, and cron would mail its table.
+    warnings.filterwarnings("ignore", "Mismatched versions found")
+    ignored = warnings.filters[0]
     try:
         client = connect(plan)
         try:
@@ -51,6 +55,8 @@ def connected(plan: Plan) -> Iterator[Any]:
                 client.close(timeout=CLOSING)
     finally:
         logger.removeFilter(is_fatal)
+        with suppress(ValueError):  # another run's, or the program has put its own back
+            warnings.filters.remove(ignored)  # type: ignore[attr-defined]
 
 
 def connect(plan: Plan) -> Any:
