@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from batchmill import atomic
-from batchmill.atomic import open_draft, open_output, replacing
+from batchmill.atomic import _temporary_name, open_draft, open_output, replacing
 from batchmill.disk import Disk
 from batchmill.errors import OutputLost
 from checkpoint_kit import QuickDisk
@@ -200,6 +200,17 @@ def test_what_a_killed_writer_left_goes_with_the_next(command: str, work: Path) 
     left = left_by_a_killed_writer(work / name.removesuffix(".partial"))
     assert shell(f"$BM {line}", work).returncode in (0, 3)
     assert not left.exists()
+
+
+def test_what_a_killed_run_left_of_its_checkpoint_goes_with_the_next(work: Path) -> None:
+    line = "$BM run f.py:work items.jsonl -c x.ckpt"
+    assert shell(line, work).returncode == 0
+    left_by_a_killed_writer(work / "x.ckpt")
+    os.link(work / "x.ckpt", work / _temporary_name("x.ckpt"))  # killed after it had its name
+    others = {left_by_a_killed_writer(work / "y.ckpt"), work / f".x.ckpt.{'0' * 24}.tmp"}
+    (work / f".x.ckpt.{'0' * 24}.tmp").touch()
+    assert shell(f"{line} --resume", work).returncode == 0
+    assert set(work.glob(".*.tmp")) == others
 
 
 def test_what_is_being_written_stays_whoever_writes(tmp_path: Path) -> None:

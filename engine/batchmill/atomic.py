@@ -86,7 +86,7 @@ def open_draft(path: str, disk: Disk | None = None, *, mode: int = 0o666) -> Dra
     """A new file for the place of `path`, which is not looked at. What killed processes left of the same is removed."""
     disk = disk or Disk()
     folder, name = os.path.split(path)
-    _sweep(folder, name, disk)
+    sweep(path, disk)
     for _ in range(_TRIES):
         temporary = os.path.join(folder, _temporary_name(name))
         with suppress(FileExistsError):
@@ -130,8 +130,12 @@ def _is_locked_by(disk: Disk, fd: int) -> bool:
     return True
 
 
-def _sweep(folder: str, name: str, disk: Disk) -> None:
-    """Remove what processes that were killed left of drafts for `name`."""
+def sweep(path: str, disk: Disk, held: int | None = None) -> None:
+    """Remove what processes that were killed left of drafts for `path`.
+
+    `held` is the locked file that has that name: one of its other names may be such a leftover.
+    """
+    folder, name = os.path.split(path)
     try:
         entries = os.listdir(folder or ".")
     except OSError:
@@ -139,10 +143,13 @@ def _sweep(folder: str, name: str, disk: Disk) -> None:
     for entry in entries:
         if _is_temporary_name(entry, name):
             with suppress(OSError):  # gone already, another user's, no locks here
-                _sweep_one(os.path.join(folder, entry), disk)
+                _sweep_one(os.path.join(folder, entry), disk, held)
 
 
-def _sweep_one(path: str, disk: Disk) -> None:
+def _sweep_one(path: str, disk: Disk, held: int | None) -> None:
+    if held is not None and is_same_file(os.fstat(held), path):
+        remove(path)
+        return
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if stat.S_ISREG(os.fstat(fd).st_mode):

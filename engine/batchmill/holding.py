@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from batchmill.aside import second_name
-from batchmill.atomic import create_whole
+from batchmill.atomic import create_whole, sweep
 from batchmill.disk import Disk, is_same_file, open_regular, try_lock
 from batchmill.errors import CheckpointBusy, CheckpointRefused
 from batchmill.reader import busy, exists_with_outcomes
@@ -105,6 +105,7 @@ def _locked(path: str, disk: Disk) -> int | None:
     try:
         busy_unless_locked(disk, fd, path)
         _raise_unless_there(fd, path)
+        sweep(path, disk, fd)
     except BaseException:
         os.close(fd)
         raise
