@@ -22,8 +22,10 @@ PYTHONS_OPTIONS ?=
 demo: $(READY)
 	$(BIN)/batchmill demo
 
+# Tests start some thousand processes: each would compile all modules again where nothing had written them down.
 test: $(READY)
-	$(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_OPTIONS) $(TESTS)
+	$(BIN)/python -m compileall -q engine cli
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_OPTIONS) $(TESTS)
 
 test-pythons:
 	$(PYTHON) tests/pythons.py --versions "$(PYTHONS)" --tests '$(TESTS)' --seed "$(SEED)" --busy $(BUSY) \
