@@ -12,7 +12,7 @@ import click
 from batchmill.errors import InvalidUsage
 from batchmill.settings import FOREVER, FORMATS, OUTPUT_FORMATS, START_METHODS, Settings, parse_duration
 from batchmill_cli import places
-from batchmill_cli.options import Choice, Option, Whole, given, parse_set
+from batchmill_cli.options import Choice, Option, Whole, arguments_of, given
 from batchmill_cli.progress import MODES, REDRAW_SECONDS
 
 EVERYDAY, INPUT, WORKERS = "Everyday", "Input", "Workers"
@@ -38,6 +38,8 @@ OPTIONS = [
     Option("-j", "--workers", group=EVERYDAY, metavar="N|N%|auto", help="Worker processes. [auto: one a usable core]"),
     Option("--set", group=EVERYDAY, env=False, multiple=True, metavar="KEY=VALUE",
            help="An argument for the function, JSON or text; repeatable."),
+    Option("--set-env", group=EVERYDAY, env=False, multiple=True, metavar="KEY=VARIABLE",
+           help="The same from the environment, for secrets: its value is kept nowhere."),
     Option("-n", "--dry-run", group=EVERYDAY, env=False, is_flag=True, help="Say what would be done, do nothing."),
     Option("--format", group=INPUT, type=Choice(FORMATS), metavar="NAME",
            help="jsonl, csv, tsv, lines, null, files (each INPUT an item). [auto: by suffix]"),
@@ -121,8 +123,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
     """The Settings that these options ask for; raises InvalidUsage."""
     names = {field.name for field in fields(Settings)}
     values = {name: value for name, value in given(options).items() if name in names}
-    if "set" in values:
-        values["set"] = parse_set(values["set"])
+    values |= arguments_of(values)
     if options.get("no_retry_failed"):
         values["retry_failed"] = False
     # The screen keeps --progress-interval itself: USR1 asks for a line in between.

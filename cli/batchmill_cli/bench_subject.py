@@ -10,8 +10,8 @@ from batchmill.errors import InvalidUsage
 from batchmill.settings import Settings
 from batchmill_cli.batch_options import under
 from batchmill_cli.command_options import COMMAND_OPTIONS, NAMES, spec_of, with_lines
-from batchmill_cli.options import Option, given, parse_set
-from batchmill_cli.program import as_arguments, program_name
+from batchmill_cli.options import Option, arguments_of, given
+from batchmill_cli.program import as_arguments, program_name, retold
 from batchmill_cli.shell import join
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchmill.scaling import Cell
 
 OF_BOTH = ("format", "timeout", "window")
-OF_FUNCTIONS = ("set", "init", "preload", "start_method", "start_timeout", "worker_output")
+OF_FUNCTIONS = ("set", "set_env", "init", "preload", "start_method", "start_timeout", "worker_output")
 
 
 def command_options(group: str) -> list[Option]:
@@ -69,8 +69,7 @@ class Subject:
             inputs = inputs or ("-",)
             options = with_lines(options, inputs)
         values = given({name: options[name] for name in (*OF_BOTH, *OF_FUNCTIONS)})
-        if "set" in values:
-            values["set"] = parse_set(values["set"])
+        values |= arguments_of(values)
         settings = Settings.of({"worker_output": "none", **values})
         return make_plan(self.work, inputs, settings=settings, no_checkpoint=True, others=others)
 
@@ -81,7 +80,7 @@ class Subject:
 
     def line(self, best: Cell | None) -> str:
         """The run with the answer, as a command to copy; "" without one."""
-        return f"{program_name(absolute=False)} {join(self._words(best))}" if best is not None else ""
+        return f"{program_name(absolute=False)} {join(retold(list(self._words(best))))}" if best is not None else ""
 
     def _words(self, best: Cell) -> Iterator[str]:
         is_function = isinstance(self.work, str)

@@ -20,7 +20,7 @@ from batchmill.model import Report, Snapshot, plural
 from batchmill.settings import Settings, parse_duration
 from batchmill_cli import BEGAN, streams
 from batchmill_cli.metrics import Metrics
-from batchmill_cli.program import program_name
+from batchmill_cli.program import program_name, retold
 from batchmill_cli.progress import Screen, choose_mode
 from batchmill_cli.reading import streams_in_use
 from batchmill_cli.relay import Relay
@@ -212,7 +212,7 @@ def next_commands(ended: Ended, options: Mapping[str, Any], manner: Manner) -> C
     lacking = not target or (target != "-" and report.stopped)  # what was asked for is not there, or not under its name
     return Commands(
         output=output,
-        resume=resume_command(sys.argv[1:], program, directory) if report.exit_code != 0 else "",
+        resume=resume_command(retold(sys.argv[1:]), program, directory) if report.exit_code != 0 else "",
         show=f"{program} failures {path}" if report.failed else "",
         collect=f"{program} results {path}{_into(options)}" if lacking and results(report) else "",
     )

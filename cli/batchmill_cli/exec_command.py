@@ -18,7 +18,7 @@ from batchmill_cli.places import FILE
 
 # Of `run`, what is about Python, or about workers that hold the user's own code and memory.
 _NOT_HERE = {
-    *("set", "init", "preload", "start_method", "start_timeout", "worker_output"),
+    *("set", "set_env", "init", "preload", "start_method", "start_timeout", "worker_output"),
     *("worker_memory", "max_items_per_worker"),
 }
 _TEXTS = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -132,7 +133,9 @@ class WithCommand(Command):
         command = tuple(args[at + 1 :])
         if self._only_with and self._only_with not in args[:at]:
             if command and not os.path.exists(command[0]) and shutil.which(command[0]):
-                line = shlex.join([self._only_with, *args])
+                from batchmill.secrecy import mask_words
+
+                line = shlex.join([self._only_with, *mask_words(args)])
                 raise InvalidUsage(f"a command needs {self._only_with}", f"write: {ctx.command_path} {line}")
             return super().parse_args(ctx, args)
         has_other = any(word == self._instead or word.startswith(f"{self._instead}=") for word in args[:at])
@@ -160,11 +163,14 @@ def command_of(context: click.Context) -> tuple[str, ...]:
 
 def _with_dashes(args: Sequence[str]) -> str:
     """The line as it was probably meant: `--` stands before the first word that is a program and no file."""
+    from batchmill.secrecy import mask_words
+
+    shown = mask_words(args)
     for at, word in enumerate(args):
         is_program = "{" in word or (not os.path.exists(word) and shutil.which(word) is not None)
         if is_program and not word.startswith("-"):
-            return shlex.join([*args[:at], "--", *args[at:]])
-    return " ".join([shlex.join(args), "-- PROGRAM {}"]).strip()
+            return shlex.join([*shown[:at], "--", *shown[at:]])
+    return " ".join([shlex.join(shown), "-- PROGRAM {}"]).strip()
 
 
 class Choice(ParamType):
@@ -249,15 +255,42 @@ def is_verbose(context: click.Context) -> bool:
     return bool(getattr(context.find_root().command, "verbose", False))
 
 
+def arguments_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of --set and --set-env that were given, as Settings has them; raises InvalidUsage."""
+    values: dict[str, Any] = {}
+    if options.get("set"):
+        values["set"] = parse_set(options["set"])
+    if options.get("set_env"):
+        values["set_env"] = _parse_set_env(options["set_env"])
+    return values
+
+
+def _parse_set_env(pairs: Iterable[str]) -> dict[str, str]:
+    from batchmill.errors import InvalidUsage
+
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, variable = pair.partition("=")
+        if not equals:  # which may be the secret itself, and is not said
+            raise InvalidUsage("--set-env names no variable", "write --set-env KEY=VARIABLE")
+        if key in values:
+            raise InvalidUsage(f"--set-env {key} is given twice", "leave one of them out")
+        values[key] = variable
+    return values
+
+
 def parse_set(pairs: Iterable[str]) -> dict[str, Any]:
     """`KEY=VALUE` texts as a mapping; VALUE is JSON where it parses, else the text. Raises InvalidUsage."""
     from batchmill.errors import InvalidUsage
+    from batchmill.secrecy import is_secret
 
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
-            raise InvalidUsage(f"--set {pair!r} has no value", "write --set KEY=VALUE")
+            name = re.match(r"\w*", pair)[0]  # type: ignore[index]
+            shown = f"{name}***" if is_secret(name) and name != pair else pair
+            raise InvalidUsage(f"--set {shown!r} has no value", "write --set KEY=VALUE")
         if key in values:
             raise InvalidUsage(f"--set {key} is given twice", "leave one of them out")
         values[key] = _json_or_text(text)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from batchmill.secrecy import is_masked, mask_addresses, mask_arguments, mask_script, mask_words, variable_of
 from batchmill.settings import Settings
 from batchmill_cli.options import parse_set
 from batchmill_cli.report import as_json
 from batchmill_cli.shell import join, quote
+
+_BEFORE_VALUE = ("--set", "--shell")
 
 # Settings of a run that the one continuing it does not inherit.
 _OF_ONE_RUN = {"resume", "fresh", "fresh_if_finished", "keep", "limit", "accept_changes", "progress_interval"}
@@ -63,6 +66,32 @@ def run_again(run: Mapping[str, Any], checkpoint: str, *, absolute: bool) -> str
     return f"cd {quote(directory)} && {line}" if is_elsewhere else line
 
 
+def retold(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command line as anybody may read them: each secret of --set comes from the environment."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words, at = [], 0
+    while at < end:
+        option, equals, value = arguments[at].partition("=")
+        if option in _BEFORE_VALUE and not equals and at + 1 < end:
+            at += 1
+            value = arguments[at]
+        if option == "--set" and "=" in value:
+            words += _without_secret(value)
+        elif option == "--shell":
+            words += (option, mask_script(value))
+        else:
+            words.append(mask_addresses(arguments[at]))
+        at += 1
+    return [*words, *mask_words(arguments[end:])]
+
+
+def _without_secret(pair: str) -> list[str]:
+    key, _, text = pair.partition("=")
+    value = parse_set([pair])
+    is_secret = mask_arguments(value) != value
+    return ["--set-env", f"{key}={variable_of(key)}"] if is_secret else ["--set", f"{key}={text}"]
+
+
 def _command(command: Mapping[str, Any], words: list[str]) -> list[str]:
     """The words of `exec` for a command as the checkpoint has it."""
     asked = ["--stdin"] if command["stdin"] else []
@@ -93,7 +122,11 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
             continue
         option = "--" + name.replace("_", "-")
         if name == "set":
-            yield from (word for key, item in value.items() for word in (option, f"{key}={_argument(key, item)}"))
+            for key, item in value.items():
+                pair = f"{key}={_argument(key, item)}"
+                yield from ("--set-env", f"{key}={variable_of(key)}") if is_masked(item) else (option, pair)
+        elif name == "set_env":
+            yield from (word for key, variable in value.items() for word in (option, f"{key}={variable}"))
         elif name == "preload":
             yield from (word for module in value for word in (option, module))
         elif isinstance(value, bool):

@@ -32,7 +32,7 @@ def command(context: click.Context, /, function: str, inputs: tuple[str, ...], *
 
     FUNCTION is path/file.py:NAME or package.module:NAME; INPUT are files, or - for stdin. DUR is 30, 30s, 250ms or
     1h30m. Defaults are in [ ]. Options can also be set as BATCHMILL_RUN_<OPTION>, such as BATCHMILL_RUN_WORKERS=8; but
-    not --resume, --fresh, --dry-run and -v, nor those that may be repeated: --set and --preload.
+    not --resume, --fresh, --dry-run and -v, nor those that may be repeated: --set, --set-env and --preload.
     """
     try:
         check_together(options)

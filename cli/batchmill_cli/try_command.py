@@ -13,17 +13,18 @@ import click
 
 from batchmill.errors import BatchmillError, InvalidUsage
 from batchmill.export import escape
+from batchmill.secrecy import hide
 from batchmill.settings import Settings
 from batchmill_cli import streams
 from batchmill_cli.batch_options import of_run
-from batchmill_cli.options import Command, Option, Whole, given, parse_set
+from batchmill_cli.options import Command, Option, Whole, arguments_of, given
 from batchmill_cli.places import FILE, FUNCTION
 from batchmill_cli.reading import streams_in_use
 
 OPTIONS = [
     Option("--id", group="Which item", metavar="ID", help="The item with this id. [the first item]"),
     Option("--line", group="Which item", type=Whole(), help="The item on this line (or the N-th file)."),
-    *of_run("Function", "set"),
+    *of_run("Function", "set", "set_env"),
     Option("--init", group="Function", metavar="NAME", help="Call NAME (or MODULE:NAME) first."),
     *of_run("Input", "format", "id_field"),
 ]
@@ -51,7 +52,7 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
         raise InvalidUsage("--id and --line exclude each other", "leave one of them out")
     if line is not None and (not isinstance(line, int) or line < 1):
         raise InvalidUsage(f"--line {line!r} is out of range", "give a whole number, 1 or more")
-    settings = Settings.of({**given(options), "set": parse_set(options["set"])})
+    settings = Settings.of({**given(options), **arguments_of(options)})
     from batchmill.trial import trial
 
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # ours for a run, and what the function forks would have it
@@ -63,7 +64,7 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
         raise
     except BaseException as error:  # the function's own, SystemExit too
         sys.stderr.flush()
-        streams.tell("\n".join(escape(line, 4000) for line in traceback_of(error).splitlines()))
+        streams.tell("\n".join(escape(line, 4000) for line in hide(traceback_of(error)).splitlines()))
         return 1
     streams.print_data(as_output(result))
     return 0

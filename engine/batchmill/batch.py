@@ -51,6 +51,7 @@ from batchmill.reply import Tally, describe
 from batchmill.resume import Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.sealer import Sealer
+from batchmill.secrecy import mask_addresses, mask_settings
 from batchmill.settings import Settings
 from batchmill.site import Here, Site
 from batchmill.target import check_target
@@ -182,9 +183,9 @@ class Batch:
 def _said(error: BaseException) -> str:
     """An error as a report has it."""
     if isinstance(error, BatchmillError):
-        return str(error)
+        return mask_addresses(str(error))
     described = describe(error)
-    return f"{described.type}: {described.message}".removesuffix(": ")
+    return mask_addresses(f"{described.type}: {described.message}".removesuffix(": "))
 
 
 class _Session:
@@ -236,10 +237,10 @@ class _Session:
 
     def _open_checkpoint(self) -> tuple[Checkpoint, History]:
         plan = self._plan
-        limit = self._settings.time_limit
+        limit, meta = self._settings.time_limit, plan.meta()
         return patiently(
             lambda: open_checkpoint_for(
-                plan.checkpoint, plan.meta(), plan.settings, self._events.put, self._on_message
+                plan.checkpoint, meta, plan.settings, self._events.put, self._on_message, secrets=plan.secrets
             ),
             plan.checkpoint or "",
             self._events,
@@ -259,7 +260,7 @@ class _Session:
             self._on_message(f"Preloaded once and shared by all workers: {', '.join(self._settings.preload)}")
         command = self._plan.command
         values = {
-            "settings": self._settings.as_dict(),
+            "settings": mask_settings(self._settings.as_dict()),
             "input": list(self._plan.inputs),
             "function": self._plan.spec.display,
             "path": self._plan.spec.path,
@@ -496,7 +497,7 @@ class _Session:
             function=self._plan.spec.display,
             checkpoint=self._plan.checkpoint,
             warnings=tuple(self._warnings),
-            settings=self._settings.as_dict(),
+            settings=mask_settings(self._settings.as_dict()),
             error=self._loop.said if error is None else _said(error),
         )
 

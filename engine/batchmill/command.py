@@ -27,6 +27,7 @@ from batchmill.passing import Passer
 from batchmill.process import Capture, Commands, Ended, NotStarted
 from batchmill.reply import ItemFailed
 from batchmill.scarcity import lack_in, lacking, lacking_number
+from batchmill.secrecy import learn, mask_script, mask_words
 from batchmill.template import Task, Template, exposed_place, has_place
 
 MAX_KEPT = 24 << 20  # bytes of a stream: two of them, and an item, fit into an outcome
@@ -54,15 +55,26 @@ class CommandSpec:
     program: str | None = None
 
     @property
+    def shown(self) -> tuple[str, ...]:
+        """The words as they may be shown."""
+        return (mask_script(self.words[0]),) if self.shell else tuple(mask_words(self.words))
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether these are not the words themselves."""
+        return self.shown != self.words
+
+    @property
     def identity(self) -> str:
-        """What a checkpoint belongs to: the command as it would be typed."""
-        text = f"--shell {shlex.quote(self.words[0])}" if self.shell else shlex.join(self.words)
+        """What a checkpoint belongs to: the command as it would be typed, without its secrets."""
+        words = self.shown
+        text = f"--shell {shlex.quote(words[0])}" if self.shell else shlex.join(words)
         return f"--stdin {text}" if self.stdin else text
 
     @property
     def display(self) -> str:
-        """The command as people know it."""
-        return self.words[0] if self.shell else shlex.join(self.words)
+        """The command as people know it, without its secrets."""
+        return self.shown[0] if self.shell else shlex.join(self.shown)
 
     @property
     def name(self) -> str:
@@ -94,8 +106,8 @@ class CommandSpec:
                 yield word.partition("=")[2]
 
     def as_dict(self) -> dict[str, Any]:
-        """What it takes to give the command again, as plain values."""
-        return {"words": list(self.words), "shell": self.shell, "stdin": self.stdin, "ok_exit": list(self.ok_exit)}
+        """What it takes to give the command again, as plain values, but for its secrets."""
+        return {"words": list(self.shown), "shell": self.shell, "stdin": self.stdin, "ok_exit": list(self.ok_exit)}
 
     def check(self, format: str | None) -> CommandSpec:
         """The spec with its program found; raises InputMissing where there is none, InvalidUsage for an empty command
@@ -198,6 +210,9 @@ class Runner:
         self._timeout = timeout
         self._passer = passer
         self._path = "/bin/sh" if spec.shell else spec.program
+        secrets: list[str] = []
+        mask_script(spec.words[0], secrets) if spec.shell else mask_words(spec.words, secrets)
+        learn(secrets)
 
     def check(self) -> None:
         """Raise OutOfResources where there is no process for a command."""

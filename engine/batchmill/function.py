@@ -37,6 +37,7 @@ from batchmill.errors import (
 )
 from batchmill.outline import Outline, no_name
 from batchmill.scarcity import lacking_number
+from batchmill.secrecy import mask_text
 
 if sys.version_info >= (3, 14):
     from annotationlib import Format
@@ -226,7 +227,7 @@ def of_callable(function: Callable[..., Any], name: str | None = None) -> Functi
     `name` becomes the identity. Raises InvalidUsage for what cannot be called, is async or a generator, or needs
     cloudpickle where that is not installed.
     """
-    _refuse_unfit(function, getattr(function, "__name__", None) or repr(function))
+    _refuse_unfit(function, getattr(function, "__name__", None) or mask_text(repr(function)))
     home = function if getattr(function, "__module__", None) else getattr(function, "__objclass__", None)
     holder: str = getattr(home, "__module__", None) or ""
     qualname: str = getattr(function, "__qualname__", "") or getattr(function, "__name__", "")
@@ -272,7 +273,7 @@ def _of_main(main: ModuleType, qualname: str) -> FunctionSpec | None:
 
 
 def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> FunctionSpec:
-    shown = qualname or repr(function)
+    shown = qualname or mask_text(repr(function))
     try:
         from batchmill import by_value
     except ImportError:

@@ -42,6 +42,10 @@ def _truth(value: Any) -> bool:
     return type(value) is bool
 
 
+def _digest(value: Any) -> bool:
+    return type(value) is bytes and len(value) <= 64
+
+
 def _anything(value: Any) -> bool:
     return True
 
@@ -93,6 +97,7 @@ _SCALAR = _any_of(_text, _truth, _whole(-_MANY), _number(-1e300, 1e300))
 
 _SETTINGS = {
     "set": _map_of(_anything),
+    "set_env": _map_of(_text),
     "preload": _list_of(_text),
     "shard": _or_none(_row(_COUNT, _COUNT)),
 }
@@ -134,6 +139,7 @@ _SCHEMAS = {
             **dict.fromkeys(("format", "id_rule", "engine", "host"), _text),
             **dict.fromkeys(("default_name", "lost"), _truth),
             "set": _map_of(_anything),
+            "secrets": _map_of(_digest),
             "input": _list_of(_text),
             "created": _EPOCH,
         },

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,6 +28,7 @@ from batchmill.parcel import anchored, collect, source_files
 from batchmill.parsing import VARIABLE, check_choice
 from batchmill.resources import thread_caps, usable_cores
 from batchmill.resume import default_name
+from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings, nearest
 from batchmill.source import ByteSource, ItemSource, Source
 from batchmill.target import STDOUT, check_format, open_prints
@@ -106,6 +109,7 @@ class Plan:
             preload=settings.preload,
             close=close,
             own=OwnFiles(self.files if self.command else ()),
+            hidden=tuple(settings.set_env),
         )
 
     def open_prints(self, stack: ExitStack) -> int | None:
@@ -120,12 +124,22 @@ class Plan:
         stack.callback(os.close, prints)
         return prints
 
+    @cached_property
+    def secrets(self) -> Secrets:
+        """The arguments that META does not say, or not whole."""
+        shown = mask_arguments(self.kwargs, self.settings.set_env)
+        hidden = {f"--set {key}": self.kwargs[key] for key, value in shown.items() if is_masked(value)}
+        if self.command is not None and self.command.is_masked:
+            hidden["command"] = list(self.command.words)
+        return Secrets({name: pack_value(_kept(value)) for name, value in hidden.items()})
+
     def meta(self) -> dict[str, Any]:
         """What a new checkpoint's META frame says: whose it is."""
         return {
             "function": None if self.command else self.spec.identity,
             "command": self.command and self.command.identity,
-            "set": {key: _kept(value) for key, value in self.kwargs.items()},
+            "set": {key: _kept(value) for key, value in mask_arguments(self.kwargs, self.settings.set_env).items()},
+            **({"secrets": self.secrets.seal(os.urandom(16))} if self.secrets.values else {}),
             "format": self.format or "items",
             "id_rule": "callable" if self.id is not None else IdRule(self.settings.id_field).name,
             "input": [name if name == STDOUT else os.path.abspath(name) for name in self.inputs],
@@ -160,7 +174,7 @@ def make_plan(
         inputs=tuple(inputs),
         items=items,
         settings=settings,
-        kwargs={**settings.set, **(kwargs or {})},
+        kwargs={**settings.set, **from_environment(settings.set_env), **(kwargs or {})},
         format=format,
         checkpoint=None if no_checkpoint else _checkpoint_path(checkpoint, inputs, spec),
         default_name=checkpoint is None and not no_checkpoint,
@@ -180,6 +194,27 @@ def _spec_of(
     if isinstance(function, CommandSpec):
         return function.check(format)
     return parse(function, directory) if isinstance(function, str) else of_callable(function, name)
+
+
+def from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments whose values are in these variables, by parameter; raises InvalidUsage where one is not set.
+
+    They are texts, but for JSON objects and arrays: a token of digits is no number. The name is not said where it may
+    be the secret itself: `--set-env token=$TOKEN`.
+    """
+    for key, variable in variables.items():
+        if variable not in os.environ:
+            name = f" {variable}" if re.fullmatch(r"[A-Z_][A-Z0-9_]{0,39}", variable) else ""
+            remedy = f"export{name or ' it'}, or name another: --set-env {key}=VARIABLE, without a $"
+            raise InvalidUsage(f"--set-env {key}: the variable{name} is not set", remedy)
+    return {key: _parsed(os.environ[variable]) for key, variable in variables.items()}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text) if text[:1] in ("{", "[") else text
+    except (ValueError, RecursionError):
+        return text
 
 
 def _choose_format(inputs: Sequence[str], settings: Settings) -> str:
@@ -247,7 +282,7 @@ def _files(plan: Plan) -> Iterator[Use]:
         if getattr(settings, option):
             yield Use(f"--{option.replace('_', '-')}", getattr(settings, option), Access.READ)
     for key, value in plan.kwargs.items():
-        if isinstance(value, (str, os.PathLike)):
+        if key not in settings.set_env and isinstance(value, (str, os.PathLike)):
             yield Use(f"--set {key}", os.fsdecode(value), Access.NAMED)
     yield from _written(plan)
 

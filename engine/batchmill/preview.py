@@ -232,7 +232,7 @@ def _foresee(plan: Plan, stack: ExitStack) -> tuple[str, Matcher | None]:
         refuse_strangers(path, settings.keep)
         return MOVED, None
     reader = stack.enter_context(open_reader(path))
-    check_identity(path, reader.meta, plan.meta(), settings)
+    check_identity(path, reader.meta, plan.meta(), settings, plan.secrets)
     history = _history(reader)
     if settings.fresh_if_finished and history.is_finished:
         refuse_strangers(path, settings.keep)

@@ -20,6 +20,7 @@ from batchmill.codec import MASKED, NIL, Head, PayloadTooLarge, digest_id, pack_
 from batchmill.formats import MAX_OWN_ID, BadItem, Format, checksum, digest_block, divide
 from batchmill.framing import MAX_PAYLOAD
 from batchmill.model import Chunk, FailureExample, ItemError
+from batchmill.secrecy import hide
 
 MAX_KEPT_ITEM = 64 << 10  # bytes of a failed item that are kept beside its error
 MAX_MESSAGE = 8 << 10  # characters of an error's message
@@ -128,6 +129,7 @@ class Reply:
     def fail(self, error: ItemError, raw: bytes) -> bytes:
         """The next row is a failed item, whose bytes are kept where they are not too many; its result, which is NIL."""
         kept = raw if len(raw) <= MAX_KEPT_ITEM else None
+        error = replace(error, message=hide(error.message), traceback=hide(error.traceback))
         self.failures.append((self.items, error.type, error.message, error.traceback, kept))
         self.size += len(error.message) + len(error.traceback) + len(kept or b"")
         return NIL

@@ -26,6 +26,7 @@ from batchmill.model import Outcome, Report
 from batchmill.ordering import Part, RenderOrder, in_order
 from batchmill.reader import NOBODY, damaged, naming, open_reader
 from batchmill.scatter import MergeOrder, SortOrder, fulfil, merge, sort
+from batchmill.secrecy import mask_facts
 from batchmill.target import STDOUT, check_format, open_target
 from batchmill.tracker import report_of
 from batchmill.unsaid import NOTHING, Unsaid
@@ -122,8 +123,8 @@ class Results:
         return Status(
             path=self._reader.path,
             size=self._reader.size,
-            meta=self._reader.meta,
-            runs=tuple(history.runs[number] for number in sorted(history.runs)),
+            meta=mask_facts(self._reader.meta),
+            runs=tuple(mask_facts(history.runs[number]) for number in sorted(history.runs)),
             live=NOBODY if is_new else live,
             done=index.items - index.failed,
             failed=index.failed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from batchmill.history import History
 from batchmill.holding import Name, holding, in_the_way
 from batchmill.opening import Found, examine
 from batchmill.reader import exists_with_outcomes, naming, read_payload
+from batchmill.secrecy import MASK, Secrets, is_masked, mask_facts
 from batchmill.settings import Settings
 
 # What a checkpoint belongs to, and how a person calls it.
@@ -28,6 +29,9 @@ _IDENTITY = {
     "format": "format",
     "id_rule": "id rule",
 }
+
+
+NO_SECRETS = Secrets()
 
 
 class Nowhere:
@@ -75,6 +79,8 @@ def open_checkpoint_for(
     settings: Settings,
     on_error: Callable[[CheckpointUnwritable], None],
     on_message: Callable[[str], None],
+    *,
+    secrets: Secrets = NO_SECRETS,
 ) -> tuple[Checkpoint, History]:
     """The checkpoint of a run that is to begin now, and what is in it. `path` None: a temporary one.
 
@@ -84,21 +90,21 @@ def open_checkpoint_for(
     if path is None:
         return Checkpoint.temporary(meta), History()
     try:
-        return holding(path, _Opener(meta, settings, on_error, on_message).open)
+        return holding(path, _Opener(meta, settings, on_error, on_message, secrets).open)
     except CheckpointBusy as error:
         busy = error
-    _refuse_in_vain(path, meta, settings)
+    _refuse_in_vain(path, meta, settings, secrets)
     raise busy
 
 
-def _refuse_in_vain(path: str, meta: Mapping[str, Any], settings: Settings) -> None:
+def _refuse_in_vain(path: str, meta: Mapping[str, Any], settings: Settings, secrets: Secrets) -> None:
     """Raise what would be raised of a checkpoint in use after waiting for it, too."""
     try:
         if settings.fresh or not exists_with_outcomes(path):
             return
         if settings.resume:
             with Reader(path) as reader:
-                check_identity(path, reader.meta, meta, settings)
+                check_identity(path, reader.meta, meta, settings, secrets)
         elif settings.wait is not None:
             raise in_the_way(path)
     except FileNotFoundError:
@@ -113,6 +119,7 @@ class _Opener:
     settings: Settings
     on_error: Callable[[CheckpointUnwritable], None]
     on_message: Callable[[str], None]
+    secrets: Secrets
 
     def open(self, name: Name) -> tuple[Checkpoint, History]:
         """Continue what is there, or begin anew, as the settings say."""
@@ -126,7 +133,7 @@ class _Opener:
 
     def _continue(self, name: Name) -> tuple[Checkpoint, History]:
         with Reader(name.path) as reader:
-            check_identity(name.path, reader.meta, self.meta, self.settings)
+            check_identity(name.path, reader.meta, self.meta, self.settings, self.secrets)
         history = History()
         with naming(name.path):
             found = examine(name, history.note)
@@ -153,10 +160,18 @@ def _payload(name: Name, found: Found, ref: FrameRef) -> bytes:
     return read_payload(name.fd, found.header, ref, name.path)
 
 
-def check_identity(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], settings: Settings) -> None:
-    """Raise CheckpointMismatch where a checkpoint (META map `theirs`) is not the batch's that is asked for (`ours`)."""
+def check_identity(
+    path: str,
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    settings: Settings,
+    secrets: Secrets = NO_SECRETS,
+) -> None:
+    """Raise CheckpointMismatch where a checkpoint (META map `theirs`) is not the batch's that is asked for (`ours`, and
+    what is not said in it, `secrets`)."""
     if settings.accept_changes:
         return
+    kept, theirs, ours = theirs.get("secrets"), _comparable(theirs), _comparable(ours)
     names = dict(_IDENTITY)
     if theirs.get("default_name") and ours.get("default_name"):
         names["input"] = "input"
@@ -165,11 +180,28 @@ def check_identity(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]
         for key, name in names.items()
         if theirs.get(key) != ours.get(key)
     ]
+    if not differences and not secrets.agrees(kept):
+        differences = [f"another value of what is not shown in {', '.join(_hidden(ours, theirs))}"]
     if differences:
         raise CheckpointMismatch(
             f"{path} belongs to another batch: {'; '.join(differences)}",
             "-c FILE names another checkpoint, --fresh begins anew, --accept-changes continues all the same",
         )
+
+
+def _comparable(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """META with nothing of a value that is not shown whole, wherever it comes from and as far as it is shown."""
+    shown = mask_facts(meta)
+    arguments = shown.get("set") or {}
+    return {**shown, "set": {key: MASK if is_masked(value) else value for key, value in arguments.items()}}
+
+
+def _hidden(*metas: Mapping[str, Any]) -> Iterable[str]:
+    """What is not shown whole of what checkpoints belong to."""
+    arguments = [(key, value) for meta in metas for key, value in meta.get("set", {}).items()]
+    commands = [meta.get("command") for meta in metas]
+    named = [f"--set {key}" for key, value in arguments if is_masked(value)]
+    return dict.fromkeys([*named, *(["the command"] if any(map(is_masked, commands)) else [])])
 
 
 def _shown(value: Any) -> str:

@@ -122,6 +122,7 @@ class Settings:
     chunk_size: str | int = "auto"
     window: int = 2
     set: Mapping[str, Any] = field(default_factory=dict)
+    set_env: Mapping[str, str] = field(default_factory=dict)
     init: str | None = None
     preload: tuple[str, ...] = ()
     start_method: str | None = None
@@ -177,9 +178,10 @@ class Settings:
         if self.shard is not None:
             put("shard", parse_shard(self.shard))
         put("preload", (self.preload,) if isinstance(self.preload, str) else tuple(self.preload))
-        if not isinstance(self.set, Mapping):
-            raise InvalidUsage(f"--set {self.set!r} is not a mapping", "give parameter names and their values")
-        put("set", MappingProxyType(dict(self.set)))
+        for name in ("set", "set_env"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InvalidUsage(f"{_option(name)} is not a mapping", "give parameter names and their values")
+            put(name, MappingProxyType(dict(getattr(self, name))))
         put("workers", _workers(self.workers))
         put("wait", _wait(self.wait))
         _choice("format", self.format, FORMATS)
@@ -211,9 +213,18 @@ class Settings:
         for name in TLS:
             if getattr(self, name) and not self.cluster_name:
                 raise InvalidUsage(f"{_option(name)} is for a cluster", "give --cluster or --cluster-file as well")
-        for name in self.set:
-            if not isinstance(name, str) or not name.isidentifier():
-                raise InvalidUsage(f"--set {name!r} is not a parameter name", "write --set KEY=VALUE")
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        for option, names, form in (("--set", self.set, "KEY=VALUE"), ("--set-env", self.set_env, "KEY=VARIABLE")):
+            for name in names:
+                if not isinstance(name, str) or not name.isidentifier():
+                    raise InvalidUsage(f"{option} {name!r} is not a parameter name", f"write {option} {form}")
+        for name, variable in self.set_env.items():
+            if not isinstance(variable, str) or not variable or "=" in variable or "\0" in variable:
+                raise InvalidUsage(f"--set-env {name} names no variable", "write --set-env KEY=VARIABLE")
+            if name in self.set:
+                raise InvalidUsage(f"--set and --set-env both give {name}", "leave one of them out")
 
     @property
     def cluster_name(self) -> str:

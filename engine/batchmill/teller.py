@@ -24,6 +24,7 @@ from batchmill.errors import CheckpointDamaged
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.history import History
 from batchmill.reader import Holder, Reader, damaged, naming, open_reader
+from batchmill.secrecy import mask_facts
 from batchmill.story import ENDINGS, AlikeTold, Example, FailureTold, LaneTold, RunTold, Slow, Story
 from batchmill.tracker import report_of
 
@@ -114,7 +115,7 @@ class _Teller:
         elif ref.type == FrameType.GAP:
             self._gaps.add(ref.seq)
         elif ref.type == FrameType.RUN:
-            self._take_run(self._reader.map(ref))
+            self._take_run(mask_facts(self._reader.map(ref)))
         elif ref.type == FrameType.SAMPLE and self._runs:
             self._take_sample(self._runs[-1], self._reader.map(ref))
         elif ref.type == FrameType.STRIKE and self._runs:
@@ -234,7 +235,7 @@ class _Teller:
             path=self._reader.path,
             size=self._reader.size,
             as_of=now,
-            meta=self._reader.meta,
+            meta=mask_facts(self._reader.meta),
             runs=tuple(self._runs),
             live=live,
             is_new=is_new,

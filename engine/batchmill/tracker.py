@@ -11,6 +11,7 @@ from batchmill.framing import FrameType
 from batchmill.model import FailureExample, FailureGroup, Report, Snapshot, Usage
 from batchmill.reply import Tally
 from batchmill.resources import Monitor
+from batchmill.secrecy import mask_settings
 
 SAMPLE_SECONDS = (1.0, 10.0)  # least and greatest time between SAMPLE frames
 SAMPLE_SHARE = 0.01  # of the time the run has taken so far: between those two
@@ -214,4 +215,6 @@ def report_of(values: dict[str, Any]) -> Report:
         for type, count, examples in values["failures"]
     )
     known["warnings"] = tuple(values["warnings"])
+    if "settings" in known:
+        known["settings"] = mask_settings(known["settings"])
     return Report(**known)

@@ -12,6 +12,8 @@ from batchmill.formats import FORMATS, IdRule
 from batchmill.function import here, parse, resolve
 from batchmill.identity import Identified, Identifier
 from batchmill.parcel import source_files
+from batchmill.plan import from_environment
+from batchmill.secrecy import learn
 from batchmill.settings import Settings
 from batchmill.source import ByteSource
 
@@ -41,10 +43,12 @@ def trial(
     ])  # fmt: skip
     name = settings.format if settings.format != "auto" else formats.format_of(inputs[0])
     item = _find(inputs, name, settings, id, line)
+    arguments = {**settings.set, **from_environment(settings.set_env)}
+    learn(arguments[key] for key in settings.set_env)
     resolved = resolve(spec, settings.init)
     if resolved.init is not None:
         resolved.init()
-    return resolved.function(item, **settings.set)
+    return resolved.function(item, **arguments)
 
 
 def _find(inputs: Sequence[str], name: str, settings: Settings, id: str | None, line: int | None) -> Any:

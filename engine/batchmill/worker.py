@@ -27,6 +27,7 @@ from batchmill.passing import Passer
 from batchmill.records import ALARM, note_fork, note_touch, on_alarm
 from batchmill.records import lane as _lane
 from batchmill.scatter import Work, fulfil
+from batchmill.secrecy import hide, learn, mask_arguments
 from batchmill.unsaid import Unsaid
 
 
@@ -47,6 +48,7 @@ class LaneSetup:
     is_silent: bool  # what items print is thrown away
     timeout: float | None = None
     preload: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()  # keyword arguments that are secret whatever their names
     close: tuple[int, ...] = ()  # descriptors that a forked lane inherited and must let go
     own: OwnFiles = NO_FILES  # what the run itself writes, where commands are told of files
 
@@ -100,6 +102,9 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
         elif setup.spec is not None:
             resolved = _lane.resolved = resolve(setup.spec, setup.init)
             kwargs = pickle.loads(packed_kwargs)
+            secrets: list[Any] = []
+            mask_arguments(kwargs, setup.hidden, secrets)
+            learn(secrets)
             check_arguments(setup.spec, resolved.function, kwargs)
             _lane.function = bound(resolved.function, kwargs)
             _initialize(resolved.init)
@@ -107,6 +112,9 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
         _lane.error = error
     except BaseException as error:
         _lane.error = failure("starting a worker", error)
+    if _lane.error is not None:
+        _lane.error.message = hide(_lane.error.message)
+        _lane.error.args = (_lane.error.message,)
     _lane.baseline.remember()
 
 
