@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from batchmill.command import CommandSpec, Runner
 from batchmill.process import PIECE, Capture, Commands, Ended, NotStarted
+from batchmill.reply import ItemFailed, Postponed
+from batchmill.template import Task
 from fault_kit import until
 from process_kit import is_running, start
 
@@ -151,3 +155,16 @@ def test_no_command_outlives_the_process_that_runs_it(tmp_path: Path) -> None:
         lane.wait(60)
     pid = int((tmp_path / "pid").read_text())
     until(lambda: not is_running(pid), "the end of the command", limit=15)
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.EAGAIN, Postponed), (errno.ENOENT, ItemFailed)])
+def test_a_command_that_finds_no_process_is_not_its_items_fault(
+    number: int, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise NotStarted(OSError(number, os.strerror(number)))
+
+    monkeypatch.setattr(Commands, "run", run)
+    runner = Runner(CommandSpec(("true", "{}")), "lines", os.environb, None, None)
+    with pytest.raises(raised):
+        runner(Task("a", b"a", 1))

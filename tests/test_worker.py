@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from batchmill import records
-from batchmill.codec import MASKED, id_key, outcomes
+from batchmill.codec import MASKED, Block, id_key, outcomes
 from batchmill.formats import digest_block
 from batchmill.model import Chunk, Earlier, ItemError
 from batchmill.records import RECORD_BITS, Order
-from lane_kit import chunk_of, lane, run_chunk
+from batchmill.reply import Postponed
+from lane_kit import answered, chunk_of, lane, run_chunk
 
 
 def raising(item: Any) -> Any:
@@ -365,3 +366,18 @@ def test_a_result_that_cannot_be_kept_fails_its_item_and_names_the_type(result: 
         block, _ = run_chunk(chunk_of(b"1\n"))
     inner = result[0] if isinstance(result, list) else result
     assert type(inner).__name__ in block.failures[0].message
+
+
+def test_an_item_that_cannot_be_run_for_now_is_handed_back_and_so_is_what_is_behind_it() -> None:
+    def work(item: Any) -> int:
+        if item == 2:
+            raise Postponed("no more processes")
+        return int(item)
+
+    with lane(work, with_item=True):
+        answer = answered(chunk_of(b"1\n2\n3\n"))
+        ((payload, tally),) = answer.parts
+        assert (answer.records, answer.lack, answer.trouble) == (1, "no more processes", "")
+        assert (tally.items, [outcome.result for _, outcome in outcomes(Block(payload))]) == (1, [1])
+        assert answered(chunk_of(b"2\n")).records == 0
+        assert answered(chunk_of(b"3\n")).lack == ""

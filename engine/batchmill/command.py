@@ -24,8 +24,8 @@ from batchmill.formats import Parse
 from batchmill.identity import Found, Identifier, Identify
 from batchmill.model import Chunk, ItemError
 from batchmill.passing import Passer
-from batchmill.process import Capture, Commands, Ended, NotStarted
-from batchmill.reply import ItemFailed
+from batchmill.process import HELD, Capture, Commands, Ended, NotStarted
+from batchmill.reply import ItemFailed, Postponed
 from batchmill.scarcity import lack_in, lacking, lacking_number
 from batchmill.secrecy import learn, mask_script, mask_words
 from batchmill.template import Task, Template, exposed_place, has_place
@@ -222,7 +222,8 @@ class Runner:
             raise lacking(failed.error, "no command can be started") or failed.error from None
 
     def __call__(self, task: Task) -> dict[str, Any]:
-        """How the command ended on a Task, as a map; raises ItemFailed where that was not well."""
+        """How the command ended on a Task, as a map; raises ItemFailed where that was not well, and Postponed where
+        others have all the processes there may be: the item has no part in that."""
         if type(task.item) is str and self._own.has(task.item):
             raise ItemFailed(
                 ItemError(
@@ -242,6 +243,8 @@ class Runner:
             if self._passer is not None and (out.kept or err.kept):
                 self._passer.pass_on(out.pieces(), err.pieces())
         except NotStarted as failed:
+            if failed.error.errno in HELD:
+                raise Postponed(lack_in(failed.error)) from None
             raise _not_run(b"sh" if spec.shell else words[0], failed.error) from None
         except OutputLost as error:
             raise ItemFailed(ItemError("OutputLost", str(error))) from None

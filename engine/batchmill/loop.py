@@ -118,7 +118,7 @@ class Loop:
         self._losses = Losses(pool, ledger, guard, intake.refund, callbacks.strike)
         self._inbox: deque[Any] = deque()
         self._deadline: float | None = None
-        self._killed = False
+        self._killed = self._has_waited = False
         self.stopped = self.said = ""
         self.error: BaseException | None = None
         self.is_broken = False  # by a defect of ours
@@ -350,6 +350,9 @@ class Loop:
         else:
             if done and self._losses.survived(chunk):
                 self._starts.shrink("there is no memory for more at once")
+            if answer.lack and not self._has_waited:
+                self._has_waited = True
+                self._tell.message(f"Waiting: {answer.lack}; items run when that is over")
             items = self._commit(chunk, answer.parts)
             self._guard.counted(lane, items)
         if answer.trouble:

@@ -32,6 +32,7 @@ _TICK = 0.1  # seconds; a longer one counts as two: a machine that was suspended
 _LOOK = 0.02  # seconds between looks for the end of a command, where nothing tells of it
 PATIENCE = 20.0  # seconds for a process to become possible: other commands have to end first
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
+HELD = {errno.EAGAIN, errno.ENFILE}  # others have all that there may be of them: whatever is started, it cannot be
 _PASSING = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.ETXTBSY}  # what may be otherwise in a moment
 _PIPEFUL = 16  # pieces: more than a pipe holds
 _SHELL = "/bin/sh"

@@ -31,7 +31,7 @@ from batchmill.function import Resolved
 from batchmill.identity import Found, Identifier
 from batchmill.matching import Scan
 from batchmill.model import Chunk, ItemError
-from batchmill.reply import Part, Reply, describe, in_words
+from batchmill.reply import Part, Postponed, Reply, describe, in_words
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32
@@ -57,12 +57,14 @@ class Order(NamedTuple):
 
 class Answer(NamedTuple):
     """What became of the first `records` records of order `serial`, in parts: one, unless that were too much for one
-    frame. `trouble` is what was raised where no item was at work: this worker is unfit, and must be replaced."""
+    frame. `trouble` is what was raised where no item was at work: this worker is unfit, and must be replaced. `lack`
+    says why no more could be run for now."""
 
     serial: int
     records: int
     parts: list[Part]
     trouble: str = ""
+    lack: str = ""
 
 
 class Ids(NamedTuple):
@@ -91,6 +93,7 @@ class State:
     is_touched: bool = False  # this is not quite the process any more that it was, or not the lane at all
     forked: bool = False
     trouble: str = ""  # why it is unfit for more
+    lack: str = ""  # why the rest of the chunk is handed back
 
 
 lane = State()
@@ -171,10 +174,12 @@ def _told(trouble: BaseException) -> ItemError:
 def run_chunk(order: Order) -> Answer:
     """Call the function on each record of a chunk.
 
-    Stops before a record that the limit forbids, and after one that ends past the order's seconds or fills the reply.
+    Stops before a record that the limit forbids or that cannot be run for now, and after one that ends past the
+    order's seconds or fills the reply.
     """
     if lane.trouble:
         return Answer(order.serial, 0, [], lane.trouble)
+    lane.lack = ""
     chunk, setup, identifier = order.chunk, lane.setup, lane.identifier
     shard, shards = setup.shard or (0, 0)
     head = Head(lane=lane.slot, run=setup.run, generation=order.generation, pid=getpid(), started=time(),
@@ -182,7 +187,7 @@ def run_chunk(order: Order) -> Answer:
     reply = Reply(perf_counter())
 
     def answer() -> Answer:
-        return Answer(order.serial, reply.lines, reply.close(chunk, identifier.format, head), lane.trouble)
+        return Answer(order.serial, reply.lines, reply.close(chunk, identifier.format, head), lane.trouble, lane.lack)
 
     def disturb(error: ItemError) -> None:
         # Nothing ran yet: it comes from an item of an earlier chunk. But it must not come again and again.
@@ -191,7 +196,17 @@ def run_chunk(order: Order) -> Answer:
             reply.at_hand = None if found is None else (found[0], found[3])
         reply.disturb(error)
 
-    return _undisturbed(lambda: _run_records(order, reply), answer, disturb)
+    return _undisturbed(lambda: _run(order, reply), answer, disturb)
+
+
+def _run(order: Order, reply: Reply) -> None:
+    """Run records into the reply, as long as any can be run."""
+    try:
+        _run_records(order, reply)
+    except Postponed as error:
+        lane.lack = error.lack
+        reply.drop()
+        reply.at_hand = None
 
 
 def _run_records(order: Order, reply: Reply) -> None:
@@ -275,6 +290,8 @@ def _call(item: Any) -> bytes | ItemError:
         return packed
     except BaseException as error:
         lane.is_theirs = False
+        if isinstance(error, Postponed):
+            raise
         try:
             lane.baseline.calm()
             lane.baseline.restore_builtins()

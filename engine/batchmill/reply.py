@@ -141,8 +141,7 @@ class Reply:
         """
         if self.is_disturbed:
             return
-        for column in (self.ids, self.contents, self.results, self.raws):
-            del column[self.items :]
+        self.drop()
         while self.failures and self.failures[-1][0] >= self.items:
             self.failures.pop()
         if self.at_hand is not None:
@@ -150,6 +149,11 @@ class Reply:
         elif self.items:
             self._fail_last(replace(error, message=f"{error.message} ({_LATE})"))
         self.is_disturbed = True
+
+    def drop(self) -> None:
+        """Drop a row that is not whole: its record has no outcome here."""
+        for column in (self.ids, self.contents, self.results, self.raws):
+            del column[self.items :]
 
     def _fail_last(self, error: ItemError) -> None:
         end = self.ends.pop()
@@ -314,6 +318,14 @@ class ItemFailed(Exception):
     def __init__(self, error: ItemError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+class Postponed(Exception):
+    """Raised on an item by a callable of ours that cannot run any for now, for want of what `lack` says."""
+
+    def __init__(self, lack: str) -> None:
+        super().__init__(lack)
+        self.lack = lack
 
 
 def describe(error: BaseException) -> ItemError:
