@@ -18,6 +18,7 @@ from batchmill.checkpoint import read_frames
 from batchmill.framing import CAP, HEAD_SIZE
 from fault_kit import CHECKPOINT, Run, committed, numbered, witnessed
 from process_kit import send
+from soak_items import children, late_alarm, prepare_alarm, prepare_children, prepare_unread, unread
 from soak_starts import crowded, limited_runs, prepare_crowd, prepare_limited
 from soak_trial import BROKEN_DISK, KILLED, LIMIT, Bench, Fault, Steps, Trial, lanes, mill, standing, stop_all
 
@@ -388,10 +389,13 @@ ROWS = (
     Row(2, "kill at every checkpoint call", 4, prepare_calls, killed_at_call, needs_strace=True),
     Row(3, "the same during recovery", 3, prepare_torn, killed_recovering, needs_strace=True),
     Row(13, "ENOSPC, EIO at every call", 3, prepare_failing, failing_at_call, needs_strace=True),
-    Row(17, "twenty at once", 3, prepare_crowd, crowded),
+    Row(17, "twenty commands at once", 3, prepare_crowd, crowded),
     Row(21, "kill -9 of workers", 2, prepare_twenty, workers_killed),
     Row(29, "few processes, files, little memory", 3, prepare_limited, limited_runs),
     Row(35, "stopped, clock jumps", 2, prepare_clocks, stopped),
     Row(39, "one core, half a core, slow disk", 2, prepare_scarce, scarce),
     Row(43, "two of these at random", 6, prepare_two, two_at_once),
+    Row(102, "records that kill their reader", 2, prepare_unread, unread),
+    Row(103, "alarms left behind", 2, prepare_alarm, late_alarm),
+    Row(105, "children started and ended", 1, prepare_children, children),
 )
