@@ -34,7 +34,6 @@ import datetime as dt
 import functools
 import math
 import struct
-import sys
 import threading
 from collections.abc import Callable
 from enum import IntEnum
@@ -44,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 from msgpack import unpackb
 
 from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointMismatch
+from batchmill.hashing import with_cache, without_cache
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -114,6 +114,8 @@ def read_value(data: bytes | memoryview, *, carefully: bool = False) -> tuple[An
             raise
         except Exception:  # a key that is no text, mostly; what else it may be is found once more, and named
             pass
+        finally:
+            with_cache()
     _state.mixed = False
     try:
         return unpackb(data, **CAREFUL.options), not _state.mixed
@@ -122,6 +124,8 @@ def read_value(data: bytes | memoryview, *, carefully: bool = False) -> tuple[An
     except Exception as error:
         # MemoryError and RecursionError among them: hostile bytes may raise anything that a constructor can raise.
         raise CheckpointDamaged(f"a value in the checkpoint cannot be read: {reason(error)}") from error
+    finally:
+        with_cache()
 
 
 def reason(error: Exception) -> str:
@@ -184,26 +188,9 @@ def _check_hashes(items: list[Any]) -> None:
     Whoever writes numbers can choose their hashes, which Python salts for texts alone. Powers of two share theirs by
     dozens, and pass.
     """
-    compared = sum(len(list(alike)) ** 2 for _, alike in groupby(sorted(map(_hash_of, items))))
+    compared = sum(len(list(alike)) ** 2 for _, alike in groupby(sorted(map(hash, items))))
     if compared > _COMPARED * len(items):
         raise ValueError(f"{len(items)} keys or elements share so few hashes that reading them would take too long")
-
-
-def _hash_of(value: Any) -> int:
-    """As `hash`, but a fraction is not looked up in the cache that Python has of their hashes since 3.12.
-
-    There, fractions of one hash are compared with each other: just what is to be found out before it happens.
-    """
-    kind = type(value)
-    if kind is tuple or kind is frozenset:
-        return hash(kind(map(_hash_of, value)))
-    if kind.__module__ != "fractions":
-        return hash(value)
-    try:  # the rule for all numbers in "Hashing of numeric types" of Python's manual
-        size = hash(hash(abs(value.numerator)) * pow(value.denominator, -1, sys.hash_info.modulus))
-    except ValueError:
-        size = sys.hash_info.inf
-    return hash(size if value.numerator >= 0 else -size)
 
 
 FAST = Reading(strict_map_key=True)  # refuses maps with keys that are neither text nor bytes
@@ -234,6 +221,7 @@ def _fraction_of(parts: list[Any]) -> Fraction:
         raise ValueError("a fraction of other things than integers")
     if numerator.bit_length() + denominator.bit_length() > _FRACTION_BITS:
         raise ValueError("a fraction of more than 64 KiB")  # its reduction takes quadratic time
+    without_cache()
     return Fraction(numerator, denominator)
 
 
