@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from batchmill.codec import Head, pack_map, pack_outcomes, pack_value
+from batchmill.codec import Block, Head, pack_map, pack_outcomes, pack_value, read_head
 from batchmill.errors import CheckpointDamaged
 from batchmill.framing import FrameRef, FrameType
 from batchmill.history import History
@@ -130,6 +130,23 @@ BAD: dict[str, Callable[[list[Frame]], list[Frame]]] = {
 def is_refused(ended: subprocess.CompletedProcess[str]) -> bool:
     told = [line for line in ended.stderr.splitlines() if line.startswith("batchmill: ")]
     return ended.returncode == 65 and len(told) == 1 and "Traceback" not in ended.stderr
+
+
+def test_a_block_with_another_number_of_records_than_its_digest_is_of_is_not_taken_for_it(work: Path) -> None:
+    frames = frames_of(work / "good.ckpt")
+    head, ids = read_head(frames[FIRST].payload), Block(frames[FIRST].payload).ids
+    more = head.items + 1
+    longer = pack_outcomes(
+        head._replace(lines=head.lines + 1, items=more, ok=head.items, failed=1),
+        [*ids, "more"],
+        [*[pack_value(1)] * head.items, pack_value(None)],
+        [(head.items, "E", "m", "t", b"{}")],
+        [0.0] * more,
+        [0] * more,
+    )
+    (work / "x.ckpt").write_bytes(file_of([*frames[:FIRST], Frame(OUTCOMES, longer)]))
+    ended = program(*resuming("x.ckpt", "jsonl"), cwd=work)
+    assert (ended.returncode in (0, 1, 65), "internal" in ended.stderr) == (True, False), ended.stderr
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -213,9 +213,10 @@ class Intake:
         # "abc" at the end of the input then must not be taken for the beginning of "abcd" now.
         if not whole and not closed and not (have == size and source.at_end_of_input):
             return None
-        if not matcher.is_block(number, block, source.header):
+        records = formats.count_records(marked, separator)
+        if records != matcher.records_of(number) or not matcher.is_block(number, block, source.header):
             return None
-        return size + (not whole and closed), formats.count_records(marked, separator)
+        return size + (not whole and closed), records
 
     def _unmatched(self, matcher: Matcher) -> Chunk | None:
         """The next records up to one that may begin a block."""

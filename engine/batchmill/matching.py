@@ -101,6 +101,10 @@ class Matcher:
         """Bytes of a row's block."""
         return self._index.row(number).size
 
+    def records_of(self, number: int) -> int:
+        """Records that it is said to have: somebody else's checkpoint may say anything."""
+        return self._index.row(number).records
+
     def is_block(self, number: int, data: bytes, header: bytes = b"") -> bool:
         """Whether `data`, under `header`, is that row's block.
 

@@ -344,7 +344,7 @@ def in_words(error: BaseException | ItemError) -> str:
 
 def _told(read: Callable[[], str], otherwise: str) -> str:
     try:
-        return _bounded(str.__str__(read()), MAX_MESSAGE)  # of a subclass of str, no method is called
+        return _bounded(hide(str.__str__(read())), MAX_MESSAGE)  # of a subclass of str, no method is called
     except BaseException:
         return otherwise
 
@@ -356,7 +356,7 @@ def _trace(error: BaseException) -> str:
         lines = traceback.TracebackException(type(error), error, shown, limit=-40, compact=True).format()
         text, size = [], 0
         for line in lines:
-            text.append(_bounded(line, MAX_MESSAGE))
+            text.append(_bounded(hide(line), MAX_MESSAGE))  # while a secret in it is whole
             size += len(text[-1])
             if size > MAX_TRACEBACK:
                 break
