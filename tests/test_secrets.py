@@ -234,3 +234,11 @@ def test_try_gets_the_value_and_hides_it_too(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1\n")
     ended = batchmill("try", "f.py:f", "a.txt", "--set-env", "token=WORD", cwd=tmp_path, env=ENV)
     assert (ended.returncode, "ValueError: ***" in ended.stderr) == (1, True), ended.stderr
+
+
+def test_a_password_in_the_address_of_a_cluster_is_said_by_nobody(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1\n")
+    run = ("run", "json:loads", "a.txt", "--cluster", "tcp://me:geheim77@127.0.0.1:1", "--no-checkpoint")
+    refused, told = batchmill(*run, cwd=tmp_path), batchmill(*run, "--dry-run", "--json", cwd=tmp_path)
+    assert ("tcp://me:***@" in refused.stderr, "tcp://me:***@" in told.stdout) == (True, True), refused.stderr
+    assert "geheim77" not in refused.stderr + told.stdout

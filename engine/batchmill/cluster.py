@@ -42,6 +42,7 @@ from batchmill.remote import Machine, RemoteLanes
 from batchmill.remote_watch import RemoteGuard, RemoteMonitor
 from batchmill.resources import Monitor, machine, usable_cores, versions
 from batchmill.scheduler import CLOSING, checked, connected, is_refused, lost, workers_of
+from batchmill.secrecy import mask_addresses
 from batchmill.version import __version__
 from batchmill.wire import LEASE, AgentSetup, pack
 
@@ -99,7 +100,12 @@ class Cluster:
 
     def facts(self) -> dict[str, Any]:
         """See Site."""
-        return {"workers": self.workers, "machine": machine(), "versions": versions(), "cluster": self.address}
+        return {
+            "workers": self.workers,
+            "machine": machine(),
+            "versions": versions(),
+            "cluster": mask_addresses(self.address),
+        }
 
     def lanes(
         self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int

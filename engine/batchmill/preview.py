@@ -30,6 +30,7 @@ from batchmill.plan import Plan
 from batchmill.reader import damaged, naming, open_reader, refuse_live
 from batchmill.resources import worker_count
 from batchmill.resume import check_identity
+from batchmill.secrecy import mask_addresses
 from batchmill.settings import Settings
 from batchmill.source import Source
 from batchmill.target import STDOUT
@@ -135,7 +136,7 @@ def _preview(plan: Plan, count: _Count, fate: str) -> Preview:
 def _workers(settings: Settings) -> tuple[int, str]:
     if not settings.cluster_name:
         return worker_count(settings.workers)
-    return settings.workers if isinstance(settings.workers, int) else 0, settings.cluster_name
+    return settings.workers if isinstance(settings.workers, int) else 0, mask_addresses(settings.cluster_name)
 
 
 def _chunks(source: Source, wake: threading.Event) -> Iterator[Chunk]:

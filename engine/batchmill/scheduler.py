@@ -14,6 +14,7 @@ from typing import Any
 from batchmill.errors import ClusterLost, InputMissing, InvalidUsage
 from batchmill.link import SILENCE
 from batchmill.plan import Plan
+from batchmill.secrecy import mask_addresses
 from batchmill.settings import TLS, Settings
 
 CLOSING = 3.0  # seconds for a client to close
@@ -66,7 +67,7 @@ def connect(plan: Plan) -> Any:
         from distributed import Client
     except ImportError:
         raise InvalidUsage("--cluster needs dask.distributed", "pip install 'batchmill[dask]'") from None
-    where = settings.cluster or settings.cluster_file
+    where, user = mask_addresses(settings.cluster_name), settings.cluster_name.rpartition("@")[0].rpartition("/")[2]
     if settings.cluster_file is not None:
         remedy = f"start one with `dask scheduler --scheduler-file {settings.cluster_file}`"
         _check_readable("cluster_file", settings.cluster_file, remedy)
@@ -85,7 +86,8 @@ def connect(plan: Plan) -> Any:
         if "ssl_context" in str(error):  # how Dask says it
             remedy = "give --tls-ca-file, --tls-cert and --tls-key"
             raise InvalidUsage(f"--cluster {where} needs certificates", remedy) from None
-        raise InvalidUsage(f"--cluster {where}: {error}", "write tcp://HOST:8786 or tls://HOST:8786") from None
+        said = str(error).replace(f"{user}@", "***@") if user else str(error)
+        raise InvalidUsage(f"--cluster {where}: {said}", "write tcp://HOST:8786 or tls://HOST:8786") from None
     except (TimeoutError, OSError) as error:
         raise ClusterLost(
             f"no scheduler can be reached at {where}: {str(error) or type(error).__name__}",

@@ -136,7 +136,7 @@ def _initialize(init: Callable[[], Any] | None) -> None:
     try:
         init()
     except BaseException as error:
-        _lane.error = failure(f"--init {getattr(init, '__name__', init)}", error)
+        _lane.error = failure(f"--init {getattr(init, '__name__', type(init).__name__)}", error)
 
 
 def hello() -> Ready:
