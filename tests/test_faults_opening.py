@@ -279,6 +279,86 @@ def test_what_a_finalizer_raises_is_heard_by_nobody(do: str, tmp_path: Path) -> 
     assert run(tmp_path, f"Final({do!r})", with_id=True) == [0, 25, 0, 0]
 
 
+# All of them together
+
+
+MIXED = """
+from p import *
+
+def act(item):
+    globals()[item.do]()
+
+class Hashed:
+    def __init__(self, do):
+        self.do = do
+    def __hash__(self, *_):
+        act(self)
+
+class Equal(Hashed):
+    __eq__ = Hashed.__hash__
+    def __hash__(self):
+        return 5
+
+class Read(Hashed):
+    @property
+    def result(self):
+        act(self)
+    def __hash__(self):
+        return 6
+
+def look(item):
+    return [item in {5}, getattr(item, "result", 1)]
+"""
+
+MIXED_SCRIPT = """
+import json, os, sys
+os.environ["PARENT"] = str(os.getpid())
+import batchmill, m
+
+if __name__ == "__main__":
+    words = json.loads(sys.argv[1])
+    poison = [eval(one, vars(m)) for one in words]
+    names = {id(one): name for one, name in zip(poison, words)}  # they are not to be asked
+    items = [item for n, one in enumerate(poison) for item in (100 + 2 * n, one, 101 + 2 * n)]
+    options = {"checkpoint": "run.ckpt", "timeout": 0.5, "crash_retries": 0, "workers": 2}
+    report = batchmill.run(m.look, items, id=lambda item: names.get(id(item), item), **options)
+    print(json.dumps([report.exit_code, report.completed, report.failed]))
+"""
+
+MIXTURE = {
+    "Poison('boom')": "RuntimeError: the item cannot be read in a worker: hostile",
+    "Poison('exits')": "WorkerDied: exited with status 7 while reading it",
+    "Poison('alarm')": "WorkerDied: was killed by SIGALRM while reading it",
+    "Sent(ValueError('no'))": "ValueError: the item cannot be sent to a worker: no",
+    "Sent(SystemExit(3))": "SystemExit: the item cannot be sent to a worker: 3",
+    "Hashed('boom')": "RuntimeError: hostile",
+    "Hashed('segfaults')": "WorkerDied: was killed by SIGSEGV",
+    "Equal('leaves')": "SystemExit: leaving",
+    "Equal('is_interrupted')": "KeyboardInterrupt: ",
+    "Read('exits')": "WorkerDied: exited with status 7",
+    "Read('swallows')": "Timeout: killed after",
+    "Read('alarm')": "WorkerDied: was killed by SIGALRM",
+    "Read('boom')": "RuntimeError: hostile",
+    "Final('exits')": "WorkerDied: exited with status 7",
+}
+
+
+def test_of_a_mixture_exactly_the_poisonous_items_fail_each_with_its_cause(tmp_path: Path) -> None:
+    for name, text in (("p.py", POISON), ("m.py", MIXED), ("script.py", MIXED_SCRIPT)):
+        (tmp_path / name).write_text(text)
+    words = [sys.executable, "script.py", json.dumps([*MIXTURE])]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [1, 2 * len(MIXTURE), len(MIXTURE)], done.stderr
+    failed = {id: outcome.error for id, outcome in committed(tmp_path).items() if outcome.error is not None}
+    assert failed.keys() == MIXTURE.keys()
+    for poison, cause in MIXTURE.items():
+        kind, _, message = cause.partition(": ")
+        assert (failed[poison].type, message in failed[poison].message) == (kind, True), failed[poison]
+
+
 # Lines that hurt
 
 
