@@ -167,3 +167,11 @@ def test_a_log_is_lines(place: Path) -> None:
     assert 0 < len(ended.stderr.splitlines()) < 40
     assert "\r" not in ended.stderr
     assert "\x1b" not in ended.stderr
+
+
+def test_what_made_a_group_of_its_own_ends_at_the_time_out_too(place: Path) -> None:
+    """As `timeout` makes one for what it runs."""
+    (place / "deaf").write_text("echo $$ > pid; trap '' TERM; sleep 900; sleep 900")
+    ended = shell("echo deaf | $BM exec --no-checkpoint --timeout 1s -- timeout 900 sh", place)
+    assert (ended.returncode, "timed out after 1 s" in ended.stderr) == (1, True), ended.stderr
+    assert not is_running(int((place / "pid").read_text()))

@@ -106,6 +106,7 @@ NASTY = "a'b $(touch pwned) `touch pwned` \"; touch pwned; \n\\"
         "cat <<E\n{}\nE",
         'printf %s "${HOME:+{}}"',
         'echo "a\\" {}"',
+        "echo \\{}",
         "echo \"$(printf '{}')\"",
     ],
 )

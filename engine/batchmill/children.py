@@ -47,6 +47,14 @@ def children_of(pid: int) -> list[int]:
     return resources.children_of(pid)
 
 
+def descendants(pid: int) -> list[int]:
+    """All that descends from a process, the oldest first."""
+    found = children_of(pid)
+    for one in found:
+        found.extend(child for child in children_of(one) if child not in found)
+    return found
+
+
 def kill_tree(pid: int) -> None:
     """SIGKILL a process, its group if it leads one, and all that it has started.
 

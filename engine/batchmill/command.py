@@ -123,7 +123,7 @@ class CommandSpec:
         exposed = exposed_place(self.words[0], with_fields=with_fields) if self.shell else None
         if exposed is not None:
             raise InvalidUsage(
-                f"{exposed} stands inside quotes, backquotes or a here-document of --shell",
+                f"{exposed} stands inside quotes, backquotes or a here-document of --shell, or behind a backslash",
                 f"write {exposed} by itself: it is quoted already",
             )
         if self.shell or has_place(self.words[0], with_fields=with_fields):

@@ -23,6 +23,7 @@ from multiprocessing.util import Finalize
 from typing import IO, Any, NamedTuple
 
 from batchmill.anonymous_file import file_with, write_whole
+from batchmill.children import descendants, kill_tree, send
 from batchmill.errors import OutputLost
 
 PIECE = 1 << 16
@@ -145,9 +146,13 @@ class Commands:
         try:
             overdue = not child.gather(timeout)
             if overdue:
-                self._group.signal(signal.SIGTERM)
-                self._group.signal(signal.SIGCONT)
+                outside = descendants(child.pid)  # they may be in other groups, as what `timeout` runs
+                for number in (signal.SIGTERM, signal.SIGCONT):
+                    self._group.signal(number)
+                    for pid in outside:
+                        send(os.kill, pid, number)
                 child.gather(LAST_WORDS)
+                kill_tree(child.pid)
                 self._group.kill()
             child.drain()
             status, usage = child.wait()
@@ -216,7 +221,7 @@ class _Child:
     """
 
     def __init__(self, pid: int, captures: dict[int, Capture], writing: tuple[int, ...]) -> None:
-        self._pid = pid
+        self.pid = pid
         self._captures = captures
         self._poll = select.poll()
         for descriptor in captures:
@@ -258,7 +263,7 @@ class _Child:
 
     def _has_ended(self) -> bool:
         if self._ended is None:
-            pid, status, usage = os.wait4(self._pid, os.WNOHANG)
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             self._ended = (status, usage) if pid else None
         return self._ended is not None
 
@@ -274,7 +279,7 @@ class _Child:
     def wait(self) -> tuple[int, Any]:
         """Wait for its end: wait status and resource usage."""
         if self._ended is None:
-            _, status, usage = os.wait4(self._pid, 0)
+            _, status, usage = os.wait4(self.pid, 0)
             self._ended = status, usage
         return self._ended
 

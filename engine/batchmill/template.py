@@ -87,7 +87,9 @@ def exposed_place(script: str, *, with_fields: bool) -> str | None:
 
 
 def _is_exposed(before: str) -> bool:
-    """Whether quotes, backquotes or a here-document are open after this beginning of a script. "$(" begins anew."""
+    """Whether quotes, backquotes, a backslash or a here-document are open after this beginning of a script. "$(" begins
+    anew.
+    """
     open_now, skip = [""], False
     for at, letter in enumerate(before):
         here = open_now[-1]
@@ -105,7 +107,7 @@ def _is_exposed(before: str) -> bool:
             open_now.append(")")
         elif here != '"' and before[at : at + 2] == "<<":
             return True
-    return any(letter in ("'", "`") for letter in open_now) or open_now[-1] == '"'
+    return skip or any(letter in ("'", "`") for letter in open_now) or open_now[-1] == '"'
 
 
 def _encode(text: str) -> bytes:
