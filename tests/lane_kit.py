@@ -20,6 +20,7 @@ from batchmill.model import Chunk, Report
 from batchmill.packing import Packing
 from batchmill.records import COLUMNS, LIMIT, NO_LIMIT, Answer, Order
 from batchmill.reply import Tally
+from batchmill.scatter import fulfil
 from batchmill.settings import Settings
 from batchmill.worker import LaneSetup
 
@@ -157,7 +158,7 @@ class Stage:
             self._session._recorder.settled(0, 0)
             output.finish()
             while (found := output.next_order()) is not None:
-                output.rendered(found[0], *worker.render(found[1]))
+                output.rendered(found[0], *fulfil(found[1]))
             assert output.is_done
         return self._session._finish()
 

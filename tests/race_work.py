@@ -20,11 +20,10 @@ from batchmill.codec import pack_map
 from batchmill.errors import BatchmillError
 from batchmill.framing import FrameType
 from batchmill.history import History
-from batchmill.model import Report
+from batchmill.model import Report, report_map
 from batchmill.reader import read_frames
 from batchmill.resume import begin_run, open_checkpoint_for
 from batchmill.settings import Settings
-from batchmill.tracker import report_map
 from batchmill.waiting import patiently, seconds_of
 from checkpoint_kit import outcomes_payload
 from race_kit import CHECKPOINT, CHOICES, ITEMS, META, ids_in

@@ -19,8 +19,9 @@ import pytest
 
 from batchmill import intake, layout, matching, ordering, spool
 from batchmill.codec import Block, digest_id, id_key, outcomes
+from batchmill.errors import ItemError
 from batchmill.ledger import Flight
-from batchmill.model import ItemError, Report
+from batchmill.model import Report
 from batchmill.records import NO_LIMIT, RECORD_BITS, Order
 from batchmill.results import open_checkpoint, write_results
 from batchmill.settings import Settings

@@ -6,7 +6,9 @@ import signal
 
 import pytest
 
-from batchmill.blame import DISCONNECTED, KILLS, SERVER_LOST, Blame, describe_exit, verdict
+from batchmill.blame import DISCONNECTED, KILLS, Blame, verdict
+from batchmill.starts import SERVER_LOST
+from batchmill.text import describe_exit
 
 KILL = -int(signal.SIGKILL)
 

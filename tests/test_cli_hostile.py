@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.export import harmless
+from batchmill.text import harmless
 from batchmill_cli.shell import quote
 from cli_kit import Terminal, batchmill, shell
 

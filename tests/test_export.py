@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from batchmill.codec import NIL, Head, pack_outcomes, pack_result, unpack_value
 from batchmill.errors import CheckpointDamaged
-from batchmill.export import escape, render
+from batchmill.export import render
+from batchmill.text import escape
 from batchmill.unsaid import Unsaid
 from test_codec import VALUES, nested, nested_map
 

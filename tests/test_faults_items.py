@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from batchmill import Outcome
-from batchmill.model import ItemError
+from batchmill.errors import ItemError
 from fault_kit import (
     CHECKPOINT,
     METHODS,

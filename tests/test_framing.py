@@ -16,7 +16,6 @@ from batchmill.framing import (
     CAP,
     HEADER_SIZE,
     MAX_FRAME,
-    MAX_PAYLOAD,
     OVERHEAD,
     FileHeader,
     FrameRef,
@@ -28,6 +27,7 @@ from batchmill.framing import (
     frame_bytes,
     payload_of,
 )
+from batchmill.model import MAX_PAYLOAD
 from batchmill.salvage import find_seed
 from checkpoint_kit import HEADER, build, pread_of, scan_bytes, small_file
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from batchmill import formats
-from batchmill.ledger import IllegalMove, Ledger, State, Strike
-from batchmill.model import Chunk, ItemError
+from batchmill.errors import IllegalMove, ItemError
+from batchmill.ledger import Ledger, State, Strike
+from batchmill.model import Chunk
 
 divide = partial(formats.divide, format=formats.FORMATS["lines"])
 VERDICT = ItemError("WorkerDied", "the worker died")

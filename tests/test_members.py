@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from batchmill.errors import ClusterUnfit
-from batchmill.ledger import IllegalMove
+from batchmill.errors import ClusterUnfit, IllegalMove
 from batchmill.members import MOST, PAUSE, Members
 
 OLD = ClusterUnfit("too old")

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from batchmill.command import CommandSpec, Runner
+from batchmill.errors import ItemFailed
 from batchmill.process import PIECE, Capture, Commands, Ended, NotStarted
-from batchmill.reply import ItemFailed, Postponed
+from batchmill.reply import Postponed
 from batchmill.template import Task
 from fault_kit import until
 from process_kit import is_running, start

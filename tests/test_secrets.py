@@ -15,9 +15,9 @@ import pytest
 from batchmill.codec import pack_map
 from batchmill.errors import InvalidUsage
 from batchmill.plan import make_plan
-from batchmill.reply import MAX_MESSAGE, describe
 from batchmill.secrecy import Secrets, hide, is_secret, learn, mask_script, mask_words
 from batchmill.settings import Settings
+from batchmill.text import MAX_MESSAGE, describe
 from cli_kit import batchmill, shell
 
 SECRETS = ("sesame99", "geheim77", "hunter22", "klaus555")

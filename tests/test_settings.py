@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.errors import InvalidUsage
-from batchmill.settings import Settings, nearest, parse_duration, parse_shard, parse_size
+from batchmill.settings import Settings, parse_duration, parse_shard, parse_size
+from batchmill.text import nearest
 
 
 def refusal(**values: Any) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from batchmill.signals import STOPPING, Watch
+from batchmill.lane import STOPPING
+from batchmill.signals import Watch
 from process_kit import start
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)

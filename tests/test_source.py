@@ -18,10 +18,10 @@ import pytest
 
 from batchmill import feed as feed_module
 from batchmill import source as source_module
-from batchmill.errors import InputBroken, InputMissing, InvalidUsage
+from batchmill.errors import InputBroken, InputMissing, InvalidUsage, ItemError
 from batchmill.feed import walk
 from batchmill.formats import FORMATS, count_records, split_records
-from batchmill.model import Chunk, ItemError
+from batchmill.model import Chunk
 from batchmill.source import ByteSource, ItemSource, Source
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}

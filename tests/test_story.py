@@ -16,11 +16,10 @@ from batchmill.checkpoint import Checkpoint
 from batchmill.codec import Head, pack_map, pack_outcomes, pack_value
 from batchmill.errors import CheckpointDamaged, InputMissing
 from batchmill.framing import FrameType, Kind
-from batchmill.model import Report
+from batchmill.model import Report, report_map
 from batchmill.reader import Reader
 from batchmill.story import Story
 from batchmill.teller import MOST_LANES, MOST_MESSAGES, MOST_TYPES, SLOWEST, read_story
-from batchmill.tracker import report_map
 from checkpoint_kit import QuickDisk
 
 ZERO = 1_700_000_000.0

@@ -17,8 +17,9 @@ from batchmill import open_checkpoint
 from batchmill import source as source_module
 from batchmill.errors import InvalidUsage
 from batchmill.feed import Census, Headed
-from batchmill.formats import FORMATS, Format, IdRule, digest_block, divide
+from batchmill.formats import FORMATS, Format, IdRule, divide
 from batchmill.identity import Identifier
+from batchmill.ids import digest_block
 from batchmill.model import Chunk
 from batchmill.rejects import as_input
 from batchmill.source import ByteSource

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.reply import ItemFailed
+from batchmill.errors import ItemFailed
 from batchmill.template import Task, Template, exposed_place
 
 PATHS = [

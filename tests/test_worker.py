@@ -20,8 +20,9 @@ import pytest
 
 from batchmill import records
 from batchmill.codec import MASKED, Block, id_key, outcomes
-from batchmill.formats import digest_block
-from batchmill.model import Chunk, Earlier, ItemError
+from batchmill.errors import ItemError
+from batchmill.ids import digest_block
+from batchmill.model import Chunk, Earlier
 from batchmill.records import RECORD_BITS, Order
 from batchmill.reply import Postponed
 from lane_kit import answered, chunk_of, lane, run_chunk

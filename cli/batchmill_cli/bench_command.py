@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.errors import InvalidUsage, OutputLost
-from batchmill.model import plural
 from batchmill.settings import parse_duration
+from batchmill.text import plural
 from batchmill_cli import bench_files, streams
 from batchmill_cli.batch_options import of_run
 from batchmill_cli.bench_subject import Subject, command_options

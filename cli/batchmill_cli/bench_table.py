@@ -11,9 +11,8 @@ from typing import Any
 
 from batchmill import resources, scaling
 from batchmill.bench import Findings
-from batchmill.export import escape
-from batchmill.model import format_rate, format_size, plural
 from batchmill.scaling import Bound, Cell, Fit
+from batchmill.text import escape, format_rate, format_size, plural
 from batchmill_cli.report import as_json, span
 
 HEADINGS = ("", "workers", "chunk", "items/s", "spread", "speed-up", "efficiency", "cpu", "peak rss", "start-up")

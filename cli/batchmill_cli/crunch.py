@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.errors import CheckpointBusy, InvalidUsage
-from batchmill.model import Report, Snapshot, plural
+from batchmill.model import Report, Snapshot
 from batchmill.settings import Settings, parse_duration
+from batchmill.text import plural
 from batchmill_cli import BEGAN, streams
 from batchmill_cli.metrics import Metrics
 from batchmill_cli.program import program_name, retold

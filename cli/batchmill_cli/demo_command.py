@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from batchmill.export import escape
 from batchmill.settings import Settings
+from batchmill.text import escape
 from batchmill_cli import streams
 from batchmill_cli.crunch import Manner, close, crunch
 from batchmill_cli.options import Command, Option, Whole, given

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from batchmill.export import escape
-from batchmill.model import plural
 from batchmill.settings import Settings
+from batchmill.text import escape, plural
 from batchmill_cli.report import as_json, fields_of, first_line, show_id
 
 if TYPE_CHECKING:

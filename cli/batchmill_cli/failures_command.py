@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.errors import InvalidUsage
-from batchmill.export import escape
-from batchmill.model import Outcome, plural
+from batchmill.model import Outcome
+from batchmill.text import escape, plural
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
 from batchmill_cli.places import CHECKPOINT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from batchmill.model import format_rate, format_size, plural
 from batchmill.story import ENDINGS, LaneTold, Story
+from batchmill.text import format_rate, format_size, plural
 from batchmill_cli.markup import Column, Markup, details, join, table, tag, thinned
 from batchmill_cli.plots import (
     WIDE,

@@ -98,8 +98,8 @@ def _failed(error: Exception, *, verbose: bool) -> int:
 def _clean(text: str) -> str:
     """Without control characters: names and messages come from the user's data. Its own line ends stay."""
     try:
-        from batchmill.export import escape
         from batchmill.secrecy import hide
+        from batchmill.text import escape
     except ImportError:  # a broken installation must still be able to say so
         return text.encode("ascii", "backslashreplace").decode()
     return "\n".join(escape(line, 4000) for line in hide(text).splitlines())

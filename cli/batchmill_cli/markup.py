@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape as escape_html
 from typing import NamedTuple
 
-from batchmill.export import escape
+from batchmill.text import escape
 
 MOST_ROWS = 60  # of a table behind a plot
 

@@ -196,7 +196,7 @@ class Choice(ParamType):
         if value in self.words:
             return str(value)
         from batchmill.errors import InvalidUsage
-        from batchmill.settings import nearest
+        from batchmill.text import nearest
 
         option = param.opts[-1] if param is not None else "value"
         raise InvalidUsage(f"{option} {value!r} is unknown", nearest(str(value), self.words))

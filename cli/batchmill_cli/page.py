@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchmill.framing import Kind
-from batchmill.model import format_rate, format_size, plural
 from batchmill.settings import Settings
 from batchmill.story import AlikeTold, FailureTold, RunTold, Story
+from batchmill.text import format_rate, format_size, plural
 from batchmill.version import __version__
 from batchmill_cli import figures
 from batchmill_cli.markup import Column, Markup, details, facts, join, lines, plain, table, tag

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from batchmill.export import escape
 from batchmill.jsonform import Plain, shown
-from batchmill.model import FailureGroup, Report, format_rate, format_size, plural
+from batchmill.model import FailureGroup, Report
+from batchmill.text import escape, format_rate, format_size, plural
 from batchmill_cli.shell import join, quote
 
 MOST_GROUPS = 10

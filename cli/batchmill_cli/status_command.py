@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.export import escape
-from batchmill.model import format_clock, format_rate, format_size, plural
+from batchmill.text import escape, format_clock, format_rate, format_size, plural
 from batchmill_cli import streams
 from batchmill_cli.options import Command, Option
 from batchmill_cli.places import CHECKPOINT

@@ -119,7 +119,7 @@ class _Screen(_Stdout):
         return len(bytes(data))
 
     def _show(self, lines: bytes) -> None:
-        from batchmill.export import harmless
+        from batchmill.text import harmless
 
         view = memoryview(harmless(lines))
         while view:

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from batchmill.errors import BatchmillError, InvalidUsage
-from batchmill.export import escape
 from batchmill.secrecy import hide
 from batchmill.settings import Settings
+from batchmill.text import escape
 from batchmill_cli import streams
 from batchmill_cli.batch_options import of_run
 from batchmill_cli.options import Command, Option, Whole, arguments_of, given

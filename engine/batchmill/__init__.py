@@ -17,8 +17,8 @@ from batchmill.version import __version__
 
 if TYPE_CHECKING:
     from batchmill.api import Stream, map, run, stream
-    from batchmill.errors import BatchmillError, ItemsFailed
-    from batchmill.model import FailureExample, FailureGroup, ItemError, Outcome, Report, Snapshot, Usage
+    from batchmill.errors import BatchmillError, ItemError, ItemsFailed
+    from batchmill.model import FailureExample, FailureGroup, Outcome, Report, Snapshot, Usage
     from batchmill.results import Results, Status, open_checkpoint, write_results
     from batchmill.settings import Settings
 

@@ -21,15 +21,15 @@ from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple
 
 from batchmill import records, server
+from batchmill.errors import ItemError
 from batchmill.guard import Guard
 from batchmill.lanes import Event, Lane
-from batchmill.model import ItemError
 from batchmill.parcel import deliver, settled
 from batchmill.pool import Pool
 from batchmill.printer import Printed, Prints
 from batchmill.processes import PATIENCE
-from batchmill.reply import in_words
 from batchmill.resources import Monitor, raise_descriptor_limit, thread_caps, usable_cores
+from batchmill.text import in_words
 from batchmill.wire import PULSE, AgentSetup, Death, framed, pack, read_message, unpack
 from batchmill.worker import LaneSetup
 

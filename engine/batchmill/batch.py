@@ -40,14 +40,14 @@ from batchmill.ledger import Ledger
 from batchmill.limits import FailureLimits
 from batchmill.loop import TICK, Callbacks, Loop
 from batchmill.matching import Matcher
-from batchmill.model import Chunk, Report, Snapshot, Stop, Wake, plural
+from batchmill.model import Chunk, Report, Snapshot, Stop, Wake, report_map
 from batchmill.output import KEPT, Output
 from batchmill.passing import Passing
 from batchmill.plan import Plan, make_plan
 from batchmill.processes import PATIENCE
 from batchmill.reader import naming
 from batchmill.recorder import Recorder, Sink
-from batchmill.reply import Tally, describe
+from batchmill.reply import Tally
 from batchmill.resume import Nowhere, begin_run, open_checkpoint_for
 from batchmill.retrier import Retrier
 from batchmill.sealer import Sealer
@@ -55,8 +55,9 @@ from batchmill.secrecy import mask_addresses, mask_settings
 from batchmill.settings import Settings
 from batchmill.site import Here, Site
 from batchmill.target import check_target
+from batchmill.text import describe, plural
 from batchmill.time_limit import TimeLimit
-from batchmill.tracker import Tracker, report_map
+from batchmill.tracker import Tracker
 from batchmill.waiting import patiently, seconds_of
 from batchmill.worker import in_lane
 

@@ -21,8 +21,8 @@ from typing import Any
 from batchmill.agreement import Agreement, Difference
 from batchmill.cells import CellRun
 from batchmill.crew import Crew
-from batchmill.errors import InputMissing, InvalidUsage
-from batchmill.model import Stop, format_size
+from batchmill.errors import InputMissing, InvalidUsage, interrupted
+from batchmill.model import Stop
 from batchmill.plan import Plan
 from batchmill.processes import PATIENCE
 from batchmill.resources import (
@@ -37,7 +37,7 @@ from batchmill.sampling import Record, Sample, draw
 from batchmill.scaling import Cell, Round
 from batchmill.source import ByteSource
 from batchmill.survey import Asked, Schedule, Step, Survey, Task
-from batchmill.waiting import interrupted
+from batchmill.text import format_size
 
 MOST_RECORDS = 20_000  # sampled where nobody says how many
 READING = 0.1  # share of the time that reading the input may take

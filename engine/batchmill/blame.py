@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-
-from batchmill.model import ItemError
+from batchmill.errors import ItemError
+from batchmill.starts import KILLED, SERVER_LOST
 
 KILLS = 10  # times an item may be on the board of a lane that somebody else seems to have killed, before it is charged
 DISCONNECTED = "closed its connection (does the item close descriptors that are not its own?)"
-SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork server died
-KILLED = -signal.SIGKILL
-UNFIT = 113  # the exit status of a worker that cannot even answer: whatever it does, something is raised
-_UNFIT = "could not answer for what was left behind in it (a hook, an alarm, a replaced builtin, …)"
 
 
 class Blame:
@@ -31,20 +26,6 @@ class Blame:
             return True
         self._kills[first] = self._kills.get(first, 0) + 1
         return self._kills[first] > KILLS
-
-
-def describe_exit(code: int | None) -> str:
-    """How a process ended, in words."""
-    if code is None:
-        return "died"
-    if code == UNFIT:
-        return _UNFIT
-    if code >= 0:
-        return f"exited with status {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 def verdict(how: str, pid: int, tries: int, memory: str | None, *, was_opened: bool = True) -> ItemError:

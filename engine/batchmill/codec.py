@@ -29,10 +29,9 @@ from typing import Any, NamedTuple
 
 from msgpack import Unpacker
 
-from batchmill.errors import CheckpointDamaged
-from batchmill.framing import MAX_PAYLOAD
+from batchmill.errors import CheckpointDamaged, ItemError
 from batchmill.ids import canonical, digest_id, fingerprint, id_key, kept_id
-from batchmill.model import ItemError, Outcome
+from batchmill.model import MAX_PAYLOAD, Outcome
 from batchmill.packing import MAX_PACKED, array_header, pack_result, pack_value
 from batchmill.unpacking import MAX_DEPTH, UNWEIGHED, is_deeper, read_value, unpack_value
 

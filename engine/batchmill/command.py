@@ -18,14 +18,14 @@ from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 from batchmill.codec import Failure
-from batchmill.errors import InputMissing, InvalidUsage, OutputLost
+from batchmill.errors import InputMissing, InvalidUsage, ItemError, ItemFailed, OutputLost
 from batchmill.files import NO_FILES, OwnFiles
 from batchmill.formats import Parse
 from batchmill.identity import Found, Identifier, Identify
-from batchmill.model import Chunk, ItemError
+from batchmill.model import Chunk
 from batchmill.passing import Passer
 from batchmill.process import HELD, Capture, Commands, Ended, NotStarted
-from batchmill.reply import ItemFailed, Postponed
+from batchmill.reply import Postponed
 from batchmill.scarcity import lack_in, lacking, lacking_number
 from batchmill.secrecy import learn, mask_script, mask_words
 from batchmill.template import Task, Template, exposed_place, has_place

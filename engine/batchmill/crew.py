@@ -9,12 +9,12 @@ import queue
 import time
 from typing import Any
 
-from batchmill.blame import describe_exit
 from batchmill.errors import OutOfResources
 from batchmill.lanes import LATE, Event, Lane
 from batchmill.model import Stop
 from batchmill.pool import Pool
 from batchmill.starts import died_importing, not_imported, not_started
+from batchmill.text import describe_exit
 from batchmill.worker import Ready
 
 _LOOK = 0.5  # seconds between looks at the time while lanes start

@@ -15,16 +15,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from batchmill import worker
-from batchmill.blame import describe_exit
 from batchmill.errors import LanesLost
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.output import Output
 from batchmill.pool import Pool
-from batchmill.scatter import Work
+from batchmill.scatter import Work, fulfil
 from batchmill.starts import not_started
+from batchmill.text import describe_exit
 from batchmill.unsaid import Unsaid
-from batchmill.worker import LaneSetup
+from batchmill.worker import LaneSetup, Ready
 
 _TURN = 16  # orders handed out before the loop looks at what has come back
 _WINDOW = 2  # orders that a lane of a desk of its own has at a time
@@ -88,7 +87,7 @@ class Desk:
                 return False
             number, work = found
             self._out[number] = (lane, work)
-            self._lanes.submit(lane, ("render", number), worker.render, work)
+            self._lanes.submit(lane, ("render", number), fulfil, work)
         return True
 
     def _next(self) -> tuple[int, Work] | None:
@@ -107,7 +106,7 @@ class Desk:
         if found is None or self._output is None:
             return False
         number, work = found
-        self._output.rendered(number, *worker.render(work))
+        self._output.rendered(number, *fulfil(work))
         return True
 
     def lost(self, lane: Lane) -> None:
@@ -175,7 +174,7 @@ class OwnDesk(Desk):
             self.made(number, *event.future.result())
             self._died = 0
 
-    def _greet(self, lane: Lane, ready: worker.Ready) -> None:
+    def _greet(self, lane: Lane, ready: Ready) -> None:
         if ready.error is not None:
             raise ready.error
         lane.ready = True

@@ -1,8 +1,13 @@
-"""Owns every error raised on purpose: one base, an exit status and a remedy each. Never prints, never imports.
+"""Owns every error raised on purpose: one base, an exit status and a remedy each.
 
 The classes are named for what happened; `exit_code` is the process status of DESIGN.md's table (sysexits.h where one
 fits), and `remedy` is what the person can do about it, said after the message.
 """
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
 
 
 class BatchmillError(Exception):
@@ -136,3 +141,30 @@ class NotGuarded(BatchmillError, RuntimeError):
     """A script without `if __name__ == "__main__":` started a batch again inside a lane."""
 
     exit_code = 78
+
+
+@dataclass(frozen=True, slots=True)
+class ItemError:
+    """Why an item failed: the exception's `type` name, its `message`, the `traceback` text ("" where there is none)."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class ItemFailed(Exception):
+    """Raised on an item by a callable of ours, which knows itself all that is to be said: `error`."""
+
+    def __init__(self, error: ItemError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class IllegalMove(RuntimeError):
+    """An event that the state table does not know: a defect of ours, never of the user's."""
+
+
+def interrupted(reason: str, doing: str) -> Interrupted:
+    """The error that says what asked to stop, mostly a signal's name, while `doing` something."""
+    code = 128 + signal.Signals[reason] if reason.startswith("SIG") else Interrupted.exit_code
+    return Interrupted(f"ended by {reason} while {doing}: nothing was begun", exit_code=code)

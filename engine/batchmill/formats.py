@@ -9,15 +9,13 @@ block itself for all other formats. The header of a table is no record; it trave
 
 from __future__ import annotations
 
-import hashlib
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from batchmill.codec import digest_id, id_key, unpack_value
+from batchmill.codec import digest_id, unpack_value
 from batchmill.errors import CheckpointDamaged, InvalidUsage
 from batchmill.model import Chunk
 from batchmill.settings import FORMATS as NAMES
@@ -313,23 +311,6 @@ class IdRule:
             what = "has no" if found is None else "has a list or an object in its"
             raise BadItem("MissingId", f"the item {what} field {name!r} (--id-field)")
         return found
-
-
-def digest_block(data: bytes, header: bytes = b"") -> bytes:
-    """What a block is found again by: the 16-byte BLAKE2b digest of it, and of the header that it stands under."""
-    digest = hashlib.blake2b(header, digest_size=16)
-    digest.update(data)
-    return digest.digest()
-
-
-def checksum(data: bytes, header: bytes = b"") -> int:
-    """The crc32 of a record, and of the header that it stands under: another one makes it another content."""
-    return zlib.crc32(data, zlib.crc32(header))
-
-
-def shard_of(id: Any, shards: int) -> int:
-    """Which of `shards` shards (1-based) an id belongs to: a digest of its typed form, the same on every machine."""
-    return int(digest_id(id_key(id))[:15], 16) % shards + 1
 
 
 def divide(chunk: Chunk, at: int, format: Format | None) -> tuple[Chunk, Chunk]:

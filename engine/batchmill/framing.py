@@ -50,7 +50,8 @@ from typing import NamedTuple
 from zlib import crc32
 
 from batchmill.errors import CheckpointDamaged, CheckpointMismatch
-from batchmill.model import plural
+from batchmill.model import MAX_PAYLOAD
+from batchmill.text import plural
 
 Pread = Callable[[int, int], bytes]  # (offset, size) -> the bytes there, fewer only at the end of the file
 
@@ -58,7 +59,6 @@ VERSION = 1
 FILE_MAGIC = b"\x89BMILL\r\n"
 FRAME_MAGIC = b"\xf7BMF"
 CAP = 8 << 20
-MAX_PAYLOAD = 72 << 20  # a result of 64 MiB, and what was in the reply before it
 PEEK = 256  # bytes of a payload that a scan shows: enough for the head of an OUTCOMES payload
 
 _FILE = struct.Struct("<8sHHI16s")

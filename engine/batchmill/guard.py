@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from batchmill.errors import ItemError
 from batchmill.lanes import Lane
-from batchmill.model import ItemError, format_size
 from batchmill.pool import Pool
 from batchmill.records import ALARM
 from batchmill.resources import available_memory, is_stopped, oom_kills, rss_of
 from batchmill.settings import Settings
+from batchmill.text import format_size
 from batchmill.watchdog import Action, Watchdog
 
 FAR_ABOVE = 1.5  # times --worker-memory at which a lane is not waited for any more

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from batchmill.codec import digest_id, fingerprint
-from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, Parse, checksum, shard_of
-from batchmill.model import Chunk, ItemError
+from batchmill.errors import ItemError
+from batchmill.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, Parse
+from batchmill.ids import checksum, shard_of
+from batchmill.model import Chunk
 from batchmill.parsing import VARIABLE, parser_of
-from batchmill.reply import describe
+from batchmill.text import describe
 
 
 class Identified(NamedTuple):

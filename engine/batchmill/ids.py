@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zlib
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -85,3 +86,20 @@ def id_key(id: Any) -> bytes:
 def digest_id(raw: bytes) -> str:
     """The id of an item that has no other: 32 hexadecimal digits of the BLAKE2b of its bytes."""
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
+
+
+def digest_block(data: bytes, header: bytes = b"") -> bytes:
+    """What a block is found again by: the 16-byte BLAKE2b digest of it, and of the header that it stands under."""
+    digest = hashlib.blake2b(header, digest_size=16)
+    digest.update(data)
+    return digest.digest()
+
+
+def checksum(data: bytes, header: bytes = b"") -> int:
+    """The crc32 of a record, and of the header that it stands under: another one makes it another content."""
+    return zlib.crc32(data, zlib.crc32(header))
+
+
+def shard_of(id: Any, shards: int) -> int:
+    """Which of `shards` shards (1-based) an id belongs to: a digest of its typed form, the same on every machine."""
+    return int(digest_id(id_key(id))[:15], 16) % shards + 1

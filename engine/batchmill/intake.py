@@ -19,10 +19,11 @@ from typing import IO
 
 from batchmill import formats
 from batchmill.chunking import Pace
-from batchmill.formats import MAX_ITEM, Format, checksum
+from batchmill.formats import MAX_ITEM, Format
+from batchmill.ids import checksum
 from batchmill.ledger import Ledger
-from batchmill.matching import Aside, Matcher, Scan, set_aside
-from batchmill.model import Chunk
+from batchmill.matching import Aside, Matcher, set_aside
+from batchmill.model import Chunk, Scan
 from batchmill.source import MAX_CHUNK, ByteSource, Source
 
 _HELD = 8 << 20  # bytes of unmatched records held back before ids are loaded

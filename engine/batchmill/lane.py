@@ -25,7 +25,9 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, NoReturn
 
 from batchmill.children import kill_descendants
-from batchmill.signals import STOPPING
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # sent to all processes of a terminal, or of a service
+
 
 _F_SETSIG = 10  # fcntl's, Linux; not in the fcntl module before 3.13
 _EASIER_VICTIM = 500  # of 1000 points in the kernel's choice whom to kill for memory

@@ -27,13 +27,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from batchmill.model import Chunk, ItemError
+from batchmill.errors import IllegalMove, ItemError
+from batchmill.model import Chunk
 
 Divide = Callable[[Chunk, int], tuple[Chunk, Chunk]]
-
-
-class IllegalMove(RuntimeError):
-    """An event that the state table does not know: a defect of ours, never of the user's."""
 
 
 class State(Enum):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchmill.model import plural
 from batchmill.settings import Settings
+from batchmill.text import plural
 
 FIRST = 100  # outcomes before a share means anything
 

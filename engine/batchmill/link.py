@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from batchmill.blame import describe_exit
+from batchmill.text import describe_exit
 
 POLL = 2.0  # seconds that a question for messages waits for one
 SILENCE = 10.0  # seconds without an answer after which a worker, or the scheduler, counts as lost

@@ -27,15 +27,16 @@ from batchmill.intake import Intake
 from batchmill.lanes import Event, Lane, Lanes
 from batchmill.ledger import Ledger
 from batchmill.losses import Losses
-from batchmill.model import Chunk, Stop, plural
+from batchmill.model import TIME_UP, Chunk, Stop
 from batchmill.output import KEPT
 from batchmill.recall import SOON, Recaller
 from batchmill.records import Answer, Ids, Order
-from batchmill.reply import Part, Tally, in_words
+from batchmill.reply import Part, Tally
 from batchmill.retrier import Retrier
 from batchmill.sealer import Sealer
 from batchmill.starts import Starts
-from batchmill.time_limit import TIME_UP, Phase, TimeLimit
+from batchmill.text import in_words, plural
+from batchmill.time_limit import Phase, TimeLimit
 from batchmill.worker import Ready
 
 TICK = 0.1  # seconds between looks at what sends no events

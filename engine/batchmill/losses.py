@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from batchmill.blame import DISCONNECTED, KILLED, Blame, describe_exit, machine_verdict, verdict
+from batchmill.blame import DISCONNECTED, Blame, machine_verdict, verdict
 from batchmill.guard import Guard
 from batchmill.lanes import Lane, Lanes
 from batchmill.ledger import Flight, Ledger
 from batchmill.model import Chunk
+from batchmill.starts import KILLED
+from batchmill.text import describe_exit
 
 
 class Losses:

@@ -17,20 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from batchmill.codec import SUPERSEDES, Block, id_key
-from batchmill.formats import digest_block
+from batchmill.ids import digest_block
 from batchmill.index import Index, Piece, Row, add_piece, is_whole
-from batchmill.model import Chunk, Earlier, Entry
+from batchmill.model import Chunk, Earlier, Entry, Scan
 from batchmill.settings import Settings
 
 _CRC_BITS, _PLACE_BITS = 32, 30
 ORDER_LIMIT = 5000  # moved blocks and items after which an ORDER frame is due
-
-
-class Scan(NamedTuple):
-    """What a lane read off a chunk: per record the typed id (None: blank, or another shard's) and content checksum."""
-
-    keys: list[bytes | None]
-    contents: array[int]
 
 
 class Aside(NamedTuple):

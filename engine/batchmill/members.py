@@ -19,8 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from batchmill.errors import BatchmillError
-from batchmill.ledger import IllegalMove
+from batchmill.errors import BatchmillError, IllegalMove
 
 MOST = 4  # times in a row that a worker may fail to join
 PAUSE = 1.0  # seconds after the first of those

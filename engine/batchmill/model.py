@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from batchmill.errors import ItemsFailed
+from batchmill.errors import ItemError, ItemsFailed
+from batchmill.secrecy import mask_settings
+from batchmill.text import format_clock, format_rate, format_size, plural
+
+TIME_UP = "time-limit"  # what a run that obeyed says it was stopped by
+
+
+MAX_PAYLOAD = 72 << 20  # a result of 64 MiB, and what was in the reply before it
+
 
 Entry = tuple[int, int]  # (frame seq, index of the outcome in it): the identity of a committed outcome
-
-
-@dataclass(frozen=True, slots=True)
-class ItemError:
-    """Why an item failed: the exception's `type` name, its `message`, the `traceback` text ("" where there is none)."""
-
-    type: str
-    message: str
-    traceback: str = ""
 
 
 class Earlier(NamedTuple):
@@ -232,26 +232,32 @@ class Wake(NamedTuple):
     """New input may be there."""
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 item`, `2 items`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+class Scan(NamedTuple):
+    """What a lane read off a chunk: per record the typed id (None: blank, or another shard's) and content checksum."""
+
+    keys: list[bytes | None]
+    contents: array[int]
 
 
-def format_rate(rate: float) -> str:
-    """Items per second in at most four significant digits."""
-    return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
+def report_map(report: Report) -> dict[str, Any]:
+    """A Report as an END frame keeps it."""
+    values = {name: getattr(report, name) for name in report.__slots__}
+    values["failures"] = [
+        [group.type, group.count, [[e.id, e.line, e.message] for e in group.examples]] for group in report.failures
+    ]
+    values["warnings"] = list(report.warnings)
+    values["settings"] = dict(report.settings)
+    return values
 
 
-def format_clock(seconds: float) -> str:
-    """Seconds as H:MM:SS."""
-    whole = int(seconds + 0.5)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-
-
-def format_size(size: float) -> str:
-    """Bytes as a short number with a power-of-1024 suffix (`1.2G`)."""
-    for suffix in ("B", "K", "M"):
-        if size < 1024:
-            return f"{size:.0f}{suffix}"
-        size /= 1024
-    return f"{size:.1f}G"
+def report_of(values: dict[str, Any]) -> Report:
+    """The Report that `report_map` made into a map; fields it does not know are left out."""
+    known = {name: values[name] for name in Report.__slots__ if name in values}
+    known["failures"] = tuple(
+        FailureGroup(type, count, tuple(FailureExample(*example) for example in examples))
+        for type, count, examples in values["failures"]
+    )
+    known["warnings"] = tuple(values["warnings"])
+    if "settings" in known:
+        known["settings"] = mask_settings(known["settings"])
+    return Report(**known)

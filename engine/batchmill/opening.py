@@ -23,8 +23,8 @@ from batchmill.framing import (
     frame_bytes,
 )
 from batchmill.holding import Name
-from batchmill.model import plural
 from batchmill.reader import damaged, read_meta
+from batchmill.text import plural
 
 OnFrame = Callable[[FrameRef, bytes], None]
 

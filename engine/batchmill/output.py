@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from batchmill import rows
 from batchmill.disk import remove
 from batchmill.errors import OutputLost
-from batchmill.export import harmless
 from batchmill.index import Piece
 from batchmill.layout import Frames, Layout, parts_of
+from batchmill.model import TIME_UP
 from batchmill.ordering import Part, RenderOrder, stretches
 from batchmill.scatter import SortOrder, Work
 from batchmill.target import STDOUT, open_target
-from batchmill.time_limit import TIME_UP
+from batchmill.text import harmless
 from batchmill.unsaid import NOTHING, Unsaid
 
 # What becomes of -o FILE, by what ended the run; what is not here leaves nothing.

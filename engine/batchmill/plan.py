@@ -27,11 +27,11 @@ from batchmill.identity import Identifier
 from batchmill.parcel import anchored, collect, source_files
 from batchmill.parsing import VARIABLE, check_choice
 from batchmill.resources import thread_caps, usable_cores
-from batchmill.resume import default_name
 from batchmill.secrecy import Secrets, is_masked, mask_arguments
-from batchmill.settings import TLS, WORKER_OUTPUTS, Settings, nearest
+from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
 from batchmill.source import ByteSource, ItemSource, Source
 from batchmill.target import STDOUT, check_format, open_prints
+from batchmill.text import nearest
 from batchmill.version import __version__
 from batchmill.worker import LaneSetup
 
@@ -351,3 +351,9 @@ def _kept(value: Any) -> Any:
     except (ValueError, TypeError):
         return f"{type(value).__module__}.{type(value).__qualname__}"
     return value
+
+
+def default_name(first_input: str, function: str) -> str:
+    """The checkpoint's name where none is given: stem of the first INPUT, then of the function or program."""
+    stem = os.path.basename(os.path.abspath(first_input)).split(".")[0] or "batch"
+    return f"{stem}.{function}.ckpt"

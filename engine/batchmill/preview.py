@@ -24,8 +24,8 @@ from batchmill.history import History
 from batchmill.holding import in_the_way
 from batchmill.identity import Identified
 from batchmill.index import Row
-from batchmill.matching import Aside, Matcher, Scan
-from batchmill.model import Chunk
+from batchmill.matching import Aside, Matcher
+from batchmill.model import Chunk, Scan
 from batchmill.plan import Plan
 from batchmill.reader import damaged, naming, open_reader, refuse_live
 from batchmill.resources import worker_count

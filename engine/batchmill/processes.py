@@ -33,9 +33,8 @@ from typing import Any, NamedTuple, NoReturn
 from batchmill import lane
 from batchmill.anonymous_file import file_with
 from batchmill.children import exit_code, kill_tree, pidfd_open, reap, send
-from batchmill.lane import Birth, Passed
+from batchmill.lane import STOPPING, Birth, Passed
 from batchmill.server import SPAWN, START, ForkServer, Started
-from batchmill.signals import STOPPING
 
 PATIENCE = 1.0  # seconds that a worker gets to end by itself
 _CLOSING = 0.05  # seconds that a process may take from closing its files to being dead

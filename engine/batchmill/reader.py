@@ -14,7 +14,6 @@ from batchmill.disk import is_locked, open_regular, read_at, share_lock
 from batchmill.errors import CheckpointBusy, CheckpointDamaged, InputMissing
 from batchmill.framing import (
     HEADER_SIZE,
-    MAX_PAYLOAD,
     FileHeader,
     FrameRef,
     FrameType,
@@ -24,8 +23,9 @@ from batchmill.framing import (
     payload_of,
     salvage_hint,
 )
-from batchmill.model import plural
+from batchmill.model import MAX_PAYLOAD
 from batchmill.payloads import read_map
+from batchmill.text import plural
 
 
 class Holder(NamedTuple):

@@ -24,14 +24,13 @@ from time import perf_counter, time
 from typing import Any, NamedTuple, TypeVar
 
 from batchmill.baseline import Baseline
-from batchmill.blame import UNFIT
 from batchmill.codec import Head, id_key
-from batchmill.errors import BatchmillError
+from batchmill.errors import BatchmillError, ItemError
 from batchmill.function import Resolved
 from batchmill.identity import Found, Identifier
-from batchmill.matching import Scan
-from batchmill.model import Chunk, ItemError
-from batchmill.reply import Part, Postponed, Reply, describe, in_words
+from batchmill.model import Chunk, Scan
+from batchmill.reply import Part, Postponed, Reply
+from batchmill.text import UNFIT, describe, in_words
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 from batchmill.errors import BatchmillError, ClusterUnfit, LanesLost
 from batchmill.lanes import Event, Lane, Lanes
-from batchmill.model import plural
 from batchmill.printer import Printer
 from batchmill.records import COLUMNS, LIMIT, NO_LIMIT, OPENED
 from batchmill.remote_executor import RemoteExecutor
+from batchmill.text import plural
 from batchmill.wire import Death, pack, unpack
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchmill.errors import ItemError
 from batchmill.guard import Guard
 from batchmill.lanes import Lane
-from batchmill.model import ItemError, Usage
+from batchmill.model import Usage
 from batchmill.remote import RemoteLanes
 from batchmill.resources import Monitor
 

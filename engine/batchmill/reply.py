@@ -8,7 +8,6 @@ that is too much by itself is failed.
 
 from __future__ import annotations
 
-import traceback
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,14 +16,14 @@ from operator import lt, sub
 from typing import Any, NamedTuple
 
 from batchmill.codec import MASKED, NIL, Head, PayloadTooLarge, digest_id, pack_outcomes, pack_value
-from batchmill.formats import MAX_OWN_ID, BadItem, Format, checksum, digest_block, divide
-from batchmill.framing import MAX_PAYLOAD
-from batchmill.model import Chunk, FailureExample, ItemError
+from batchmill.errors import ItemError
+from batchmill.formats import MAX_OWN_ID, BadItem, Format, divide
+from batchmill.ids import checksum, digest_block
+from batchmill.model import MAX_PAYLOAD, Chunk, FailureExample
 from batchmill.secrecy import hide
+from batchmill.text import _bounded
 
 MAX_KEPT_ITEM = 64 << 10  # bytes of a failed item that are kept beside its error
-MAX_MESSAGE = 8 << 10  # characters of an error's message
-MAX_TRACEBACK = 48 << 10
 _EXAMPLES = 5  # failed items named per error type
 _TOO_LARGE = (
     f"the id, the result and what is kept of the item must stay below {MAX_PAYLOAD >> 20} MiB together: write a file,"
@@ -312,60 +311,9 @@ def _shown(id: Any) -> Any:
     return _bounded(id, MAX_OWN_ID) if isinstance(id, str) else digest_id(packed)
 
 
-class ItemFailed(Exception):
-    """Raised on an item by a callable of ours, which knows itself all that is to be said: `error`."""
-
-    def __init__(self, error: ItemError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
 class Postponed(Exception):
     """Raised on an item by a callable of ours that cannot run any for now, for want of what `lack` says."""
 
     def __init__(self, lack: str) -> None:
         super().__init__(lack)
         self.lack = lack
-
-
-def describe(error: BaseException) -> ItemError:
-    """An exception as text of bounded length, whatever its methods do."""
-    if isinstance(error, ItemFailed):
-        return error.error
-    message = _told(lambda: str(error), "(its message cannot be read)")
-    return ItemError(_told(lambda: type(error).__name__, "Exception"), message, _trace(error))
-
-
-def in_words(error: BaseException | ItemError) -> str:
-    """An error as one text: its type, and its message if it has one."""
-    told = error if isinstance(error, ItemError) else describe(error)
-    return f"{told.type}: {told.message}" if told.message else told.type
-
-
-def _told(read: Callable[[], str], otherwise: str) -> str:
-    try:
-        return _bounded(hide(str.__str__(read())), MAX_MESSAGE)  # of a subclass of str, no method is called
-    except BaseException:
-        return otherwise
-
-
-def _trace(error: BaseException) -> str:
-    try:
-        # The first frame is ours.
-        shown = error.__traceback__.tb_next if error.__traceback__ is not None else None
-        lines = traceback.TracebackException(type(error), error, shown, limit=-40, compact=True).format()
-        text, size = [], 0
-        for line in lines:
-            text.append(_bounded(hide(line), MAX_MESSAGE))  # while a secret in it is whole
-            size += len(text[-1])
-            if size > MAX_TRACEBACK:
-                break
-        return _bounded("".join(text), MAX_TRACEBACK)
-    except BaseException:
-        return ""
-
-
-def _bounded(text: str, limit: int) -> str:
-    # Lone surrogates would make the text unreadable for other readers of the file.
-    text = text if len(text) <= limit else f"{text[:limit]} ... ({len(text)} characters)"
-    return text.encode("utf-8", "backslashreplace").decode()

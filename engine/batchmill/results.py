@@ -22,13 +22,12 @@ from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.history import History
 from batchmill.index import Extent, Piece
 from batchmill.layout import Frames, Layout, Make
-from batchmill.model import Outcome, Report
+from batchmill.model import Outcome, Report, report_of
 from batchmill.ordering import Part, RenderOrder, in_order
 from batchmill.reader import NOBODY, damaged, naming, open_reader
 from batchmill.scatter import MergeOrder, SortOrder, fulfil, merge, sort
 from batchmill.secrecy import mask_facts
 from batchmill.target import STDOUT, check_format, open_target
-from batchmill.tracker import report_of
 from batchmill.unsaid import NOTHING, Unsaid
 
 _MANY_BITS = 16  # a checkpoint's number stands below its frames' seqs

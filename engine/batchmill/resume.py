@@ -67,12 +67,6 @@ class Nowhere:
         """Nothing to close."""
 
 
-def default_name(first_input: str, function: str) -> str:
-    """The checkpoint's name where none is given: stem of the first INPUT, then of the function or program."""
-    stem = os.path.basename(os.path.abspath(first_input)).split(".")[0] or "batch"
-    return f"{stem}.{function}.ckpt"
-
-
 def open_checkpoint_for(
     path: str | None,
     meta: Mapping[str, Any],

@@ -16,8 +16,9 @@ from typing import Any
 
 from batchmill.codec import Block, pack_value
 from batchmill.errors import CheckpointDamaged
-from batchmill.export import ABSENT, chosen, escape, item_of
+from batchmill.export import ABSENT, chosen, item_of
 from batchmill.jsonform import Plain, encode
+from batchmill.text import escape
 from batchmill.unsaid import Unsaid
 
 FORMATS = ("csv", "sqlite")

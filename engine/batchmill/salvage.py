@@ -15,7 +15,6 @@ from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointRefuse
 from batchmill.framing import (
     HEAD_SIZE,
     HEADER_SIZE,
-    MAX_PAYLOAD,
     PEEK,
     FileHeader,
     FrameRef,
@@ -30,6 +29,7 @@ from batchmill.framing import (
     seed_of,
 )
 from batchmill.history import History
+from batchmill.model import MAX_PAYLOAD
 from batchmill.reader import Holder, Reader
 
 _MAX_LOST = 1_000_000  # gaps are filled frame by frame; a hostile seq must not fill the disk

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import median, stdev
 
-from batchmill.model import plural
+from batchmill.text import plural
 
 CLOSE = 0.05  # a count within so much of the fastest is as good, if it is smaller
 SHORT = 1.0  # seconds; a shorter round measures more than the items

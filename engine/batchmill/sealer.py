@@ -13,8 +13,7 @@ from typing import Any
 
 from batchmill.codec import Head, id_key
 from batchmill.identity import Found, Identifier
-from batchmill.matching import Scan
-from batchmill.model import Chunk
+from batchmill.model import Chunk, Scan
 from batchmill.reply import MAX_KEPT_ITEM, Part, Reply
 
 

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from batchmill.children import kill_descendants, pidfd_open
 from batchmill.interpreter import command
-from batchmill.signals import STOPPING
+from batchmill.lane import STOPPING
 
 START, SPAWN, RELEASE = range(3)
 HELLO, STARTED, FAILED, ENDED = range(4)

@@ -24,7 +24,7 @@ from batchmill.interpreter import command
 from batchmill.server import ENDED, FAILED, HELLO, RELEASE, SPAWN, STARTED, Message, receive
 
 # What every worker would import again: our code for it, the executor's, and what its calls are unpickled with.
-_PRELOAD = ("batchmill.worker", "concurrent.futures.process", "multiprocessing.queues", "orjson")
+_PRELOAD = ("batchmill.worker", "batchmill.scatter", "concurrent.futures.process", "multiprocessing.queues", "orjson")
 _SUBREAPER = 36  # prctl's
 _LAST = 2.0  # seconds for killed processes to be gone
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
 from batchmill.errors import InvalidUsage
+from batchmill.text import nearest
 
 _MANY = 2**53
 _DURATIONS = (
@@ -246,15 +247,6 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, ready for msgpack or JSON."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy naming the known name closest to `name`, or all of them when none is close."""
-    import difflib  # only after a mistake; start-up does not pay for it
-
-    names = list(known)
-    close = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
 
 
 def _plain(value: Any) -> Any:

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from batchmill.lane import STOPPING
+
 INSIST_AFTER = 1.0  # seconds; `timeout`, systemd and a closed terminal send the same signal twice at once
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # sent to all processes of a terminal, or of a service
 
 
 class Watch:

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 from batchmill import formats, threads
 from batchmill.codec import kept_id
-from batchmill.errors import InputBroken
+from batchmill.errors import InputBroken, ItemError
 from batchmill.feed import BOM, UNREADABLE, Census, Feed, Headed, Notify, check_inputs, listing, opener
 from batchmill.files import NO_FILES, OwnFiles
 from batchmill.formats import MAX_ITEM, Format
-from batchmill.model import Chunk, ItemError
-from batchmill.reply import describe
+from batchmill.model import Chunk
+from batchmill.text import describe
 
 MAX_CHUNK = 4 << 20  # bytes of a chunk, but for a single record that is longer
 _KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them

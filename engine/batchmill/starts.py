@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 
-from batchmill.blame import KILLED, SERVER_LOST, describe_exit
 from batchmill.errors import BatchmillError, FunctionFailed, FunctionStarved, LanesLost, OutOfResources
 from batchmill.lanes import Lane, Lanes
-from batchmill.model import plural
 from batchmill.scarcity import lack_in, lacking, out_of_memory
+from batchmill.text import describe_exit, plural
 from batchmill.worker import Ready
 
+SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork server died
+KILLED = -signal.SIGKILL
 _REMEDY = "see what limits memory and processes there (ulimit -a, a container's own), or give fewer workers with -j"
 PROOF = 3  # machines on which an import must fail, before any succeeds, to end the run: one may lack a package
 IN_A_ROW = 5  # lanes in a row that may die while starting

@@ -10,7 +10,7 @@ import csv
 import re
 from collections.abc import Callable
 
-from batchmill.model import plural
+from batchmill.text import plural
 
 _LONG = 128 << 10  # characters; csv takes no longer cell by itself
 

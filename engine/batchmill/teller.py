@@ -23,10 +23,10 @@ from batchmill.codec import PEEK, Block, Head, glance, read_head
 from batchmill.errors import CheckpointDamaged
 from batchmill.framing import FrameRef, FrameType, Kind, Verdict
 from batchmill.history import History
+from batchmill.model import report_of
 from batchmill.reader import Holder, Reader, damaged, naming, open_reader
 from batchmill.secrecy import mask_facts
 from batchmill.story import ENDINGS, AlikeTold, Example, FailureTold, LaneTold, RunTold, Slow, Story
-from batchmill.tracker import report_of
 
 MOST_LANES = 1024  # told apart; those above are counted with the last one
 MOST_TYPES = 50  # of errors told apart, and kinds of message of each

@@ -17,8 +17,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from batchmill.model import ItemError
-from batchmill.reply import ItemFailed
+from batchmill.errors import ItemError, ItemFailed
 
 _WHOLE = re.compile(r"\{(\.|/|//|/\.|#|)\}")
 _WITH_FIELDS = re.compile(r"\{(\.|/|//|/\.|#|)\}|(?<!\$)\{([A-Za-z_][\w.-]*)\}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import deque
 from enum import IntEnum
 
-TIME_UP = "time-limit"  # what a run that obeyed says it was stopped by
 LIKELY = 0.95  # of the items end within what is reserved for draining
 STRAGGLER = 3.0  # times the mean of its chunk: an item is hardly longer, and never longer than the chunk
 SEEN = 200  # chunks remembered

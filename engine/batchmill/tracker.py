@@ -11,7 +11,6 @@ from batchmill.framing import FrameType
 from batchmill.model import FailureExample, FailureGroup, Report, Snapshot, Usage
 from batchmill.reply import Tally
 from batchmill.resources import Monitor
-from batchmill.secrecy import mask_settings
 
 SAMPLE_SECONDS = (1.0, 10.0)  # least and greatest time between SAMPLE frames
 SAMPLE_SHARE = 0.01  # of the time the run has taken so far: between those two
@@ -194,27 +193,3 @@ class Tracker:
             failures=tuple(failures),
             **rest,
         )
-
-
-def report_map(report: Report) -> dict[str, Any]:
-    """A Report as an END frame keeps it."""
-    values = {name: getattr(report, name) for name in report.__slots__}
-    values["failures"] = [
-        [group.type, group.count, [[e.id, e.line, e.message] for e in group.examples]] for group in report.failures
-    ]
-    values["warnings"] = list(report.warnings)
-    values["settings"] = dict(report.settings)
-    return values
-
-
-def report_of(values: dict[str, Any]) -> Report:
-    """The Report that `report_map` made into a map; fields it does not know are left out."""
-    known = {name: values[name] for name in Report.__slots__ if name in values}
-    known["failures"] = tuple(
-        FailureGroup(type, count, tuple(FailureExample(*example) for example in examples))
-        for type, count, examples in values["failures"]
-    )
-    known["warnings"] = tuple(values["warnings"])
-    if "settings" in known:
-        known["settings"] = mask_settings(known["settings"])
-    return Report(**known)

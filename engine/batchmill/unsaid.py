@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchmill.model import plural
+from batchmill.text import plural
 
 
 @dataclass(frozen=True, slots=True)

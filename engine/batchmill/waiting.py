@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 import queue
-import signal
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from batchmill.disk import is_held
-from batchmill.errors import CheckpointBusy, Interrupted
+from batchmill.errors import CheckpointBusy, interrupted
 from batchmill.model import Stop
 
 _T = TypeVar("_T")
@@ -78,9 +77,3 @@ def _pause(seconds: float, path: str, events: queue.SimpleQueue[Any]) -> None:
     finally:
         for event in others:
             events.put(event)
-
-
-def interrupted(reason: str, doing: str) -> Interrupted:
-    """The error that says what asked to stop, mostly a signal's name, while `doing` something."""
-    code = 128 + signal.Signals[reason] if reason.startswith("SIG") else Interrupted.exit_code
-    return Interrupted(f"ended by {reason} while {doing}: nothing was begun", exit_code=code)

@@ -1,6 +1,4 @@
-"""Owns the only code that is called in a lane: setting it up, and what `records` and `scatter` have for it. Never opens
-the checkpoint.
-"""
+"""Owns the setting up of a lane for the items of a run. Never opens the checkpoint."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ from batchmill.packing import Packing
 from batchmill.passing import Passer
 from batchmill.records import ALARM, note_fork, note_touch, on_alarm
 from batchmill.records import lane as _lane
-from batchmill.scatter import Work, fulfil
 from batchmill.secrecy import hide, learn, mask_arguments
-from batchmill.unsaid import Unsaid
 
 
 @dataclass(frozen=True)
@@ -142,8 +138,3 @@ def _initialize(init: Callable[[], Any] | None) -> None:
 def hello() -> Ready:
     """Say that the lane is up, or why not."""
     return Ready(os.getpid(), _lane.resolved.source_digest if _lane.resolved else "", _lane.error)
-
-
-def render(order: Work) -> tuple[bytes, Unsaid]:
-    """Outcomes as output bytes, or on their way there; and what they could not say."""
-    return fulfil(order)

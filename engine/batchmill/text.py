@@ -1,0 +1,140 @@
+"""Text for people: numbers and sizes in words, what a terminal may show, errors and exit statuses as sentences."""
+
+from __future__ import annotations
+
+import re
+import signal
+import traceback
+from collections.abc import Callable, Iterable
+
+from batchmill.errors import ItemError, ItemFailed
+from batchmill.secrecy import hide
+
+MAX_MESSAGE = 8 << 10  # characters of an error's message
+MAX_TRACEBACK = 48 << 10
+
+UNFIT = 113  # the exit status of a worker that cannot even answer: whatever it does, something is raised
+_UNFIT = "could not answer for what was left behind in it (a hook, an alarm, a replaced builtin, …)"
+
+# Controls (ESC, CR, LF and NUL among them), marks that turn the direction of text, line separators, lone surrogates.
+_MARKS = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_UNSAFE = re.compile(f"[\x00-\x1f{_MARKS}]")
+_UNSAFE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_MARKS}]")
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 item`, `2 items`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_rate(rate: float) -> str:
+    """Items per second in at most four significant digits."""
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
+
+
+def format_clock(seconds: float) -> str:
+    """Seconds as H:MM:SS."""
+    whole = int(seconds + 0.5)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def format_size(size: float) -> str:
+    """Bytes as a short number with a power-of-1024 suffix (`1.2G`)."""
+    for suffix in ("B", "K", "M"):
+        if size < 1024:
+            return f"{size:.0f}{suffix}"
+        size /= 1024
+    return f"{size:.1f}G"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy naming the known name closest to `name`, or all of them when none is close."""
+    import difflib  # only after a mistake; start-up does not pay for it
+
+    names = list(known)
+    close = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
+
+
+def escape(text: str, limit: int = 200) -> str:
+    """`text` fit for a terminal, a log line or a cell, in at most `limit` characters ("…" where it was cut).
+
+    What could move the cursor, turn the direction of text or end the line becomes \\xNN or \\uNNNN.
+    """
+    shown = _UNSAFE.sub(_escaped, text[: limit + 1])
+    return shown if len(shown) <= limit else shown[: max(0, limit - 1)] + "…"
+
+
+def harmless(data: bytes) -> bytes:
+    """Lines of text or JSON fit for a terminal: all but line ends and tabs becomes \\uNNNN, which JSON reads back.
+
+    Bytes that are no UTF-8 become \\xNN.
+    """
+    return _UNSAFE_IN_LINES.sub(_as_json, data.decode("utf-8", "surrogateescape")).encode()
+
+
+def _as_json(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if code >= 0xDC00 and code < 0xDD00 else f"\\u{code:04x}"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def describe_exit(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is None:
+        return "died"
+    if code == UNFIT:
+        return _UNFIT
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def describe(error: BaseException) -> ItemError:
+    """An exception as text of bounded length, whatever its methods do."""
+    if isinstance(error, ItemFailed):
+        return error.error
+    message = _told(lambda: str(error), "(its message cannot be read)")
+    return ItemError(_told(lambda: type(error).__name__, "Exception"), message, _trace(error))
+
+
+def in_words(error: BaseException | ItemError) -> str:
+    """An error as one text: its type, and its message if it has one."""
+    told = error if isinstance(error, ItemError) else describe(error)
+    return f"{told.type}: {told.message}" if told.message else told.type
+
+
+def _told(read: Callable[[], str], otherwise: str) -> str:
+    try:
+        return _bounded(hide(str.__str__(read())), MAX_MESSAGE)  # of a subclass of str, no method is called
+    except BaseException:
+        return otherwise
+
+
+def _trace(error: BaseException) -> str:
+    try:
+        # The first frame is ours.
+        shown = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        lines = traceback.TracebackException(type(error), error, shown, limit=-40, compact=True).format()
+        text, size = [], 0
+        for line in lines:
+            text.append(_bounded(hide(line), MAX_MESSAGE))  # while a secret in it is whole
+            size += len(text[-1])
+            if size > MAX_TRACEBACK:
+                break
+        return _bounded("".join(text), MAX_TRACEBACK)
+    except BaseException:
+        return ""
+
+
+def _bounded(text: str, limit: int) -> str:
+    # Lone surrogates would make the text unreadable for other readers of the file.
+    text = text if len(text) <= limit else f"{text[:limit]} ... ({len(text)} characters)"
+    return text.encode("utf-8", "backslashreplace").decode()
