@@ -18,7 +18,7 @@ from simulated_lanes import Overhead
 
 _RUN = """
 import json, os, sys
-from batchmill.batch import Batch
+from batchmill.batch.batch import Batch
 from batchmill.settings import Settings
 items, size = int(sys.argv[1]), int(sys.argv[2])
 settings = Settings(workers=1, chunk_size=size)

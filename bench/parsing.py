@@ -23,9 +23,9 @@ from statistics import median
 from typing import Any
 
 import process_cost
-from batchmill import parsing
-from batchmill.formats import IdRule
-from batchmill.identity import Identifier
+from batchmill.input import json_choice
+from batchmill.input.formats import IdRule
+from batchmill.input.items import Identifier
 from batchmill.model import Chunk
 from machine import describe
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--megabytes", type=int, default=60, help="size of the file for whole runs")
     options = parser.parse_args()
-    if not parsing.is_installed():
+    if not json_choice.is_installed():
         sys.exit("orjson is not installed: pip install 'batchmill[fast]'")
     process_cost.adopt_orphans()
     rng = random.Random(4)
@@ -69,9 +69,9 @@ def in_a_lane(
     found: dict[str, list[float]] = {"json": [], "orjson": []}
     for _ in range(rounds):
         for choice, seconds in found.items():
-            os.environ[parsing.VARIABLE] = choice
+            os.environ[json_choice.VARIABLE] = choice
             seconds.append(identify_all(chunk) / len(records) * 1e6)
-    del os.environ[parsing.VARIABLE]
+    del os.environ[json_choice.VARIABLE]
     return len(chunk.data) / len(records), found["json"], found["orjson"]
 
 
@@ -100,9 +100,9 @@ def whole_runs(
                 file.write(written({**some[number % len(some)], "id": number}))
         for _ in range(rounds):
             for choice, seconds in found.items():
-                os.environ[parsing.VARIABLE] = choice
+                os.environ[json_choice.VARIABLE] = choice
                 seconds.append(process_cost.run(RUN, folder, folder / "log").wall)
-    del os.environ[parsing.VARIABLE]
+    del os.environ[json_choice.VARIABLE]
     return size, found["json"], found["orjson"]
 
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchmill import scaling
-from batchmill.scaling import Cell, Fit, Round
-from batchmill.survey import Asked, Survey, Task
+from batchmill.benchmark import scaling
+from batchmill.benchmark.scaling import Cell, Fit, Round
+from batchmill.benchmark.schedule import Asked, Survey, Task
 from machine import describe
 from simulate import simulate
 from simulated_lanes import Overhead

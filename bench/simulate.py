@@ -21,18 +21,18 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
-from batchmill.chunking import Pace
-from batchmill.desk import Desk
-from batchmill.guard import Guard
-from batchmill.intake import Intake
-from batchmill.ledger import Ledger
-from batchmill.loop import Callbacks, Loop
-from batchmill.pool import Pool
-from batchmill.retrier import Retrier
-from batchmill.sealer import Sealer
+from batchmill.batch.progress import Tracker
+from batchmill.pool.local import Pool
+from batchmill.pool.worker_limits import Guard
+from batchmill.scheduler.chunk_size import Pace
+from batchmill.scheduler.in_flight import Ledger
+from batchmill.scheduler.loop import Callbacks, Loop
+from batchmill.scheduler.rendering import Desk
+from batchmill.scheduler.retrier import Retrier
+from batchmill.scheduler.run_limits import TimeLimit
+from batchmill.scheduler.work_queue import Intake
 from batchmill.settings import Settings
-from batchmill.time_limit import TimeLimit
-from batchmill.tracker import Tracker
+from batchmill.worker.sealer import Sealer
 from machine import describe
 from simulated_lanes import Overhead, SimulatedPool, SimulatedQueue, SimulatedSource, World, divide
 

@@ -1,5 +1,5 @@
 """Owns lanes that only pretend to work: a clock that is a number, a queue that moves it, a pool with the face of
-batchmill.pool.Pool. Never decides what runs where: that is the engine's, which is the real one.
+batchmill.pool.local.Pool. Never decides what runs where: that is the engine's, which is the real one.
 
 A lane does what worker.run_chunk does, in no time: publish a record, look at the limit, run it, stop after one that
 ends past the order's seconds. What the parent spends moves its clock, and nobody else's.
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
-from batchmill.lanes import Event, Executor, Lane
 from batchmill.model import Chunk
-from batchmill.records import NO_LIMIT, RECORD_BITS, Answer, Order
-from batchmill.reply import Tally
-from batchmill.worker import Ready
+from batchmill.pool.base import Event, Executor, Lane
+from batchmill.worker.main import Ready
+from batchmill.worker.records import NO_LIMIT, RECORD_BITS, Answer, Order
+from batchmill.worker.reply import Tally
 
 
 class Overhead(NamedTuple):
@@ -206,7 +206,7 @@ class SimulatedQueue:
 
 
 class SimulatedPool:
-    """What the loop and the recaller ask of batchmill.pool.Pool, answered by a World."""
+    """What the loop and the recaller ask of batchmill.pool.local.Pool, answered by a World."""
 
     def __init__(self, world: World, size: int) -> None:
         self._world = world
@@ -292,16 +292,16 @@ class SimulatedSource:
 
     @property
     def ended(self) -> bool:
-        """See batchmill.source.Source."""
+        """See batchmill.input.sources.Source."""
         return self.position >= self._end
 
     @property
     def remaining(self) -> float | None:
-        """See batchmill.source.Source."""
+        """See batchmill.input.sources.Source."""
         return self._end - self.position if self._knows_total else None
 
     def take(self, records: int) -> Chunk | None:
-        """See batchmill.source.Source."""
+        """See batchmill.input.sources.Source."""
         records = min(records, self._end - self.position)
         if not records:
             return None

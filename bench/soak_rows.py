@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from batchmill.checkpoint import read_frames
-from batchmill.framing import CAP, HEAD_SIZE
+from batchmill.checkpoint.frames import CAP, HEAD_SIZE
+from batchmill.checkpoint.writer import read_frames
 from fault_kit import CHECKPOINT, Run, committed, numbered, witnessed
 from process_kit import send
 from soak_items import children, late_alarm, prepare_alarm, prepare_children, prepare_unread, unread

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from batchmill import Outcome
-from batchmill.checkpoint import Reader
+from batchmill.checkpoint.frames import Kind
+from batchmill.checkpoint.writer import Reader
 from batchmill.errors import BatchmillError
-from batchmill.framing import Kind
 from fault_kit import CHECKPOINT, PROGRAM, Ended, Run, committed, prepare, running, strikes, undisturbed, witnessed
 from process_kit import parent_of, processes, send
 

@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from batchmill import records
-from batchmill.function import FunctionSpec
+from batchmill.cluster.protocol import LEASE, PULSE, AgentSetup, framed, pack, pickled, read_message, unpack
+from batchmill.cluster.remote_pool import Machine
 from batchmill.model import Chunk
-from batchmill.records import Order
-from batchmill.remote import Machine
 from batchmill.settings import Settings
-from batchmill.wire import LEASE, PULSE, AgentSetup, framed, pack, pickled, read_message, unpack
-from batchmill.worker import LaneSetup
+from batchmill.worker import records
+from batchmill.worker.function import FunctionSpec
+from batchmill.worker.main import LaneSetup
+from batchmill.worker.records import Order
 
 LIMIT = 30.0
 
@@ -44,7 +44,7 @@ class AgentProcess:
     def __init__(self, setup: AgentSetup) -> None:
         environ = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "batchmill.agent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "batchmill.cluster.agent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**environ, "PYTHONSAFEPATH": "1"},
         )  # fmt: skip
         self.send(pickle.dumps(environ))

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from batchmill.codec import Head, pack_map, pack_outcomes, pack_value, read_head
-from batchmill.disk import Disk
-from batchmill.framing import FileHeader, FrameRef, FrameType, Pread, Scan, Verdict, frame_bytes
-from batchmill.index import Extent
+from batchmill.checkpoint.frames import FileHeader, FrameRef, FrameType, Pread, Scan, Verdict, frame_bytes
+from batchmill.checkpoint.index import Extent
+from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, pack_value, read_head
+from batchmill.files.storage import Disk
 
 HEADER = FileHeader(bytes(range(16)))
 SECTOR = 512

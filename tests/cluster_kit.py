@@ -90,7 +90,7 @@ class Worker(Daemon):
     @property
     def agents(self) -> list[int]:
         """The agents of runs that are in it."""
-        return [pid for pid in self.processes() if "batchmill.agent" in command_line(pid)]
+        return [pid for pid in self.processes() if "batchmill.cluster.agent" in command_line(pid)]
 
 
 class DaskCluster:

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchmill.codec import Block
-from batchmill.framing import FrameType
-from batchmill.reader import Reader
+from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.reader import Reader
+from batchmill.codec.outcomes import Block
 from fault_kit import CHECKPOINT, Ended, finish, lines_of, running, until, witnessed
 from process_kit import processes
 

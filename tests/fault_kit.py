@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from batchmill import Outcome, open_checkpoint
-from batchmill.checkpoint import read_frames
+from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.writer import read_frames
 from batchmill.errors import BatchmillError
-from batchmill.framing import FrameType
 from cli_kit import Terminal, environment
 from process_kit import command_line, processes, sweep
 

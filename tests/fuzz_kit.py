@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from batchmill.codec import HEAD_SIZE, PEEK, Head, pack_value, read_head, unpack_value
-from batchmill.framing import FileHeader, FrameType, Scan, frame_bytes
+from batchmill.checkpoint.frames import FileHeader, FrameType, Scan, frame_bytes
+from batchmill.codec.outcomes import HEAD_SIZE, PEEK, Head, pack_value, read_head, unpack_value
 
 # Read, or damaged; of something else, or a newer version (META says so).
 ALLOWED = {0, 65, 78}

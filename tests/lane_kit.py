@@ -9,20 +9,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchmill import records, worker
-from batchmill.baseline import Baseline
-from batchmill.batch import Batch, _Session
-from batchmill.codec import Block
-from batchmill.formats import FORMATS, IdRule
-from batchmill.function import Resolved
-from batchmill.identity import Identifier
+from batchmill.batch.batch import Batch, _Session
+from batchmill.codec.outcomes import Block
+from batchmill.codec.pack import Packing
+from batchmill.input.formats import FORMATS, IdRule
+from batchmill.input.items import Identifier
 from batchmill.model import Chunk, Report
-from batchmill.packing import Packing
-from batchmill.records import COLUMNS, LIMIT, NO_LIMIT, Answer, Order
-from batchmill.reply import Tally
-from batchmill.scatter import fulfil
+from batchmill.output.external_sort import fulfil
 from batchmill.settings import Settings
-from batchmill.worker import LaneSetup
+from batchmill.worker import main, records
+from batchmill.worker.baseline import Baseline
+from batchmill.worker.function import Resolved
+from batchmill.worker.main import LaneSetup
+from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, Answer, Order
+from batchmill.worker.reply import Tally
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def lane(
     state.pack = Packing().result
     state.baseline = Baseline(records.note_touch)
     state.resolved = Resolved(function, None, "digest")
-    state.function = worker.bound(function, dict(kwargs or {}))
+    state.function = main.bound(function, dict(kwargs or {}))
     try:
         yield board
     finally:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from batchmill.checkpoint import Checkpoint
-from batchmill.codec import Block, pack_map
-from batchmill.framing import FrameType
-from batchmill.reader import Reader
+from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.reader import Reader
+from batchmill.checkpoint.writer import Checkpoint
+from batchmill.codec.outcomes import Block, pack_map
 from checkpoint_kit import outcomes_payload
 
 CHECKPOINT = "x.ckpt"

@@ -15,16 +15,16 @@ import sys
 import time
 from typing import Any
 
-from batchmill.checkpoint import Checkpoint
-from batchmill.codec import pack_map
+from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.history import History
+from batchmill.checkpoint.reader import read_frames
+from batchmill.checkpoint.resume import begin_run, open_checkpoint_for
+from batchmill.checkpoint.waiting import patiently, seconds_of
+from batchmill.checkpoint.writer import Checkpoint
+from batchmill.codec.outcomes import pack_map
 from batchmill.errors import BatchmillError
-from batchmill.framing import FrameType
-from batchmill.history import History
 from batchmill.model import Report, report_map
-from batchmill.reader import read_frames
-from batchmill.resume import begin_run, open_checkpoint_for
 from batchmill.settings import Settings
-from batchmill.waiting import patiently, seconds_of
 from checkpoint_kit import outcomes_payload
 from race_kit import CHECKPOINT, CHOICES, ITEMS, META, ids_in
 

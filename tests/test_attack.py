@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 import batchmill
-from batchmill.blame import KILLS, Blame
-from batchmill.checkpoint import read_frames
-from batchmill.codec import Block
+from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.salvage import salvage
+from batchmill.checkpoint.writer import read_frames
+from batchmill.codec.outcomes import Block
 from batchmill.errors import CheckpointDamaged, InvalidUsage
-from batchmill.framing import FrameType
-from batchmill.limits import FIRST, FailureLimits
-from batchmill.salvage import salvage
+from batchmill.pool.startup import SERVER_LOST
+from batchmill.scheduler.blame import KILLS, Blame
+from batchmill.scheduler.limits import FIRST, FailureLimits
 from batchmill.settings import Settings
-from batchmill.starts import SERVER_LOST
 from batchmill.text import describe
-from batchmill_cli.progress import Screen
+from batchmill_cli.running.progress import Screen
 from cli_kit import shell
 from fault_kit import CHECKPOINT, Ended, finish, lines_of, numbered, prepare, witnessed
 

@@ -17,14 +17,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from batchmill import intake, layout, matching, ordering, spool
-from batchmill.codec import Block, digest_id, id_key, outcomes
+from batchmill.checkpoint import matching
+from batchmill.codec.outcomes import Block, digest_id, id_key, outcomes
 from batchmill.errors import ItemError
-from batchmill.ledger import Flight
 from batchmill.model import Report
-from batchmill.records import NO_LIMIT, RECORD_BITS, Order
-from batchmill.results import open_checkpoint, write_results
+from batchmill.output import layout, ordering, spool
+from batchmill.output.results import open_checkpoint, write_results
+from batchmill.scheduler import work_queue
+from batchmill.scheduler.in_flight import Flight
 from batchmill.settings import Settings
+from batchmill.worker.records import NO_LIMIT, RECORD_BITS, Order
 from checkpoint_kit import QuickDisk
 from lane_kit import Stage
 
@@ -350,11 +352,11 @@ def test_no_committed_outcome_is_lost_changed_or_made_again(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
-    monkeypatch.setattr("batchmill.checkpoint.Disk", QuickDisk)
+    monkeypatch.setattr("batchmill.checkpoint.writer.Disk", QuickDisk)
     story = Story(tmp_path, rng)
     for _ in range(6):
-        monkeypatch.setattr(intake, "_HELD", rng.choice((0, 200, 8 << 20)))
-        monkeypatch.setattr(intake, "_SCAN", rng.choice((1, 4, 5000)))
+        monkeypatch.setattr(work_queue, "_HELD", rng.choice((0, 200, 8 << 20)))
+        monkeypatch.setattr(work_queue, "_SCAN", rng.choice((1, 4, 5000)))
         monkeypatch.setattr(matching, "ORDER_LIMIT", rng.choice((1, 3, 5000)))
         monkeypatch.setattr(ordering, "_POSITIONS", rng.choice((1, 5, 20_000)))
         monkeypatch.setattr(layout, "_FREE", rng.choice((0, 0, 2_000_000)))

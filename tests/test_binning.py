@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from batchmill.binning import MOST_BINS, SHORTEST, Clock, Durations, Thinned
+from batchmill.checkpoint.histogram import MOST_BINS, SHORTEST, Clock, Durations, Thinned
 
 
 def test_amounts_are_neither_lost_nor_made_however_often_the_bins_double() -> None:

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from batchmill.blame import DISCONNECTED, KILLS, Blame, verdict
-from batchmill.starts import SERVER_LOST
+from batchmill.pool.startup import SERVER_LOST
+from batchmill.scheduler.blame import DISCONNECTED, KILLS, Blame, verdict
 from batchmill.text import describe_exit
 
 KILL = -int(signal.SIGKILL)

@@ -18,13 +18,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, read_frames
-from batchmill.codec import pack_map
-from batchmill.disk import Disk
+from batchmill.checkpoint.frames import CAP, FrameRef, FrameType, Kind
+from batchmill.checkpoint.name_lock import Name, holding
+from batchmill.checkpoint.salvage import salvage, verify
+from batchmill.checkpoint.writer import Checkpoint, Reader, exists_with_outcomes, read_frames
+from batchmill.codec.outcomes import pack_map
 from batchmill.errors import CheckpointBusy, CheckpointDamaged, CheckpointRefused
-from batchmill.framing import CAP, FrameRef, FrameType, Kind
-from batchmill.holding import Name, holding
-from batchmill.salvage import salvage, verify
+from batchmill.files.storage import Disk
 from checkpoint_kit import QuickDisk, RecordingDisk, outcomes_payload
 
 META = {"function": "tasks:score", "set": {"table": {1: "one"}}}
@@ -225,7 +225,7 @@ def test_a_committed_frame_becomes_durable_within_the_interval(path: str) -> Non
 
 
 def test_half_the_cap_is_synced_at_once_however_long_the_interval(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchmill.checkpoint._TICK", 3600.0)
+    monkeypatch.setattr("batchmill.checkpoint.writer._TICK", 3600.0)
     with Checkpoint.create(path, META, interval=3600, disk=QuickDisk()) as checkpoint:
         checkpoint.append(OUTCOMES, bytes(CAP // 2))
         until(lambda: checkpoint.synced == checkpoint.end)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from batchmill import framing
-from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes, read_frames
-from batchmill.codec import pack_map
-from batchmill.disk import Disk
+from batchmill.checkpoint import frames as framing
+from batchmill.checkpoint.frames import FILE_MAGIC, HEADER_SIZE, FileHeader, FrameType, Kind, Verdict, find_frames
+from batchmill.checkpoint.salvage import find_seed, salvage, verify
+from batchmill.checkpoint.writer import Checkpoint, Reader, exists_with_outcomes, read_frames
+from batchmill.codec.outcomes import pack_map
 from batchmill.errors import (
     BatchmillError,
     CheckpointBusy,
@@ -27,8 +28,7 @@ from batchmill.errors import (
     CheckpointRefused,
     CheckpointUnwritable,
 )
-from batchmill.framing import FILE_MAGIC, HEADER_SIZE, FileHeader, FrameType, Kind, Verdict, find_frames
-from batchmill.salvage import find_seed, salvage, verify
+from batchmill.files.storage import Disk
 from checkpoint_kit import (
     FULL,
     HEADER,
@@ -420,9 +420,9 @@ def test_row_11_a_newer_format_is_refused_untouched(path: str, header: FileHeade
 
 FILL = """
 import sys
-from batchmill.checkpoint import Checkpoint
+from batchmill.checkpoint.writer import Checkpoint
 from batchmill.errors import CheckpointUnwritable
-from batchmill.framing import FrameType
+from batchmill.checkpoint.frames import FrameType
 if sys.argv[2] != "-":
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
@@ -456,7 +456,7 @@ mount -t tmpfs -o size=64k tmpfs "$2"
 code=0
 "$1" -c "$3" "$2/x.ckpt" - || code=$?
 "$1" -c "
-from batchmill.salvage import verify
+from batchmill.checkpoint.salvage import verify
 print(verify('$2/x.ckpt').verdict)"
 exit $code
 """
@@ -664,9 +664,9 @@ def test_row_16_a_missing_directory_is_refused_by_name(tmp_path: Path) -> None:
 
 FORBIDDEN = """
 import os, sys
-from batchmill.checkpoint import Checkpoint, Reader
+from batchmill.checkpoint.writer import Checkpoint, Reader
 from batchmill.errors import BatchmillError
-import batchmill.codec, msgpack
+import batchmill.codec.outcomes, msgpack
 if os.getuid() == 0:
     os.setuid(65534)
 create = lambda path: Checkpoint.create(path, {})
@@ -716,10 +716,10 @@ def test_row_16_a_file_system_without_locks_or_links_is_named(path: str, verb: s
 
 RACE = """
 import os, sys
-from batchmill.checkpoint import Checkpoint
-from batchmill.codec import pack_map
+from batchmill.checkpoint.writer import Checkpoint
+from batchmill.codec.outcomes import pack_map
 from batchmill.errors import BatchmillError
-from batchmill.framing import FrameType
+from batchmill.checkpoint.frames import FrameType
 path, count, verb = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 go, end = os.pipe(), os.pipe()
 children = []
@@ -796,8 +796,8 @@ def test_row_17_another_descriptor_closed_in_the_process_does_not_give_the_lock_
 
 HOLD = """
 import sys, time
-from batchmill.checkpoint import Checkpoint
-from batchmill.framing import FrameType
+from batchmill.checkpoint.writer import Checkpoint
+from batchmill.checkpoint.frames import FrameType
 checkpoint = Checkpoint.create(sys.argv[1], {})
 for number in range(100):
     checkpoint.append(FrameType.OUTCOMES, b"%d" % number)
@@ -835,7 +835,7 @@ HOSTILE = {
 
 OPEN_ALL = f"""
 import sys
-from batchmill.checkpoint import Checkpoint, Reader, exists_with_outcomes
+from batchmill.checkpoint.writer import Checkpoint, Reader, exists_with_outcomes
 from batchmill.errors import CheckpointDamaged
 for attempt in (Checkpoint.open, Reader, exists_with_outcomes):
     try:

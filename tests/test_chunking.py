@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from batchmill.chunking import DEEPEST, GROWTH, LEAST_PATIENCE, LONGEST, PARENT_COST, SHORTEST, Pace
+from batchmill.scheduler.chunk_size import DEEPEST, GROWTH, LEAST_PATIENCE, LONGEST, PARENT_COST, SHORTEST, Pace
 
 
 class Cut(NamedTuple):

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from batchmill import scaling
-from batchmill.bench import Findings
+from batchmill.benchmark import scaling
+from batchmill.benchmark.benchmark import Findings
+from batchmill.benchmark.sample import Sample
+from batchmill.benchmark.scaling import Cell, Fit, Round
 from batchmill.errors import InvalidUsage
-from batchmill.sampling import Sample
-from batchmill.scaling import Cell, Fit, Round
-from batchmill_cli import bench_plot
+from batchmill_cli.bench import plot
 from cli_kit import PROGRAM, Terminal, batchmill, environment
 from process_kit import start
 
@@ -227,30 +227,30 @@ def test_the_picture_has_a_text_alternative_and_every_part(tmp_path: Path) -> No
     pytest.importorskip("matplotlib")
     found = measured()
     path = tmp_path / "curve.svg"
-    bench_plot.draw(str(path), found, "<work.py>:f & co")
+    plot.draw(str(path), found, "<work.py>:f & co")
     text = path.read_text()
     best = scaling.choose(found.measured)
     assert "<title>&lt;work.py&gt;:f &amp; co</title>" in text
     assert f"Chosen: {best.workers}." in text[text.index("<desc>") : text.index("</desc>")]
     assert all(word in text for word in ("ideal", "fitted", "measured", f"chosen: {best.workers}"))
-    bench_plot.draw(str(tmp_path / "again.svg"), found, "<work.py>:f & co")
+    plot.draw(str(tmp_path / "again.svg"), found, "<work.py>:f & co")
     assert (tmp_path / "again.svg").read_text() == text
 
 
 def test_the_picture_may_be_a_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    bench_plot.draw(str(tmp_path / "curve.png"), measured(), "f")
+    plot.draw(str(tmp_path / "curve.png"), measured(), "f")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_plot, "find_spec", lambda name: None)
+    monkeypatch.setattr(plot, "find_spec", lambda name: None)
     with pytest.raises(InvalidUsage, match=r"pip install 'batchmill\[plot\]'"):
-        bench_plot.check()
+        plot.check()
 
 
 def test_the_markdown_has_a_row_for_each_cell_and_the_answer() -> None:
-    from batchmill_cli.bench_table import as_file, as_object
+    from batchmill_cli.bench.table import as_file, as_object
 
     found = measured(stopped="seconds")
     text = as_file("x.md", found, as_object(found, {"function": "f", "input": ["i"]}, "batchmill run f i -j 4"))

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from batchmill.codec import Failure
-from batchmill.command import essence
+from batchmill.codec.outcomes import Failure
+from batchmill.worker.command import essence
 from cli_kit import Terminal, batchmill
 
 # Times, memory and stderr differ from call to call, which must not count; "c" fails.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.results import open_checkpoint
-from batchmill_cli.demo_command import most_complex, sources
-from batchmill_cli.demo_work import examine
+from batchmill.output.results import open_checkpoint
+from batchmill_cli.commands.demo import most_complex, sources
+from batchmill_cli.commands.demo_work import examine
 
 
 def test_every_way_through_the_code_counts_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from batchmill import __version__
 from batchmill_cli.group import COMMANDS
-from batchmill_cli.options import Command, Option
+from batchmill_cli.options.click_options import Command, Option
 from cli_kit import batchmill, environment
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from batchmill.text import harmless
-from batchmill_cli.shell import quote
+from batchmill_cli.terminal.quoting import quote
 from cli_kit import Terminal, batchmill, shell
 
 NASTY = "x\x1b[2J\x1b]0;gone\x07\r\b\x00\x9b31m\x7f\u202egnp\u2066\u200f\u2028\ufeffy"

@@ -153,7 +153,7 @@ def test_without_the_package_one_line_names_the_extra(work: Path) -> None:
 
 
 def test_the_names_follow_the_conventions() -> None:
-    from batchmill_cli.metrics import COUNTERS, GAUGES
+    from batchmill_cli.running.metrics import COUNTERS, GAUGES
 
     assert all(name.endswith("_total") for name in COUNTERS)
     assert not any(name.endswith(("_total", "_count", "_sum", "_bucket", "_info")) for name in GAUGES)

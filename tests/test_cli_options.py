@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchmill.errors import InvalidUsage
-from batchmill_cli.options import parse_set
+from batchmill_cli.options.click_options import parse_set
 from cli_kit import batchmill
 
 
@@ -45,7 +45,7 @@ def test_a_set_without_value_or_given_twice_is_refused(pairs: list[str]) -> None
 
 def test_options_become_settings_and_what_was_not_given_keeps_its_default() -> None:
     from batchmill.settings import Settings
-    from batchmill_cli.batch_options import settings_of
+    from batchmill_cli.options.batch import settings_of
 
     settings = settings_of(options(window=3, workers="50%", no_retry_failed=True, set=("a=1",), shard="2/8"))
     assert (settings.window, settings.workers, settings.shard) == (3, "50%", (2, 8))
@@ -125,7 +125,7 @@ def test_resume_and_fresh_cannot_come_from_the_environment(tmp_path: Path) -> No
 def test_wait_takes_the_next_word_only_if_it_is_a_duration(
     words: list[str], wait: str | None, inputs: tuple[str, ...]
 ) -> None:
-    from batchmill_cli.run_command import command
+    from batchmill_cli.commands.run import command
 
     params = command.make_context("run", ["f.py:f", *words]).params
     assert (params["wait"], params["inputs"]) == (wait, inputs)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.codec import pack_map
-from batchmill.framing import FrameType
-from batchmill.reader import read_frames
-from batchmill.teller import read_story
-from batchmill_cli.page import render
+from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.reader import read_frames
+from batchmill.checkpoint.timeline import read_story
+from batchmill.codec.outcomes import pack_map
+from batchmill_cli.html_report.page import render
 from cli_kit import PROGRAM, batchmill, environment
 from process_kit import start
 from test_cli_run import wait_for_outcomes

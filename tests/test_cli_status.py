@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 import batchmill as engine
-from batchmill.checkpoint import Reader
-from batchmill.framing import FrameType
+from batchmill.batch.progress import Tracker
+from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.writer import Reader
 from batchmill.settings import Settings
-from batchmill.tracker import Tracker
-from batchmill_cli.program import run_again
+from batchmill_cli.options.command_lines import run_again
 from cli_kit import PROGRAM, batchmill, environment, shell
 from process_kit import start
 from test_cli_run import wait_for_outcomes

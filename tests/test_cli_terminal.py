@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.signals import INSIST_AFTER
+from batchmill.batch.signals import INSIST_AFTER
 from cli_kit import PROGRAM, PROGRAM_THAT_SAYS_UP, Terminal, batchmill, screen_rows
 from fault_kit import until
 from process_kit import is_running, processes

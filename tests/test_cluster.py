@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import batchmill
-from batchmill.wire import LEASE
+from batchmill.cluster.protocol import LEASE
 from cluster_kit import DaskCluster, dask_cluster, tls_options
 from fault_kit import (
     CHECKPOINT,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.wire import LEASE
+from batchmill.cluster.protocol import LEASE
 from cluster_kit import DaskCluster, Worker, dask_cluster
 from endings_kit import ENDINGS, GUILTY, INNOCENT, ORPHANS
 from fault_kit import (
@@ -66,7 +66,7 @@ def brief(item):
 def kill_machine():
     """Kill the process that hosts this lane's agent."""
     agent = psutil.Process()
-    while "batchmill.agent" not in " ".join(agent.cmdline()):
+    while "batchmill.cluster.agent" not in " ".join(agent.cmdline()):
         agent = agent.parent()
     os.kill(agent.ppid(), signal.SIGKILL)
     time.sleep(60)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.wire import LEASE
+from batchmill.cluster.protocol import LEASE
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import (
     CHECKPOINT,

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 import batchmill
-from batchmill import host
-from batchmill.batch import Batch
-from batchmill.cluster import Cluster, doubts
+from batchmill.batch.batch import Batch
+from batchmill.cluster import agent_host
+from batchmill.cluster.backend import Cluster, doubts
+from batchmill.cluster.connection import Call
+from batchmill.cluster.dask_client import checked, connected
 from batchmill.errors import ClusterUnfit, InputMissing, InvalidUsage
-from batchmill.link import Call
 from batchmill.plan import Plan
-from batchmill.scheduler import checked, connected
 from batchmill.settings import Settings
 from cluster_kit import DaskCluster, certificate, dask_cluster
 from fault_kit import (
@@ -174,7 +174,7 @@ def test_what_dask_says_is_kept_back_for_the_time_of_a_run(
 
 def facts(**changed: str) -> dict[str, Any]:
     """A worker's, where it differs from this machine."""
-    return {**host.describe(), **changed}
+    return {**agent_host.describe(), **changed}
 
 
 @pytest.mark.parametrize(("other", "said"), [

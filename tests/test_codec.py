@@ -28,8 +28,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill import codec
-from batchmill.codec import Head, pack_map, pack_outcomes, pack_result, pack_value, read_ids, unpack_map, unpack_value
+from batchmill.codec import outcomes as codec
+from batchmill.codec.outcomes import (
+    Head,
+    pack_map,
+    pack_outcomes,
+    pack_result,
+    pack_value,
+    read_ids,
+    unpack_map,
+    unpack_value,
+)
 from batchmill.errors import CheckpointDamaged
 from cli_kit import PEAK_MIB
 
@@ -189,7 +198,8 @@ def test_numpy_records_and_fortran_arrays_come_back() -> None:
 
 def test_a_lane_without_numpy_does_not_import_it() -> None:
     script = (
-        "import sys; from batchmill.codec import *; unpack_value(pack_result((1, {2})))\nprint('numpy' in sys.modules)"
+        "import sys; from batchmill.codec.outcomes import *; "
+        "unpack_value(pack_result((1, {2}))); print('numpy' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert found.stdout == "False\n"
@@ -199,7 +209,7 @@ def test_numpy_missing_where_it_is_needed_is_said() -> None:
     packed = pack_value(np.zeros(2))
     script = f"""
         import sys; sys.modules["numpy"] = None
-        from batchmill.codec import unpack_value
+        from batchmill.codec.outcomes import unpack_value
         try: unpack_value({packed!r})
         except Exception as error: print(error.exit_code, error)
     """
@@ -499,7 +509,7 @@ def test_equal_maps_have_one_canonical_form(value: dict[Any, Any]) -> None:
 
 
 def test_a_canonical_form_is_the_same_in_every_process() -> None:
-    script = "from batchmill.codec import *; print(canonical([{'b': {'x', 'y', 'z'}, 'a': frozenset('pqr')}]).hex())"
+    script = "from batchmill.codec.outcomes import *; print(canonical([{'b': {*'xyz'}, 'a': frozenset('pqr')}]).hex())"
     seen = {
         subprocess.run(
             [sys.executable, "-c", script],

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.records import Order, run_chunk
+from batchmill.worker.records import Order, run_chunk
 from cli_kit import environment
 from lane_kit import chunk_of, lane
 
@@ -44,7 +44,7 @@ def unpackb(data, unpack=msgpack.unpackb, **options):
     return unpack(data, **options)
 
 msgpack.Unpacker, msgpack.unpackb = Unpacker, unpackb
-from batchmill.batch import Batch
+from batchmill.batch.batch import Batch
 from batchmill.settings import Settings
 
 def count(frame, event, what):

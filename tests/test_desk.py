@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import pytest
 
-from batchmill.desk import OwnDesk
 from batchmill.errors import LanesLost
-from batchmill.ordering import RenderOrder
-from batchmill.output import Output
-from batchmill.worker import LaneSetup
+from batchmill.output.ordering import RenderOrder
+from batchmill.output.writer import Output
+from batchmill.scheduler.rendering import OwnDesk
+from batchmill.worker.main import LaneSetup
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import CHECKPOINT, FUNCTIONS, LIMIT, Run, committed, finish, numbered, prepare, running, until, witnessed
 from process_kit import parent_of, send

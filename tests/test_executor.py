@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.executor import NoLock
+from batchmill.pool.executor import NoLock
 from cli_kit import environment
 
 

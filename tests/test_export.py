@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.codec import NIL, Head, pack_outcomes, pack_result, unpack_value
+from batchmill.codec.outcomes import NIL, Head, pack_outcomes, pack_result, unpack_value
+from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import CheckpointDamaged
-from batchmill.export import render
+from batchmill.output.json_lines import render
 from batchmill.text import escape
-from batchmill.unsaid import Unsaid
 from test_codec import VALUES, nested, nested_map
 
 

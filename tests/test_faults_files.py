@@ -15,7 +15,7 @@ import pytest
 
 import batchmill
 from batchmill.errors import InvalidUsage
-from batchmill.files import Access, OwnFiles, Use, check
+from batchmill.files.conflicts import Access, OwnFiles, Use, check
 from cli_kit import LIMIT, PROGRAM, environment, shell
 
 pytest.importorskip("prometheus_client", reason="--metrics needs the extra")

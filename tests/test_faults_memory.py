@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import batchmill
-from batchmill import guard
+from batchmill.pool import worker_limits
 from fault_kit import (
     CHECKPOINT,
     committed,
@@ -165,8 +165,8 @@ def test_an_item_whose_worker_is_killed_from_outside_again_and_again_is_charged_
     items[3] = {"id": "killed", "n": 3, "do": "killed"}
     batch(tmp_path, items)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(guard, "oom_kills", lambda: 0)  # where memory is short, it is charged at once
-    monkeypatch.setattr(guard, "available_memory", lambda: 1 << 40)
+    monkeypatch.setattr(worker_limits, "oom_kills", lambda: 0)  # where memory is short, it is charged at once
+    monkeypatch.setattr(worker_limits, "available_memory", lambda: 1 << 40)
     report = batchmill.run(
         "g.py:work", "items.jsonl", checkpoint=CHECKPOINT, output="out.jsonl", workers=2, chunk_size=1
     )

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from batchmill import atomic
-from batchmill.atomic import _temporary_name, open_draft, open_output, replacing
-from batchmill.disk import Disk
 from batchmill.errors import OutputLost
+from batchmill.files import atomic_file
+from batchmill.files.atomic_file import _temporary_name, open_draft, open_output, replacing
+from batchmill.files.storage import Disk
 from checkpoint_kit import QuickDisk
 from cli_kit import LIMIT, environment, shell
 from fault_kit import finish, lines_of, numbered, prepare, running, until, witnessed
@@ -187,7 +187,8 @@ def test_a_place_that_cannot_have_a_file_is_refused_before_anything_runs(where: 
 
 def left_by_a_killed_writer(path: Path) -> Path:
     """A draft for `path` whose writer was killed."""
-    code = "import os, sys; from batchmill.atomic import open_output; open_output(sys.argv[1]); os.kill(os.getpid(), 9)"
+    code = "import os, sys; from batchmill.files.atomic_file import open_output as opened; "
+    code += "opened(sys.argv[1]); os.kill(os.getpid(), 9)"
     ended = subprocess.run([sys.executable, "-c", code, path], timeout=LIMIT, check=False)
     assert ended.returncode == -signal.SIGKILL
     (left,) = path.parent.glob(f".{path.name[:50]}*.tmp")
@@ -311,7 +312,7 @@ def test_a_place_that_another_took_in_the_same_moment_never_ends_in_success(
             (tmp_path / "theirs").write_text("theirs")
             os.rename(tmp_path / "theirs", new)
 
-    monkeypatch.setattr(atomic, "Disk", Contested)
+    monkeypatch.setattr(atomic_file, "Disk", Contested)
     with pytest.raises(OutputLost, match="replaced it at the same moment"), replacing(str(tmp_path / "out")) as file:
         file.write(b"ours")
     assert (tmp_path / "out").read_text() == "theirs"
@@ -386,7 +387,7 @@ def test_a_file_that_cannot_be_synced_gets_no_name(tmp_path: Path, monkeypatch: 
         def sync(self, fd: int) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(atomic, "Disk", Failing)
+    monkeypatch.setattr(atomic_file, "Disk", Failing)
     (tmp_path / "out").write_text("old")
     with pytest.raises(OutputLost, match="Input/output error"), replacing(str(tmp_path / "out")) as file:
         file.write(b"new")
@@ -416,7 +417,7 @@ def test_a_directory_that_may_be_written_and_not_read_can_have_a_file(tmp_path: 
         folder.chmod(folder.stat().st_mode | 0o011)
     code = (
         "import os, sys\n"
-        "from batchmill.atomic import replacing\n"
+        "from batchmill.files.atomic_file import replacing\n"
         "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "with replacing(sys.argv[1]) as file: file.write(b'new')\n"
     )
@@ -431,7 +432,7 @@ def test_a_directory_without_permission_is_named(tmp_path: Path, monkeypatch: py
     def refuse(path: str, disk: Disk | None = None, *, mode: int = 0) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(atomic, "open_draft", refuse)
+    monkeypatch.setattr(atomic_file, "open_draft", refuse)
     with pytest.raises(PermissionError, match=f"no permission to make files in {tmp_path}"):
         open_output(str(tmp_path / "out"))
 

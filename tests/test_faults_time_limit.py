@@ -12,7 +12,7 @@ import pytest
 
 import batchmill
 import work_kit
-from batchmill.batch import Batch
+from batchmill.batch.batch import Batch
 from batchmill.settings import Settings
 from fault_kit import (
     CHECKPOINT,

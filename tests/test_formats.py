@@ -10,10 +10,20 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from batchmill.codec import id_key
+from batchmill.codec.ids import shard_of
+from batchmill.codec.outcomes import id_key
 from batchmill.errors import InvalidUsage
-from batchmill.formats import FORMATS, MAX_OWN_ID, BadItem, IdRule, count_records, cut, divide, format_of, split_records
-from batchmill.ids import shard_of
+from batchmill.input.formats import (
+    FORMATS,
+    MAX_OWN_ID,
+    BadItem,
+    IdRule,
+    count_records,
+    cut,
+    divide,
+    format_of,
+    split_records,
+)
 from batchmill.model import Chunk, Earlier
 from lane_kit import chunk_of, lane, run_chunk
 

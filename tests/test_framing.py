@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill import framing
-from batchmill.errors import CheckpointDamaged, CheckpointMismatch
-from batchmill.framing import (
+from batchmill.checkpoint import frames as framing
+from batchmill.checkpoint.frames import (
     CAP,
     HEADER_SIZE,
     MAX_FRAME,
@@ -27,8 +26,9 @@ from batchmill.framing import (
     frame_bytes,
     payload_of,
 )
+from batchmill.checkpoint.salvage import find_seed
+from batchmill.errors import CheckpointDamaged, CheckpointMismatch
 from batchmill.model import MAX_PAYLOAD
-from batchmill.salvage import find_seed
 from checkpoint_kit import HEADER, build, pread_of, scan_bytes, small_file
 
 payload_lists = st.lists(st.binary(max_size=300), max_size=12)

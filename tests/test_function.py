@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from batchmill.errors import BatchmillError, FunctionFailed, InputMissing, InvalidUsage, UnknownFunction
-from batchmill.function import FunctionSpec, of_callable, parse
+from batchmill.worker.function import FunctionSpec, of_callable, parse
 
 LANE = """
 import base64, json, os, pickle, sys
 from batchmill.errors import BatchmillError
-from batchmill.function import resolve
+from batchmill.worker.function import resolve
 spec, init = pickle.loads(base64.b64decode(sys.argv[1]))
 try:
     found = resolve(spec, init)
@@ -396,7 +396,8 @@ def test_what_has_no_name_goes_by_value_and_says_so() -> None:
 
 def test_without_cloudpickle_a_lambda_is_refused_with_two_ways_out(tmp_path: Path) -> None:
     write(tmp_path, "cloudpickle.py", "raise ImportError")
-    code = "from batchmill.function import of_callable\ntry: of_callable(lambda x: x)\nexcept ValueError as e: print(e)"
+    code = "from batchmill.worker.function import of_callable\n"
+    code += "try: of_callable(lambda x: x)\nexcept ValueError as e: print(e)"
     said = python("-c", code, cwd=tmp_path)
     assert "pip install 'batchmill[cloudpickle]'" in said
     assert "module" in said
@@ -411,7 +412,7 @@ def test_unfit_and_unpicklable_callables_are_refused_in_the_parent() -> None:
 
 SCRIPT = """
 import base64, pickle, sys
-from batchmill.function import of_callable
+from batchmill.worker.function import of_callable
 class Item:
     def __init__(self, x): self.x = x
 def crunch(item): return item.x * 2
@@ -439,7 +440,8 @@ def test_functions_of_a_script_run_with_items_of_its_own_classes(tmp_path: Path,
 
 def test_a_function_typed_into_python_goes_by_value() -> None:
     code = (
-        "from batchmill.function import of_callable\ndef f(x): return x\ns = of_callable(f)\nprint(s.kind, s.identity)"
+        "from batchmill.worker.function import of_callable\n"
+        "def f(x): return x\ns = of_callable(f)\nprint(s.kind, s.identity)"
     )
     assert python("-c", code).split() == ["pickle", "__main__:f"]
 
@@ -452,7 +454,7 @@ def test_a_script_runs_in_a_real_fork_server_lane(tmp_path: Path) -> None:
         import multiprocessing, sys, types
         from concurrent.futures import ProcessPoolExecutor
         import lanes
-        from batchmill.function import of_callable
+        from batchmill.worker.function import of_callable
         def crunch(item): return item * item
         if __name__ == "__main__":
             spec = of_callable(crunch)
@@ -466,7 +468,7 @@ def test_a_script_runs_in_a_real_fork_server_lane(tmp_path: Path) -> None:
         tmp_path,
         "lanes.py",
         """
-        from batchmill.function import resolve
+        from batchmill.worker.function import resolve
         def start(spec):
             global found
             found = resolve(spec)

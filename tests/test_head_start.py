@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill_cli.head_start import is_wanted
+from batchmill_cli.prewarm import is_wanted
 from cli_kit import batchmill
 
 RUN = ["run", "score.py:score", "items.jsonl"]

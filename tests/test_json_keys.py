@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchmill import rows
-from batchmill.codec import Block, Head, pack_outcomes, pack_result, unpack_value
-from batchmill.export import render
-from batchmill.jsonform import Plain
-from batchmill.unsaid import Unsaid
-from batchmill_cli.report import as_json
+from batchmill.codec.json_form import Plain
+from batchmill.codec.outcomes import Block, Head, pack_outcomes, pack_result, unpack_value
+from batchmill.codec.unsaid import Unsaid
+from batchmill.output import rows
+from batchmill.output.json_lines import render
+from batchmill_cli.terminal.json_output import as_json
 from cli_kit import batchmill
 
 DATE = dt.datetime(2024, 1, 2, 3, 4)

@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from batchmill import export, layout, output, rows, scatter, spool
-from batchmill.codec import Block
+from batchmill.checkpoint.index import Piece
+from batchmill.codec.outcomes import Block
+from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import OutputLost
-from batchmill.index import Piece
-from batchmill.layout import Layout
-from batchmill.ordering import RenderOrder
-from batchmill.output import Output
-from batchmill.results import Results, open_checkpoint, write_results
-from batchmill.scatter import MergeOrder, Page, SortOrder, fulfil, pages
-from batchmill.spool import Spool
-from batchmill.unsaid import Unsaid
+from batchmill.output import external_sort, json_lines, layout, rows, spool, writer
+from batchmill.output.external_sort import MergeOrder, Page, SortOrder, fulfil, pages
+from batchmill.output.layout import Layout
+from batchmill.output.ordering import RenderOrder
+from batchmill.output.results import Results, open_checkpoint, write_results
+from batchmill.output.spool import Spool
+from batchmill.output.writer import Output
 from checkpoint_kit import QuickDisk, Shelf, outcomes_payload
 from lane_kit import play
 
@@ -41,21 +41,21 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "_SINGLE", 1000)
     monkeypatch.setattr(spool, "_UNIT", 20_000)
     monkeypatch.setattr(spool, "PAGE", 500)
-    monkeypatch.setattr(scatter, "PAGE", 500)
+    monkeypatch.setattr(external_sort, "PAGE", 500)
 
 
 @pytest.fixture
 def sorts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The frames that were sorted, by seq."""
     seen: list[int] = []
-    sort = scatter.sort
+    sort = external_sort.sort
 
     def watched(order: SortOrder, *rest: Any) -> Any:
         seen.extend(part.seq for part in order.frames.parts)
         return sort(order, *rest)
 
-    monkeypatch.setattr(scatter, "sort", watched)
-    monkeypatch.setattr("batchmill.results.sort", watched)
+    monkeypatch.setattr(external_sort, "sort", watched)
+    monkeypatch.setattr("batchmill.output.results.sort", watched)
     return seen
 
 
@@ -74,7 +74,7 @@ def tangled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a checkpoint of four orderings, and an input in a fifth: some failed, some replaced."""
     path, rng = tmp_path_factory.mktemp("tangled"), random.Random(11)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("batchmill.checkpoint.Disk", QuickDisk)
+        patch.setattr("batchmill.checkpoint.writer.Disk", QuickDisk)
         items = [{"id": rng.choice([number, number // 9, str(number)]), "bad": 0} for number in range(ITEMS)]
         for item in rng.sample(items, 60):
             item["bad"] = rng.choice((1, 2))
@@ -104,7 +104,7 @@ def tangled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain_way(results: Results, format: str, all: bool) -> bytes:
     """The output, as every single outcome's place says."""
     index, found = results._history.index, []
-    render = rows.render if format in rows.FORMATS else export.render
+    render = rows.render if format in rows.FORMATS else json_lines.render
     for number in range(len(index)):
         row = index.row(number)
         block = Block(results.payload(row.seq))
@@ -164,7 +164,7 @@ def test_outcomes_and_failures_are_the_same_scattered_or_not(tangled: Path, requ
 def test_a_run_s_output_is_in_the_order_of_its_input(
     tangled: Path, tmp_path: Path, format: str, sorts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchmill.checkpoint.Disk", QuickDisk)
+    monkeypatch.setattr("batchmill.checkpoint.writer.Disk", QuickDisk)
     shutil.copy(tangled / "c.ckpt", tmp_path / "c.ckpt")
     settings: dict[str, Any] = {"retry_failed": False, "output_format": format, "chunk_size": 7}
     played = play(again, [tangled / "in.jsonl"], tmp_path / "c.ckpt", output=tmp_path / "out", **settings)
@@ -251,7 +251,7 @@ def test_nothing_is_merged_before_all_is_sorted(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_mixed_stream_comes_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "_FREE", 500)
+    monkeypatch.setattr(writer, "_FREE", 500)
     text: list[bytes] = []
     payloads, pieces = shuffled()
     out = Output("-", "jsonl", False, Shelf(payloads.__getitem__))
@@ -294,7 +294,7 @@ def test_no_room_for_the_temporary_file_is_an_output_lost(tmp_path: Path) -> Non
 def test_a_spool_gives_lines_of_one_position_in_the_order_of_runs(tmp_path: Path) -> None:
     held = Spool(str(tmp_path), 1)
     for run in range(3):
-        data = b"".join(scatter._paged(iter([(5, b"a%d\n" % run), (5, b"b%d\n" % run), (9, b"c%d\n" % run)])))
+        data = b"".join(external_sort._paged(iter([(5, b"a%d\n" % run), (5, b"b%d\n" % run), (9, b"c%d\n" % run)])))
         assert [*pages(data)] == [Page(5, 0, len(data))]
         held.add(data)
     made = b"".join(fulfil(order)[0] for order in held.slices(0, 10))

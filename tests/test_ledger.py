@@ -12,10 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from batchmill import formats
 from batchmill.errors import IllegalMove, ItemError
-from batchmill.ledger import Ledger, State, Strike
+from batchmill.input import formats
 from batchmill.model import Chunk
+from batchmill.scheduler.in_flight import Ledger, State, Strike
 
 divide = partial(formats.divide, format=formats.FORMATS["lines"])
 VERDICT = ItemError("WorkerDied", "the worker died")

@@ -8,13 +8,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
-from batchmill import formats
-from batchmill.guard import Guard
-from batchmill.lanes import Lane, Lanes
-from batchmill.ledger import Ledger
-from batchmill.losses import Losses
+from batchmill.input import formats
 from batchmill.model import Chunk
-from batchmill.records import COLUMNS, RECORD_BITS
+from batchmill.pool.base import Lane, Lanes
+from batchmill.pool.worker_limits import Guard
+from batchmill.scheduler.crashes import Losses
+from batchmill.scheduler.in_flight import Ledger
+from batchmill.worker.records import COLUMNS, RECORD_BITS
 
 divide = partial(formats.divide, format=formats.FORMATS["lines"])
 

@@ -12,11 +12,11 @@ from typing import Any
 import msgpack
 import pytest
 
-from batchmill.codec import Block, Head, pack_map, pack_outcomes, pack_value, read_head
+from batchmill.checkpoint.frames import FrameRef, FrameType
+from batchmill.checkpoint.history import History
+from batchmill.checkpoint.payloads import check, read_map
+from batchmill.codec.outcomes import Block, Head, pack_map, pack_outcomes, pack_value, read_head
 from batchmill.errors import CheckpointDamaged
-from batchmill.framing import FrameRef, FrameType
-from batchmill.history import History
-from batchmill.payloads import check, read_map
 from cli_kit import batchmill as program
 from cli_kit import environment
 from fuzz_kit import Frame, colliding, commands, file_of, frames_of, nested, resuming

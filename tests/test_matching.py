@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from batchmill import intake
-from batchmill.codec import id_key
-from batchmill.matching import Matcher
-from batchmill.results import open_checkpoint
+from batchmill.checkpoint.matching import Matcher
+from batchmill.codec.outcomes import id_key
+from batchmill.output.results import open_checkpoint
+from batchmill.scheduler import work_queue
 from checkpoint_kit import QuickDisk
 from lane_kit import Played, play
 
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchmill.checkpoint.Disk", QuickDisk)
+    monkeypatch.setattr("batchmill.checkpoint.writer.Disk", QuickDisk)
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_second_record_runs_when_a_scan_has_taken_the_retried_outcome(
     bench.run(items([0, 1, 2, 3, 4, 5]))
     bench.bad = set()
     bench.run(items([0, 1, 2, 3, 4, 5]))
-    monkeypatch.setattr(intake, "_HELD", 0)
+    monkeypatch.setattr(work_queue, "_HELD", 0)
     played = bench.run(items([1, 0, 1, 2, 3, 4, 5]))
     assert [call["id"] for call in played.calls] == [1]
     assert len(bench.results) == 7

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from batchmill.cluster.membership import MOST, PAUSE, Members
 from batchmill.errors import ClusterUnfit, IllegalMove
-from batchmill.members import MOST, PAUSE, Members
 
 OLD = ClusterUnfit("too old")
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 import batchmill
-from batchmill.codec import fingerprint, kept_id, pack_result, pack_value, unpack_value
+from batchmill.codec.outcomes import fingerprint, kept_id, pack_result, pack_value, unpack_value
+from batchmill.codec.pack import Packing
+from batchmill.codec.unpack import Ext
 from batchmill.errors import CheckpointDamaged
-from batchmill.packing import Packing
-from batchmill.unpacking import Ext
 
 
 class Cat(enum.Enum):

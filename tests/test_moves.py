@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.codec import Head
+from batchmill.checkpoint.index import Index
+from batchmill.checkpoint.moves import Moves
+from batchmill.codec.outcomes import Head
 from batchmill.errors import CheckpointDamaged
-from batchmill.index import Index
-from batchmill.moves import Moves
 
 SAID = st.tuples(st.integers(1, 3), st.integers(0, 9), st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**40 - 9))
 

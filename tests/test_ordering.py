@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill import ordering
-from batchmill.codec import MASKED, Block, Head
-from batchmill.index import Index, Piece, add_piece, is_whole
-from batchmill.layout import parts_of
-from batchmill.ordering import Part, RenderOrder, in_order, render_order, stretches
-from batchmill.unsaid import NOTHING
+from batchmill.checkpoint.index import Index, Piece, add_piece, is_whole
+from batchmill.codec.outcomes import MASKED, Block, Head
+from batchmill.codec.unsaid import NOTHING
+from batchmill.output import ordering
+from batchmill.output.layout import parts_of
+from batchmill.output.ordering import Part, RenderOrder, in_order, render_order, stretches
 from checkpoint_kit import Shelf, outcomes_payload
 
 
@@ -251,7 +251,7 @@ def test_outcomes_are_taken_from_all_parts_in_the_order_of_positions() -> None:
 
 
 def _masked(first: int, offsets: list[int], ids: list[Any]) -> bytes:
-    from batchmill.codec import pack_outcomes, pack_value
+    from batchmill.codec.outcomes import pack_outcomes, pack_value
 
     head = Head(first=first, lines=4, items=len(ids), ok=len(ids), flags=MASKED)
     return pack_outcomes(head, ids, [pack_value(1)] * len(ids), [], [0.0] * len(ids), [0] * len(ids), offsets)

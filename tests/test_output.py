@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchmill.checkpoint.index import Piece
 from batchmill.errors import OutputLost
-from batchmill.index import Piece
-from batchmill.ordering import render_order
-from batchmill.output import Frontier, Output
+from batchmill.output.ordering import render_order
+from batchmill.output.writer import Frontier, Output
 from checkpoint_kit import Shelf, outcomes_payload
 
 
@@ -123,7 +123,7 @@ def test_frames_in_any_order_are_written_in_input_order(tmp_path: Path) -> None:
 def test_stretches_that_come_back_in_any_order_are_written_in_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchmill.ordering._POSITIONS", 4)
+    monkeypatch.setattr("batchmill.output.ordering._POSITIONS", 4)
     press = Press(str(tmp_path / "out"))
     for seq in range(10):
         press.commit(seq, 3 * seq, [3 * seq, 3 * seq + 1, 3 * seq + 2])

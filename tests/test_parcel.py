@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from batchmill import parcel
 from batchmill.errors import InvalidUsage
-from batchmill.function import FunctionSpec, of_callable, parse
-from batchmill.parcel import anchored, collect, deliver, located, settled
+from batchmill.worker import code_bundle
+from batchmill.worker.code_bundle import anchored, collect, deliver, located, settled
+from batchmill.worker.function import FunctionSpec, of_callable, parse
 
 
 def write(directory: Path, files: dict[str, str]) -> Path:
@@ -130,7 +130,7 @@ def test_what_cannot_be_parsed_goes_as_it_is(tmp_path: Path) -> None:
 
 def test_modules_too_large_to_be_sent_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"score.py": "import large\n\ndef score(x):\n    return x\n", "large.py": "#" * 2000})
-    monkeypatch.setattr(parcel, "MOST", 1000)
+    monkeypatch.setattr(code_bundle, "MOST", 1000)
     with pytest.raises(InvalidUsage, match=r"score\.py:score are too large to be sent"):
         collect(parse("score.py:score", str(tmp_path)))
 
@@ -161,8 +161,8 @@ def test_a_function_of_ones_own_module_is_found_beside_it(
 
 def resolve_in(cwd: Path, spec: FunctionSpec, init: FunctionSpec) -> str:
     """The names of what a fresh process finds for a function and its initializer."""
-    code = "import pickle, sys; from batchmill.function import resolve; found = resolve(*pickle.load(sys.stdin.buffer))"
-    code += "; print(found.function.__name__, found.init.__name__)"
+    code = "import pickle, sys; from batchmill.worker.function import resolve; "
+    code += "found = resolve(*pickle.load(sys.stdin.buffer)); print(found.function.__name__, found.init.__name__)"
     payload = pickle.dumps((spec, init))
     return printed_by("-c", code, cwd=cwd, input=payload).strip()
 

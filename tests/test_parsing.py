@@ -13,16 +13,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchmill import parsing
 from batchmill.errors import InvalidUsage
-from batchmill.formats import FORMATS, BadItem, Parse
-from batchmill.parsing import parser_of
+from batchmill.input import json_choice
+from batchmill.input.formats import FORMATS, BadItem, Parse
+from batchmill.input.json_choice import parser_of
 from cli_kit import batchmill
 
 JSONL = FORMATS["jsonl"]
 READ = JSONL.parser(b"")
-fast_json: Any = importlib.import_module("batchmill.fast_json") if parsing.is_installed() else None
-with_orjson = pytest.mark.skipif(not parsing.is_installed(), reason="orjson is not installed: the extra `fast`")
+fast_json: Any = importlib.import_module("batchmill.input.fast_json") if json_choice.is_installed() else None
+with_orjson = pytest.mark.skipif(not json_choice.is_installed(), reason="orjson is not installed: the extra `fast`")
 
 
 def shown(parse: Parse, raw: bytes) -> str:
@@ -162,11 +162,11 @@ def test_orjson_reads_blocks_of_ordinary_numbers() -> None:
 
 def test_an_environment_that_asks_for_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "orjson", None)
-    monkeypatch.delitem(sys.modules, "batchmill.fast_json", raising=False)
+    monkeypatch.delitem(sys.modules, "batchmill.input.fast_json", raising=False)
     with pytest.raises(InvalidUsage, match="orjson is not installed") as caught:
-        parsing.check_choice("orjson")
+        json_choice.check_choice("orjson")
     assert "batchmill[fast]" in str(caught.value.remedy)
-    parsing.check_choice("")
+    json_choice.check_choice("")
     assert parser_of(JSONL, "")(b"[1]") is None
     found = batchmill("run", "builtins:len", "items.jsonl", env={"BATCHMILL_JSON": "ujson"})
     assert (found.returncode, found.stderr.count("\n"), "one of json, orjson" in found.stderr) == (2, 1, True)

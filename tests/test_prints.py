@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from agent_kit import LIMIT, Agent, Nowhere
+from batchmill.cluster.protocol import pack
+from batchmill.cluster.remote_pool import RemoteLanes
 from batchmill.model import Wake
-from batchmill.remote import RemoteLanes
-from batchmill.wire import pack
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import CHECKPOINT, FUNCTIONS, committed, numbered, prepare, running, until
 

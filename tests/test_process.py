@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.command import CommandSpec, Runner
 from batchmill.errors import ItemFailed
-from batchmill.process import PIECE, Capture, Commands, Ended, NotStarted
-from batchmill.reply import Postponed
-from batchmill.template import Task
+from batchmill.worker.child_process import PIECE, Capture, Commands, Ended, NotStarted
+from batchmill.worker.command import CommandSpec, Runner
+from batchmill.worker.reply import Postponed
+from batchmill.worker.template import Task
 from fault_kit import until
 from process_kit import is_running, start
 
@@ -110,7 +110,7 @@ def test_a_command_that_kills_its_group_costs_itself_alone(commands: Commands) -
 
 
 def test_without_pidfds_all_is_the_same(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchmill.process._pidfd", lambda pid: None)
+    monkeypatch.setattr("batchmill.worker.child_process._pidfd", lambda pid: None)
     ended, out, _ = run(commands, f"seq {PIECE}; exit 4", keep=10)
     assert (os.waitstatus_to_exitcode(ended.status), bytes(out.kept)) == (4, b"1\n2\n3\n4\n5\n")
     assert bytes(run(commands, "echo here; sleep 60 &")[1].kept) == b"here\n"
@@ -144,7 +144,7 @@ def test_what_cannot_be_started_leaves_no_descriptor_open(commands: Commands) ->
 def test_no_command_outlives_the_process_that_runs_it(tmp_path: Path) -> None:
     script = "echo $$ > pid; sleep 60 & wait"
     program = (
-        "import os; from batchmill.process import Capture, Commands\n"
+        "import os; from batchmill.worker.child_process import Capture, Commands\n"
         f"Commands(os.environb).run('/bin/sh', [b'sh', b'-c', {script.encode()!r}], stdin=None,"
         " captures=(Capture(9, False), Capture(9, False)), timeout=None)"
     )

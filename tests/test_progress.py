@@ -14,10 +14,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from batchmill.batch.progress import Tracker
 from batchmill.model import Snapshot, Usage
-from batchmill.tracker import Tracker
-from batchmill_cli.progress import Screen, choose_mode, fit, redraw, terminal_width, wipe
-from batchmill_cli.relay import Relay
+from batchmill_cli.running.progress import Screen, choose_mode, fit, redraw, terminal_width, wipe
+from batchmill_cli.running.worker_output import Relay
 from cli_kit import screen_rows
 from process_kit import start
 

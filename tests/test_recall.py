@@ -10,11 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
-from batchmill.lanes import Lane
-from batchmill.ledger import Ledger
 from batchmill.model import Chunk
-from batchmill.pool import Pool
-from batchmill.recall import HELD_UP, LOOK, RELIEFS, SOON, Recaller
+from batchmill.pool.base import Lane
+from batchmill.pool.local import Pool
+from batchmill.scheduler.in_flight import Ledger
+from batchmill.scheduler.work_stealing import HELD_UP, LOOK, RELIEFS, SOON, Recaller
 from simulated_lanes import divide
 
 PATIENCE = 1.0

@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 
 from agent_kit import AgentProcess, Nowhere
-from batchmill import records
-from batchmill.codec import Block, outcomes
+from batchmill.cluster.dask_client import lost
+from batchmill.cluster.protocol import AgentSetup, Death, pack
+from batchmill.cluster.remote_executor import RemoteExecutor
+from batchmill.cluster.remote_limits import RemoteGuard
+from batchmill.cluster.remote_pool import Machine, RemoteLanes
+from batchmill.codec.outcomes import Block, outcomes
 from batchmill.errors import LanesLost
-from batchmill.function import parse
-from batchmill.lanes import Event, Lane
 from batchmill.model import Chunk, Wake
-from batchmill.parcel import collect
-from batchmill.remote import Machine, RemoteLanes
-from batchmill.remote_executor import RemoteExecutor
-from batchmill.remote_watch import RemoteGuard
-from batchmill.scheduler import lost
+from batchmill.pool.base import Event, Lane
 from batchmill.settings import Settings
-from batchmill.wire import AgentSetup, Death, pack
-from batchmill.worker import LaneSetup
+from batchmill.worker import records
+from batchmill.worker.code_bundle import collect
+from batchmill.worker.function import parse
+from batchmill.worker.main import LaneSetup
 from fault_kit import until
 from process_kit import is_running
 

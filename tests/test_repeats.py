@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill import repeats
-from batchmill.repeats import Spans, count_repeats
+from batchmill.batch import duplicate_ids
+from batchmill.batch.duplicate_ids import Spans, count_repeats
 
 
 def spans_of(ids: list[Any], cuts: list[int], rng: random.Random, gaps: set[int]) -> Spans:
@@ -104,7 +104,7 @@ def test_repeats_are_the_occurrences_after_the_first(columns: list[list[Any]]) -
 
 
 def test_above_the_limit_one_part_in_so_many_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeats, "EXACT", 10_000)
+    monkeypatch.setattr(duplicate_ids, "EXACT", 10_000)
     columns = [[f"id {i}" for i in range(start, start + 1000)] for start in range(0, 40_000, 1000)]
     assert count_repeats(columns, 40_000) == 0
     estimate = count_repeats(columns * 2, 80_000)

@@ -9,17 +9,8 @@ from typing import Any
 import pytest
 
 from batchmill.model import FailureExample, FailureGroup, Report
-from batchmill_cli.report import (
-    Commands,
-    as_json,
-    is_shown,
-    news,
-    percent,
-    render,
-    report_object,
-    resume_command,
-    span,
-)
+from batchmill_cli.running.report import Commands, is_shown, news, percent, render, report_object, resume_command, span
+from batchmill_cli.terminal.json_output import as_json
 
 
 def report(**changes: Any) -> Report:

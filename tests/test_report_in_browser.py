@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchmill_cli.page import render
+from batchmill_cli.html_report.page import render
 from browser_kit import Browser, chromium
 from test_cli_report import EVIL
 from test_story import ZERO, Writer

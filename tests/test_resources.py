@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from batchmill import resources
-from batchmill.resources import (
+from batchmill.system import machine
+from batchmill.system.machine import (
     THREAD_VARIABLES,
     Monitor,
     available_memory,
@@ -131,7 +131,7 @@ def real_group(*names: str, **files: str) -> Iterator[Path]:
                 path.rmdir()
 
 
-SEES = "from batchmill.resources import usable_cores; print(*usable_cores(environ={}))"
+SEES = "from batchmill.system.machine import usable_cores; print(*usable_cores(environ={}))"
 
 
 @linux
@@ -176,7 +176,7 @@ def test_slurm_and_python_limits_count_and_nonsense_does_not(tmp_path: Path) -> 
 )
 def test_what_python_was_told_counts_where_it_is_less(option: str, variable: str, source: str | None) -> None:
     """From Python 3.13 on os.cpu_count() gives that number, whatever the machine has."""
-    code = "from batchmill.resources import usable_cores; print(*usable_cores())"
+    code = "from batchmill.system.machine import usable_cores; print(*usable_cores())"
     bare = python(code, "unset PYTHON_CPU_COUNT;")
     told = python(code, f"export PYTHON_CPU_COUNT={variable};", option)
     assert told == (bare if source is None or bare.startswith("1 ") else f"1 {source}")
@@ -191,7 +191,8 @@ def test_the_real_machine_gives_at_least_one_core() -> None:
 @linux
 def test_a_process_bound_to_one_core_has_one() -> None:
     bind = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
-    assert python(f"{bind}; from batchmill.resources import usable_cores; print(usable_cores(environ={{}})[0])") == "1"
+    see = "from batchmill.system.machine import usable_cores; print(usable_cores(environ={})[0])"
+    assert python(f"{bind}; {see}") == "1"
 
 
 def test_workers_are_given_automatic_or_a_share(tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_memory_without_groups_is_the_machines(tmp_path: Path) -> None:
 
 LANES = """
 import resource
-from batchmill.resources import raise_descriptor_limit
+from batchmill.system.machine import raise_descriptor_limit
 print(raise_descriptor_limit({}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
@@ -267,7 +268,7 @@ def test_a_limit_that_suffices_is_left_alone() -> None:
 
 
 def test_the_command_line_does_not_pay_for_psutil() -> None:
-    assert python("import sys, batchmill.resources; print('psutil' in sys.modules)") == "False"
+    assert python("import sys, batchmill.system.machine; print('psutil' in sys.modules)") == "False"
 
 
 class Clock:
@@ -346,7 +347,7 @@ def test_memory_of_what_a_lane_started_counts_where_it_is_asked_for() -> None:
         assert whole.sample([lane.pid]).rss - plain.sample([lane.pid]).rss > 50_000_000
     finally:
         lane.communicate(b"\n", timeout=60)
-    assert resources.offspring_memory(lane.pid) == 0
+    assert machine.offspring_memory(lane.pid) == 0
 
 
 def test_seconds_before_the_monitor_are_not_counted() -> None:

@@ -13,17 +13,17 @@ import msgpack
 import pytest
 
 import batchmill
-from batchmill.checkpoint import Checkpoint
-from batchmill.codec import Head, pack_map, pack_outcomes, pack_value
+from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.writer import Checkpoint
+from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, pack_value
 from batchmill.errors import CheckpointDamaged, InputMissing, OutputLost
-from batchmill.framing import FrameType
 from checkpoint_kit import QuickDisk
 from lane_kit import Stage, play
 
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchmill.checkpoint.Disk", QuickDisk)
+    monkeypatch.setattr("batchmill.checkpoint.writer.Disk", QuickDisk)
 
 
 def work(item: Any) -> Any:

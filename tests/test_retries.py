@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from batchmill.retries import LONGEST, Again, Retries
+from batchmill.scheduler.retries import LONGEST, Again, Retries
 
 
 def failed(position: int = 0, attempts: int = 1) -> Again:

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill import rows
-from batchmill.codec import Block, Head, pack_outcomes, pack_result
+from batchmill.codec.outcomes import Block, Head, pack_outcomes, pack_result
 from batchmill.errors import InvalidUsage, OutputLost
-from batchmill.target import check_format, open_target
+from batchmill.output import rows
+from batchmill.output.sinks import check_format, open_target
 
 TEXT = st.text(st.sampled_from("a=+-@1.e\t\r\n\"',\x1b\ud800\u202eé"), max_size=8)
 VALUE = TEXT | st.integers() | st.floats() | st.none() | st.booleans() | st.lists(TEXT, max_size=2)

@@ -11,11 +11,11 @@ from typing import Any
 import msgpack
 import psutil
 
-from batchmill.codec import unpack_map
-from batchmill.framing import FrameType
-from batchmill.reader import read_frames
-from batchmill.resources import machine
-from batchmill.tracker import MOST_ENDS, Tracker
+from batchmill.batch.progress import MOST_ENDS, Tracker
+from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.reader import read_frames
+from batchmill.codec.outcomes import unpack_map
+from batchmill.system.machine import machine
 from batchmill.version import __version__
 from cli_kit import batchmill
 

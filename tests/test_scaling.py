@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill import scaling
-from batchmill.agreement import Agreement
-from batchmill.scaling import Cell, Fit, Round
+from batchmill.benchmark import scaling
+from batchmill.benchmark.agreement import Agreement
+from batchmill.benchmark.scaling import Cell, Fit, Round
 
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from batchmill.codec import pack_map
+from batchmill.codec.outcomes import pack_map
 from batchmill.errors import InvalidUsage
 from batchmill.plan import make_plan
 from batchmill.secrecy import Secrets, hide, is_secret, learn, mask_script, mask_words

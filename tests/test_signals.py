@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from batchmill.lane import STOPPING
-from batchmill.signals import Watch
+from batchmill.batch.signals import Watch
+from batchmill.worker.bootstrap import STOPPING
 from process_kit import start
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
@@ -156,7 +156,7 @@ def test_a_process_dies_of_the_signal_itself(signum: signal.Signals, before: str
 
 WAITING = """
 import queue, sys
-from batchmill.signals import Watch
+from batchmill.batch.signals import Watch
 from batchmill_cli.main import _leave
 heard = queue.SimpleQueue()
 with Watch(lambda signum, insist: heard.put(signum), lambda: heard.put(0)):
@@ -197,7 +197,7 @@ def test_nohup_keeps_a_hangup_from_us() -> None:
 
 PIPES = """
 import os, sys
-from batchmill.signals import Watch
+from batchmill.batch.signals import Watch
 heard = []
 with Watch(lambda signum, insist: heard.append((signum, insist)), lambda: None):
     reading, writing = os.pipe()

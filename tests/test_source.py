@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from batchmill import feed as feed_module
-from batchmill import source as source_module
 from batchmill.errors import InputBroken, InputMissing, InvalidUsage, ItemError
-from batchmill.feed import walk
-from batchmill.formats import FORMATS, count_records, split_records
+from batchmill.input import sources as source_module
+from batchmill.input import streams as feed_module
+from batchmill.input.formats import FORMATS, count_records, split_records
+from batchmill.input.sources import ByteSource, ItemSource, Source
+from batchmill.input.streams import walk
 from batchmill.model import Chunk
-from batchmill.source import ByteSource, ItemSource, Source
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 

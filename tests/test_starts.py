@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from batchmill.errors import BatchmillError, FunctionFailed, InvalidUsage, LanesLost
-from batchmill.lanes import Lane, Lanes
-from batchmill.starts import IN_A_ROW, PROOF, Starts
-from batchmill.worker import Ready
+from batchmill.pool.base import Lane, Lanes
+from batchmill.pool.startup import IN_A_ROW, PROOF, Starts
+from batchmill.worker.main import Ready
 
 MISSING = FunctionFailed("importing f.py raised ModuleNotFoundError", "look")
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from batchmill.binning import MOST_BINS
-from batchmill.checkpoint import Checkpoint
-from batchmill.codec import Head, pack_map, pack_outcomes, pack_value
+from batchmill.checkpoint.frames import FrameType, Kind
+from batchmill.checkpoint.histogram import MOST_BINS
+from batchmill.checkpoint.reader import Reader
+from batchmill.checkpoint.story import Story
+from batchmill.checkpoint.timeline import MOST_LANES, MOST_MESSAGES, MOST_TYPES, SLOWEST, read_story
+from batchmill.checkpoint.writer import Checkpoint
+from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, pack_value
 from batchmill.errors import CheckpointDamaged, InputMissing
-from batchmill.framing import FrameType, Kind
 from batchmill.model import Report, report_map
-from batchmill.reader import Reader
-from batchmill.story import Story
-from batchmill.teller import MOST_LANES, MOST_MESSAGES, MOST_TYPES, SLOWEST, read_story
 from checkpoint_kit import QuickDisk
 
 ZERO = 1_700_000_000.0

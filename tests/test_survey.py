@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from batchmill import scaling
+from batchmill.benchmark import scaling
+from batchmill.benchmark.sample import Sample, SampleSource, draw
+from batchmill.benchmark.scaling import Fit, Round
+from batchmill.benchmark.schedule import Asked, Schedule, Step, Survey, Task, parse_chunk_sizes, parse_counts
 from batchmill.errors import InvalidUsage
-from batchmill.formats import FORMATS, divide, split_records
-from batchmill.sampling import Sample, SampleSource, draw
-from batchmill.scaling import Fit, Round
-from batchmill.source import ByteSource
-from batchmill.survey import Asked, Schedule, Step, Survey, Task, parse_chunk_sizes, parse_counts
+from batchmill.input.formats import FORMATS, divide, split_records
+from batchmill.input.sources import ByteSource
 
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -198,7 +198,7 @@ def test_a_small_input_is_sampled_whole(lines: Path) -> None:
 
 
 def test_a_sample_of_large_records_stays_small(lines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchmill.sampling.MOST_BYTES", 1000)
+    monkeypatch.setattr("batchmill.benchmark.sample.MOST_BYTES", 1000)
     sample = sample_of(lines, 10_000)
     assert 50 < sum(len(record.raw) for record in sample.records) <= 1000
     assert sample.records[-1].position > 10_000

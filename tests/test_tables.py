@@ -12,18 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchmill import feed as feed_module
 from batchmill import open_checkpoint
-from batchmill import source as source_module
+from batchmill.codec.ids import digest_block
 from batchmill.errors import InvalidUsage
-from batchmill.feed import Census, Headed
-from batchmill.formats import FORMATS, Format, IdRule, divide
-from batchmill.identity import Identifier
-from batchmill.ids import digest_block
+from batchmill.input import sources as source_module
+from batchmill.input import streams as feed_module
+from batchmill.input.formats import FORMATS, Format, IdRule, divide
+from batchmill.input.items import Identifier
+from batchmill.input.rewrite import as_input
+from batchmill.input.sources import ByteSource
+from batchmill.input.streams import Census, Headed
+from batchmill.input.tables import Table
 from batchmill.model import Chunk
-from batchmill.rejects import as_input
-from batchmill.source import ByteSource
-from batchmill.tables import Table
 from lane_kit import chunk_of, lane, play, run_chunk
 from test_source import Waker, drain
 

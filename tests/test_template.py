@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchmill.errors import ItemFailed
-from batchmill.template import Task, Template, exposed_place
+from batchmill.worker.template import Task, Template, exposed_place
 
 PATHS = [
     "a",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.time_limit import CLOSING, SLACK, Phase, TimeLimit
+from batchmill.scheduler.run_limits import CLOSING, SLACK, Phase, TimeLimit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgpack
 
-from batchmill.codec import pack_map, pack_outcomes, pack_value, read_head
-from batchmill.framing import FrameType
+from batchmill.checkpoint.frames import FrameType
+from batchmill.codec.outcomes import pack_map, pack_outcomes, pack_value, read_head
 from cli_kit import batchmill, shell
 from fuzz_kit import Frame, file_of, frames_of
 

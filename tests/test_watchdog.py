@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchmill.watchdog import Action, Overdue, Watchdog
+from batchmill.pool.watchdog import Action, Overdue, Watchdog
 
 TIMEOUT, PATIENCE, LONGEST = 1.0, 0.5, 0.2
 

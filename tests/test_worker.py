@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from batchmill import records
-from batchmill.codec import MASKED, Block, id_key, outcomes
+from batchmill.codec.ids import digest_block
+from batchmill.codec.outcomes import MASKED, Block, id_key, outcomes
 from batchmill.errors import ItemError
-from batchmill.ids import digest_block
 from batchmill.model import Chunk, Earlier
-from batchmill.records import RECORD_BITS, Order
-from batchmill.reply import Postponed
+from batchmill.worker import records
+from batchmill.worker.records import RECORD_BITS, Order
+from batchmill.worker.reply import Postponed
 from lane_kit import answered, chunk_of, lane, run_chunk
 
 

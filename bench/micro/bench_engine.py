@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from batchmill import formats
-from batchmill.chunking import Pace
-from batchmill.codec import Block, Head, pack_outcomes, pack_result, read_head
-from batchmill.formats import FORMATS, IdRule
-from batchmill.framing import FileHeader, FrameType, Scan, frame_bytes
-from batchmill.identity import Identifier
-from batchmill.index import Piece
-from batchmill.intake import Intake
-from batchmill.ledger import Ledger
+from batchmill.checkpoint.frames import FileHeader, FrameType, Scan, frame_bytes
+from batchmill.checkpoint.index import Piece
+from batchmill.codec.outcomes import Block, Head, pack_outcomes, pack_result, read_head
+from batchmill.input import formats
+from batchmill.input.formats import FORMATS, IdRule
+from batchmill.input.items import Identifier
+from batchmill.input.sources import ByteSource
 from batchmill.model import Chunk
-from batchmill.ordering import Part, RenderOrder, render_order
-from batchmill.source import ByteSource
+from batchmill.output.ordering import Part, RenderOrder, render_order
+from batchmill.scheduler.chunk_size import Pace
+from batchmill.scheduler.in_flight import Ledger
+from batchmill.scheduler.work_queue import Intake
 
 ITEMS = 5000
 HEADER = FileHeader(bytes(range(16)))

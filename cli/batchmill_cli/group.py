@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchmill_cli import streams
-from batchmill_cli.options import EPILOG, SETTINGS, Command, Context, general
+from batchmill_cli.options.click_options import EPILOG, SETTINGS, Command, Context, general
+from batchmill_cli.terminal import stdio
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# name -> the first line of its help. The module is batchmill_cli.<name>_command.
+# name -> the first line of its help. The module is batchmill_cli.commands.<name>, but for
+# those in _MODULES, whose name would be a keyword.
 COMMANDS = {
     "run": "Call a Python function on every item, on every core.",
     "exec": "Run a command for every item, on every core.",
@@ -27,6 +28,7 @@ COMMANDS = {
     "demo": "A real batch on a real input, no files needed.",
     "completion": "Teach bash, zsh or fish to complete batchmill's command lines.",
 }
+_MODULES = {"try": "try_one"}
 EXAMPLES = (
     "batchmill run score.py:score items.jsonl -o scores.jsonl",
     "batchmill run score.py:score items.jsonl -o scores.jsonl --resume",
@@ -48,7 +50,7 @@ class Program(click.Group):
         """The command of that name, imported now, or None."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"batchmill_cli.{cmd_name}_command").command
+        command = importlib.import_module(f"batchmill_cli.commands.{_MODULES.get(cmd_name, cmd_name)}").command
         return command if isinstance(command, Command) else None
 
     def resolve_command(
@@ -67,7 +69,7 @@ class Program(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; without any argument the help goes to stderr, and the status says that nothing was done."""
         if not args and not ctx.resilient_parsing:
-            streams.tell(ctx.get_help())
+            stdio.tell(ctx.get_help())
             ctx.exit(2)
         return super().parse_args(ctx, args)
 

@@ -11,7 +11,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from batchmill_cli import head_start, streams
+from batchmill_cli import prewarm
+from batchmill_cli.terminal import stdio
 
 if TYPE_CHECKING:
     import click
@@ -25,7 +26,7 @@ DEADLY = {128 + number: number for number in (signal.SIGHUP, signal.SIGINT, sign
 def entry() -> NoReturn:
     """Run the program on `sys.argv` and end the process. Never returns."""
     try:
-        streams.reopen_standard()
+        stdio.reopen_standard()
         shell = os.environ.get("_BATCHMILL_COMPLETE")
         status = _complete(shell) if shell else _run(sys.argv[1:])
     except KeyboardInterrupt:
@@ -35,11 +36,11 @@ def entry() -> NoReturn:
 
 def _run(args: list[str]) -> int:
     if os.name != "posix":
-        streams.tell("batchmill: runs on Linux and macOS; on Windows use it inside WSL")
+        stdio.tell("batchmill: runs on Linux and macOS; on Windows use it inside WSL")
         return INTERNAL
     signal.signal(signal.SIGUSR1, _not_yet)
-    if head_start.is_wanted(args, os.environ):
-        head_start.take()
+    if prewarm.is_wanted(args, os.environ):
+        prewarm.take()
     import click
 
     from batchmill_cli.group import program
@@ -52,15 +53,15 @@ def _run(args: list[str]) -> int:
         return end.exit_code
     except click.ClickException as error:
         return _usage(error)
-    except streams.PipeClosed:
+    except stdio.PipeClosed:
         return 128 + signal.SIGPIPE
     except Exception as error:
         return _failed(error, verbose=program.verbose)
 
 
 def _complete(shell: str) -> int:
-    from batchmill_cli.completion import answer
     from batchmill_cli.group import program
+    from batchmill_cli.options.completion import answer
 
     return answer(program, shell, sys.argv[1:])
 
@@ -74,24 +75,24 @@ def _usage(error: click.ClickException) -> int:
     message = error.format_message().strip().rstrip(".")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "batchmill"
-    streams.tell(f"batchmill: {_clean(message)}; `{path} --help` shows what there is")
+    stdio.tell(f"batchmill: {_clean(message)}; `{path} --help` shows what there is")
     return error.exit_code
 
 
 def _failed(error: Exception, *, verbose: bool) -> int:
     from batchmill.errors import BatchmillError
-    from batchmill.scarcity import lacking
+    from batchmill.system.scarcity import lacking
 
     known = error if isinstance(error, BatchmillError) else lacking(error)
     if known is not None:
-        streams.tell(f"batchmill: {_clean(str(known))}")
+        stdio.tell(f"batchmill: {_clean(str(known))}")
         return known.exit_code
     if verbose:
         import traceback
 
-        streams.tell(_clean("".join(traceback.format_exception(error)).rstrip()))
+        stdio.tell(_clean("".join(traceback.format_exception(error)).rstrip()))
     hint = "" if verbose else "; run it with -v for the traceback, and please report it"
-    streams.tell(f"batchmill: internal error: {_clean(f'{type(error).__name__}: {error}')}{hint}")
+    stdio.tell(f"batchmill: internal error: {_clean(f'{type(error).__name__}: {error}')}{hint}")
     return INTERNAL
 
 
@@ -112,7 +113,7 @@ def _leave(status: int) -> NoReturn:
     except BrokenPipeError:
         status = status or 128 + signal.SIGPIPE
     except OSError as error:
-        streams.tell(f"batchmill: {streams.output_lost(error)}")
+        stdio.tell(f"batchmill: {stdio.output_lost(error)}")
         status = status or LOST
     _tidy()
     if status in DEADLY:
@@ -122,7 +123,7 @@ def _leave(status: int) -> NoReturn:
 
 def _tidy() -> None:
     """Have the fork server end, and with it all that workers have left behind."""
-    server = sys.modules.get("batchmill.server")
+    server = sys.modules.get("batchmill.pool.forkserver")
     if server is not None:
         server.stop_all()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchmill.api import Stream, map, run, stream
     from batchmill.errors import BatchmillError, ItemError, ItemsFailed
     from batchmill.model import FailureExample, FailureGroup, Outcome, Report, Snapshot, Usage
-    from batchmill.results import Results, Status, open_checkpoint, write_results
+    from batchmill.output.results import Results, Status, open_checkpoint, write_results
     from batchmill.settings import Settings
 
 __all__ = [
@@ -48,7 +48,7 @@ _HOMES = {
     "api": ("Stream", "map", "run", "stream"),
     "errors": ("BatchmillError", "ItemsFailed"),
     "model": ("FailureExample", "FailureGroup", "ItemError", "Outcome", "Report", "Snapshot", "Usage"),
-    "results": ("Results", "Status", "open_checkpoint", "write_results"),
+    "output.results": ("Results", "Status", "open_checkpoint", "write_results"),
     "settings": ("Settings",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -10,12 +10,12 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
-from batchmill.apart import SLICE, Apart, run_apart
-from batchmill.batch import Batch
-from batchmill.codec import Block, outcomes
+from batchmill.batch.apart import SLICE, Apart, run_apart
+from batchmill.batch.batch import Batch
+from batchmill.batch.commit import Sink
+from batchmill.codec.outcomes import Block, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
 from batchmill.model import Outcome, Report, Snapshot
-from batchmill.recorder import Sink
 from batchmill.settings import Settings
 
 _BLOCKS_AHEAD = 8  # committed blocks that wait for the reader of a stream

@@ -12,28 +12,28 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from batchmill import formats
-from batchmill.atomic import descriptor_of
-from batchmill.codec import pack_value
-from batchmill.command import CommandSpec
-from batchmill.disk import names_aside, sibling
+from batchmill.checkpoint.frames import FILE_MAGIC
+from batchmill.codec.outcomes import pack_value
 from batchmill.errors import InvalidUsage
-from batchmill.feed import columns_of
-from batchmill.files import STREAMS, Access, OwnFiles, Use, check, descriptor_in
-from batchmill.formats import FORMATS, Format, IdRule
-from batchmill.framing import FILE_MAGIC
-from batchmill.function import FunctionSpec, here, of_callable, parse
-from batchmill.identity import Identifier
-from batchmill.parcel import anchored, collect, source_files
-from batchmill.parsing import VARIABLE, check_choice
-from batchmill.resources import thread_caps, usable_cores
+from batchmill.files.atomic_file import descriptor_of
+from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, descriptor_in
+from batchmill.files.storage import names_aside, sibling
+from batchmill.input import formats
+from batchmill.input.formats import FORMATS, Format, IdRule
+from batchmill.input.items import Identifier
+from batchmill.input.json_choice import VARIABLE, check_choice
+from batchmill.input.sources import ByteSource, ItemSource, Source
+from batchmill.input.streams import columns_of
+from batchmill.output.sinks import STDOUT, check_format, open_prints
 from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
-from batchmill.source import ByteSource, ItemSource, Source
-from batchmill.target import STDOUT, check_format, open_prints
+from batchmill.system.machine import thread_caps, usable_cores
 from batchmill.text import nearest
 from batchmill.version import __version__
-from batchmill.worker import LaneSetup
+from batchmill.worker.code_bundle import anchored, collect, source_files
+from batchmill.worker.command import CommandSpec
+from batchmill.worker.function import FunctionSpec, here, of_callable, parse
+from batchmill.worker.main import LaneSetup
 
 
 @dataclass(frozen=True)

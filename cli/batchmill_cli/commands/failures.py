@@ -1,0 +1,164 @@
+"""Owns `batchmill failures`: what failed and why, for people, programs, or as the next input. Never runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchmill.errors import InvalidUsage
+from batchmill.model import Outcome
+from batchmill.text import escape, plural
+from batchmill_cli.options.click_options import Command, Option
+from batchmill_cli.options.paths import CHECKPOINT
+from batchmill_cli.running.report import first_line, show_id
+from batchmill_cli.terminal import stdio
+from batchmill_cli.terminal.json_output import as_json
+from batchmill_cli.terminal.remedies import reading
+
+if TYPE_CHECKING:
+    from batchmill.output.results import Results
+
+MOST_MESSAGES = 10
+MOST_NAMED = 5
+# Distinct messages counted apart per type. Messages that name their item are all distinct, and could be millions.
+MOST_COUNTED = 1000
+
+OPTIONS = [
+    Option("--json", group="Output", is_flag=True, help="One object per failed item, with its traceback."),
+    Option("--items", group="Output", is_flag=True, help="The failed items themselves, ready to be an input."),
+]
+
+
+@dataclass
+class Messages:
+    """The failed items that share a message: how many, and the first few."""
+
+    count: int = 0
+    named: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Group:
+    """The failed items that share an error type, by message; `traceback` is the first one."""
+
+    count: int = 0
+    traceback: str = ""
+    messages: dict[str, Messages] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one more failed item."""
+        error = outcome.error
+        self.count += 1
+        if error is None:
+            return
+        self.traceback = self.traceback or error.traceback
+        message = first_line(error.message)
+        if message not in self.messages and len(self.messages) >= MOST_COUNTED:
+            return
+        seen = self.messages.setdefault(message, Messages())
+        seen.count += 1
+        if len(seen.named) < MOST_NAMED:
+            seen.named.append(f"{show_id(outcome.id)} (line {outcome.line})")
+
+
+@click.command(
+    "failures",
+    cls=Command,
+    params=OPTIONS,
+    examples=(
+        "batchmill failures items.score.ckpt",
+        "batchmill failures items.score.ckpt --items > failed.jsonl",
+    ),
+)
+@click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
+def command(checkpoints: tuple[str, ...], json: bool, items: bool) -> int:
+    """What failed and why; or the failed items themselves.
+
+    By error type and message, the commonest first, each with a traceback. Exit 0 whether anything failed or not.
+    """
+    if json and items:
+        raise InvalidUsage("--json and --items exclude each other", "leave one of them out")
+    with reading(checkpoints):
+        return show(checkpoints, json, items)
+
+
+def show(checkpoints: Iterable[str], json: bool, items: bool) -> int:
+    """Print what failed; the exit status."""
+    from batchmill.output.results import open_checkpoint
+
+    if items:
+        return print_items([open_checkpoint(path) for path in checkpoints])
+    failed = (outcome for path in checkpoints for outcome in open_checkpoint(path).failures())
+    if json:
+        with stdio.stdout() as out:
+            for outcome in failed:
+                out.write(as_json(as_object(outcome)).encode() + b"\n")
+        return 0
+    stdio.print_data("\n".join(render(group_by_type(failed))))
+    return 0
+
+
+def print_items(checkpoints: Sequence[Results]) -> int:
+    """Print the failed items as they were; say how many are too large to have been kept."""
+    from batchmill.input.rewrite import as_input
+
+    format, missing = checkpoints[0].format, 0
+    if any(results.format != format for results in checkpoints):
+        raise InvalidUsage("the checkpoints' inputs are of different formats", "give them one by one")
+
+    def kept() -> Iterator[bytes]:
+        nonlocal missing
+        missing = 0
+        for outcome in (outcome for results in checkpoints for outcome in results.failures()):
+            if outcome.item is None:
+                missing += 1
+            else:
+                yield outcome.item
+
+    with stdio.stdout() as out:
+        for part in as_input(format, kept):
+            out.write(part)
+    if missing:
+        what = f"{plural(missing, 'failed item')} above 64 KiB"
+        stdio.tell(f"batchmill: {what} not kept; `failures --json` has the line")
+    return 0
+
+
+def as_object(outcome: Outcome) -> dict[str, Any]:
+    """One failed item as `--json` gives it."""
+    return {"id": outcome.id, "line": outcome.line, "error": outcome.error, "attempts": outcome.attempts,
+            "seconds": outcome.seconds}  # fmt: skip
+
+
+def group_by_type(failed: Iterable[Outcome]) -> dict[str, Group]:
+    """The failed items by error type, the commonest first."""
+    groups: dict[str, Group] = {}
+    for outcome in failed:
+        groups.setdefault(outcome.error.type if outcome.error else "?", Group()).add(outcome)
+    return dict(sorted(groups.items(), key=lambda pair: -pair[1].count))
+
+
+def render(groups: dict[str, Group]) -> Iterator[str]:
+    """The groups as lines of text."""
+    total = sum(group.count for group in groups.values())
+    yield f"{total} failed" if total else "nothing failed"
+    for name, group in groups.items():
+        yield ""
+        yield f"{group.count}x {escape(name, 160)}"
+        yield from _messages(group)
+        for line in group.traceback.rstrip().splitlines():
+            yield f"    | {escape(line, 500)}"
+
+
+def _messages(group: Group) -> Iterator[str]:
+    ordered = sorted(group.messages.items(), key=lambda pair: -pair[1].count)
+    for message, seen in ordered[:MOST_MESSAGES]:
+        more = f" and {seen.count - len(seen.named)} more" if seen.count > len(seen.named) else ""
+        yield f"  {seen.count}x {message or '(no message)'}"
+        yield f"     id {', '.join(seen.named)}{more}"
+    shown = sum(seen.count for _, seen in ordered[:MOST_MESSAGES])
+    if group.count > shown:
+        yield f"  {group.count - shown} more with other messages; --json has them all"

@@ -1,0 +1,51 @@
+"""Owns `batchmill results`: which checkpoints, where to, in which form. Never decodes an outcome itself."""
+
+from __future__ import annotations
+
+import click
+
+from batchmill.settings import OUTPUT_FORMATS
+from batchmill_cli.options.click_options import Choice, Command, Option
+from batchmill_cli.options.paths import CHECKPOINT, FILE
+from batchmill_cli.terminal import stdio
+from batchmill_cli.terminal.remedies import reading, written_to
+
+OPTIONS = [
+    Option("-o", "--output", group="Output", type=FILE, default="-", metavar="FILE|-", help="Where to. [-: stdout]"),
+    Option(
+        "--output-format",
+        group="Output",
+        type=Choice(OUTPUT_FORMATS),
+        metavar="NAME",
+        default="jsonl",
+        help="jsonl, csv, msgpack, sqlite (table `items`; needs -o FILE), or raw: what commands printed. [jsonl]",
+    ),
+    Option("--all", group="Output", is_flag=True, help="The failed items too, each with its error."),
+]
+
+
+@click.command(
+    "results",
+    cls=Command,
+    params=OPTIONS,
+    examples=(
+        "batchmill results items.score.ckpt -o scores.jsonl",
+        "batchmill results a.ckpt b.ckpt --all --output-format sqlite -o scores.db",
+    ),
+)
+@click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
+def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: bool) -> int:
+    """Collect the results out of checkpoints.
+
+    One object per item, {"id": …, "result": …}, in input order; live checkpoints give what they have so far. In CSV, a
+    result with parts is JSON in its cell, and text that a spreadsheet would run as a formula has a ' before it.
+    """
+    from batchmill.output.results import write_results
+
+    if output != "-":
+        with reading(checkpoints, *written_to(output), data=False):
+            write_results(checkpoints, output, format=output_format, all=all, on_message=stdio.tell)
+        return 0
+    with reading(checkpoints), stdio.stdout(text=output_format != "msgpack") as out:
+        write_results(checkpoints, out, format=output_format, all=all, on_message=stdio.tell)
+    return 0

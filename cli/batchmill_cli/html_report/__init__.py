@@ -1,0 +1,6 @@
+"""The page of `batchmill report`: its parts, plots and style, in one HTML file.
+
+May import: engine, terminal, running.
+"""
+
+__all__ = ["page"]

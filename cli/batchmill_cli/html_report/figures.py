@@ -1,0 +1,314 @@
+"""Owns the plots of a story: over time, by lane, by duration, each with the table behind it. Never reads a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from batchmill.checkpoint.story import ENDINGS, LaneTold, Story
+from batchmill.text import format_rate, format_size, plural
+from batchmill_cli.html_report.markup import Column, Markup, details, join, table, tag, thinned
+from batchmill_cli.html_report.plots import (
+    WIDE,
+    Line,
+    Mark,
+    Plot,
+    Tick,
+    binary_ticks,
+    box,
+    clock_ticks,
+    log_ticks,
+    polyline,
+    round_ticks,
+    short_count,
+    short_time,
+    steps,
+)
+from batchmill_cli.running.report import percent, span
+
+MOST_STEPS = 120
+MOST_CUTS = 30  # runs whose beginning is marked
+MOST_STRIPS = 48  # rows of lanes; beyond that, neighbours share one
+LEVELS = (0.05, 0.5, 0.9)  # shares of a bin of time from which on a lane is drawn as a little, partly, fully busy
+MARK_SPACE = 0.011  # of the width, for each mark
+SIGNS = {"died": "crashed", "killed": "killed by a limit", "recycled": "replaced as planned"}
+BAR_GAP = 2.0
+
+
+def over_time(story: Story) -> Iterator[Markup]:
+    """Throughput, CPU and memory over the time worked."""
+    yield _throughput(story)
+    if story.usage:
+        yield _cpu(story)
+        yield _memory(story)
+
+
+def _figure(plot: Plot, heading: str, note: str, legend: Sequence[Markup], behind: Markup) -> Markup:
+    shown = tag("ul", *legend, class_="legend") if legend else ""
+    head = tag("h3", heading, " ", tag("small", note))
+    return tag("figure", head, shown, plot.svg(), details("Table", behind))
+
+
+def _sample(kind: str, text: str) -> Markup:
+    """An entry of a legend: a swatch drawn as the plot draws it."""
+    shape = "M0 7h14" if kind.startswith("curve") else "M0 2h14v10h-14z"
+    return tag("li", tag("svg", tag("path", class_=kind, d=shape), class_="key", aria_hidden="true"), text)
+
+
+def _cuts(story: Story, *, named: bool = False) -> list[Line]:
+    """Where the second run and those after it begin."""
+    if story.seconds <= 0 or len(story.runs) > MOST_CUTS + 1:
+        return []
+    return [Line(run.at / story.seconds, f"run {run.number}" if named else "") for run in story.runs[1:]]
+
+
+def _coarse(bins: Sequence[float], factor: int) -> list[float]:
+    return [sum(bins[begin : begin + factor]) for begin in range(0, len(bins), factor)]
+
+
+def _throughput(story: Story) -> Markup:
+    count = max(len(story.ok_bins), len(story.failed_bins), 1)
+    factor = -(-count // MOST_STEPS)
+    width = min(story.width * factor, story.seconds) or story.width
+    failed = _rates(story.failed_bins, factor, width, story.seconds)
+    ok = _rates(story.ok_bins, factor, width, story.seconds)
+    tried = [good + bad for good, bad in zip(ok, [*failed, *[0.0] * len(ok)])] or [0.0]
+    ticks = round_ticks(max(tried))
+    top, height, wide = ticks[-1], 150.0, WIDE * width / (story.seconds or width)
+    average = sum(run.items for run in story.runs) / story.seconds if story.seconds else 0.0
+    plot = Plot(
+        "throughput", "Items per second over the time worked",
+        f"{format_rate(average)} items per second on average, {format_rate(max(tried))} at most in"
+        f" {short_time(width)}.", height, clock_ticks(story.seconds),
+        [Tick(value / top, short_count(value)) for value in ticks], lines=_cuts(story, named=True),
+    )  # fmt: skip
+    plot.add("area", steps(tried, wide, top, height))
+    plot.add("area bad", steps(failed, wide, top, height))
+    rows = [
+        (span(place * width), format_rate(tried[place]), format_rate(failed[place] if place < len(failed) else 0.0))
+        for place in thinned(len(tried))
+    ]
+    columns = [Column("at"), Column("items/s"), Column("of which failed")]
+    legend = [_sample("area", "tried"), _sample("area bad", "of which failed")] if any(failed) else []
+    behind = table(f"Items per second, in steps of {short_time(width)}", columns, rows)
+    return _figure(plot, "Throughput", "items per second", legend, behind)
+
+
+def _rates(bins: Sequence[float], factor: int, width: float, seconds: float) -> list[float]:
+    """Amounts as amounts per second. The last bin may be a short one: less than half of one joins the one before."""
+    amounts = _coarse(bins, factor)
+    if not amounts:
+        return []
+    rates = [amount / width for amount in amounts]
+    rest = seconds - (len(amounts) - 1) * width
+    if rest < width / 2 and len(amounts) > 1:
+        rates[-2:] = [(amounts[-2] + amounts[-1]) / (width + max(rest, 0.0))] * 2
+    elif rest < width:
+        rates[-1] = amounts[-1] / rest
+    return rates
+
+
+def _cpu(story: Story) -> Markup:
+    points = [(at, percent_of_core / 100) for at, percent_of_core, *_ in story.usage]
+    workers = max((int(run.facts.get("workers") or 0) for run in story.runs), default=0)
+    ticks = round_ticks(max(workers, *(0.95 * value for _, value in points)), 3)  # just above is as good as at
+    top, height = ticks[-1], 90.0
+    mean = sum(value for _, value in points) / len(points)
+    plot = Plot(
+        "cpu", "CPU over the time worked",
+        f"On average {mean:.1f} cores in use by {plural(workers, 'worker')} and their parent.", height,
+        clock_ticks(story.seconds), [Tick(value / top, f"{value:g}") for value in ticks], lines=_cuts(story),
+        levels=[(workers / top, plural(workers, "worker"))] if workers else [],
+    )  # fmt: skip
+    for part in _by_run(story, points):
+        plot.add("curve", polyline(part, top, height))
+    rows = [(span(points[n][0]), f"{points[n][1]:.2f}") for n in thinned(len(points))]
+    behind = table("Cores in use by all workers and their parent", [Column("at"), Column("cores")], rows)
+    return _figure(plot, "CPU", "cores in use", [], behind)
+
+
+def _memory(story: Story) -> Markup:
+    ticks = binary_ticks(max(rss for _, _, rss, _ in story.usage), 3)
+    top, height = ticks[-1], 90.0
+    peak = max(rss for _, _, rss, _ in story.usage)
+    plot = Plot(
+        "memory", "Resident memory over the time worked",
+        f"{format_size(peak)} at most in a sample, of which"
+        f" {format_size(max(parent for *_, parent in story.usage))} in the parent.", height,
+        clock_ticks(story.seconds), [Tick(value / top, _round_size(value)) for value in ticks], lines=_cuts(story),
+    )  # fmt: skip
+    for part in _by_run(story, [(at, rss) for at, _, rss, _ in story.usage]):
+        plot.add("curve", polyline(part, top, height))
+    for part in _by_run(story, [(at, parent) for at, _, _, parent in story.usage]):
+        plot.add("curve second", polyline(part, top, height))
+    rows = [
+        (span(story.usage[n][0]), format_size(story.usage[n][2]), format_size(story.usage[n][3]))
+        for n in thinned(len(story.usage))
+    ]
+    legend = [_sample("curve", "workers and parent"), _sample("curve second", "parent alone")]
+    behind = table("Resident bytes", [Column("at"), Column("all"), Column("parent")], rows)
+    return _figure(plot, "Memory", "resident, shared pages counted in each process", legend, behind)
+
+
+def _round_size(size: float) -> str:
+    return format_size(size).replace(".0G", "G") if size else "0"
+
+
+def _by_run(story: Story, points: Sequence[tuple[float, float]]) -> Iterator[list[tuple[float, float]]]:
+    """The points of each run by themselves, as shares of the width: nothing was measured between runs."""
+    ends = [run.at for run in story.runs[1:]] + [math.inf]
+    part: list[tuple[float, float]] = []
+    for at, value in points:
+        while at > ends[0] and len(ends) > 1:
+            yield part
+            part, ends = [], ends[1:]
+        part.append((at / story.seconds if story.seconds else 0.0, value))
+    yield part
+
+
+# Lanes
+
+
+def lanes(story: Story) -> Markup:
+    """What each lane did when, and where its process ended."""
+    groups = _groups(list(story.lanes.items()))
+    pitch = 22 if len(groups) <= 8 else 16 if len(groups) <= 24 else 11
+    rows = len(groups)
+    every = 1 if pitch > 12 else 4
+    plot = Plot(
+        "lanes", "Lanes over the time worked", _about_lanes(story), float(rows * pitch), clock_ticks(story.seconds),
+        [Tick(1 - (n + 0.5) / rows, _name(group)) for n, group in enumerate(groups) if n % every == 0],
+        lines=_cuts(story),
+    )  # fmt: skip
+    factor = -(-max((len(lane.busy.bins()) for lane in story.lanes.values()), default=1) // MOST_STEPS)
+    width = story.width * factor
+    paths: dict[str, list[str]] = {"track": [], "b1": [], "b2": [], "b3": []}
+    marks: list[Mark] = []
+    for row, group in enumerate(groups):
+        top = row * pitch + 2.0
+        paths["track"].append(box(0, top, WIDE, pitch - 4.0))
+        for level, begin, end in _stretches(_shares(group, factor, width, story.seconds)):
+            if level:
+                scale = WIDE * width / story.seconds
+                wide = min(end * scale, WIDE) - begin * scale
+                paths[f"b{level}"].append(box(begin * scale, top, wide, pitch - 4.0))
+        marks += _marks(story, group, row * pitch + pitch / 2)
+    for kind, boxes in paths.items():
+        plot.add(kind, join(map(Markup, boxes)))
+    plot.marks = marks
+    return _figure(plot, "Lanes", "one row per lane: how busy it was", _lane_legend(marks), _lane_table(story))
+
+
+def _groups(pairs: Sequence[tuple[int, LaneTold]]) -> list[list[tuple[int, LaneTold]]]:
+    size = max(1, -(-len(pairs) // MOST_STRIPS))
+    return [list(pairs[begin : begin + size]) for begin in range(0, len(pairs), size)]
+
+
+def _name(group: Sequence[tuple[int, LaneTold]]) -> str:
+    first, last = group[0][0], group[-1][0]
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def _about_lanes(story: Story) -> str:
+    ended = {kind: int(sum(sum(lane.ends[kind].bins()) for lane in story.lanes.values())) for kind in ENDINGS}
+    said = ", ".join(f"{count} {SIGNS[kind]}" for kind, count in ended.items() if count)
+    busy = f"{plural(len(story.lanes), 'lane')}, busy {percent(busy_share(story))} of the time"
+    return f"{busy}. Processes: {said or 'none replaced'}."
+
+
+def busy_share(story: Story) -> float:
+    """The share of the lanes' time in which they worked."""
+    there = len(story.lanes) * story.seconds
+    return min(1.0, sum(lane.seconds for lane in story.lanes.values()) / there) if there else 0.0
+
+
+def _shares(group: Sequence[tuple[int, LaneTold]], factor: int, width: float, seconds: float) -> list[float]:
+    """How busy the lanes of a row were in each bin, 0 to 1."""
+    columns = [_coarse(lane.busy.bins(), factor) for _, lane in group]
+    count = max(map(len, columns), default=0)
+    shares = []
+    for place in range(count):
+        there = min(width, max(seconds - place * width, width / 100)) * len(group)
+        shares.append(sum(column[place] for column in columns if place < len(column)) / there)
+    return shares
+
+
+def _stretches(shares: Sequence[float]) -> Iterator[tuple[int, int, int]]:
+    """(level, first bin, bin after the last) of neighbours that look alike."""
+    levels = [sum(share >= bound for bound in LEVELS) for share in shares]
+    begin = 0
+    for place in range(1, len(levels) + 1):
+        if place == len(levels) or levels[place] != levels[begin]:
+            yield levels[begin], begin, place
+            begin = place
+
+
+def _marks(story: Story, group: Sequence[tuple[int, LaneTold]], y: float) -> list[Mark]:
+    """One mark for all ends of a kind that would overlap; the worst last, on top."""
+    if not story.seconds:
+        return []
+    marks = []
+    for kind in ENDINGS:
+        found = {
+            round((place + 0.5) * story.width / story.seconds / MARK_SPACE)
+            for _, lane in group
+            for place, count in enumerate(lane.ends[kind].bins())
+            if count
+        }
+        marks += [Mark(kind, min(column * MARK_SPACE, 1.0), y) for column in sorted(found)]
+    return marks
+
+
+def _lane_legend(marks: Sequence[Mark]) -> list[Markup]:
+    used = {mark.symbol for mark in marks}
+    signs = [
+        tag("li", tag("svg", tag("use", href=f"#{kind}", x="7", y="7"), aria_hidden="true"), said)
+        for kind, said in SIGNS.items()
+        if kind in used
+    ]
+    shades = (("track", "idle"), ("b1", "a little"), ("b2", "partly"), ("b3", "busy"))
+    return [*(_sample(kind, said) for kind, said in shades), *signs]
+
+
+def _lane_table(story: Story) -> Markup:
+    columns = [Column(name) for name in ("lane", "items", "failed", "busy", "share", "processes")]
+    chosen = thinned(len(story.lanes))
+    rows = []
+    for place, (name, lane) in enumerate(story.lanes.items()):
+        if place in chosen:
+            why = ", ".join(f"{count} {kind}" for kind, count in lane.ended.most_common(5))
+            busy = percent(min(1.0, lane.seconds / story.seconds)) if story.seconds else "-"
+            rows.append((name, lane.items, lane.failed, span(lane.seconds), busy, lane.processes, why))
+    return table("Lanes, over all runs", [*columns, Column("replaced because", is_number=False)], rows)
+
+
+# Durations
+
+
+def durations(story: Story) -> Markup:
+    """How long items took, on a logarithmic scale."""
+    seen = story.durations
+    rough = list(seen.bins(10))
+    decades = math.log10(rough[-1].high / rough[0].low)
+    bins = list(seen.bins(10 if decades > 1.5 else 20 if decades > 0.7 else 40))
+    low, high = bins[0].low, bins[-1].high
+    ticks = round_ticks(max(bin.items for bin in bins))
+    top, height, wide = ticks[-1], 150.0, WIDE / len(bins)
+    quantiles = [(name, seen.quantile(share)) for name, share in (("median", 0.5), ("90 %", 0.9), ("99 %", 0.99))]
+    said = ", ".join(f"{name} {short_time(value)}" for name, value in quantiles)
+    plot = Plot(
+        "durations", "Seconds per item, on a logarithmic scale", f"{said}, longest {short_time(seen.longest)}.", height,
+        log_ticks(low, high), [Tick(value / top, short_count(value)) for value in ticks],
+        lines=[Line(math.log(max(value, low) / low) / math.log(high / low), name) for name, value in quantiles],
+    )  # fmt: skip
+    for place, bin in enumerate(bins):
+        if bin.items:
+            tall = max(height * bin.items / top, 1.5)
+            gap = min(BAR_GAP, wide / 5)
+            hint = f"{short_time(bin.low)} to {short_time(bin.high)}: {plural(bin.items, 'item')}"
+            plot.add("bars", box(place * wide + gap / 2, height - tall, wide - gap, tall), hint)
+    rows = [(short_time(bin.low), short_time(bin.high), bin.items, percent(bin.items / seen.count)) for bin in bins]
+    columns = [Column("from"), Column("to"), Column("items"), Column("share")]
+    return _figure(
+        plot, "How long items took", "number of items, by seconds", [], table("Items by seconds", columns, rows)
+    )

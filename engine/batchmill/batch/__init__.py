@@ -1,0 +1,14 @@
+"""Joins the rooms: a batch from its plan to its report.
+
+    batch          the whole of it (start here)
+    backend        where its workers are: here, or on a cluster
+    commit         a worker's reply: into the checkpoint first, then to all who count on it
+    progress       counts, snapshots, samples, the report
+    duplicate_ids  ids that came more than once, counted in bounded memory
+    signals        the first asks to stop, a later one insists; `apart`: out of reach of what the caller's thread raises
+    dry_run        what a run would do; `trial`: one item, in this process
+
+May import: ground, system, files, plan, scheduler, pool, worker, output, checkpoint, input, codec, cluster.
+"""
+
+__all__ = ["apart", "batch", "commit", "dry_run", "signals", "trial"]

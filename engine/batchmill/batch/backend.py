@@ -1,0 +1,96 @@
+"""Owns where the lanes of a batch are: here, unless it was asked for a cluster. Never runs anything in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from batchmill.output.writer import Output
+from batchmill.plan import Plan
+from batchmill.pool.base import Event, Lanes
+from batchmill.pool.local import Pool
+from batchmill.pool.worker_limits import Guard
+from batchmill.scheduler.rendering import Desk
+from batchmill.system.machine import Monitor, machine, raise_descriptor_limit, versions, worker_count
+
+
+class Site(Protocol):
+    """Where lanes are, how many, and who looks after them."""
+
+    @property
+    def workers(self) -> int:
+        """How many lanes there are; on a cluster the most there were, and before there are any, what was found."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the RUN frame says of it."""
+
+    def lanes(self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int) -> Lanes:
+        """The lanes of run number `run`; see Pool. `keep` is a descriptor that no lane may hold, or -1."""
+
+    def desk(self, output: Output | None) -> Desk:
+        """Who makes the output of that run."""
+
+    def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
+        """The limits on those lanes."""
+
+    def monitor(self) -> Monitor:
+        """CPU and memory of the parent and those lanes."""
+
+    def places(self) -> dict[str, str] | None:
+        """On which host each lane is, as far as that was not known at the last call; None: no news."""
+
+    def close(self) -> None:
+        """Let go of the site; the lanes are closed."""
+
+
+class Here:
+    """This machine. `warn` takes a line for people; `foreign` as for Pool."""
+
+    def __init__(self, plan: Plan, warn: Callable[[str], None], foreign: Iterable[int] = ()) -> None:
+        self._plan = plan
+        self._foreign = foreign
+        wanted, _ = worker_count(plan.settings.workers)
+        self.workers = raise_descriptor_limit(wanted)
+        if self.workers < wanted:
+            warn(f"Only {self.workers} of {wanted} workers fit under the limit of open files (ulimit -n)")
+
+    def facts(self) -> dict[str, Any]:
+        """See Site."""
+        return {"workers": self.workers, "machine": machine(), "versions": versions()}
+
+    def lanes(self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int) -> Lanes:
+        """See Site."""
+        plan, settings = self._plan, self._plan.settings
+        inherited = settings.start_method == "fork" and keep >= 0
+        setup = plan.lane_setup(self.workers, run=run, close=(keep,) if inherited else ())
+        self._pool = Pool(
+            setup,
+            dict(plan.kwargs),
+            self.workers,
+            put,
+            start_method=settings.start_method,
+            preload=settings.preload,
+            output=output,
+            lock=lock,
+            foreign=self._foreign,
+        )
+        return self._pool
+
+    def desk(self, output: Output | None) -> Desk:
+        """See Site."""
+        return Desk(self._pool, output)
+
+    def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
+        """See Site."""
+        return Guard(self._pool, self._plan.watched, tick, message)
+
+    def monitor(self) -> Monitor:
+        """See Site."""
+        return Monitor()
+
+    def places(self) -> dict[str, str] | None:
+        """See Site."""
+        return None
+
+    def close(self) -> None:
+        """See Site."""

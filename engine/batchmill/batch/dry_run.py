@@ -1,0 +1,283 @@
+"""Owns dry runs: what a run would find done and what it would do, by reading alone. Never starts a lane or writes.
+
+The counts come from the run's own parts (source, identity, matcher), so that they are what the run itself would find.
+Only the way by item is taken: all of the input is parsed here, and its records' failures to parse are counted too.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from batchmill.checkpoint.frames import FrameRef, FrameType, Kind
+from batchmill.checkpoint.history import History
+from batchmill.checkpoint.index import Row
+from batchmill.checkpoint.matching import Aside, Matcher
+from batchmill.checkpoint.moved_aside import refuse_strangers
+from batchmill.checkpoint.name_lock import in_the_way
+from batchmill.checkpoint.reader import damaged, naming, open_reader, refuse_live
+from batchmill.checkpoint.resume import check_identity
+from batchmill.checkpoint.writer import Reader, exists_with_outcomes
+from batchmill.codec.outcomes import Block, id_key
+from batchmill.errors import CheckpointRefused, OutputLost
+from batchmill.input.items import Identified
+from batchmill.input.sources import Source
+from batchmill.model import Chunk, Scan
+from batchmill.output.sinks import STDOUT
+from batchmill.plan import Plan
+from batchmill.secrecy import mask_addresses
+from batchmill.settings import Settings
+from batchmill.system.machine import worker_count
+
+FIRST = 5  # items named that would run first
+_LOOK = 2000  # records looked at at once
+_STALE = 0.1  # seconds until a feed that is silent is asked again
+
+# What becomes of the checkpoint.
+NONE, NEW, CONTINUED, MOVED = "none", "new", "continued", "moved aside"
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """An item that would run: its `id`, its 1-based `line` and the ordinal of its `input`."""
+
+    id: Any
+    line: int
+    input: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that is no item: its 1-based `line`, the ordinal of its `input`, and why."""
+
+    line: int
+    input: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would do.
+
+    Of the `total` items of the input (of its shard), `done` have an ok result that stays, `changed` of these although
+    their content is another now; `failed` failed in an earlier run, and run again if `retry_failed`. `to_do` items
+    would run, at most --limit; `left` are those beyond it. `unreadable` records of the input are no items and would
+    fail, the first of them `first_unreadable`. `first` are the first items that would run; `workers` those that there
+    would be, on a cluster at most (0: it depends on what is there); `fate` is what becomes of the checkpoint.
+    """
+
+    total: int
+    done: int
+    changed: int
+    failed: int
+    retry_failed: bool
+    to_do: int
+    left: int
+    unreadable: int
+    first_unreadable: Unreadable | None
+    blank: int
+    first: tuple[Coming, ...]
+    format: str | None
+    workers: int
+    workers_from: str
+    checkpoint: str | None
+    fate: str
+
+
+def preview(plan: Plan) -> Preview:
+    """Read the input and the checkpoint of a batch that is not run.
+
+    Raises what the run would raise before its first item: InputMissing, CheckpointRefused (in the way, no such
+    directory), CheckpointBusy, CheckpointMismatch, CheckpointDamaged, OutputLost; and InputBroken.
+    """
+    with naming(plan.checkpoint or ""), ExitStack() as stack:
+        wake = threading.Event()
+        source = plan.open_source(wake.set)
+        stack.callback(source.close)
+        fate, matcher = _foresee(plan, stack)
+        _check_folder(plan.output if plan.output != STDOUT else None)
+        count = _Count(plan, matcher)
+        for chunk in _chunks(source, wake):
+            count.add(chunk)
+        count.settle()
+    return _preview(plan, count, fate)
+
+
+def _preview(plan: Plan, count: _Count, fate: str) -> Preview:
+    settings, matcher = plan.settings, count.matcher
+    to_do = count.to_do if settings.limit is None else min(settings.limit, count.to_do)
+    workers, source = _workers(settings)
+    return Preview(
+        total=count.total,
+        done=matcher.skipped if matcher else 0,
+        changed=matcher.changed if matcher and not settings.rerun_changed else 0,
+        failed=count.again + (matcher.failed if matcher else 0),
+        retry_failed=settings.retry_failed,
+        to_do=to_do,
+        left=count.to_do - to_do,
+        unreadable=count.unreadable,
+        first_unreadable=count.first_unreadable,
+        blank=count.blank,
+        first=tuple(count.first[:to_do]),
+        format=plan.format,
+        workers=workers,
+        workers_from=source,
+        checkpoint=plan.checkpoint,
+        fate=fate,
+    )
+
+
+def _workers(settings: Settings) -> tuple[int, str]:
+    if not settings.cluster_name:
+        return worker_count(settings.workers)
+    return settings.workers if isinstance(settings.workers, int) else 0, mask_addresses(settings.cluster_name)
+
+
+def _chunks(source: Source, wake: threading.Event) -> Iterator[Chunk]:
+    while not source.ended:
+        wake.clear()
+        chunk = source.take(_LOOK)
+        if chunk is not None:
+            yield chunk
+        elif not source.ended:
+            wake.wait(_STALE)
+
+
+class _Count:
+    """Items of the input as they are found. `again` counts those that failed before and would run again."""
+
+    def __init__(self, plan: Plan, matcher: Matcher | None) -> None:
+        self._identifier = plan.identifier()
+        self._format = plan.cut
+        self.matcher = matcher
+        self._aside: list[tuple[Aside, Any]] = []
+        self.total = self.again = self.to_do = self.unreadable = self.blank = 0
+        self.first: list[Coming] = []
+        self.first_unreadable: Unreadable | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Hold the records of a chunk against the checkpoint."""
+        identifier = self._identifier
+        records = identifier.records(chunk)
+        seen = (identifier.identify(chunk, offset, record) for offset, record in enumerate(records))
+        found = [None if fields is None else Identified(*fields) for fields in seen]
+        items = [item for item in found if item is not None]
+        self.total += len(items)
+        if len(items) < len(found):
+            self.blank += sum(map(identifier.is_blank, records))
+        skip = self._match(self.matcher, chunk, found) if self.matcher else None
+        for offset, item in enumerate(found):
+            if item is None:
+                continue
+            why = chunk.verdict or item.bad
+            if why is not None:
+                self.unreadable += 1
+                where = chunk.line + offset, chunk.input
+                self.first_unreadable = self.first_unreadable or Unreadable(*where, why.message)
+            if not (skip and skip[offset]):
+                self._will_run(chunk, offset, item.id)
+
+    def _will_run(self, chunk: Chunk, offset: int, id: Any) -> None:
+        self.to_do += 1
+        if len(self.first) < FIRST:
+            line = chunk.line + offset if self._format is None else self._format.line_at(chunk, offset)
+            self.first.append(Coming(id, line, chunk.input))
+
+    def _match(self, matcher: Matcher, chunk: Chunk, found: Sequence[Identified | None]) -> bytes | None:
+        keys = [None if item is None else id_key(item.id) for item in found]
+        contents = array("I", (0 if item is None else item.content for item in found))
+        masked, aside = matcher.match(chunk, Scan(keys, contents))
+        self.again += len(masked.earlier or {})
+        for offset, key in aside:
+            item = found[offset]
+            line = chunk.line + offset if self._format is None else self._format.line_at(chunk, offset)
+            alone = Chunk(chunk.first + offset, line, chunk.input, 1, b"")
+            self._aside.append((Aside(alone, key), item.id if item is not None else None))
+        matcher.placed.clear()
+        for _ in matcher.orders():
+            pass  # nothing is written here
+        return masked.skip
+
+    def settle(self) -> None:
+        """After the end of the input: decide the records whose id is known and whose content is not."""
+        for aside, id in self._aside:
+            assert self.matcher is not None
+            chunk = self.matcher.settle(aside)
+            if chunk is not None:
+                self.again += sum(1 for earlier in (chunk.earlier or {}).values() if earlier.attempts)
+                self._will_run(chunk, 0, id)
+
+
+# The checkpoint
+
+
+def _foresee(plan: Plan, stack: ExitStack) -> tuple[str, Matcher | None]:
+    """What becomes of the checkpoint, and its outcomes if they count; raises as `resume` would."""
+    path, settings = plan.checkpoint, plan.settings
+    if path is None:
+        return NONE, None
+    is_taken = exists_with_outcomes(path)
+    refuse_live(path)
+    if is_taken and not (settings.fresh or settings.resume):
+        raise in_the_way(path)
+    if not is_taken:
+        _check_folder_of_checkpoint(path)
+        return NEW, None
+    if settings.fresh:
+        refuse_strangers(path, settings.keep)
+        return MOVED, None
+    reader = stack.enter_context(open_reader(path))
+    check_identity(path, reader.meta, plan.meta(), settings, plan.secrets)
+    history = _history(reader)
+    if settings.fresh_if_finished and history.is_finished:
+        refuse_strangers(path, settings.keep)
+        return MOVED, None
+    return CONTINUED, _matcher(plan, reader, history)
+
+
+def _history(reader: Reader) -> History:
+    history = History()
+    scan = reader.scan(verify=True)
+    for ref, peek in scan:
+        history.note(ref, peek)
+    if scan.verdict is not None and scan.verdict.kind is Kind.CORRUPT:
+        raise damaged(reader.path, scan.verdict)
+    history.load(reader.payload)
+    return history
+
+
+def _matcher(plan: Plan, reader: Reader, history: History) -> Matcher:
+    @lru_cache(maxsize=8)
+    def read(row: Row) -> Block:
+        return Block(reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES)))
+
+    matcher = Matcher(history.index, plan.settings, read, by_block=False)
+    matcher.load_ids()
+    return matcher
+
+
+def _check_folder_of_checkpoint(path: str) -> None:
+    why = _trouble_with_folder(path)
+    if why:
+        raise CheckpointRefused(f"cannot create {path}: {why}", "name another file with -c")
+
+
+def _check_folder(output: str | None) -> None:
+    why = _trouble_with_folder(output) if output is not None and not os.path.exists(output) else ""
+    if output is not None and os.path.isdir(output):
+        why = "it is a directory"
+    if why:
+        raise OutputLost(f"cannot write {output}: {why}", "check the path given to -o")
+
+
+def _trouble_with_folder(path: str) -> str:
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        return f"{folder} is not a directory"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"no permission to write in {folder}"

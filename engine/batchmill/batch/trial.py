@@ -1,0 +1,83 @@
+"""Owns `try`: one item of the input, in this process, without lanes. Never catches what the item raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from batchmill.errors import InvalidUsage
+from batchmill.files.conflicts import Access, Use, check
+from batchmill.input import formats
+from batchmill.input.formats import FORMATS, IdRule
+from batchmill.input.items import Identified, Identifier
+from batchmill.input.sources import ByteSource
+from batchmill.plan import from_environment
+from batchmill.secrecy import learn
+from batchmill.settings import Settings
+from batchmill.worker.code_bundle import source_files
+from batchmill.worker.function import here, parse, resolve
+
+_LOOK = 1000  # records looked at at once
+
+
+def trial(
+    function: str,
+    inputs: Sequence[str],
+    settings: Settings,
+    *,
+    id: str | None = None,
+    line: int | None = None,
+    others: Iterable[Use] = (),
+) -> Any:
+    """Call the function on one item: the one with that id (as text), at that 1-based line, or the first; its result.
+
+    Lets out whatever the function raises. Raises InvalidUsage where there is no such item or it is none, or where
+    `others`, the files that the caller writes, are among those that are read; and as `function.resolve` does.
+    """
+    spec = parse(function, here())
+    sources = source_files(spec, settings.init, (), here())
+    check([
+        *(Use("INPUT", 0 if name == "-" else name, Access.READ) for name in inputs),
+        *(Use(role, path, Access.READ) for role, path in sources),
+        *others,
+    ])  # fmt: skip
+    name = settings.format if settings.format != "auto" else formats.format_of(inputs[0])
+    item = _find(inputs, name, settings, id, line)
+    arguments = {**settings.set, **from_environment(settings.set_env)}
+    learn(arguments[key] for key in settings.set_env)
+    resolved = resolve(spec, settings.init)
+    if resolved.init is not None:
+        resolved.init()
+    return resolved.function(item, **arguments)
+
+
+def _find(inputs: Sequence[str], name: str, settings: Settings, id: str | None, line: int | None) -> Any:
+    for at, found in _items(inputs, name, settings.id_field):
+        if line is not None and at != line:
+            continue
+        if found.bad is not None and id is None:
+            raise InvalidUsage(f"the record is no item: {found.bad.message}", "correct the input")
+        if id is None or (found.bad is None and str(found.id) == id):
+            return found.item
+    if id is None and line is None:
+        raise InvalidUsage(f"there is no item in {' '.join(inputs)}", "correct the input")
+    which = f"with the id {id!r}" if id is not None else f"on line {line}"
+    raise InvalidUsage(f"no item {which} in {' '.join(inputs)}", "check --id or --line")
+
+
+def _items(inputs: Sequence[str], name: str, id_field: str | None) -> Iterator[tuple[int, Identified]]:
+    """The items of the input, each with its line."""
+    format, identifier = FORMATS[name], Identifier(name, IdRule(id_field), None, True)
+    source = ByteSource(inputs, format, lambda: None)
+    try:
+        while not source.ended:
+            chunk = source.take(_LOOK)
+            if chunk is None:
+                continue
+            lines = format.line_offsets(chunk.data) if isinstance(chunk.data, bytes) else None
+            for offset, record in enumerate(identifier.records(chunk)):
+                found = identifier.identify(chunk, offset, record)
+                if found is not None:
+                    yield chunk.line + (offset if lines is None else lines[offset]), Identified(*found)
+    finally:
+        source.close()

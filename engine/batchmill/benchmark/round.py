@@ -1,0 +1,167 @@
+"""Owns one round of one cell: the engine's own loop on warm lanes, and what it came to. Never opens a checkpoint.
+
+What happens is what happens in a run, less the checkpoint and the output; results are digested, and thrown away.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from batchmill.benchmark.sample import Record, SampleSource
+from batchmill.benchmark.schedule import Task
+from batchmill.benchmark.warm_pool import Crew
+from batchmill.codec.outcomes import Block, Failure
+from batchmill.input import formats
+from batchmill.model import Chunk
+from batchmill.plan import Plan
+from batchmill.pool.worker_limits import Guard
+from batchmill.scheduler.chunk_size import Pace
+from batchmill.scheduler.in_flight import Ledger
+from batchmill.scheduler.loop import TICK, Callbacks, Loop
+from batchmill.scheduler.rendering import Desk
+from batchmill.scheduler.retrier import Retrier
+from batchmill.scheduler.work_queue import Intake
+from batchmill.system.machine import Monitor
+from batchmill.worker.command import essence
+from batchmill.worker.reply import Tally
+from batchmill.worker.sealer import Sealer
+
+_LOOK = 0.25  # seconds between looks at the lanes' memory
+_HELD = 32 << 20  # bytes of replies kept until a round is over
+
+
+class CellRun:
+    """One round of a cell, and who watches it. `run` it once, until `deadline` (monotonic seconds).
+
+    `seconds` ends with the last outcome; `worked` are the lanes' own seconds. `digests` and `failures` (line, error
+    type, message) go by an item's position in the input; they are there after `digest`, and so is all of `peak_rss`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        crew: Crew,
+        task: Task,
+        records: Sequence[Record],
+        *,
+        events: queue.SimpleQueue[Any],
+        deadline: float,
+        on_message: Callable[[str], None],
+        window: int | None,
+    ) -> None:
+        assert plan.cut is not None
+        self._records = records
+        self._is_command = plan.command is not None
+        self._crew = crew
+        self._deadline = deadline
+        self._replies: list[tuple[int, bytes]] = []
+        self._held = 0
+        self._next_look = 0.0
+        self._last = 0.0
+        self._idle_rss = self._largest_command = 0
+        self.seconds = self.worked = self.used_before = 0.0
+        self.ok = self.failed = 0
+        self.digests: list[tuple[int, int]] = []
+        self.failures: dict[int, tuple[int, str, str]] = {}
+        self.monitor = Monitor(offspring=self._is_command)
+        pace = Pace(task.workers, task.chunk_size)
+        ledger = Ledger(partial(formats.divide, format=plan.cut), plan.settings.crash_retries)
+        source = SampleSource(records, task.passes, plan.cut.separator, numbered=self._is_command)
+        self._loop = Loop(
+            pool=crew,
+            events=events,
+            intake=Intake(source, plan.cut, ledger=ledger, pace=pace, matcher=None, settled=_ignore),
+            ledger=ledger,
+            pace=pace,
+            guard=Guard(crew, plan.watched, TICK, on_message),
+            retrier=Retrier(0, 0.0, ledger, _ignore, plan.cut),
+            tracker=self,
+            desk=Desk(crew, None),
+            sealer=Sealer(plan.identifier(), None, 1, keeps_items=False),
+            callbacks=Callbacks(
+                commit=self._commit, strike=_ignore, generation=lambda: 1, ready=_ignore, message=on_message
+            ),
+            window=window or plan.settings.window,
+            grace=plan.settings.grace,
+            start_timeout=plan.settings.start_timeout,
+        )
+
+    @property
+    def items(self) -> int:
+        """Items with an outcome."""
+        return self.ok + self.failed
+
+    @property
+    def stopped(self) -> str:
+        """What ended the round early: a signal's name, "seconds", or "" for nothing."""
+        return self._loop.stopped
+
+    @property
+    def peak_rss(self) -> int:
+        """The most memory seen, in bytes; at least that of the idle lanes and of the largest command."""
+        return max(self.monitor.peak_rss, self._idle_rss + self._largest_command)
+
+    def run(self) -> None:
+        """Run to the end; raises BatchmillError where lanes die faster than they can be replaced."""
+        self._idle_rss = self.monitor.sample(self._crew.pids).rss
+        self.used_before = self.monitor.cpu_seconds
+        begun = time.perf_counter()
+        self._loop.run()
+        if self._loop.error is not None:
+            raise self._loop.error
+        self.seconds = self._last - begun
+        self.monitor.sample(self._crew.pids)
+
+    def tick(self, now: float, pids: list[int], workers: int) -> None:
+        """See Watcher: memory, and the time that is over."""
+        if now >= self._next_look:
+            self._next_look = now + _LOOK
+            self.monitor.sample(pids)
+        if now > self._deadline and not self._loop.stopped:
+            self._loop.stop("seconds")
+
+    def lane_ended(self, lane: int, pid: int, exit: int | None, why: str) -> None:
+        """See Watcher: its item is a failed one, and is counted as that."""
+
+    def _commit(self, chunk: Chunk, payload: bytes, tally: Tally) -> None:
+        self._last = time.perf_counter()
+        self.ok += tally.ok
+        self.failed += tally.failed
+        self.worked += tally.seconds
+        self._replies.append((chunk.first, payload))
+        self._held += len(payload)
+        if self._held > _HELD:
+            self.digest()
+
+    def digest(self) -> None:
+        """Digest the replies held: results by their bytes, failures by their type, commands by their essence."""
+        digest = self._digest_command if self._is_command else _digest_call
+        for first, payload in self._replies:
+            block = Block(payload)
+            for index, offset in enumerate(block.offsets):
+                record = self._records[(first + offset) % len(self._records)]
+                failure = block.failures.get(index)
+                if failure is not None:
+                    self.failures.setdefault(record.position, (record.line, failure.type, failure.message))
+                self.digests.append((record.position, digest(block, index, failure)))
+        self._replies, self._held = [], 0
+
+    def _digest_command(self, block: Block, index: int, failure: Failure | None) -> int:
+        if failure is not None:
+            return hash(essence(failure))
+        result = block.result(index)
+        self._largest_command = max(self._largest_command, result["peak_rss"] or 0)
+        return hash(essence(result))
+
+
+def _digest_call(block: Block, index: int, failure: Failure | None) -> int:
+    return hash(bytes(block.packed(index)) if failure is None else failure.type)
+
+
+def _ignore(*_: Any) -> Any:
+    """Nobody listens."""
+    return None

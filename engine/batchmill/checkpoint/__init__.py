@@ -1,0 +1,30 @@
+"""The checkpoint: a journal of frames, what it says is done, and what it says happened.
+
+    frames       the format of the file (start here); `payloads`: what each type of frame must hold
+    writer       the file of a run: create, lock, append, sync, close
+    recovery     what a crash left at the end of the file, and how it is cut
+    name_lock    who has a checkpoint's name; `moved_aside`: where an older one goes; `waiting`: for another run
+    reader       reading it, live or dead; `salvage`: damaged
+    index        which outcomes there are and where; `moves`: single ones; `history`: what earlier runs said
+    matching     the input held against the index: which items are done
+    resume       how a run comes to its checkpoint: --resume, --fresh, whose it is
+    timeline     what happened in its runs, as the values of `story`, in the bins of `histogram`
+
+May import: ground, system, files, codec.
+"""
+
+__all__ = [
+    "frames",
+    "history",
+    "index",
+    "matching",
+    "moved_aside",
+    "name_lock",
+    "reader",
+    "resume",
+    "salvage",
+    "story",
+    "timeline",
+    "waiting",
+    "writer",
+]

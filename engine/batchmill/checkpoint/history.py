@@ -1,0 +1,108 @@
+"""Owns what a checkpoint says of earlier runs, taken in frame by frame. Never opens the file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchmill.checkpoint.frames import FrameRef, FrameType
+from batchmill.checkpoint.index import Index
+from batchmill.checkpoint.payloads import check, read_map
+from batchmill.codec.outcomes import SUPERSEDES, Block, read_head
+
+
+@dataclass
+class History:
+    """What a checkpoint says of earlier runs: RUN and END maps in order, the index of outcomes.
+
+    `sample` is the last SAMPLE of the last run, `tried` the outcomes by run and lane.
+    """
+
+    index: Index = field(default_factory=Index)
+    runs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ends: dict[int, dict[str, Any]] = field(default_factory=dict)
+    sample: dict[str, Any] | None = None
+    tried: Counter[tuple[int, int]] = field(default_factory=Counter)
+    _small: list[FrameRef] = field(default_factory=list)
+
+    def note(self, ref: FrameRef, peek: bytes) -> None:
+        """Take in a frame as a scan shows it; what needs its whole payload is read by `load`."""
+        if ref.type == FrameType.OUTCOMES:
+            head = read_head(peek)
+            self.index.add(ref.seq, ref.offset, ref.length, head)
+            self.tried[head.run, head.lane] += head.items
+            if head.flags & SUPERSEDES:
+                self._small.append(ref)
+        elif ref.type not in (FrameType.META, FrameType.GAP):
+            self._small.append(ref)
+
+    def take(self, ref: FrameRef, payload: bytes) -> None:
+        """Take in a frame at once; raises CheckpointDamaged, and then nothing was taken in."""
+        check(ref.type, payload)
+        if ref.type == FrameType.OUTCOMES:
+            self.index.add_replaced(ref.seq, Block(payload).supersedes)
+            self.note(ref, payload)
+            self._small.clear()
+        elif ref.type not in (FrameType.META, FrameType.GAP):
+            self._load(ref, read_map(ref.type, payload))
+
+    def load(self, read: Callable[[FrameRef], bytes], block: Callable[[FrameRef], Block] | None = None) -> None:
+        """Read the frames that `note` put off; `block` gives those of outcomes where not all of them is to be read."""
+        small, self._small = self._small, []
+        for ref in small:
+            if ref.type == FrameType.OUTCOMES:
+                found = Block(read(ref)) if block is None else block(ref)
+                self.index.add_replaced(ref.seq, found.supersedes)
+            else:
+                self._load(ref, read_map(ref.type, read(ref)))
+
+    def _load(self, ref: FrameRef, values: dict[str, Any]) -> None:
+        if ref.type == FrameType.RUN:
+            if values["run"] not in self.runs:
+                self.sample = None  # what it said was of another run, perhaps of another input
+            run = self.runs.setdefault(values["run"], {})
+            places = {**run.get("places", {}), **values.get("places", {})}
+            run.update({**values, "places": places} if places else values)
+        elif ref.type == FrameType.END:
+            self.ends[values["run"]] = values["report"]
+        elif ref.type == FrameType.SAMPLE:
+            self.sample = values
+        elif ref.type == FrameType.ORDER:
+            self.index.add_order(values, ref.seq)
+
+    @property
+    def hosts(self) -> dict[str, int]:
+        """How many outcomes were made on which host (?: of a cluster, and nobody knows), the most first: those of items
+        that ran again included."""
+        found: Counter[str] = Counter()
+        for (run, lane), items in self.tried.items():
+            values = self.runs.get(run, {})
+            home = "?" if "cluster" in values else values.get("host", "?")
+            found[values.get("places", {}).get(str(lane), home)] += items
+        return dict(found.most_common())
+
+    @property
+    def next_run(self) -> int:
+        """The number of the run that begins next."""
+        return max(self.runs, default=0) + 1
+
+    @property
+    def last_report(self) -> dict[str, Any] | None:
+        """The report of the last run, None where it has none (it is live, or was killed)."""
+        return self.ends.get(max(self.runs, default=0))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last run came to the end of its input."""
+        last = self.last_report
+        return last is not None and not last["stopped"]
+
+    @property
+    def total(self) -> int | None:
+        """Items in the input, as far as any run knew."""
+        last = self.last_report
+        if last is not None and not last["stopped"]:
+            return int(last["total"])
+        return self.sample.get("total") if self.sample else None

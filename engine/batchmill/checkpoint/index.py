@@ -1,0 +1,296 @@
+"""Owns the index of a checkpoint's outcomes: one row per OUTCOMES frame, in columns. Never opens the file.
+
+A row costs about a hundred bytes however many items its frame holds, so 10^7 outcomes fit in a few megabytes. What is
+known of single outcomes (which were replaced, which moved) is kept only where it is the exception.
+
+Order of results is by (generation, position). A generation is one ordering of the input: a new one begins when a run
+finds done items at other positions than before. The ORDER frame that begins generation g says from which position on
+things differ: what lies below that position in generation g-1 carries over.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from batchmill.checkpoint.moves import Moves
+from batchmill.codec.outcomes import MASKED, MAX_POSITION, Head
+from batchmill.errors import CheckpointDamaged
+from batchmill.model import Entry
+
+
+class Row(NamedTuple):
+    """One OUTCOMES frame: where its payload lies in the file, and what its head says."""
+
+    seq: int
+    offset: int
+    length: int
+    generation: int
+    first: int
+    records: int
+    items: int
+    failed: int
+    size: int
+    first_crc: int
+    flags: int
+    shard: int
+    shards: int
+    run: int
+
+
+class Extent(NamedTuple):
+    """How large a frame is: its items, and the bytes of its payload."""
+
+    items: int
+    size: int
+
+
+class Piece(NamedTuple):
+    """Outcomes of frame `seq` that lie at positions [low, high) of generation `generation`.
+
+    Either those whose recorded position is in [low - shift, high - shift) (`place` is None), or the `high - low`
+    outcomes from index `place` on, at consecutive positions.
+    """
+
+    generation: int
+    low: int
+    high: int
+    seq: int
+    shift: int = 0
+    place: int | None = None
+
+
+class Index:
+    """Rows in the order of the file; `seq` numbers are those of frames, row numbers are dense."""
+
+    def __init__(self) -> None:
+        self._columns = tuple(array(code) for code in "QQQIQIIIQIBHHI")
+        self._digests = bytearray()
+        self.items = 0
+        self.failed = 0
+        self.blank = 0
+        self.generation = 1
+        self.replaced: dict[Entry, Entry] = {}
+        self.gone: dict[int, set[int]] = {}
+        self._gone_failed: Counter[int] = Counter()  # how many of `gone` had failed
+        self._starts: dict[int, int] = {}  # generation -> the position from which it differs from the one before
+        self._blocks: dict[int, tuple[int, int]] = {}  # seq -> (generation, first)
+        self._moves = Moves()
+
+    def __len__(self) -> int:
+        return len(self._digests) // 16
+
+    def add(self, seq: int, offset: int, length: int, head: Head) -> None:
+        """Add an OUTCOMES frame whose payload of `length` bytes lies at `offset`; raises CheckpointDamaged."""
+        if head.items > head.lines:
+            raise CheckpointDamaged("an outcome frame has more items than lines")
+        values = (
+            seq, offset, length, head.generation, head.first, head.lines, head.items, head.failed, head.size,
+            head.first_crc, head.flags, head.shard, head.shards, head.run,
+        )  # fmt: skip
+        for column, value in zip(self._columns, values):
+            column.append(value)
+        self._digests += head.digest
+        self.items += head.items
+        self.failed += head.failed
+        self.blank += head.blank
+        self.generation = max(self.generation, head.generation)
+
+    def add_replaced(self, seq: int, supersedes: Iterable[Sequence[int]]) -> None:
+        """Frame `seq` replaces earlier outcomes: [index in it, seq, index, attempts], attempts 0 where that was ok.
+
+        Of frames that are here: salvage may have left out others. Raises CheckpointDamaged.
+        """
+        rows = list(supersedes)
+        if any(old_seq >= seq for _, old_seq, _, _ in rows):
+            raise CheckpointDamaged("an outcome frame replaces outcomes of a later one")
+        rows = [row for row in rows if self.has(row[1])]
+        self._check_replaced(rows)
+        for place, old_seq, old_place, attempts in rows:
+            self.replaced[old_seq, old_place] = (seq, place)
+            self.gone.setdefault(old_seq, set()).add(old_place)
+            self._gone_failed[old_seq] += attempts > 0
+            self.items -= 1
+            self.failed -= attempts > 0
+
+    def _check_replaced(self, rows: Iterable[Sequence[int]]) -> None:
+        """Each outcome is replaced once at most, and told to have failed only if it had."""
+        by_frame: dict[int, list[tuple[int, bool]]] = {}
+        for _, old_seq, place, attempts in rows:
+            by_frame.setdefault(old_seq, []).append((place, attempts > 0))
+        for old_seq, replaced in by_frame.items():
+            number, gone = self.number(old_seq), self.gone.get(old_seq, set())
+            items, all_failed = self._columns[6][number], self._columns[7][number]
+            places = {place for place, _ in replaced}
+            failed = self._gone_failed[old_seq] + sum(was_failed for _, was_failed in replaced)
+            is_once = len(places) == len(replaced) and gone.isdisjoint(places)
+            ok = len(gone) + len(places) - failed
+            if not is_once or max(places) >= items or failed > all_failed or ok > items - all_failed:
+                raise CheckpointDamaged("an outcome frame replaces outcomes that are not there")
+
+    def add_order(self, order: Mapping[str, Any], before: int = 2**64) -> None:
+        """Take in an ORDER frame, as `payloads` reads it; the frames it names have a seq below `before`.
+
+        Raises CheckpointDamaged, and then nothing was taken in.
+        """
+        self._check_order(order, before)
+        generation = order["generation"]
+        self.generation = max(self.generation, generation)
+        if order.get("from") is not None:
+            self._starts[generation] = order["from"]
+        for old_seq, first in order["blocks"]:
+            self._blocks[old_seq] = (generation, first)
+            self._moves.forget(old_seq)
+        for old_seq, place, count, position in order["items"]:
+            if self.has(old_seq):
+                self._moves.put(old_seq, place, count, generation, position)
+
+    def _check_order(self, order: Mapping[str, Any], before: int) -> None:
+        """It places only outcomes that are there, each once; but for those of frames that salvage has left out."""
+        placed: Counter[int] = Counter()
+        for old_seq, place, count, position in order["items"]:
+            placed[old_seq] += count
+            held = self.extent(old_seq).items if self.has(old_seq) else placed[old_seq] + place
+            is_there = old_seq < before and 0 <= place < place + count <= held and placed[old_seq] <= held
+            if not is_there or position + count > MAX_POSITION:
+                raise CheckpointDamaged("an order frame names outcomes that are not there")
+        for old_seq, first in order["blocks"]:
+            lines = self.row(self.number(old_seq)).records if self.has(old_seq) else 0
+            if old_seq >= before or first + lines > MAX_POSITION:
+                raise CheckpointDamaged("an order frame names blocks that are not there")
+
+    def row(self, number: int) -> Row:
+        """The row with that number."""
+        return Row(*(column[number] for column in self._columns))
+
+    def seq(self, number: int) -> int:
+        """The frame of the row with that number."""
+        return int(self._columns[0][number])
+
+    def flags(self, number: int) -> int:
+        """The flags in the head of that row's frame."""
+        return int(self._columns[10][number])
+
+    def number(self, seq: int) -> int:
+        """The row number of frame `seq`."""
+        seqs = self._columns[0]
+        number = bisect_left(seqs, seq)
+        if number == len(seqs) or seqs[number] != seq:
+            raise KeyError(seq)
+        return number
+
+    def extent(self, seq: int) -> Extent:
+        """How large frame `seq` is."""
+        number = self.number(seq)
+        return Extent(self._columns[6][number], self._columns[2][number])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all payloads."""
+        return sum(self._columns[2])
+
+    def has(self, seq: int) -> bool:
+        """Whether frame `seq` has a row."""
+        try:
+            return self.number(seq) >= 0
+        except KeyError:
+            return False
+
+    def digest(self, number: int) -> bytes:
+        """The digest of a row's block."""
+        return bytes(self._digests[16 * number : 16 * number + 16])
+
+    def place_of(self, row: Row) -> tuple[int, int] | None:
+        """(generation, position) of a whole block now, None where it is no longer in one piece."""
+        if row.seq in self._moves:
+            return None
+        generation, first = self._blocks.get(row.seq, (row.generation, row.first))
+        while (start := self._starts.get(generation + 1)) is not None and first < start:
+            if first + row.records > start:
+                return None
+            generation += 1
+        return generation, first
+
+    def position_of(self, entry: Entry, offset: int) -> tuple[int, int]:
+        """(generation, position) of one outcome now; `offset` is its recorded position less its frame's first."""
+        seq, place = entry
+        moved = self._moves.where(seq, place)
+        if moved is not None:
+            generation, position = moved
+        else:
+            number = self.number(seq)
+            found = self._blocks.get(seq)
+            generation, first = found or (self._columns[3][number], self._columns[4][number])
+            position = first + offset
+        return self._now(generation, position), position
+
+    def _now(self, generation: int, position: int) -> int:
+        """The generation that a position has been carried over to."""
+        while position < self._starts.get(generation + 1, -1):
+            generation += 1
+        return generation
+
+    def pieces(self) -> Iterator[Piece]:
+        """All outcomes as pieces, not sorted. Which of them were replaced (`gone`) is left to the reader."""
+        for number in range(len(self)):
+            row = self.row(number)
+            if row.seq not in self._moves or self._moves.count(row.seq) < row.items:
+                generation, first = self._blocks.get(row.seq, (row.generation, row.first))
+                yield from self._carried(generation, first, first + row.records, row.seq, first - row.first)
+        for seq in self._moves:
+            yield from self._runs(seq)
+
+    def _runs(self, seq: int) -> Iterator[Piece]:
+        """The outcomes of a frame that were placed one by one; neighbours that stayed neighbours together."""
+        first = (0, 0, 0)  # index, generation and position of the first outcome of a run of `count`
+        count = 0
+        for place, named, position in self._moves.of(seq):
+            generation = self._now(named, position)
+            if (place, generation, position) == (first[0] + count, first[1], first[2] + count):
+                count += 1
+                continue
+            if count:
+                yield Piece(first[1], first[2], first[2] + count, seq, 0, first[0])
+            first, count = (place, generation, position), 1
+        if count:
+            yield Piece(first[1], first[2], first[2] + count, seq, 0, first[0])
+
+    def moved(self, seq: int) -> Collection[int]:
+        """The indices of frame `seq` that an ordering placed one by one: they count there, not at their own place."""
+        return self._moves.indices(seq) if seq in self._moves else ()
+
+    def _carried(self, generation: int, low: int, high: int, seq: int, shift: int) -> Iterator[Piece]:
+        """The outcomes at [low, high) of a generation, where they are now: those before the start of the next one have
+        been carried over to it."""
+        stayed = []
+        while low < (start := self._starts.get(generation + 1, -1)):
+            if start < high:
+                stayed.append(Piece(generation, start, high, seq, shift))
+                high = start
+            generation += 1
+        yield Piece(generation, low, high, seq, shift)
+        yield from reversed(stayed)
+
+
+def add_piece(pieces: list[Piece], piece: Piece) -> None:
+    """Append a piece of single outcomes, as part of the last one where it goes on from there."""
+    last = pieces[-1] if pieces else None
+    if (
+        last is not None
+        and last.place is not None
+        and piece.place == last.place + last.high - last.low
+        and (last.seq, last.generation, last.high) == (piece.seq, piece.generation, piece.low)
+    ):
+        pieces[-1] = last._replace(high=piece.high)
+    else:
+        pieces.append(piece)
+
+
+def is_whole(row: Row, shard: tuple[int, int] | None) -> bool:
+    """Whether equal bytes in the input mean that all of the frame's items are found: it holds all of its block."""
+    if row.flags & MASKED or not row.records:
+        return False
+    return not row.shards or (row.shard, row.shards) == shard

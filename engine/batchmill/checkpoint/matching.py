@@ -1,0 +1,345 @@
+"""Owns which items of the input are done already: the input held against the checkpoint's index. Never reads a file.
+
+Two ways, from cheap to dear (TRAPS.md 16-18):
+1. By block. The next record's checksum names the frames whose block begins with it; where the block's bytes are the
+   same, all of its items are found at once, without parsing.
+2. By item, for what moved. A lane reads ids and content checksums off the records (a scan); an outcome with the same
+   id and content is taken first. A record whose id is known but not its content is set aside until the input has
+   ended, for the outcome may be a later record's; then it takes what is left of its id (a done item that changed).
+
+Ids are a multiset: an outcome is taken once. Failed outcomes are found like others, and their records run again.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from batchmill.checkpoint.index import Index, Piece, Row, add_piece, is_whole
+from batchmill.codec.ids import digest_block
+from batchmill.codec.outcomes import SUPERSEDES, Block, id_key
+from batchmill.model import Chunk, Earlier, Entry, Scan
+from batchmill.settings import Settings
+
+_CRC_BITS, _PLACE_BITS = 32, 30
+ORDER_LIMIT = 5000  # moved blocks and items after which an ORDER frame is due
+
+
+class Aside(NamedTuple):
+    """A record whose id is known and whose content is not: it waits for the end of the input."""
+
+    chunk: Chunk
+    key: bytes
+
+
+class Matcher:
+    """The outcomes of earlier runs that no record of this run's input has been matched with yet.
+
+    `read` gives the columns of a frame. `by_block` is False where equal bytes do not mean equal items.
+    `skipped` counts items with an ok result, `failed` those that stay failed, `changed` those among the skipped whose
+    content is another now, `blank` empty records among them; `placed` tells where in this input they all are.
+    """
+
+    def __init__(self, index: Index, settings: Settings, read: Callable[[Row], Block], by_block: bool = True) -> None:
+        self._index = index
+        self._settings = settings
+        self._read = read
+        self._base = index.generation
+        self._left = array("I", (index.row(n).items for n in range(len(index))))
+        for seq, places in index.gone.items():
+            self._left[index.number(seq)] -= len(places)
+        self._open = sum(1 for left in self._left if left)
+        self._untouched = bytearray(b"\1" * len(index))
+        self._taken: set[Entry] = set()  # outcomes that replaced others: by item, or by way of the others' block
+        self._offsets: dict[int, Sequence[int]] = {}  # of rows whose items are not at consecutive positions
+        self._by_crc: dict[int, list[int]] = {}
+        if by_block:
+            for n in range(len(index)):
+                row = index.row(n)
+                if self._left[n] and is_whole(row, settings.shard):
+                    self._by_crc.setdefault(row.first_crc, []).append(n)
+        self._ids: dict[bytes, int] | None = None
+        self._more: dict[bytes, list[int]] = {}  # further outcomes of ids that came more than once
+        self._blocks: list[tuple[int, int]] = []
+        self._items: list[Piece] = []
+        self._from: int | None = None
+        self.generation = index.generation
+        self.handed = 0  # the position up to which work was handed out, kept by the caller
+        self._kept = 0  # the position up to which outcomes were found where they were before
+        self.placed: list[Piece] = []
+        self.skipped = 0
+        self.failed = 0
+        self.changed = 0
+        self.blank = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every outcome was matched: all that follows in the input is new."""
+        return self._open == 0
+
+    @property
+    def knows_items(self) -> bool:
+        """Whether ids were loaded: from then on a record that matches no block is scanned at once."""
+        return self._ids is not None
+
+    # By block
+
+    def candidates(self, first_crc: int) -> list[int]:
+        """Row numbers of the unmatched frames whose block begins with a record of that checksum."""
+        found = self._by_crc.get(first_crc)
+        return [n for n in found if self._untouched[n]] if found else []
+
+    def size_of(self, number: int) -> int:
+        """Bytes of a row's block."""
+        return self._index.row(number).size
+
+    def records_of(self, number: int) -> int:
+        """Records that it is said to have: somebody else's checkpoint may say anything."""
+        return self._index.row(number).records
+
+    def is_block(self, number: int, data: bytes, header: bytes = b"") -> bool:
+        """Whether `data`, under `header`, is that row's block.
+
+        And what replaced some of its outcomes is not another record's by now.
+        """
+        seq = self._index.row(number).seq
+        replaced = ((seq, place) for place in self._index.gone.get(seq, ()))
+        return digest_block(data, header) == self._index.digest(number) and all(map(self._is_last_free, replaced))
+
+    def _is_last_free(self, entry: Entry) -> bool:
+        while entry in self._index.replaced:
+            entry = self._index.replaced[entry]
+        return entry not in self._taken and self._left[self._index.number(entry[0])] > 0
+
+    def take_block(self, number: int, chunk: Chunk) -> Chunk | None:
+        """`chunk` is that row's block: skip what is done; the chunk with what must run again, or None."""
+        row = self._index.row(number)
+        self._untouched[number] = 0
+        if self._index.place_of(row) != (self.generation, chunk.first):
+            self._note_move(chunk.first)
+            self._blocks.append((row.seq, chunk.first))
+        else:
+            self._kept = max(self._kept, chunk.first + row.records)
+        self.placed.append(
+            Piece(self.generation, chunk.first, chunk.first + row.records, row.seq, chunk.first - row.first)
+        )
+        again: dict[int, Earlier] = {}
+        failed_before = self.failed
+        if row.failed or row.seq in self._index.gone:
+            again = self._exceptions(row, chunk)
+        self._close(number, self._left[number])
+        if self._settings.shard is None:
+            self.blank += row.records - row.items
+        self.skipped += row.items - len(again) - (self.failed - failed_before)
+        return _only(chunk, again) if again else None
+
+    def _exceptions(self, row: Row, chunk: Chunk) -> dict[int, Earlier]:
+        """The records of a block to run again, by offset; outcomes that replaced some of the block's are taken too."""
+        block = self._read(row)
+        offsets, again = block.offsets, {}
+        for place in sorted({*block.failures, *self._index.gone.get(row.seq, ())}):
+            offset, entry, last = offsets[place], (row.seq, place), block
+            while entry in self._index.replaced:
+                entry = self._index.replaced[entry]
+                last = self._read_seq(entry[0])
+            if last is not block:
+                self._take(entry)
+                self._taken.add(entry)
+                self._place(entry, chunk.first + offset)
+            if entry[1] in last.failures and not self._settings.retry_failed:
+                self.failed += 1
+            elif entry[1] in last.failures:
+                again[offset] = Earlier(*entry, last.attempts.get(entry[1], 1))
+        return again
+
+    def _read_seq(self, seq: int) -> Block:
+        number = self._index.number(seq)
+        return self._note_offsets(number, self._read(self._index.row(number)))
+
+    def _note_offsets(self, number: int, block: Block) -> Block:
+        if not isinstance(block.offsets, range):
+            self._offsets[number] = block.offsets
+        return block
+
+    # By item
+
+    def load_ids(self) -> None:
+        """Read the ids of all unmatched outcomes (about 150 bytes of memory each)."""
+        self._ids = {}
+        for n in range(len(self._index)):
+            if self._left[n]:
+                self._load(n)
+
+    def _load(self, number: int) -> None:
+        assert self._ids is not None
+        row = self._index.row(number)
+        block = self._note_offsets(number, self._read(row))
+        gone, failed = self._index.gone.get(row.seq, ()), block.failures
+        for place, (id, content) in enumerate(zip(block.ids, block.contents)):
+            if place not in gone and (row.seq, place) not in self._taken:
+                packed = ((number << _PLACE_BITS | place) << _CRC_BITS | content) << 1 | (place in failed)
+                key = id_key(id)
+                if self._ids.setdefault(key, packed) != packed:
+                    self._more.setdefault(key, []).append(packed)
+
+    def match(self, chunk: Chunk, scan: Scan) -> tuple[Chunk, list[tuple[int, bytes]]]:
+        """Hold a scanned chunk against the outcomes: (the chunk, what is done masked out; records to set aside).
+
+        Records set aside are (offset, id); they are masked out too.
+        """
+        skip = bytearray(chunk.records)
+        again: dict[int, Earlier] = {}
+        aside = []
+        for offset, (key, content) in enumerate(zip(scan.keys, scan.contents)):
+            if key is None:
+                skip[offset] = 1
+                self.blank += self._settings.shard is None
+                continue
+            candidates = self._candidates(key)
+            exact = [e for e in candidates if e >> 1 & 0xFFFFFFFF == content]
+            if exact:
+                skip[offset] = self._found(key, min(exact, key=lambda e: e & 1), chunk.first + offset, again, offset)
+            elif candidates:
+                aside.append((offset, key))
+                skip[offset] = 1
+        return chunk._replace(skip=bytes(skip) if 1 in skip else None, earlier=again or None), aside
+
+    def _found(self, key: bytes, packed: int, position: int, again: dict[int, Earlier], offset: int) -> int:
+        entry = self._claim(key, packed)
+        self._place(entry, position)
+        if packed & 1 and self._settings.retry_failed:
+            again[offset] = Earlier(*entry, self._read_seq(entry[0]).attempts.get(entry[1], 1))
+            return 0
+        self._skip(bool(packed & 1))
+        return 1
+
+    def _skip(self, failed: bool) -> None:
+        if failed:
+            self.failed += 1
+        else:
+            self.skipped += 1
+
+    def settle(self, aside: Aside) -> Chunk | None:
+        """After the end of the input: the chunk of a record set aside, or None if its old outcome stays."""
+        chunk = aside.chunk
+        candidates = self._candidates(aside.key)
+        if not candidates:
+            return chunk
+        packed = min(candidates, key=lambda e: e & 1)
+        entry = self._claim(aside.key, packed)
+        self._place(entry, chunk.first)
+        failed = packed & 1
+        if not failed:
+            self.changed += 1
+        rerun = self._settings.retry_failed if failed else self._settings.rerun_changed
+        if not rerun:
+            self._skip(bool(failed))
+            return None
+        # Attempts count tries of this content: a changed item starts anew, and 0 says that the old outcome was ok.
+        return chunk._replace(earlier={0: Earlier(*entry, 1 if failed else 0)})
+
+    def _candidates(self, key: bytes) -> list[int]:
+        assert self._ids is not None
+        first = self._ids.get(key)
+        if first is None:
+            return []
+        if not self._more:
+            return [first] if self._is_live(first) else []
+        return [e for e in (first, *self._more.get(key, ())) if self._is_live(e)]
+
+    def _is_live(self, packed: int) -> bool:
+        if not self._left[packed >> (_CRC_BITS + _PLACE_BITS + 1)]:
+            return False
+        return not self._taken or self._entry(packed) not in self._taken
+
+    def _entry(self, packed: int) -> Entry:
+        number = packed >> (_CRC_BITS + _PLACE_BITS + 1)
+        return self._index.seq(number), packed >> (_CRC_BITS + 1) & ((1 << _PLACE_BITS) - 1)
+
+    def _claim(self, key: bytes, packed: int) -> Entry:
+        assert self._ids is not None
+        found = [self._ids.pop(key), *self._more.pop(key, ())]
+        found.remove(packed)
+        if found:
+            self._ids[key] = found.pop(0)
+        if found:
+            self._more[key] = found
+        number = packed >> (_CRC_BITS + _PLACE_BITS + 1)
+        entry = self._entry(packed)
+        if self._index.flags(number) & SUPERSEDES:
+            self._taken.add(entry)
+        self._untouched[number] = 0
+        self._close(number, 1)
+        return entry
+
+    def _take(self, entry: Entry) -> None:
+        number = self._index.number(entry[0])
+        self._untouched[number] = 0
+        self._close(number, 1)
+
+    def _close(self, number: int, count: int) -> None:
+        if count and self._left[number]:
+            self._left[number] -= count
+            self._open -= not self._left[number]
+
+    # The order of results
+
+    def _place(self, entry: Entry, position: int) -> None:
+        stays = self._position_of(entry) == (self.generation, position)
+        if not stays:
+            self._note_move(position)
+        piece = Piece(self.generation, position, position + 1, entry[0], 0, entry[1])
+        add_piece(self.placed, piece)
+        if stays:
+            self._kept = max(self._kept, position + 1)
+        else:
+            add_piece(self._items, piece)
+
+    def _position_of(self, entry: Entry) -> tuple[int, int]:
+        number = self._index.number(entry[0])
+        offsets = self._offsets.get(number)
+        return self._index.position_of(entry, entry[1] if offsets is None else offsets[entry[1]])
+
+    def _note_move(self, position: int) -> None:
+        # What was handed out under the old generation stays in its place, even if it comes back after this; and so
+        # does what was found in its place already, behind records that were held back or whose scan took longer.
+        if self._from is None:
+            self._from = max(position, self.handed, self._kept)
+            self.generation = self._base + 1
+
+    def orders(self, all: bool = False) -> Iterator[dict[str, object]]:
+        """The ORDER frames that are due (or, with `all`, what there is for one), each of bounded size."""
+        while (moved := len(self._blocks) + len(self._items)) and (all or moved >= ORDER_LIMIT):
+            first, self._from = self._from, -1
+            blocks, self._blocks = self._blocks[:ORDER_LIMIT], self._blocks[ORDER_LIMIT:]
+            items, self._items = self._items[:ORDER_LIMIT], self._items[ORDER_LIMIT:]
+            yield {
+                "generation": self.generation,
+                "from": None if first == -1 else first,
+                "blocks": [list(block) for block in blocks],
+                "items": [[p.seq, p.place, p.high - p.low, p.low] for p in items],
+            }
+
+
+def _only(chunk: Chunk, wanted: dict[int, Earlier]) -> Chunk:
+    skip = bytearray(b"\1" * chunk.records)
+    for offset in wanted:
+        skip[offset] = 0
+    return chunk._replace(skip=bytes(skip), earlier=wanted)
+
+
+def set_aside(chunk: Chunk, offsets: Sequence[int], divide: Callable[[Chunk, int], tuple[Chunk, Chunk]]) -> list[Chunk]:
+    """Cut a chunk around the records at `offsets`: pieces in order, those records alone."""
+    pieces, rest, done = [], chunk, 0
+    for offset in offsets:
+        if offset > done:
+            before, rest = divide(rest, offset - done)
+            pieces.append(before)
+        if rest.records > 1:
+            alone, rest = divide(rest, 1)
+            pieces.append(alone)
+            done = offset + 1
+        else:
+            return [*pieces, rest]
+    return [*pieces, rest]

@@ -1,0 +1,220 @@
+"""Owns how a run comes to its checkpoint: its name, --resume, --fresh, whose it is. Never decides about an item."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from batchmill.checkpoint.frames import FrameRef, FrameType
+from batchmill.checkpoint.history import History
+from batchmill.checkpoint.name_lock import Name, holding, in_the_way
+from batchmill.checkpoint.reader import exists_with_outcomes, naming, read_payload
+from batchmill.checkpoint.recovery import Found, examine
+from batchmill.checkpoint.writer import Checkpoint, Reader
+from batchmill.codec.outcomes import pack_map
+from batchmill.errors import CheckpointBusy, CheckpointMismatch, CheckpointRefused, CheckpointUnwritable
+from batchmill.secrecy import MASK, Secrets, is_masked, mask_facts
+from batchmill.settings import Settings
+
+# What a checkpoint belongs to, and how a person calls it.
+_IDENTITY = {
+    "function": "function",
+    "command": "command",
+    "set": "--set",
+    "format": "format",
+    "id_rule": "id rule",
+}
+
+
+NO_SECRETS = Secrets()
+
+
+class Nowhere:
+    """The checkpoint of a run that keeps nothing: what is appended is gone."""
+
+    recovery = None
+
+    @staticmethod
+    def history() -> History:
+        """What it holds: nothing."""
+        return History()
+
+    def __init__(self) -> None:
+        self._seq = 0
+
+    def append(self, type: FrameType, payload: bytes) -> FrameRef:
+        """As Checkpoint.append."""
+        self._seq += 1
+        return FrameRef(self._seq, 0, len(payload), type)
+
+    def read(self, ref: FrameRef) -> bytes:
+        """Nothing was kept: always raises CheckpointRefused."""
+        raise CheckpointRefused("this run keeps nothing")
+
+    def sync(self) -> None:
+        """Nothing to make durable."""
+
+    def fileno(self) -> int:
+        """No descriptor: -1."""
+        return -1
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def open_checkpoint_for(
+    path: str | None,
+    meta: Mapping[str, Any],
+    settings: Settings,
+    on_error: Callable[[CheckpointUnwritable], None],
+    on_message: Callable[[str], None],
+    *,
+    secrets: Secrets = NO_SECRETS,
+) -> tuple[Checkpoint, History]:
+    """The checkpoint of a run that is to begin now, and what is in it. `path` None: a temporary one.
+
+    Raises CheckpointRefused (exists, and nothing says what to do with it; cannot be created), CheckpointBusy,
+    CheckpointMismatch (belongs to something else) and CheckpointDamaged.
+    """
+    if path is None:
+        return Checkpoint.temporary(meta), History()
+    try:
+        return holding(path, _Opener(meta, settings, on_error, on_message, secrets).open)
+    except CheckpointBusy as error:
+        busy = error
+    _refuse_in_vain(path, meta, settings, secrets)
+    raise busy
+
+
+def _refuse_in_vain(path: str, meta: Mapping[str, Any], settings: Settings, secrets: Secrets) -> None:
+    """Raise what would be raised of a checkpoint in use after waiting for it, too."""
+    try:
+        if settings.fresh or not exists_with_outcomes(path):
+            return
+        if settings.resume:
+            with Reader(path) as reader:
+                check_identity(path, reader.meta, meta, settings, secrets)
+        elif settings.wait is not None:
+            raise in_the_way(path)
+    except FileNotFoundError:
+        pass
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """What a run does with the name of its checkpoint, once it holds it."""
+
+    meta: Mapping[str, Any]
+    settings: Settings
+    on_error: Callable[[CheckpointUnwritable], None]
+    on_message: Callable[[str], None]
+    secrets: Secrets
+
+    def open(self, name: Name) -> tuple[Checkpoint, History]:
+        """Continue what is there, or begin anew, as the settings say."""
+        if not name.is_taken:
+            return self._begin(name), History()
+        if self.settings.fresh:
+            return self._begin_anew(name, "The old checkpoint is now")
+        if not self.settings.resume:
+            raise in_the_way(name.path)
+        return self._continue(name)
+
+    def _continue(self, name: Name) -> tuple[Checkpoint, History]:
+        with Reader(name.path) as reader:
+            check_identity(name.path, reader.meta, self.meta, self.settings, self.secrets)
+        history = History()
+        with naming(name.path):
+            found = examine(name, history.note)
+            if found.repaired:
+                self.on_message(found.repaired)
+            history.load(partial(_payload, name, found))
+        if self.settings.fresh_if_finished and history.is_finished:
+            return self._begin_anew(name, "The batch was finished: it begins anew, and the old checkpoint is")
+        interval = self.settings.checkpoint_interval
+        return Checkpoint.resume(name, found, interval=interval, on_error=self.on_error), history
+
+    def _begin(self, name: Name, keep: int | None = None) -> Checkpoint:
+        interval = self.settings.checkpoint_interval
+        return Checkpoint.begin(name, self.meta, keep=keep, interval=interval, on_error=self.on_error)
+
+    def _begin_anew(self, name: Name, said: str) -> tuple[Checkpoint, History]:
+        checkpoint = self._begin(name, self.settings.keep)
+        self.on_message(f"{said} {checkpoint.moved}")
+        return checkpoint, History()
+
+
+def _payload(name: Name, found: Found, ref: FrameRef) -> bytes:
+    assert name.fd is not None
+    return read_payload(name.fd, found.header, ref, name.path)
+
+
+def check_identity(
+    path: str,
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    settings: Settings,
+    secrets: Secrets = NO_SECRETS,
+) -> None:
+    """Raise CheckpointMismatch where a checkpoint (META map `theirs`) is not the batch's that is asked for (`ours`, and
+    what is not said in it, `secrets`)."""
+    if settings.accept_changes:
+        return
+    kept, theirs, ours = theirs.get("secrets"), _comparable(theirs), _comparable(ours)
+    names = dict(_IDENTITY)
+    if theirs.get("default_name") and ours.get("default_name"):
+        names["input"] = "input"
+    differences = [
+        f"{name} {_shown(theirs.get(key))}, not {_shown(ours.get(key))}"
+        for key, name in names.items()
+        if theirs.get(key) != ours.get(key)
+    ]
+    if not differences and not secrets.agrees(kept):
+        differences = [f"another value of what is not shown in {', '.join(_hidden(ours, theirs))}"]
+    if differences:
+        raise CheckpointMismatch(
+            f"{path} belongs to another batch: {'; '.join(differences)}",
+            "-c FILE names another checkpoint, --fresh begins anew, --accept-changes continues all the same",
+        )
+
+
+def _comparable(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """META with nothing of a value that is not shown whole, wherever it comes from and as far as it is shown."""
+    shown = mask_facts(meta)
+    arguments = shown.get("set") or {}
+    return {**shown, "set": {key: MASK if is_masked(value) else value for key, value in arguments.items()}}
+
+
+def _hidden(*metas: Mapping[str, Any]) -> Iterable[str]:
+    """What is not shown whole of what checkpoints belong to."""
+    arguments = [(key, value) for meta in metas for key, value in meta.get("set", {}).items()]
+    commands = [meta.get("command") for meta in metas]
+    named = [f"--set {key}" for key, value in arguments if is_masked(value)]
+    return dict.fromkeys([*named, *(["the command"] if any(map(is_masked, commands)) else [])])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def begin_run(checkpoint: Checkpoint, history: History, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Append the RUN frame of a run that begins; returns its map. A later RUN frame of the same number adds to it."""
+    run = {
+        "run": history.next_run,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": time.time(),
+        "generation": history.index.generation,
+        **values,
+    }
+    checkpoint.append(FrameType.RUN, pack_map(run))
+    return run

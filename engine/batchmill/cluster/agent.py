@@ -1,0 +1,415 @@
+"""Owns the lanes of one machine for a run elsewhere: `python -m batchmill.cluster.agent`.
+
+    stdin: messages --> [orders] --> Pool, Guard ... Event --> [answers] --> stdout: messages     (wire.py has them)
+
+It lets the run's own Pool and Guard work here, so that blame, time-outs and memory limits are as exact as on one
+machine, and do not wait for a network. It ends, with all its lanes, when stdin does, or when nothing came from there
+for so long that the run may have its items run elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, BinaryIO, NamedTuple
+
+from batchmill.cluster.protocol import PULSE, AgentSetup, Death, framed, pack, read_message, unpack
+from batchmill.cluster.remote_output import Printed, Prints
+from batchmill.errors import ItemError
+from batchmill.pool import forkserver
+from batchmill.pool.base import Event, Lane
+from batchmill.pool.local import Pool
+from batchmill.pool.processes import PATIENCE
+from batchmill.pool.worker_limits import Guard
+from batchmill.system.machine import Monitor, raise_descriptor_limit, thread_caps, usable_cores
+from batchmill.text import in_words
+from batchmill.worker import records
+from batchmill.worker.code_bundle import deliver, settled
+from batchmill.worker.main import LaneSetup
+
+TICK = 0.05  # seconds between looks at the lanes
+BOARD = 0.1  # seconds between looks at the board: a lane at the same item in two of them is worth a report
+CALM = 0.5  # seconds between reports of a board on which all lanes get on
+USAGE = 1.0  # seconds between looks at CPU and memory
+SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running lane
+_LAST = 3.0  # seconds for what is to be cleared up when the run is gone
+_TURN = 100  # messages dealt with before the next look at the lanes
+
+
+_Numbers = tuple[int, int]  # of the record at hand, and of the last one opened
+
+
+class Lease:
+    """Whether the run was heard of lately. Counted in the agent's own ticks: while it was stopped itself it heard
+    nothing (TRAPS.md 12). `renew` is for any thread."""
+
+    def __init__(self, seconds: float, now: float) -> None:
+        self._seconds = seconds
+        self._last = now
+        self._silent = 0.0
+
+    def renew(self) -> None:
+        """The run was heard of."""
+        self._silent = 0.0
+
+    def is_over(self, now: float) -> bool:
+        """Whether it was not for all the seconds; to be asked at every tick."""
+        self._silent += min(now - self._last, 2 * TICK)
+        self._last = now
+        return self._silent > self._seconds
+
+
+class Order(NamedTuple):
+    """A message from the run."""
+
+    words: list[Any]
+
+
+class Call(NamedTuple):
+    """A submission: the number by which it is answered, and what is to be called."""
+
+    slot: int
+    number: int
+    call: tuple[Callable[..., Any], tuple[Any, ...]]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing else may run on this machine meanwhile."""
+        order = self._order
+        return order is not None and order.chunk.alone
+
+    @property
+    def serial(self) -> int:
+        """The number of the chunk that is to be run."""
+        return 0 if self._order is None else self._order.serial
+
+    @property
+    def _order(self) -> records.Order | None:
+        arguments = self.call[1]
+        return arguments[0] if arguments and isinstance(arguments[0], records.Order) else None
+
+
+class _Lanes(Pool):
+    """A pool whose limits and retirements are the run's to decide: there may be something on its way to a lane."""
+
+    ask: Callable[[Lane], None]
+
+    def lift(self, lane: Lane) -> None:
+        """See Lanes.lift. What waits for the machine came before the limit, and that is for it too."""
+
+    def retire(self, lane: Lane) -> None:
+        """See Lanes.retire."""
+        self.ask(lane)
+
+
+class Agent:
+    """The lanes of this machine; `send` takes messages to the run, `inbox` has Orders and what Lanes answer."""
+
+    def __init__(
+        self,
+        setup: AgentSetup,
+        folder: str,
+        environ: Mapping[str, str],
+        send: Callable[..., None],
+        inbox: queue.SimpleQueue[Any],
+    ) -> None:
+        self._send = send
+        self._inbox = inbox
+        self._prints = None if setup.lane.is_silent else Prints(inbox)
+        self._cores = usable_cores()[0]
+        raise_descriptor_limit(len(setup.slots))
+        self._pool = _Lanes(
+            at_home(setup, folder, self._cores, environ),
+            setup.kwargs,
+            setup.slots.stop,
+            inbox.put,
+            start_method=setup.limits.start_method,
+            preload=setup.limits.preload,
+            output=None if self._prints is None else self._prints.descriptor,
+        )
+        self._pool.ask = self._ask_to_retire
+        self._guard = Guard(self._pool, setup.limits, TICK, self._say)
+        self.lease = Lease(setup.lease, time.monotonic())
+        self._monitor = Monitor()
+        self._asked: set[Lane] = set()
+        self._lowered: list[tuple[float, Lane]] = []
+        self._waiting: deque[Call] = deque()  # till the machine is clear, or was used alone
+        self._alone: Call | None = None  # what has the machine for itself
+        self._is_held = False  # till the run knows that nothing has it for itself any more
+        self._next_board = self._next_usage = self._next_calm = 0.0
+        self._patience_at_end = PATIENCE
+        self._usage: tuple[float, int, bool] = (0.0, 0, False)
+        self._seen: dict[int, _Numbers] = {}  # by slot, at the last look at the board
+        self._told: dict[int, _Numbers] = {}  # and at the last report of it
+        self._told_held: set[tuple[int, _Numbers]] | None = None  # those that stood still; None: report anew
+        self.is_over = False
+
+    # Orders
+
+    def run(self) -> None:
+        """Serve until the run says `bye`, or its end of the pipe is closed."""
+        try:
+            while not self.is_over:
+                self._take(self._patience())
+                self._tick(time.monotonic())
+        finally:
+            self._pool.close(self._patience_at_end if self.is_over else 0.0)
+        if self._prints is not None:
+            self._pass_on(self._prints)
+
+    def _pass_on(self, prints: Prints) -> None:
+        """All lanes have ended: what they printed last is still on its way."""
+        prints.close()
+        deadline = time.monotonic() + PATIENCE
+        while not self._inbox.empty() or (prints.is_open and time.monotonic() < deadline):
+            try:
+                found = self._inbox.get(timeout=TICK)
+            except queue.Empty:
+                continue
+            if isinstance(found, Printed):
+                self._handle(found)
+
+    def _patience(self) -> float:
+        return SEEN if self._lowered else min(TICK, self._guard.tick or TICK)
+
+    def _take(self, seconds: float) -> None:
+        try:
+            self._handle(self._inbox.get(timeout=seconds))
+            for _ in range(_TURN):
+                self._handle(self._inbox.get_nowait())
+        except queue.Empty:
+            pass
+
+    def _handle(self, found: Any) -> None:
+        if isinstance(found, Event):
+            self._answer(found)
+        elif isinstance(found, Printed):
+            self._send("output", found.data)
+        else:
+            getattr(self, f"_do_{found.words[0]}")(*found.words[1:])
+
+    def _do_start(self, slot: int) -> None:
+        try:
+            lane = self._pool.start(slot)
+        except OSError as error:
+            self._send("gone", slot, 0, 0, Death(unstarted=str(error)))
+            return
+        self._send("started", slot, lane.pid)
+
+    def _do_submit(self, slot: int, number: int, call: bytes) -> None:
+        lane = self._pool.lanes.get(slot)
+        if lane is not None and lane.lowered:
+            Pool.lift(self._pool, lane)  # the run sends a lane with a limit nothing before all it had was answered
+        self._waiting.append(Call(slot, number, pickle.loads(call)))
+        self._hand_out()
+
+    def _do_lower(self, slot: int, serial: int, offset: int) -> None:
+        lane = self._pool.lanes.get(slot)
+        if lane is not None:
+            self._pool.lower(lane, serial, offset)
+            self._lowered.append((time.monotonic() + SEEN, lane))
+
+    def _do_kill(self, slot: int) -> None:
+        if slot in self._pool.lanes:
+            self._pool.give_up(self._pool.lanes[slot])
+
+    def _do_end(self, slot: int) -> None:
+        lane = self._pool.lanes.get(slot)
+        if lane is not None:
+            Pool.retire(self._pool, lane)
+
+    def _do_go(self, serial: int) -> None:
+        """The run knows what is alone here: should the machine be lost from now on, nothing else is to blame."""
+        if self._alone is not None and self._alone.serial == serial:
+            self._submit(self._alone)
+        elif not serial:
+            self._is_held = False
+            self._hand_out()
+
+    def _do_ack(self) -> None:
+        """The run has printed an output."""
+        if self._prints is not None:
+            self._prints.room.release()
+
+    def _do_bye(self) -> None:
+        self.is_over = True
+
+    def _do_stop(self) -> None:
+        """What lanes are running may begin elsewhere at any moment; or nobody is left whom they could answer."""
+        self.is_over, self._patience_at_end = True, 0.0
+
+    # Handing out
+
+    def _hand_out(self) -> None:
+        """Give lanes what waits, in order; a chunk that is to be alone waits for the machine, and all behind it."""
+        while self._waiting and self._alone is None:
+            busy = any(lane.outstanding for lane in self._pool.lanes.values())
+            if busy if self._waiting[0].is_alone else self._is_held:
+                return
+            call = self._waiting.popleft()
+            if not call.is_alone:
+                self._submit(call)
+            elif call.slot in self._pool.lanes:
+                self._alone = call
+                self._send("alone", call.serial)
+
+    def _submit(self, call: Call) -> None:
+        lane = self._pool.lanes.get(call.slot)
+        if lane is not None:  # else it is gone, which the run was told
+            function, arguments = call.call
+            self._pool.submit(lane, call.number, function, *arguments)
+
+    def _clear(self, slot: int, number: int | None = None) -> None:
+        """What had the machine for itself was answered, or (without `number`) its lane is gone."""
+        if self._alone is not None and self._alone.slot == slot and number in (None, self._alone.number):
+            self._alone, self._is_held = None, True
+            self._send("alone", 0)
+
+    # Answers
+
+    def _answer(self, event: Event) -> None:
+        lane = event.lane
+        self._pool.answered(lane, event.tag)
+        error = event.future.exception()
+        if lane.lost:
+            return
+        if error is not None:
+            if isinstance(error, RuntimeError):
+                self._pool.broke(lane)
+            else:
+                self._pool.spoiled(lane, in_words(error))
+            return
+        number = 0 if event.tag == ("hello", 0) else event.tag
+        self._send("reply", lane.slot, number, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
+        self._clear(lane.slot, number)
+        self._hand_out()
+
+    def _ask_to_retire(self, lane: Lane) -> None:
+        if lane not in self._asked:
+            self._asked.add(lane)
+            self._send("retire", lane.slot)
+
+    def _say(self, text: str) -> None:
+        self._send("message", text)
+
+    # Ticks
+
+    def _tick(self, now: float) -> None:
+        if self.lease.is_over(now):
+            self._do_stop()
+        self._guard.look(now)
+        for lane in self._pool.gone():
+            self._gone(lane)
+        while self._lowered and self._lowered[0][0] <= now:
+            lane = self._lowered.pop(0)[1]
+            self._send("lowered", *self._place(lane))
+        if now >= self._next_usage:
+            self._next_usage = now + USAGE
+            self._look_at_usage()
+        if now >= self._next_board:
+            self._next_board = now + BOARD
+            self._look_at_board(now)
+
+    def _look_at_usage(self) -> None:
+        usage = self._monitor.sample(self._pool.pids)
+        short = not self._guard.has_memory
+        self._usage = (self._monitor.cpu_seconds, usage.rss, short)
+        self._told_held = None
+
+    def _look_at_board(self, now: float) -> None:
+        """Report it when a lane begins to stand still or gets on again, for the run may act on that; how far lanes are
+        that get on is told now and then. Each report costs as much of both machines as a chunk does."""
+        board = {slot: (number, opened) for slot, number, opened in map(self._place, self._pool.lanes.values())}
+        held = board.items() & self._seen.items()
+        self._seen = board
+        if held != self._told_held or (board != self._told and now >= self._next_calm):
+            self._told, self._told_held, self._next_calm = board, held, now + CALM
+            places = [(slot, *numbers) for slot, numbers in board.items()]
+            self._send("board", places, [slot for slot, _ in board.items() - held], *self._usage)
+
+    def _place(self, lane: Lane) -> tuple[int, int, int]:
+        return lane.slot, self._pool.number(lane), self._pool.opened(lane)
+
+    def _gone(self, lane: Lane) -> None:
+        code = lane.executor.exitcode
+        verdict: ItemError | None = self._guard.verdict(lane, code)
+        memory = self._guard.memory_trouble(lane) if verdict is None else None
+        told = None if verdict is None else (verdict.type, verdict.message)
+        self._send("gone", *self._place(lane), Death(code, lane.disconnected, told, memory, raised=lane.raised))
+        self._guard.forget(lane)
+        self._asked.discard(lane)
+        self._lowered = [one for one in self._lowered if one[1] is not lane]  # its slot will be another's
+        self._waiting = deque(call for call in self._waiting if call.slot != lane.slot)
+        self._clear(lane.slot)
+        self._hand_out()
+
+
+def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, str]) -> LaneSetup:
+    """The setup of a lane as it holds on this machine: the environment, its copies of the user's modules in `folder`.
+
+    The working directory is the run's, where there is one of that name here.
+    """
+    lane, places = setup.lane, deliver(setup.files, folder)
+    return replace(
+        lane,
+        spec=settled(lane.spec, places),
+        init=settled(lane.init, places),
+        environ={**thread_caps(len(setup.slots), cores, environ), **environ},
+        directory=lane.directory if os.path.isdir(lane.directory) else folder,
+        close=(),
+    )
+
+
+def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any], lease: Lease) -> None:
+    while (message := read_message(source.read)) is not None:
+        lease.renew()
+        if message != PULSE:
+            inbox.put(Order(unpack(message)))
+    inbox.put(Order(["stop"]))
+    time.sleep(_LAST)  # no lane outlives this process: not even one that hangs is waited for
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve the run at the other ends of stdin and stdout."""
+    source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    environ, data = read_message(source.read), read_message(source.read)
+    if environ is None or data is None:
+        return
+    setup: AgentSetup = pickle.loads(data)
+    forkserver.prestart(setup.limits.preload)
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def send(*message: Any) -> None:
+        view = memoryview(framed(pack(*message)))
+        while view:
+            view = view[target.write(view) or 0 :]
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
+            agent = Agent(setup, folder, pickle.loads(environ), send, inbox)
+            threading.Thread(target=_read_orders, args=(source, inbox, agent.lease), daemon=True).start()
+            send("up", os.getpid())
+            agent.run()
+    except BrokenPipeError:
+        pass  # the run, or the worker between us, is gone
+    except (OSError, MemoryError) as error:  # no room in its temporary directory, no descriptors, no memory, …
+        send("unfit", f"{type(error).__name__}: {error}")
+    except Exception as error:
+        import traceback
+
+        send("broken", "".join(traceback.format_exception(error)))
+
+
+if __name__ == "__main__":
+    main()

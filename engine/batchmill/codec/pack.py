@@ -1,0 +1,353 @@
+"""Owns how a Python value becomes msgpack bytes. Never keeps what cannot be read back exact.
+
+The forms are those of `unpacking`. A dataclass becomes a map, a namedtuple a tuple, an Enum its value; a subclass of
+str, int, float, list or dict becomes its base. An aware datetime keeps its UTC offset, not its zone's name. So values
+that differ may become equal. Where a converter may do that it says so (`merging`), and the bytes are then read back
+carefully: keys or elements that became equal are refused, for one of them would be lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+import struct
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from msgpack import ExtType, Packer, Timestamp, Unpacker
+
+from batchmill.codec.imported import imported
+from batchmill.codec.merging import culprit
+from batchmill.codec.unpack import (
+    FAST,
+    MAX_DEPTH,
+    MAX_EXT_DEPTH,
+    UNWEIGHED,
+    Ext,
+    is_deeper,
+    reason,
+    unpack_value,
+)
+from batchmill.errors import BatchmillError
+
+if TYPE_CHECKING:
+    import pathlib
+
+# A frame's payload is at most 64 MiB; what is held back is room for the head, the id and the columns beside a result.
+MAX_PACKED = (64 << 20) - (256 << 10)
+_SMALL = 64 << 10  # bytes that are read back at once
+
+NATIVE = frozenset((type(None), bool, int, float, str, bytes, bytearray, list, dict, ExtType, Timestamp))
+PLAIN = frozenset((type(None), bool, int, float, str))  # what reads back exactly without trying
+_DEEP = f"this result is nested too deeply to be kept (the limit is {MAX_DEPTH} levels, {MAX_EXT_DEPTH} of tuples)"
+
+_Convert = Callable[[Any, "_Level"], Any]
+
+
+# --- packing ---------------------------------------------------------------------------------------------------------
+
+
+class _Notes:
+    """What came along in a packing: `merging`, a value of a kind of which two that differ may have become equal;
+    `classes`, one whose class is lost though no plain value is equal to it.
+    """
+
+    __slots__ = ("classes", "merging")
+
+    def __init__(self) -> None:
+        self.merging = self.classes = False
+
+
+class _Level:
+    """One Packer per level of nested extension types: a Packer cannot be entered again while its `default` runs."""
+
+    __slots__ = ("_next", "depth", "notes", "pack")
+
+    def __init__(self, depth: int, notes: _Notes) -> None:
+        self.depth = depth
+        self.notes = notes
+        self._next: _Level | None = None
+        # strict_types, or tuples and IntEnums would silently come back as lists and ints of another kind.
+        self.pack: Callable[[Any], bytes] = Packer(
+            strict_types=True, default=self.convert, unicode_errors="surrogatepass"
+        ).pack
+
+    def deeper(self) -> _Level:
+        if self._next is None:
+            if self.depth >= MAX_EXT_DEPTH:
+                raise ValueError(_DEEP)
+            self._next = _Level(self.depth + 1, self.notes)
+        return self._next
+
+    def convert(self, value: Any) -> Any:
+        """Something msgpack packs natively; it asks once per value, so the steps are all taken here."""
+        for _ in range(MAX_EXT_DEPTH):
+            kind: Any = type(value)
+            value = _converter(kind)(value, self)
+            kind = type(value)
+            if kind in NATIVE and not (kind is int and not -(2**63) <= value < 2**64):
+                return value
+        raise ValueError(_DEEP)
+
+
+class Packing:
+    """The packers and the reader of one thread: they are not safe to share, and making one costs more than a result."""
+
+    def __init__(self) -> None:
+        self._is_careful = False
+        self._renew()
+
+    def _renew(self) -> None:
+        self.notes = _Notes()
+        self.level = _Level(0, self.notes)
+        self._pack = self.level.pack
+        reader = Unpacker(**FAST.options)
+        self._feed: Callable[[bytes], None] = reader.feed
+        self._unpack: Callable[[], Any] = reader.unpack
+
+    def value(self, value: Any) -> bytes:
+        """See `pack_value`."""
+        try:
+            packed = self._pack(value)
+        except RecursionError:
+            raise ValueError(_DEEP) from None
+        except ValueError as error:
+            if "recursion limit" in str(error):
+                raise ValueError(_DEEP) from None
+            raise
+        if len(packed) > UNWEIGHED:
+            merging = self.notes.merging
+            self._renew()  # a Packer's buffer never shrinks
+            self.notes.merging = merging
+        return packed
+
+    def result(self, value: Any) -> bytes:
+        """See `pack_result`."""
+        is_plain = type(value) in PLAIN
+        if is_plain and len(packed := self._pack(value)) <= _SMALL:
+            return packed
+        packed = self.value(value)
+        if len(packed) > MAX_PACKED:
+            size = f"{len(packed) / (1 << 20):.0f} MiB"
+            sentence = f"a result must stay below 64 MiB packed, this one has {size}: write a file, return its path"
+            raise ValueError(sentence)
+        if not is_plain:
+            self._prove(packed, value)
+        return packed
+
+    def _prove(self, packed: bytes, value: Any) -> None:
+        """Raise ValueError unless the bytes read back, as many as they were."""
+        if self._is_careful or self.notes.merging or len(packed) > _SMALL:
+            kept = self._read_slowly(packed, value)
+        else:
+            try:
+                self._feed(packed)
+                kept = self._unpack()
+            except BaseException as error:
+                self._renew()  # the reader is left in the middle of the value
+                if not isinstance(error, Exception):
+                    raise
+                self.notes.merging = True
+                kept = self._read_slowly(packed, value)
+                self._is_careful = True  # where one has keys that are no text, those to come mostly have such too
+        if len(packed) > MAX_DEPTH and is_deeper(packed, kept, MAX_DEPTH):
+            raise ValueError(_DEEP)
+
+    def _read_slowly(self, packed: bytes, value: Any) -> Any:
+        carefully, self.notes.merging = self._is_careful or self.notes.merging, False
+        try:
+            return unpack_value(packed, carefully=carefully)
+        except BatchmillError as error:
+            raise ValueError(unkept("result", value, error)) from None
+
+
+class _Local(threading.local):
+    """A Packing for each thread that asks. A lookup takes longer than packing a number: a lane holds its own."""
+
+    def __init__(self) -> None:
+        self.packing = Packing()
+
+
+def pack_value(value: Any) -> bytes:
+    """The msgpack bytes of `value`.
+
+    Raises TypeError, in a sentence naming the type, for what cannot be kept, and ValueError for what is nested too
+    deeply; an exception of the value's own methods passes through.
+    """
+    return _local.packing.value(value)
+
+
+def pack_result(value: Any) -> bytes:
+    """`pack_value`, and proof that the bytes can be read again: nothing else may be committed.
+
+    Raises as `pack_value`, and ValueError for what is too large or does not read back.
+    """
+    return _local.packing.result(value)
+
+
+def unkept(what: str, value: Any, error: Exception) -> str:
+    """Why a value cannot be kept: `error` came when it was read back."""
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    why = culprit(value, lambda part: unpack_value(pack_value(part), carefully=True)) or reason(cause)
+    return f"this {what} cannot be kept, it does not read back: {why}"
+
+
+def array_header(length: int) -> bytes:
+    """The msgpack bytes that open an array of `length` elements."""
+    if length < 16:
+        return bytes((0x90 | length,))
+    return struct.pack(">BH", 0xDC, length) if length < 1 << 16 else struct.pack(">BI", 0xDD, length)
+
+
+# --- converters: a table by type, filled for subclasses when they are first met ---------------------------------------
+
+
+def _pack_tuple(value: Any, level: _Level) -> ExtType:
+    return ExtType(Ext.TUPLE, level.deeper().pack(list(value)))
+
+
+def _pack_set(value: Any, level: _Level) -> ExtType:
+    # Sorted by bytes: hash seeds differ between processes, and the same set must give the same output.
+    parts = sorted(map(level.deeper().pack, value))
+    return ExtType(Ext.SET if isinstance(value, set) else Ext.FROZENSET, array_header(len(parts)) + b"".join(parts))
+
+
+def _pack_int(value: int, level: _Level) -> ExtType:
+    return ExtType(Ext.INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _pack_moment(code: int, value: dt.datetime | dt.time, level: _Level) -> ExtType:
+    if value.tzinfo is not None and type(value.tzinfo) is not dt.timezone:
+        level.notes.merging = True  # one clock time of two zones differs while they are set back, whatever the offsets
+    text, offset = value.isoformat(), value.utcoffset()
+    # CPython reads an offset of less than a second as none, and a zone may need a date to know its offset.
+    lost = value.tzinfo is not None and (
+        offset is None or (offset.microseconds and type(value).fromisoformat(text).utcoffset() != offset)
+    )
+    if lost:
+        raise TypeError(f"the zone of the {type(value).__name__} {text} cannot be kept; return its isoformat()")
+    return ExtType(code, bytes((value.fold,)) + text.encode())
+
+
+def _pack_path(value: pathlib.PurePath, level: _Level) -> ExtType:
+    import pathlib
+
+    kind = 0 if isinstance(value, pathlib.Path) else 2 if isinstance(value, pathlib.PureWindowsPath) else 1
+    return ExtType(Ext.PATH, bytes((kind,)) + str(value).encode("utf-8", "surrogatepass"))
+
+
+def _pack_enum(value: Enum, level: _Level) -> Any:
+    level.notes.classes = True
+    return value.value
+
+
+def _pack_dataclass(value: Any, level: _Level) -> dict[str, Any]:
+    level.notes.classes = True
+    return fields_of(value)
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, by name."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _pack_numpy(value: Any, level: _Level) -> Any:
+    np, dtype = sys.modules["numpy"], value.dtype
+    if isinstance(value, (str, bytes)) and value[-1:] in ("\0", b"\0"):  # numpy takes them for padding
+        return str.__str__(value) if isinstance(value, str) else memoryview(value).tobytes()
+    descr = dtype.str if dtype.fields is None else np.lib.format.dtype_to_descr(dtype)
+    if dtype.hasobject or np.lib.format.descr_to_dtype(descr) != dtype:
+        raise TypeError(f"a numpy value of dtype {dtype} cannot be kept; return a list, or an array of plain numbers")
+    code = Ext.ARRAY if isinstance(value, np.ndarray) else Ext.SCALAR
+    raw = value.tobytes() if dtype.itemsize else b""  # numpy.str_("") has no size, but four bytes
+    return ExtType(code, level.deeper().pack([descr, list(value.shape), raw]))
+
+
+_EXACT: dict[type, _Convert] = {
+    int: _pack_int,  # only those that msgpack has no room for come here
+    tuple: _pack_tuple,
+    set: _pack_set,
+    frozenset: _pack_set,
+    complex: lambda value, _: ExtType(Ext.COMPLEX, struct.pack(">dd", value.real, value.imag)),
+    dt.datetime: lambda value, level: _pack_moment(Ext.DATETIME, value, level),
+    dt.date: lambda value, _: ExtType(Ext.DATE, value.isoformat().encode()),
+    dt.time: lambda value, level: _pack_moment(Ext.TIME, value, level),
+    dt.timedelta: lambda value, _: ExtType(
+        Ext.TIMEDELTA, struct.pack(">iii", value.days, value.seconds, value.microseconds)
+    ),
+}
+_EXACT_ONCE_IMPORTED: dict[str, _Convert] = {
+    "decimal.Decimal": lambda value, _: ExtType(Ext.DECIMAL, str(value).encode()),
+    "fractions.Fraction": lambda value, level: ExtType(
+        Ext.FRACTION, level.deeper().pack([value.numerator, value.denominator])
+    ),
+    "uuid.UUID": lambda value, _: ExtType(Ext.UUID, value.bytes),
+}
+# Subclasses of datetime, Decimal and the like are not here: pandas.Timestamp is one, and would lose its nanoseconds.
+# Equality may be theirs alone (a text that is equal to itself only): as plain values they can be equal.
+_BASES: tuple[tuple[type, _Convert], ...] = (
+    (Enum, _pack_enum),
+    (str, lambda value, _: str.__str__(value)),
+    (int, lambda value, _: int.__int__(value)),
+    (float, lambda value, _: float.__float__(value)),
+    (bytes, lambda value, _: memoryview(value).tobytes()),
+    (bytearray, lambda value, _: memoryview(value).tobytes()),
+    (tuple, lambda value, level: _pack_tuple(_all_of(value, tuple), level)),
+    (list, lambda value, _: _all_of(value, list)),
+    (set, lambda value, level: _pack_set(_all_of(value, set), level)),
+    (frozenset, lambda value, level: _pack_set(_all_of(value, frozenset), level)),
+    (Mapping, lambda value, _: _all_of(value, dict)),
+)
+
+
+def _all_of(value: Any, kind: Any) -> Any:
+    """A relative of `kind` as that; raises TypeError where it has more in it than that can hold."""
+    kept = kind(value)
+    if len(kept) != len(value):
+        name, less = type(value).__name__, f"as a {kind.__name__} it has {len(kept)}"
+        raise TypeError(f"a {name} of {len(value)} entries cannot be kept: {less}; return a list of them")
+    return kept
+
+
+def _merging(convert: _Convert) -> _Convert:
+    """`convert`, for kinds of which two that differ may become equal."""
+
+    def converted(value: Any, level: _Level) -> Any:
+        level.notes.merging = True
+        return convert(value, level)
+
+    return converted
+
+
+@functools.lru_cache(maxsize=512)  # by type; bounded, as a function may make classes as it goes
+def _converter(kind: Any) -> _Convert:
+    if kind in _EXACT:
+        return _EXACT[kind]
+    np: Any = sys.modules.get("numpy")
+    if np is not None and (kind in (np.ndarray, np.memmap) or issubclass(kind, np.generic)):
+        return _pack_numpy if kind.__module__ == "numpy" else _merging(_pack_numpy)
+    for name, convert in _EXACT_ONCE_IMPORTED.items():
+        if kind is imported(name):
+            return convert
+    if issubclass(kind, imported("pathlib.PurePath") or ()):
+        return _pack_path
+    for base, convert in _BASES:
+        if issubclass(kind, base):
+            return _merging(convert)
+    if dataclasses.is_dataclass(kind):
+        return _pack_dataclass
+    raise TypeError(
+        f"a result of type {kind.__name__!r} cannot be kept; return a list, or write a file and return its path"
+    )
+
+
+def current() -> Packing:
+    """The Packing of this thread."""
+    return _local.packing
+
+
+_local = _Local()

@@ -1,0 +1,13 @@
+"""From the bytes of INPUTs to items.
+
+    streams      bytes of files, pipes and iterables, read ahead
+    formats      what a format means: where a record ends, how it is parsed, what its id is; `tables`: csv and tsv
+    sources      chunks of whole records, in the parent, which never parses them
+    items        a record to an item with an id, in a worker
+    json_choice  whether JSON is read with json or orjson; `fast_json` is the way with orjson
+    rewrite      failed items as an input again
+
+May import: ground, system, files, codec.
+"""
+
+__all__ = ["formats", "items", "json_choice", "rewrite", "sources", "streams"]

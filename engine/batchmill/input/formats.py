@@ -1,0 +1,342 @@
+"""Owns what an input format means: where items end, how one is parsed, what its id is. Never opens or reads a file.
+
+A block is bytes that hold whole records, each closed by the format's separator but perhaps the last. The parent cuts
+and splits blocks without looking into records; a lane parses them. Adding a format is adding a row to `FORMATS`.
+
+In a table (csv, tsv) a separator inside of quotes closes nothing, so what is cut and counted are a block's `marks`: the
+block itself for all other formats. The header of a table is no record; it travels with each chunk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from batchmill.codec.outcomes import digest_id, unpack_value
+from batchmill.errors import CheckpointDamaged, InvalidUsage
+from batchmill.input.tables import Table
+from batchmill.model import Chunk
+from batchmill.settings import FORMATS as NAMES
+
+MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
+MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
+Parse = Callable[[bytes], Any]  # a record to its item; raises BadItem
+_NEAR = 64  # records; fewer than this are found one by one, more by estimate and count
+
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "lines",
+    ".list": "lines",
+}
+_COMPRESSED = (".gz", ".bz2", ".xz")
+
+
+class BadItem(Exception):
+    """A record that is no item: it becomes a failed item with this type name, message and traceback (text)."""
+
+    def __init__(self, type: str, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How records of a format are cut and parsed.
+
+    `separator` is one byte. `trim` takes away what surrounds a record (a carriage return, blanks) and leaves nothing
+    of a blank one, which is passed over. `parse` turns a trimmed record into the item and raises BadItem where it
+    cannot; a `table` has none, for its rows mean something under a header only: `parser` gives it. `content_is_bytes`
+    is False where a record only names its content (files), so that equal bytes do not mean equal items.
+    """
+
+    name: str
+    separator: bytes
+    trim: Callable[[bytes], bytes]
+    parse: Callable[[bytes], Any] | None
+    content_is_bytes: bool = True
+    table: Table | None = None
+
+    def parser(self, header: bytes) -> Callable[[bytes], Any]:
+        """`parse`, for records of an INPUT with that header (b"" where it has none)."""
+        if self.table is not None:
+            return _row_parser(self.table, header)
+        assert self.parse is not None
+        return self.parse
+
+    def marks(self, data: bytes) -> bytes:
+        """`data`, which begins with a record, with the separators that close none blanked out; as long as `data`."""
+        return data if self.table is None else self.table.marks(data)
+
+    def count(self, data: bytes) -> int:
+        """Records in a block."""
+        return count_records(self.marks(data), self.separator)
+
+    def head(self, data: bytes, records: int) -> bytes:
+        """The first `records` records of a block that has more."""
+        return data[: cut(self.marks(data), 0, records, self.separator)[0]]
+
+    def split(self, data: bytes) -> list[bytes]:
+        """The records of a block, without their separators."""
+        marks = self.marks(data)
+        records = split_records(marks, self.separator)
+        if marks is data:
+            return records
+        ends = list(accumulate(len(record) + 1 for record in records))
+        return [data[end - len(record) - 1 : end - 1] for record, end in zip(records, ends)]
+
+    def lines(self, data: bytes, records: int) -> int:
+        """Lines that the `records` whole records in `data` take up."""
+        return records if self.table is None else data.count(b"\n")
+
+    def line_offsets(self, data: bytes) -> Sequence[int] | None:
+        """How many lines of a block come before each of its records; None where those are its records."""
+        if self.table is None or self.marks(data) is data:
+            return None
+        return [0, *accumulate(record.count(b"\n") + 1 for record in self.split(data))]
+
+    def line_at(self, chunk: Chunk, offset: int) -> int:
+        """The line of a record of a chunk, 1-based within its INPUT."""
+        offsets = None if isinstance(chunk.data, tuple) or not offset else self.line_offsets(chunk.data)
+        return chunk.line + (offset if offsets is None else offsets[offset])
+
+    def kept(self, header: bytes, record: bytes) -> bytes:
+        """What the checkpoint keeps of a record: enough to read it alone. A row comes with its header."""
+        return record if self.table is None else b"%b\n%b" % (header, record)
+
+    def of_kept(self, data: bytes) -> tuple[bytes, bytes]:
+        """(header, record) of what `kept` made; raises CheckpointDamaged for anything else."""
+        if self.table is None:
+            return b"", data
+        end = self.marks(data).find(b"\n")
+        if end < 0:
+            raise CheckpointDamaged("a row was kept without its header")
+        return data[:end], data[end + 1 :]
+
+
+_scan_json: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # half the cost of json.loads, which does what follows here in Python
+
+
+def _parse_json(raw: bytes) -> Any:
+    try:
+        text = raw.decode()
+        item, end = _scan_json(text, 0)
+        return item if end == len(text) else json.loads(text)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error) from None
+    except StopIteration as error:
+        raise BadItem("JSONDecodeError", f"not valid JSON: Expecting value at column {error.value + 1}") from None
+    except json.JSONDecodeError as error:  # its own text counts lines from this record's beginning, and misleads
+        raise BadItem("JSONDecodeError", f"not valid JSON: {error.msg} at column {error.pos + 1}") from None
+    except ValueError as error:
+        raise BadItem("JSONDecodeError", f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise BadItem("JSONDecodeError", "not valid JSON: nested too deeply") from None
+
+
+def _not_utf8(error: UnicodeDecodeError) -> BadItem:
+    return BadItem("UnicodeDecodeError", f"not valid UTF-8: {error.reason} at byte {error.start}")
+
+
+def _parse_line(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error) from None
+
+
+def _parse_path(raw: bytes) -> str:
+    # What os.fsdecode does on every system with a file system of bytes: names that are not UTF-8 survive.
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _trim_line(raw: bytes) -> bytes:
+    return raw.removesuffix(b"\r") if raw.strip() else b""
+
+
+def _trim_row(raw: bytes) -> bytes:  # blanks are cells
+    return raw.removesuffix(b"\r")
+
+
+def _row_parser(table: Table, header: bytes) -> Callable[[bytes], dict[str, str]]:
+    read = table.reader(header)
+
+    def parse(raw: bytes) -> dict[str, str]:
+        try:
+            return read(raw)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error) from None
+        except ValueError as error:
+            raise BadItem("BadRow", str(error)) from None
+
+    return parse
+
+
+FORMATS = {
+    "jsonl": Format("jsonl", b"\n", bytes.strip, _parse_json),
+    "csv": Format("csv", b"\n", _trim_row, None, table=Table(",")),
+    "tsv": Format("tsv", b"\n", _trim_row, None, table=Table("\t")),
+    "lines": Format("lines", b"\n", _trim_line, _parse_line),
+    "null": Format("null", b"\0", bytes, _parse_line),
+    "files": Format("files", b"\0", bytes, _parse_path, content_is_bytes=False),
+}
+_ALL = ", ".join(NAMES[1:-1]) + f" or {NAMES[-1]}"
+GIVE_FORMAT = f"give --format {_ALL}"
+
+
+def kept_item(name: str, kept: bytes) -> Any:
+    """The item as its function saw it, of what the checkpoint keeps of one of that format; else its text."""
+    if name not in FORMATS:  # Python items
+        try:
+            return unpack_value(kept)
+        except CheckpointDamaged:
+            return kept.decode("utf-8", "surrogateescape")
+    format, record = FORMATS[name], kept
+    try:
+        header, record = format.of_kept(kept)
+        return format.parser(header)(format.trim(record))
+    except (BadItem, ValueError, CheckpointDamaged):
+        return record.decode("utf-8", "surrogateescape")
+
+
+def format_of(name: str) -> str:
+    """The format that a file name's suffix stands for; raises InvalidUsage naming `--format` where it stands for none.
+
+    Compression suffixes are seen through.
+    """
+    stem = name.lower()
+    for suffix in _COMPRESSED:
+        stem = stem.removesuffix(suffix)
+    dot = stem.rfind(".")
+    suffix = stem[dot:] if dot > stem.rfind("/") else ""
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    if suffix == ".json":
+        raise InvalidUsage(
+            f"{name}: a .json document is not a list of items",
+            f"make one with `jq -c '.[]' {name} > {name[:-5]}.jsonl`, or give --format jsonl if it has one item a line",
+        )
+    raise InvalidUsage(f"the format of {name} is not known", GIVE_FORMAT)
+
+
+def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> tuple[int, int]:
+    """Where the next `records` records of `data` (its marks) end: (offset after the last separator, records found).
+
+    Finds fewer when there are not so many closed records. Costs no per-record work for many records: it
+    estimates an end from the mean length so far, counts separators, and corrects.
+    """
+    position, found, size = start, 0, len(data)
+    mean = 0.0
+    while found < records:
+        missing = records - found
+        if missing <= _NEAR or not mean:
+            for _ in range(min(missing, _NEAR)):
+                end = data.find(separator, position)
+                if end < 0:
+                    return position, found
+                position, found = end + 1, found + 1
+        else:
+            guess = data.rfind(separator, position, min(size, position + max(1, int(0.9 * missing * mean))))
+            if guess < 0:
+                mean = 0.0
+                continue
+            counted = data.count(separator, position, guess + 1)
+            if counted > missing:
+                mean *= 0.5 * missing / counted
+                continue
+            position, found = guess + 1, found + counted
+        mean = (position - start) / found
+    return position, found
+
+
+def count_records(data: bytes, separator: bytes) -> int:
+    """Records in a block: its separators, and one more where the last record has none."""
+    return data.count(separator) + (1 if data and not data.endswith(separator) else 0)
+
+
+def split_records(data: bytes, separator: bytes) -> list[bytes]:
+    """The records of a block, without their separators."""
+    records = data.split(separator)
+    if not records[-1]:
+        records.pop()
+    return records
+
+
+PLAIN_IDS = frozenset((str, int, float, bool))  # the types of values that are ids as they are
+_SCALARS = tuple(PLAIN_IDS)
+
+
+@dataclass(frozen=True, slots=True)
+class IdRule:
+    """How an item's id is found: the field `field_name`, or (None) the rule of DESIGN.md section 3."""
+
+    field_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The rule's name, as the checkpoint's META keeps it."""
+        return "auto" if self.field_name is None else f"field:{self.field_name}"
+
+    @property
+    def field(self) -> str:
+        """The field of an object that is its id, where it has one of PLAIN_IDS."""
+        return self.field_name or "id"
+
+    def id_of(self, item: Any, raw: bytes) -> Any:
+        """The id of an item whose record is `raw`; raises BadItem where the named field is missing or no scalar."""
+        if self.field_name is not None:
+            return self._field(item, self.field_name)
+        if type(item) is dict:
+            found = item.get("id")
+            if found is not None and isinstance(found, _SCALARS):
+                return found
+            return digest_id(raw)
+        if type(item) is str:
+            return item if len(item) <= MAX_OWN_ID and len(raw) <= MAX_OWN_ID else digest_id(raw)
+        if type(item) in (int, float):
+            return item if len(raw) <= MAX_OWN_ID else digest_id(raw)
+        return digest_id(raw)
+
+    @staticmethod
+    def _field(item: Any, name: str) -> Any:
+        found = item.get(name) if isinstance(item, dict) else None
+        if found is None or not isinstance(found, _SCALARS):
+            what = "has no" if found is None else "has a list or an object in its"
+            raise BadItem("MissingId", f"the item {what} field {name!r} (--id-field)")
+        return found
+
+
+def divide(chunk: Chunk, at: int, format: Format | None) -> tuple[Chunk, Chunk]:
+    """A chunk as two: its first `at` records and the rest (0 < at < chunk.records). Python items have no format."""
+    middle = lines = at
+    if isinstance(chunk.data, bytes):
+        assert format is not None
+        head_data = format.head(chunk.data, at)
+        middle, lines = len(head_data), format.lines(head_data, at)
+    skip, ids, earlier, numbers = chunk.skip, chunk.ids, chunk.earlier, chunk.numbers
+    head = chunk._replace(
+        records=at,
+        data=chunk.data[:middle],
+        skip=skip and skip[:at],
+        ids=ids and ids[:at],
+        numbers=numbers and numbers[:at],
+        earlier=earlier and {offset: e for offset, e in earlier.items() if offset < at},
+    )
+    tail = chunk._replace(
+        first=chunk.first + at,
+        line=chunk.line + lines,
+        records=chunk.records - at,
+        data=chunk.data[middle:],
+        skip=skip and skip[at:],
+        ids=ids and ids[at:],
+        numbers=numbers and numbers[at:],
+        earlier=earlier and {offset - at: e for offset, e in earlier.items() if offset >= at},
+    )
+    return head, tail

@@ -1,0 +1,62 @@
+"""Owns failed items as the next input: as they were, a table's rows under one header. Never reads a checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+
+from batchmill.input.formats import BadItem, Format
+
+
+def as_input(format: Format | None, kept: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
+    """Items as the checkpoint keeps them (`kept` gives them, each time anew) as the parts of an INPUT of that format.
+
+    `format` is None for Python items.
+    """
+    if format is not None and format.table is not None:
+        yield from _as_table(format, kept)
+        return
+    end = b"\0" if format is not None and format.name == "null" else b"\n"
+    for item in kept():
+        yield item.removesuffix(b"\n") + end
+
+
+def _as_table(format: Format, kept: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
+    headers = dict.fromkeys(format.of_kept(item)[0] for item in kept())
+    rows = _rows(format, kept(), list(headers)) if len(headers) > 1 else (format.of_kept(item)[1] for item in kept())
+    unclosed = []
+    for number, row in enumerate(rows):
+        if not number:
+            yield _line(format, _union(format, headers)) if len(headers) > 1 else b"%b\n" % next(iter(headers))
+        if format.marks(row + b"\n").endswith(b"\n"):
+            yield row + b"\n"
+        else:
+            unclosed.append(row)  # it would take in those that follow
+    yield b"\n".join(unclosed)
+
+
+def _rows(format: Format, kept: Iterable[bytes], headers: Iterable[bytes]) -> Iterator[bytes]:
+    """Rows that stand under different headers, under all of their columns; those that are none stay as they are."""
+    columns = _union(format, headers)
+    parsers = {header: format.parser(header) for header in headers}
+    for item in kept:
+        header, row = format.of_kept(item)
+        try:
+            cells = parsers[header](row)
+        except BadItem:
+            yield row
+        else:
+            yield _line(format, [cells.get(column, "") for column in columns])[:-1]
+
+
+def _union(format: Format, headers: Iterable[bytes]) -> list[str]:
+    assert format.table is not None
+    return list(dict.fromkeys(name for header in headers for name in format.table.names(header)))
+
+
+def _line(format: Format, cells: Iterable[str]) -> bytes:
+    assert format.table is not None
+    text = io.StringIO()
+    csv.writer(text, delimiter=format.table.delimiter, lineterminator="\r\n").writerow(cells)
+    return text.getvalue()[:-2].encode() + b"\n"

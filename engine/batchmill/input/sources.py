@@ -1,0 +1,383 @@
+"""Owns the way from INPUTs, standard input or Python iterables to chunks: lazily and in bounded memory. Never parses.
+
+Two sources with one face (Source): ByteSource cuts blocks of whole records out of files and pipes, ItemSource collects
+the items of an iterable. Local files are read in the loop's own thread; whatever can stall (pipes, compressed files,
+generators) is pulled by a feeder thread, which calls `notify` when the loop should look again (TRAPS.md 13).
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import replace
+from typing import Any, Protocol
+
+from batchmill.codec.outcomes import kept_id
+from batchmill.errors import InputBroken, ItemError
+from batchmill.files.conflicts import NO_FILES, OwnFiles
+from batchmill.input import formats
+from batchmill.input.formats import MAX_ITEM, Format
+from batchmill.input.streams import BOM, UNREADABLE, Census, Feed, Headed, Notify, check_inputs, listing, opener
+from batchmill.model import Chunk
+from batchmill.system import threads
+from batchmill.text import describe
+
+MAX_CHUNK = 4 << 20  # bytes of a chunk, but for a single record that is longer
+_KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
+_PARTING = 0.5  # seconds in which an iterable may give one more item: it may also wait for ever
+_STALE = 0.02  # seconds after which items that were pulled go out, even if fewer than asked for
+
+
+class Source(Protocol):
+    """Where chunks come from."""
+
+    def take(self, records: int) -> Chunk | None:
+        """The next chunk of up to `records` records; None where there is none now, or (`ended`) none any more."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether all input was taken."""
+
+    @property
+    def position(self) -> int:
+        """Records taken so far: the position of the next one."""
+
+    @property
+    def total(self) -> int | None:
+        """Records in the whole input (blank ones included), None while that is not known."""
+
+    @property
+    def remaining(self) -> float | None:
+        """About how many records are left, None where nobody knows."""
+
+    def close(self) -> None:
+        """Let go of files and threads."""
+
+
+class ByteSource:
+    """Blocks of whole records out of INPUTs, one after the other. A chunk never spans two of them."""
+
+    def __init__(self, inputs: Sequence[str], format: Format, notify: Notify, own: OwnFiles = NO_FILES) -> None:
+        """Check that all INPUTs are there; raises InputMissing, or InvalidUsage for a directory.
+
+        The run's `own` files are no items of `--format files`.
+        """
+        self._format = format
+        self._separator = format.separator
+        self._names = list(inputs)
+        if format.name == "files":
+            self._openers: list[Callable[[], Feed]] = [lambda: listing(self._names, own)]
+            self._label = ["the files"]
+        else:
+            self._openers = [opener(name, notify) for name in self._names]
+            self._label = self._names
+        check_inputs(self._names, directories=format.name == "files")
+        self._census = Census(self._names, format, own)
+        self._feed: Feed | None = None
+        self._input = -1
+        self._buffer = b""
+        self._marks = b""  # of the buffer: where its records end (formats.py)
+        self._offset = 0
+        self._line = 1
+        self._headed: Headed | None = None  # the current feed, where it is a table's
+        self._drained = True  # the current feed has given all its bytes
+        self._may_have_bom = False
+        self._broken: InputBroken | None = None  # raised once all whole records before it were taken
+        self._bytes = 0  # taken so far, to tell the mean length of a record
+        self._long: bytes | None = None  # the beginning of a record that is being passed over
+        self._long_lines = 0
+        self._is_open = False  # what was let go of it ends inside of quotes
+        self.position = 0
+        self.ended = False
+
+    @property
+    def total(self) -> int | None:
+        """See Source."""
+        return self.position if self.ended else self._census.total
+
+    @property
+    def remaining(self) -> float | None:
+        """See Source: by count once the inputs were counted, else by bytes."""
+        if self._census.total is not None:
+            return max(0, self._census.total - self.position)
+        if self._census.size is None or not self.position:
+            return None
+        return max(0.0, (self._census.size - self._bytes) * self.position / max(1, self._bytes))
+
+    def take(self, records: int) -> Chunk | None:
+        """See Source. Raises InputBroken where the input ends in an error of its own."""
+        if self._long is not None:
+            return self._too_long()
+        while self.look(1):
+            end, found = formats.cut(self._marks, self._offset, records, self._separator)
+            if end - self._offset > MAX_CHUNK and found > 1:
+                end, found = self._cut_bytes(MAX_CHUNK)
+            have, size = len(self._buffer) - self._offset, end - self._offset
+            if found < records and have <= (MAX_CHUNK if found else MAX_ITEM) and self._more():
+                continue
+            if (size - 1 if found else have) > MAX_ITEM:
+                return self._too_long()
+            if found:
+                return self.claim(size, found)
+            # No separator is at hand: an INPUT's last record, or one that is not all here yet, or never will be.
+            if self._broken is not None:
+                raise self._broken
+            return self.claim(have, 1) if self._drained else None
+        return None
+
+    def look(self, size: int) -> int:
+        """Have `size` bytes of the current INPUT at hand if it has so many; how many there are (0: none now).
+
+        Raises InputBroken where there are none because the input ended in an error.
+        """
+        while len(self._buffer) - self._offset < size:
+            if not self._more() and (len(self._buffer) > self._offset or not self._open_next()):
+                break
+        have = len(self._buffer) - self._offset
+        if not have and self._broken is not None:
+            raise self._broken
+        return have
+
+    @property
+    def window(self) -> tuple[bytes, bytes, int]:
+        """The buffered bytes, their marks and the offset of the next record in them."""
+        return self._buffer, self._marks, self._offset
+
+    @property
+    def header(self) -> bytes:
+        """The header of the current INPUT, b"" where it has none."""
+        return b"" if self._headed is None else self._headed.header
+
+    @property
+    def at_end_of_input(self) -> bool:
+        """Whether the buffer holds all that is left of the current INPUT."""
+        return self._drained
+
+    def claim(self, size: int, records: int) -> Chunk:
+        """Take the next `size` bytes, which are `records` whole records."""
+        data = self._buffer[self._offset : self._offset + size]
+        self._offset += size
+        self._bytes += size
+        return self._chunk(data, records, self._format.lines(data, records))
+
+    def _chunk(self, data: bytes, records: int, lines: int) -> Chunk:
+        """The next records as a chunk; they take up so many lines."""
+        header, before = (b"", 0) if self._headed is None else (self._headed.header, self._headed.lines)
+        chunk = Chunk(self.position, before + self._line, self._input, records, data, header=header)
+        self.position += records
+        self._line += lines
+        return chunk
+
+    def close(self) -> None:
+        """See Source."""
+        self._census.stop()
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+
+    def _cut_bytes(self, size: int) -> tuple[int, int]:
+        end = self._marks.rfind(self._separator, self._offset, self._offset + size) + 1
+        if not end:
+            return formats.cut(self._marks, self._offset, 1, self._separator)
+        return end, self._marks.count(self._separator, self._offset, end)
+
+    def _too_long(self) -> Chunk | None:
+        """Pass over the next record, which is too long to be an item: a chunk of its beginning, with its verdict.
+
+        None while the rest of the record has not come; what came is let go, and `take` goes on here.
+        """
+        if self._long is None:
+            self._long = self._buffer[self._offset : self._offset + _KEPT]
+            self._long_lines = 0
+        end = self._marks.find(self._separator, self._offset)
+        while end < 0:
+            self._let_go(len(self._buffer))
+            if not self._more():
+                if not self._drained and self._broken is None:
+                    return None
+                break
+            end = self._marks.find(self._separator)
+        self._let_go(end + 1 if end >= 0 else 0)
+        kept, self._long, self._is_open = self._long, None, False
+        remedy = "write a file, list its path" if self._format.table is None else "a quote may not be closed"
+        verdict = ItemError("ItemTooLarge", f"the item is larger than {MAX_ITEM >> 20} MiB: {remedy}")
+        return self._chunk(kept, 1, max(1, self._long_lines))._replace(verdict=verdict)
+
+    def _let_go(self, end: int) -> None:
+        """Forget the buffer up to `end`: it belongs to a record that is passed over."""
+        gone, self._offset = self._buffer[self._offset : end], end
+        if end == len(self._buffer):
+            self._buffer, self._marks, self._offset = b"", b"", 0
+        self._bytes += len(gone)
+        if self._format.table is not None:
+            self._long_lines += gone.count(b"\n")
+            self._is_open ^= self._format.table.is_open(gone)
+
+    def _more(self) -> bool:
+        """Read on in the current INPUT; False where it has no more, or none yet."""
+        if self._drained or self._feed is None or self._broken is not None:
+            return False
+        block = self._read()
+        if block is None:
+            return False
+        if not block:
+            self._drained = True
+            return False
+        self._buffer = self._buffer[self._offset :] + block
+        self._offset = 0
+        if self._may_have_bom and len(self._buffer) >= len(BOM):
+            self._may_have_bom = False
+            self._buffer = self._buffer.removeprefix(BOM)
+        # Within a record that is passed over, a quote may have been opened by what was let go.
+        self._marks = self._format.marks(b'"' + self._buffer)[1:] if self._is_open else self._format.marks(self._buffer)
+        return True
+
+    def _read(self) -> bytes | None:
+        assert self._feed is not None
+        try:
+            return self._feed.read()
+        except UNREADABLE as error:
+            name = self._label[self._input]
+            self._broken = InputBroken(f"{name} cannot be read to its end: {error}", "what was read before it is kept")
+            self._broken.__cause__ = error
+            return None
+
+    def _open_next(self) -> bool:
+        """Go on to the next INPUT; False where the current one may still give bytes, or none is left."""
+        if not self._drained:
+            return False
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+        if self._input + 1 >= len(self._openers):
+            self.ended = True
+            return False
+        self._input += 1
+        self._feed = self._openers[self._input]()
+        if self._format.table is not None:
+            self._feed = self._headed = Headed(self._feed, self._names[self._input], self._format)
+        self._buffer, self._marks, self._offset, self._line, self._drained = b"", b"", 0, 1, False
+        self._may_have_bom = self._format.name != "files" and self._headed is None
+        return True
+
+
+class ItemSource:
+    """The items of an iterable, pulled by a thread only when the loop has asked for them.
+
+    `id` gives an item's id, or is None; where it raises, the item is a failed one. What the iterable raises comes out
+    of `take`, after what came before.
+    """
+
+    def __init__(self, items: Iterable[Any], id: Callable[[Any], Any] | None, notify: Notify) -> None:
+        self._total = len(items) if isinstance(items, Sized) else None
+        self._notify = notify
+        self._pulled: deque[Any] = deque()
+        self._demand = 0
+        self._asked = threading.Condition()
+        self._asked_at = 0.0
+        self._over = False
+        self._error: BaseException | None = None
+        self.position = 0
+        self.ended = False
+        self._id = id
+        self._thread = threads.start(self._pull, "feeder", items)
+
+    def _pull(self, items: Iterable[Any]) -> None:
+        try:
+            iterator = iter(items)
+            while self._is_asked():
+                item = next(iterator)
+                pickled = _pickled(item)
+                self._pulled.append(pickled if self._id is None else (pickled, _plain_id(self._id, item)))
+                if len(self._pulled) >= self._demand:
+                    self._notify()
+        except StopIteration:
+            pass
+        except BaseException as error:
+            self._error = error
+        self._over = True
+        self._notify()
+
+    def _is_asked(self) -> bool:
+        """Wait until the loop wants more than there is; False when it wants no more at all."""
+        if len(self._pulled) >= self._demand:
+            with self._asked:
+                self._asked.wait_for(lambda: len(self._pulled) < self._demand or self._over)
+        return not self._over
+
+    @property
+    def total(self) -> int | None:
+        """See Source."""
+        return self.position if self.ended else self._total
+
+    @property
+    def remaining(self) -> float | None:
+        """See Source."""
+        return None if self._total is None else max(0, self._total - self.position)
+
+    def take(self, records: int) -> Chunk | None:
+        """See Source. Raises what the iterable raised."""
+        over = self._over
+        if len(self._pulled) < records and not over:
+            self._ask(records)
+            if not self._pulled or time.monotonic() - self._asked_at < _STALE:
+                return None
+        taken = [self._pulled.popleft() for _ in range(min(records, len(self._pulled)))]
+        self._asked_at, self._demand = 0.0, 0
+        if not taken:
+            self.ended = True
+            if self._error is not None:
+                raise self._error
+            return None
+        items, ids = zip(*taken) if self._id is not None else (tuple(taken), None)
+        chunk = Chunk(self.position, self.position + 1, 0, len(taken), tuple(items), ids=ids)
+        self.position += len(taken)
+        return chunk
+
+    def _ask(self, records: int) -> None:
+        if not self._asked_at:
+            self._asked_at = time.monotonic()
+        with self._asked:
+            self._demand = records
+            self._asked.notify()
+
+    def close(self) -> None:
+        """See Source."""
+        with self._asked:
+            self._over = True
+            self._asked.notify()
+        self._thread.join(_PARTING)
+
+
+def _plain_id(id_of: Callable[[Any], Any], item: Any) -> Any:
+    """The id of an item as the checkpoint will have it, or why there is none.
+
+    A lane that cannot unpickle an id of the script's own class would die of it, and the next one too.
+    """
+    try:
+        id = id_of(item)
+    except BaseException as error:
+        return _failed("no id was given for this item", error)
+    if type(id) in (str, int):
+        return id
+    try:
+        return kept_id(id)
+    except BaseException as error:  # of the id's own methods it may be any
+        return _failed("the id given for this item cannot be kept", error)
+
+
+def _pickled(item: Any) -> bytes | ItemError:
+    """One item, pickled by itself: one that cannot be costs one item, on either side."""
+    try:
+        return pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+    except BaseException as error:  # of the item's own methods it may be any
+        return _failed("the item cannot be sent to a worker", error)
+
+
+def _failed(sentence: str, error: BaseException) -> ItemError:
+    """What an item is failed with here, where it cost nobody more than itself."""
+    why = describe(error)
+    return replace(why, message=f"{sentence}: {why.message}")

@@ -1,0 +1,315 @@
+"""Owns the bytes of INPUTs: opening, unpacking, reading ahead, counting. Never cuts them into records.
+
+Local files are read in the loop's own thread. Whatever can stall (pipes, compressed files) is read by a feeder thread,
+which calls `notify` when the loop should look again (TRAPS.md 13).
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import queue
+import stat
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol
+
+from batchmill.errors import BatchmillError, InputMissing, InvalidUsage, OutOfResources
+from batchmill.files.conflicts import NO_FILES, OwnFiles
+from batchmill.input.formats import MAX_ITEM, Format
+from batchmill.system import threads
+from batchmill.system.scarcity import limit_met
+
+BLOCK = 1 << 20  # bytes read at once
+MAX_HEADER = 1 << 20  # bytes of a table's first row
+BOM = b"\xef\xbb\xbf"
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+Notify = Callable[[], None]
+
+
+class Feed(Protocol):
+    """Bytes of one INPUT: `read` gives the next ones, b"" at the end, None where there are none yet."""
+
+    def read(self) -> bytes | None:
+        """See the class."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class _Direct:
+    """Feed of a local file or of listed paths, read in the caller's thread."""
+
+    def __init__(self, read: Callable[[], bytes], close: Callable[[], None]) -> None:
+        self.read = read
+        self.close = close
+
+
+class _Threaded:
+    """Feed of whatever may stall, be it when it is opened: a thread reads ahead, a few blocks at most."""
+
+    def __init__(self, blocks: Iterator[bytes], notify: Notify) -> None:
+        self._all, self._notify = blocks, notify
+        self._blocks: queue.Queue[bytes | Exception] = queue.Queue(4)
+        self._closed = False
+        threads.start(self._pull, "feeder")
+
+    def _pull(self) -> None:
+        block: bytes | Exception = b"-"
+        while block and not isinstance(block, Exception) and not self._closed:
+            try:
+                block = next(self._all, b"")
+            except Exception as error:
+                block = error
+            self._blocks.put(block)
+            self._notify()
+
+    def read(self) -> bytes | None:
+        try:
+            block = self._blocks.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(block, Exception):
+            raise block
+        return block
+
+    def close(self) -> None:
+        # The thread may be inside a read that never ends; it is a daemon, and its file is closed with the process.
+        self._closed = True
+        while not self._blocks.empty():
+            self._blocks.get_nowait()
+
+
+class Headed:
+    """Feed of a table without its header, which is in `header` once `read` has given anything; `lines` are its lines.
+
+    `read` raises InvalidUsage for a header that cannot be one.
+    """
+
+    def __init__(self, feed: Feed, name: str, format: Format) -> None:
+        self._feed, self._name, self._format = feed, name, format
+        self._begun = b""
+        self._is_past = False
+        self.header = b""
+        self.lines = 0
+        self.close = feed.close
+
+    def read(self) -> bytes | None:
+        """See Feed."""
+        while not self._is_past:
+            block = self._feed.read()
+            if block is None:
+                return None
+            rest = self._look(block)
+            if rest:
+                return rest
+        return self._feed.read()
+
+    def _look(self, block: bytes) -> bytes:
+        """Take in one more block; what follows the header in it."""
+        self._begun = (self._begun + block).removeprefix(BOM)  # first of all: a quote may follow it
+        end = self._format.marks(self._begun).find(b"\n")
+        if end < 0 and block and len(self._begun) <= MAX_HEADER:
+            return b""
+        self._is_past = True
+        whole, rest = (self._begun, b"") if end < 0 else (self._begun[:end], self._begun[end + 1 :])
+        self._begun = b""
+        if whole or end >= 0:  # an empty file has no header, and needs none
+            self.lines = whole.count(b"\n") + 1
+            self.header = whole.removesuffix(b"\r")
+            column_names(self._name, self._format, self.header)
+        return rest
+
+
+def column_names(name: str, format: Format, header: bytes) -> list[str]:
+    """The columns of the INPUT `name`; raises InvalidUsage where its header names none."""
+    assert format.table is not None
+    try:
+        if len(header) > MAX_HEADER:
+            raise ValueError("the header does not end within 1 MiB (a quote may not be closed)")
+        return format.table.names(header)
+    except ValueError as error:
+        raise InvalidUsage(f"{name}: {error}", "correct the first line: it names the columns") from None
+
+
+def columns_of(name: str, format: Format) -> list[str] | None:
+    """The columns of an INPUT that can be looked at before it is read, None for others; raises InvalidUsage."""
+    if name == "-" or not os.path.isfile(name):
+        return None
+    try:
+        with _OPENERS.get(os.path.splitext(name)[1].lower(), open)(name, "rb") as file:
+            headed = Headed(_Direct(lambda: bytes(file.read(1 << 14)), file.close), name, format)
+            headed.read()
+    except UNREADABLE:
+        return None  # the run says so, after what can be read
+    return column_names(name, format, headed.header) if headed.lines else None
+
+
+def check_inputs(names: Sequence[str], directories: bool) -> None:
+    """Raise InputMissing for an INPUT that cannot be read, InvalidUsage for a directory that may not be one."""
+    for name in names:
+        if name == "-":
+            continue
+        try:
+            mode = os.stat(name).st_mode
+            if not stat.S_ISDIR(mode) and not stat.S_ISFIFO(mode):  # a pipe closed again would kill who writes to it
+                os.close(os.open(name, os.O_RDONLY | os.O_NONBLOCK))
+        except OSError as error:
+            raise _unreadable(name, error) from None
+        if stat.S_ISDIR(mode) and not directories:
+            raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
+
+
+def opener(name: str, notify: Notify) -> Callable[[], Feed]:
+    """What opens the feed of an INPUT (`-`: stdin); it raises InputMissing, or the feed does."""
+
+    def open_it() -> Feed:
+        if name == "-" or not _is_plain(name):
+            return _Threaded(_blocks(name), notify)
+        with _naming(name):
+            raw = io.FileIO(name)
+        return _Direct(lambda: raw.read(BLOCK) or b"", raw.close)
+
+    return open_it
+
+
+def _blocks(name: str) -> Iterator[bytes]:
+    """The bytes of an INPUT that may stall: a named pipe does, while it is opened, until somebody writes to it."""
+    with ExitStack() as stack:
+        if name == "-":
+            read: Callable[[], bytes] = partial(os.read, 0, BLOCK)
+        else:
+            packed = _OPENERS.get(os.path.splitext(name)[1].lower())
+            with _naming(name):
+                file = stack.enter_context(packed(name, "rb") if packed else io.FileIO(name))
+            read = _whole_blocks(file.read1) if packed else partial(file.read, BLOCK)
+        while block := read():
+            yield block
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Raise InputMissing for an INPUT that cannot be opened."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: OSError) -> BatchmillError:
+    met = limit_met(error, f"cannot read {name}")
+    return met or InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT")
+
+
+def _whole_blocks(read: Callable[[int], bytes]) -> Callable[[], bytes]:
+    """Reading in blocks where `read` gives less at a time; what it gave before an error comes before the error.
+
+    `read(BLOCK)` of a compressed file would do, but for one that was cut short: it drops what it had unpacked.
+    """
+    failed: list[Exception] = []
+
+    def read_block() -> bytes:
+        block = bytearray()
+        try:
+            while not failed and len(block) < BLOCK and (part := read(BLOCK - len(block))):
+                block += part
+        except UNREADABLE as error:
+            failed.append(error)
+        if failed and not block:
+            raise failed[0]
+        return bytes(block)
+
+    return read_block
+
+
+def listing(names: Sequence[str], own: OwnFiles = NO_FILES) -> Feed:
+    """The paths of `--format files`, each closed by NUL."""
+    paths = (os.fsencode(path) + b"\0" for name in names for path in walk(name, own))
+    return _Direct(lambda: b"".join(islice(paths, 512)), lambda: None)
+
+
+def walk(name: str, own: OwnFiles = NO_FILES) -> Iterator[str]:
+    """The files that an INPUT of `--format files` stands for: itself, or those below it, sorted, none hidden and none
+    of the run's `own`."""
+    if not os.path.isdir(name):
+        yield name
+        return
+    with os.scandir(name) as found:
+        entries = sorted((e for e in own.left_out(name, found) if not e.name.startswith(".")), key=lambda e: e.name)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(entry.path, own)
+        elif entry.is_file():
+            yield entry.path
+
+
+class Census:
+    """Counts the records of plain local files in a thread: `total`, None until it is known; `size` in bytes."""
+
+    def __init__(self, names: Sequence[str], format: Format, own: OwnFiles = NO_FILES) -> None:
+        self.total: int | None = None
+        self.size: int | None = None
+        self._format = format
+        self._own = own
+        self._stop = False
+        if format.name == "files" or all(_is_plain(name) for name in names):
+            if format.name != "files":
+                self.size = sum(os.path.getsize(name) for name in names)
+            with suppress(OutOfResources):  # then the total stays unknown
+                threads.start(self._count, "census", list(names))
+
+    def stop(self) -> None:
+        """Count no further."""
+        self._stop = True
+
+    def _count(self, names: Sequence[str]) -> None:
+        total = 0
+        try:
+            for name in names:
+                for count in self._of_paths(name) if self._format.name == "files" else self._of_records(name):
+                    total += count
+                    if self._stop:
+                        return
+        except (OSError, MemoryError, InvalidUsage):
+            return  # the loop reads the same file, and says so
+        self.total = total
+
+    def _of_paths(self, name: str) -> Iterator[int]:
+        return (1 for _ in walk(name, self._own))
+
+    def _of_records(self, name: str) -> Iterator[int]:
+        if self._format.table is not None:
+            yield from self._of_rows(name)
+            return
+        separator = last = self._format.separator
+        with open(name, "rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                yield block.count(separator)
+                last = block[-1:]
+        if last != separator:
+            yield 1
+
+    def _of_rows(self, name: str) -> Iterator[int]:
+        rest = b""
+        with open(name, "rb", buffering=0) as file:
+            headed = Headed(_Direct(lambda: file.read(BLOCK) or b"", file.close), name, self._format)
+            while block := headed.read():
+                marks = self._format.marks(rest + block)
+                yield marks.count(b"\n")
+                rest = (rest + block)[marks.rfind(b"\n") + 1 :]
+                if len(rest) > MAX_ITEM:
+                    raise OSError  # nobody knows how many rows an open quote takes in
+        if rest:
+            yield 1
+
+
+def _is_plain(name: str) -> bool:
+    return name != "-" and os.path.splitext(name)[1].lower() not in _OPENERS and os.path.isfile(name)

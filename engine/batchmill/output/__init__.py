@@ -1,0 +1,13 @@
+"""Outcomes on their way to people.
+
+    ordering       pieces of frames into stretches of the input, and the outcomes in each
+    layout         how the outcomes of one ordering get from their frames into its order
+    external_sort  an external merge sort, where frames are mixed item by item; `spool`: its temporary file
+    json_lines     outcomes as JSON lines and msgpack; `rows`: as CSV and SQLite
+    sinks          the file, stream or database that is written
+    writer         the output of a run; `results`: out of a checkpoint
+
+May import: ground, system, files, checkpoint, input, codec.
+"""
+
+__all__ = ["external_sort", "json_lines", "results", "sinks", "writer"]

@@ -1,0 +1,152 @@
+"""Owns putting outcomes in order whose frames are mixed item by item: what lanes do for it. Never reads a file.
+
+    frames --sort--> runs of lines in order, cut into pages --(spool.py)--> slices of all runs --merge--> output bytes
+
+Each frame is decoded and rendered once, however its items are spread, and each line is moved twice: time grows with the
+items. A page is little-endian: u32 lines | u64 bytes after this head | u64 position of its first line, then u64
+position per line, u32 length per line, and the lines.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from batchmill.codec.outcomes import Block
+from batchmill.codec.unsaid import NOTHING, Unsaid
+from batchmill.output.ordering import RenderOrder, in_order, render_order, rendered
+
+PAGE = 16 << 10  # bytes of lines in a page, unless one line is longer
+_HEAD = struct.Struct("<IQQ")
+
+Lines = Callable[[Block, list[int], RenderOrder], tuple[list[bytes], Unsaid]]
+
+
+class SortOrder(NamedTuple):
+    """Frames whose lines are to be put in order, as a run."""
+
+    frames: RenderOrder
+
+
+class MergeOrder(NamedTuple):
+    """The lines at positions [low, high): pages of each run that has some, in the order of runs."""
+
+    low: int
+    high: int
+    pages: tuple[bytes, ...]
+
+
+Work = RenderOrder | SortOrder | MergeOrder
+
+
+class Page(NamedTuple):
+    """Where a page of a run lies: its first line's position, offset and size in bytes."""
+
+    position: int
+    offset: int
+    size: int
+
+
+def fulfil(order: Work) -> tuple[bytes, Unsaid]:
+    """What an order asks for, and what of it could not be said."""
+    if isinstance(order, SortOrder):
+        return sort(order, lines_of)
+    if isinstance(order, MergeOrder):
+        return b"".join(merge(order)), NOTHING
+    return render_order(order)
+
+
+def lines_of(block: Block, indices: list[int], order: RenderOrder) -> tuple[list[bytes], Unsaid]:
+    """The output of each of some outcomes by itself; nothing for those that are left out."""
+    wanted = indices if order.all or not block.head.failed else [i for i in indices if i not in block.failures]
+    if order.format != "jsonl":
+        found = [rendered(block, [index], order) for index in wanted]
+        lines, unsaid = [line for line, _ in found], sum((more for _, more in found), NOTHING)
+    else:
+        text, unsaid = rendered(block, wanted, order)
+        lines = [line + b"\n" for line in text.split(b"\n")[:-1]]
+    if len(wanted) == len(indices):
+        return lines, unsaid
+    by_index = dict(zip(wanted, lines))
+    return [by_index.get(index, b"") for index in indices], unsaid
+
+
+def sort(order: SortOrder, lines_of: Lines) -> tuple[bytes, Unsaid]:
+    """A run: the lines of frames in order, as pages one after another."""
+    frames = order.frames
+    blocks = [Block(part.payload) for part in frames.parts]
+    ordered = in_order(frames.parts, blocks, frames.low, frames.high)
+    wanted: list[list[int]] = [[] for _ in blocks]
+    for _, number, index in ordered:
+        wanted[number].append(index)
+    lines, unsaid = [], NOTHING
+    for block, indices in zip(blocks, wanted):
+        found, more = lines_of(block, indices, frames)
+        lines.append(iter(found))
+        unsaid += more
+    placed = ((position, next(lines[number])) for position, number, _ in ordered)
+    return b"".join(_paged((position, line) for position, line in placed if line)), unsaid
+
+
+def _paged(placed: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+    positions, lines, size = array("Q"), list[bytes](), 0
+    for position, line in placed:
+        if lines and size + len(line) > PAGE:
+            yield from _page(positions, lines)
+            positions, lines, size = array("Q"), [], 0
+        positions.append(position)
+        lines.append(line)
+        size += len(line)
+    if lines:
+        yield from _page(positions, lines)
+
+
+def _page(positions: array[int], lines: list[bytes]) -> Iterator[bytes]:
+    lengths = array("I", map(len, lines))
+    data = b"".join(lines)
+    yield _HEAD.pack(len(lines), 12 * len(lines) + len(data), positions[0])
+    yield _little(positions).tobytes()
+    yield _little(lengths).tobytes()
+    yield data
+
+
+def _little(numbers: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def pages(run: bytes) -> Iterator[Page]:
+    """The pages of a run."""
+    offset = 0
+    while offset < len(run):
+        _, size, position = _HEAD.unpack_from(run, offset)
+        yield Page(position, offset, _HEAD.size + size)
+        offset += _HEAD.size + size
+
+
+def merge(order: MergeOrder) -> list[bytes]:
+    """The lines of a slice, in order; those at one position by the order of their runs."""
+    positions: list[int] = []
+    lines: list[bytes] = []
+    for run in order.pages:
+        for page in pages(run):
+            for position, line in _lines_at(run, page.offset):
+                if order.low <= position < order.high:
+                    positions.append(position)
+                    lines.append(line)
+    return [lines[number] for number in sorted(range(len(lines)), key=positions.__getitem__)]
+
+
+def _lines_at(run: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
+    """(position, line) of all lines of the page there."""
+    count, _, _ = _HEAD.unpack_from(run, offset)
+    at = offset + _HEAD.size
+    positions, lengths = array("Q", run[at : at + 8 * count]), array("I", run[at + 8 * count : at + 12 * count])
+    at += 12 * count
+    for position, length in zip(_little(positions), _little(lengths)):
+        yield position, run[at : at + length]
+        at += length

@@ -1,0 +1,209 @@
+"""Owns the way of one ordering's outcomes from their frames into its order: by stretches, or scattered first. Never
+renders an outcome: whoever asks for orders has them made.
+
+    pieces --> [before] --stretches--> render
+               [tangle] --frames--> sort --> spool --slices--> merge
+               [after]  --stretches--> render
+
+The tangle is the range of positions in which single outcomes are so mixed that stretches would decode their frames
+again and again. Mostly there is none.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from types import TracebackType
+from typing import Protocol
+
+from batchmill.checkpoint.index import Extent, Piece
+from batchmill.codec.unsaid import Unsaid
+from batchmill.output.external_sort import SortOrder, Work
+from batchmill.output.ordering import Part, RenderOrder, Stretch, stretches
+from batchmill.output.spool import Spool, unit_of
+
+_WINDOW = 1 << 14  # positions that are looked at together
+_WASTE = 4  # a stretch may decode so many times the items that it holds
+_SINGLE = 128  # what a single outcome costs in a stretch, in items decoded, however small its frame is
+_FREE = 2_000_000  # items decoded for single outcomes that are not worth a second thought
+_END = 1 << 62  # beyond all positions
+_LINE = 40  # bytes that an item takes up beside its result, while it is sorted
+
+
+class Frames(Protocol):
+    """Where frames are read from, by seq."""
+
+    def payload(self, seq: int) -> bytes:
+        """The payload; raises CheckpointDamaged."""
+
+    def extent(self, seq: int) -> Extent:
+        """How large it is."""
+
+    def gone(self, seq: int) -> Collection[int]:
+        """The indices that were replaced."""
+
+    def moved(self, seq: int) -> Collection[int]:
+        """The indices that count elsewhere than at their own places."""
+
+
+Make = Callable[[int, int, tuple[Part, ...]], RenderOrder]
+
+
+def parts_of(stretch: Stretch, frames: Frames) -> tuple[Part, ...]:
+    """A stretch's pieces by frame, each read once."""
+    by_seq: dict[int, list[Piece]] = {}
+    for piece in stretch.pieces:
+        by_seq.setdefault(piece.seq, []).append(piece)
+    return tuple(_part(seq, by_seq[seq], frames) for seq in sorted(by_seq))
+
+
+def _part(seq: int, pieces: Iterable[Piece], frames: Frames, singles: array[int] | None = None) -> Part:
+    pieces = tuple(pieces)
+    moved = frames.moved(seq) if any(piece.place is None for piece in pieces) else ()
+    # A set, where many are looked up.
+    moved = frozenset(moved) if moved else ()
+    return Part(seq, frames.payload(seq), pieces, frames.gone(seq), moved, singles or array("Q"))
+
+
+class Layout:
+    """Pieces of one ordering, and the work that puts them in order: `make` turns parts into a RenderOrder.
+
+    `folder` is where a temporary file may be (None: where such belong). A single outcome takes 24 bytes until it is
+    its turn.
+    """
+
+    def __init__(self, frames: Frames, make: Make, folder: str | None = None) -> None:
+        self._frames = frames
+        self._make = make
+        self._folder = folder
+        self._pieces: list[Piece] = []
+        self._singles: dict[int, array[int]] = {}  # seq -> (position, index, count), laid end to end
+        self._sorting = 0  # runs that are not back yet
+        self._spool: Spool | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to make that orders were not asked for."""
+        return bool(self._pieces or self._singles)
+
+    def add(self, piece: Piece) -> None:
+        """Outcomes at positions of this ordering."""
+        if piece.place is None:
+            self._pieces.append(piece._replace(generation=0))
+            return
+        singles = self._singles.get(piece.seq)
+        if singles is None:
+            singles = self._singles[piece.seq] = array("Q")
+        singles.append(piece.low)
+        singles.append(piece.place)
+        singles.append(piece.high - piece.low)
+
+    def orders(self) -> Iterator[Work | None]:
+        """What is to be made, in order; None: not before what a SortOrder asked for was given to `sorted`.
+
+        All but that is output, in order. Raises CheckpointDamaged, OutputLost. Once.
+        """
+        low, high = self._tangle()
+        pieces, self._pieces = self._pieces, []
+        yield from self._stretches([*_within(pieces, 0, low), *self._loose(0, low)])
+        after = [*_within(pieces, high, _END), *self._loose(high, _END)]
+        if low == high:
+            self._singles = {}
+            yield from self._stretches(after)
+            return
+        yield from self._sort([*_within(pieces, low, high)], low, high)
+        while self._sorting:
+            yield None
+        assert self._spool is not None
+        yield from self._spool.slices(low, high)
+        self._spool.close()
+        yield from self._stretches(after)
+
+    def sorted(self, run: bytes) -> None:
+        """A run, as a SortOrder asked for it: in the order of these. Raises OutputLost."""
+        assert self._spool is not None
+        self._spool.add(run)
+        self._sorting -= 1
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        if self._spool is not None:
+            self._spool.close()
+
+    def __enter__(self) -> Layout:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def made(self, fulfil: Callable[[Work], tuple[bytes, Unsaid]]) -> Iterator[tuple[bytes, Unsaid]]:
+        """All of it made here and now: output bytes, and what they could not say."""
+        with self:
+            for order in self.orders():
+                assert order is not None  # each run is back before the next order is asked for
+                data, unsaid = fulfil(order)
+                if isinstance(order, SortOrder):
+                    self.sorted(data)
+                    data = b""
+                yield data, unsaid
+
+    def _stretches(self, pieces: Iterable[Piece]) -> Iterator[RenderOrder]:
+        for stretch in stretches(pieces, lambda seq: self._frames.extent(seq).size):
+            yield self._make(stretch.low, stretch.high, parts_of(stretch, self._frames))
+
+    def _tangle(self) -> tuple[int, int]:
+        """The positions [low, high) that are better scattered than cut into stretches; (0, 0) where there are none."""
+        windows: Counter[int] = Counter()
+        cost = runs = 0
+        for seq, singles in self._singles.items():
+            positions = singles[::3]
+            windows.update(position // _WINDOW for position in positions)
+            runs += len(positions)
+            cost += len(positions) * max(_SINGLE, self._frames.extent(seq).items)
+        if cost <= _FREE:
+            return 0, 0
+        most = _WASTE * _WINDOW * runs / cost
+        mixed = [number for number, count in windows.items() if count > most]
+        return (min(mixed) * _WINDOW, (max(mixed) + 1) * _WINDOW) if mixed else (0, 0)
+
+    def _loose(self, low: int, high: int) -> Iterator[Piece]:
+        """The single outcomes at [low, high), as pieces: few, or all there are."""
+        for seq, singles in self._singles.items():
+            for position, place, count in zip(singles[::3], singles[1::3], singles[2::3]):
+                if position < high and position + count > low:
+                    yield from _within([Piece(0, position, position + count, seq, 0, place)], low, high)
+
+    def _sort(self, pieces: Iterable[Piece], low: int, high: int) -> Iterator[SortOrder]:
+        """The frames of the tangle, each once, by seq."""
+        by_seq: dict[int, list[Piece]] = {}
+        for piece in pieces:
+            by_seq.setdefault(piece.seq, []).append(piece)
+        weights = {seq: self._weight(seq) for seq in sorted({*by_seq, *self._singles})}
+        unit = unit_of(sum(weights.values()))
+        self._spool = Spool(self._folder, unit)
+        parts, held = list[Part](), 0
+        for seq, weight in weights.items():
+            if parts and held + weight > unit:
+                yield self._run(low, high, tuple(parts))
+                parts, held = [], 0
+            parts.append(_part(seq, by_seq.pop(seq, ()), self._frames, self._singles.pop(seq, None)))
+            held += weight
+        if parts:
+            yield self._run(low, high, tuple(parts))
+
+    def _weight(self, seq: int) -> int:
+        items, size = self._frames.extent(seq)
+        return size + _LINE * items
+
+    def _run(self, low: int, high: int, parts: tuple[Part, ...]) -> SortOrder:
+        self._sorting += 1
+        return SortOrder(self._make(low, high, parts))
+
+
+def _within(pieces: Iterable[Piece], low: int, high: int) -> Iterator[Piece]:
+    """The pieces as far as they lie at [low, high)."""
+    for piece in pieces:
+        first, end = max(low, piece.low), min(high, piece.high)
+        if first < end:
+            place = None if piece.place is None else piece.place + first - piece.low
+            yield piece._replace(low=first, high=end, place=place)

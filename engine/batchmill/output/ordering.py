@@ -1,0 +1,181 @@
+"""Owns the order of results: pieces of frames -> stretches of the input, and the outcomes in each. Never reads a file.
+
+Pieces overlap where a later run tried single records of an earlier block again. A stretch holds all pieces that lie
+in its range of positions, so that stretches can be written one after the other, and made in parallel. Where frames are
+mixed item by item, a stretch would hold hundreds of them: that is for scatter.py.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+from batchmill.checkpoint.index import Piece
+from batchmill.codec.outcomes import Block, read_head
+from batchmill.codec.unsaid import NOTHING, Unsaid
+from batchmill.output import json_lines, rows
+
+_POSITIONS = 20_000  # a stretch is at most about so long, unless a single frame is longer
+_FRAMES = 64  # and touches at most so many frames
+_BYTES = 16 << 20  # of at most so many bytes, unless more of them overlap
+
+
+class Part(NamedTuple):
+    """What a stretch has of a frame, the largest of it once: its payload.
+
+    `pieces` say which outcomes; and so do `singles`, triples of (position, index, count) laid end to end. What is in
+    `gone` does not count, nor what is in `moved` where a piece has no `place`.
+    """
+
+    seq: int
+    payload: bytes
+    pieces: tuple[Piece, ...]
+    gone: Collection[int] = ()
+    moved: Collection[int] = ()
+    singles: array[int] = array("Q")
+
+
+class Stretch(NamedTuple):
+    """The outcomes at positions [low, high) of one generation."""
+
+    low: int
+    high: int
+    pieces: tuple[Piece, ...]
+
+
+class RenderOrder(NamedTuple):
+    """A stretch to turn into output bytes; its parts are one a frame, by seq."""
+
+    low: int
+    high: int
+    parts: tuple[Part, ...]
+    format: str
+    all: bool
+    with_item: bool
+    source: str = "jsonl"  # the format that items came in
+
+
+def stretches(pieces: Iterable[Piece], size: Callable[[int], int] = lambda seq: 0) -> Iterator[Stretch]:
+    """Pieces as stretches, in the order of results. `size` gives the bytes of a frame."""
+    # Not by `place`, which may be None: a frame's only outcome can have moved to where it was.
+    by_generation = groupby(sorted(pieces, key=itemgetter(0, 1, 2, 3)), key=itemgetter(0))
+    for _, group in by_generation:
+        yield from _joined(_sweep(list(group)), size)
+
+
+def _sweep(pieces: list[Piece]) -> Iterator[Stretch]:
+    """Cut at every beginning of a piece; `pieces` are sorted by `low`."""
+    active: list[tuple[int, int, Piece]] = []
+    next_piece = 0
+    low = reach = 0  # the highest end of what is active
+    while next_piece < len(pieces) or active:
+        if not active:
+            low = pieces[next_piece].low
+        while next_piece < len(pieces) and pieces[next_piece].low == low:
+            heapq.heappush(active, (pieces[next_piece].high, next_piece, pieces[next_piece]))
+            reach = max(reach, pieces[next_piece].high)
+            next_piece += 1
+        high = reach
+        if next_piece < len(pieces):
+            high = min(high, pieces[next_piece].low)
+        yield Stretch(low, high, tuple(piece for _, _, piece in active))
+        low = high
+        while active and active[0][0] <= low:
+            heapq.heappop(active)
+
+
+def _joined(found: Iterable[Stretch], size: Callable[[int], int]) -> Iterator[Stretch]:
+    """Neighbours together, as long as they are small: one order costs as much as many outcomes."""
+    low = high = room = 0
+    pieces: dict[Piece, None] = {}
+    frames: set[int] = set()
+    for stretch in found:
+        new = {piece.seq for piece in stretch.pieces} - frames
+        weight = sum(map(size, new))
+        if pieces and not (stretch.high - low <= _POSITIONS and len(frames) + len(new) <= _FRAMES and weight <= room):
+            yield Stretch(low, high, tuple(pieces))
+            pieces, frames = {}, set()
+        if not pieces:
+            new = {piece.seq for piece in stretch.pieces}
+            low, room, weight = stretch.low, _BYTES, sum(map(size, new))
+        high, room = stretch.high, room - weight
+        pieces |= dict.fromkeys(stretch.pieces)
+        frames |= new
+    if pieces:
+        yield Stretch(low, high, tuple(pieces))
+
+
+def picks(block: Block, part: Part, low: int, high: int) -> Iterator[tuple[int, int]]:
+    """(position, index) of the outcomes of a part at positions [low, high)."""
+    for piece in part.pieces:
+        first, end = max(low, piece.low), min(high, piece.high)
+        if piece.place is not None:
+            yield from _run(first, end, piece.place - piece.low, part.gone)
+            continue
+        base = block.head.first + piece.shift
+        for index, offset in enumerate(block.offsets):
+            if first <= base + offset < end and index not in part.gone and index not in part.moved:
+                yield base + offset, index
+    singles = part.singles
+    for position, place, count in zip(singles[::3], singles[1::3], singles[2::3]):
+        if count > 1:
+            yield from _run(max(low, position), min(high, position + count), place - position, part.gone)
+        elif low <= position < high and place not in part.gone:
+            yield position, place
+
+
+def _run(low: int, high: int, shift: int, gone: Collection[int]) -> Iterator[tuple[int, int]]:
+    return ((position, position + shift) for position in range(low, high) if position + shift not in gone)
+
+
+def in_order(parts: Sequence[Part], blocks: Sequence[Block], low: int, high: int) -> list[tuple[int, int, int]]:
+    """(position, part number, index) of all outcomes of these parts at [low, high), in order.
+
+    `blocks` are the parts' payloads, decoded once: interleaved frames take turns item by item.
+    """
+    return sorted(
+        (position, number, index)
+        for number, (part, block) in enumerate(zip(parts, blocks))
+        for position, index in picks(block, part, low, high)
+    )
+
+
+def render_order(order: RenderOrder) -> tuple[bytes, Unsaid]:
+    """The output bytes of a stretch, and what they could not say."""
+    texts, unsaid = [], NOTHING
+    blocks = [Block(part.payload) for part in order.parts]
+    for number, indices in _groups(order, blocks):
+        text, more = rendered(blocks[number], indices, order)
+        texts.append(text)
+        unsaid += more
+    return b"".join(texts), unsaid
+
+
+def rendered(block: Block, indices: Sequence[int] | None, order: RenderOrder) -> tuple[bytes, Unsaid]:
+    """The output bytes of some outcomes of a frame, in the order given (None: all of them), as `order` wants them."""
+    render = rows.render if order.format in rows.FORMATS else json_lines.render
+    return render(block, indices, format=order.format, all=order.all, with_item=order.with_item, source=order.source)
+
+
+def _is_frame(part: Part, low: int, high: int) -> bool:
+    """Whether [low, high) has all of a frame in its own order: pieces are cut at the frontier of a stream, and where
+    orderings differ."""
+    if part.gone or part.moved or part.singles or len(part.pieces) != 1 or part.pieces[0].place is not None:
+        return False
+    head, piece = read_head(part.payload), part.pieces[0]
+    first, end = max(low, piece.low) - piece.shift, min(high, piece.high) - piece.shift
+    return first <= head.first and end >= head.first + head.lines
+
+
+def _groups(order: RenderOrder, blocks: Sequence[Block]) -> Iterator[tuple[int, list[int] | None]]:
+    """(part number, indices of it) in order; None for all of them."""
+    if len(order.parts) == 1 and _is_frame(order.parts[0], order.low, order.high):
+        yield 0, None
+        return
+    ordered = in_order(order.parts, blocks, order.low, order.high)
+    for number, group in groupby(ordered, key=itemgetter(1)):
+        yield number, [index for _, _, index in group]

@@ -1,0 +1,355 @@
+"""Owns reading a checkpoint: outcomes in order, failures, status, output files. Never writes a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from types import TracebackType
+from typing import IO, Any
+
+from batchmill.checkpoint.frames import FrameRef, FrameType, Kind, Verdict
+from batchmill.checkpoint.history import History
+from batchmill.checkpoint.index import Extent, Piece
+from batchmill.checkpoint.reader import NOBODY, damaged, naming, open_reader
+from batchmill.checkpoint.writer import Holder
+from batchmill.codec.outcomes import Block, excerpts, outcomes
+from batchmill.codec.unsaid import NOTHING, Unsaid
+from batchmill.errors import CheckpointDamaged, OutputLost
+from batchmill.files.conflicts import Access, Use, check, descriptor_in
+from batchmill.input.formats import FORMATS, Format
+from batchmill.model import Outcome, Report, report_of
+from batchmill.output import rows
+from batchmill.output.external_sort import MergeOrder, SortOrder, fulfil, merge, sort
+from batchmill.output.layout import Frames, Layout, Make
+from batchmill.output.ordering import Part, RenderOrder, in_order
+from batchmill.output.sinks import STDOUT, check_format, open_target
+from batchmill.secrecy import mask_facts
+
+_MANY_BITS = 16  # a checkpoint's number stands below its frames' seqs
+_MANY = (1 << _MANY_BITS) - 1
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a checkpoint stands.
+
+    `live` is who holds it now, or None. `done` counts ok results, `failed` failed items, `total` the items of the input
+    (None: unknown). `runs` are the RUN maps in order, `report` is the last run's (None: it is live, or was killed),
+    `sample` the last SAMPLE map of the last run, `verdict` what reading the file to its end found. `tried` counts the
+    outcomes that the last run has committed, `hosts` those of all runs by where they were made.
+    """
+
+    path: str
+    size: int
+    meta: Mapping[str, Any]
+    runs: tuple[Mapping[str, Any], ...]
+    live: Holder | None
+    done: int
+    failed: int
+    total: int | None
+    report: Report | None
+    sample: Mapping[str, Any] | None
+    verdict: Verdict | None
+    tried: int = 0
+    hosts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last run came to the end of its input."""
+        return self.live is None and self.report is not None and not self.report.stopped
+
+
+class Results:
+    """A checkpoint for reading, live or not, as it was when opened. Close it, or use it in a `with` block."""
+
+    def __init__(self, path: str) -> None:
+        self._reader = open_reader(path)
+        self._history = History()
+        try:
+            with naming(path):
+                for ref, peek in self._reader.frames():
+                    self._history.note(ref, peek)
+                self._history.load(self._reader.payload)
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def outcomes(self, all: bool = True) -> Iterator[Outcome]:
+        """Every item's outcome, in input order (by run, where the input changed between runs); ok ones unless `all`."""
+        return self._chosen(self.pieces(), lambda block, place: all or place not in block.failures)
+
+    def failures(self) -> Iterator[Outcome]:
+        """The failed items, in the same order."""
+        index = self._history.index
+        failing = {row.seq for number in range(len(index)) if (row := index.row(number)).failed}
+        pieces = (piece for piece in self.pieces() if piece.seq in failing)
+        return self._chosen(pieces, lambda block, place: place in block.failures)
+
+    def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
+        for layout in _layouts(pieces, self, _plain_order):
+            with layout, naming(self._reader.path):
+                for order in layout.orders():
+                    if isinstance(order, SortOrder):
+                        layout.sorted(sort(order, partial(_excerpts, is_wanted))[0])
+                    elif isinstance(order, MergeOrder):
+                        for line in merge(order):
+                            yield from map(itemgetter(1), outcomes(Block(line)))
+                    elif order is not None:
+                        yield from _outcomes_in(order, is_wanted)
+
+    def status(self) -> Status:
+        """How the checkpoint stands."""
+        history, index = self._history, self._history.index
+        live = self._reader.live()
+        is_new = live is not None and history.last_report is not None  # it has not said yet who it is
+        report = None if live else history.last_report
+        last = max(history.runs, default=0)
+        return Status(
+            path=self._reader.path,
+            size=self._reader.size,
+            meta=mask_facts(self._reader.meta),
+            runs=tuple(mask_facts(history.runs[number]) for number in sorted(history.runs)),
+            live=NOBODY if is_new else live,
+            done=index.items - index.failed,
+            failed=index.failed,
+            total=None if is_new else history.total,
+            report=report_of(report) if report else None,
+            sample=None if is_new else history.sample,
+            verdict=self._reader.verdict if live else self._verdict(),
+            hosts=history.hosts,
+            tried=0 if is_new else sum(row.items for row in map(index.row, range(len(index))) if row.run == last),
+        )
+
+    def _verdict(self) -> Verdict | None:
+        """The verdict of the pass, and on payloads that it left unread and that a power failure may have hurt."""
+        verdict, index = self._reader.verdict, self._history.index
+        if verdict is None or verdict.kind is not Kind.CLEAN:
+            return verdict
+        unsafe = (row for row in map(index.row, range(len(index))) if row.offset + row.length > verdict.synced)
+        try:
+            for row in unsafe:
+                self._reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES))
+        except CheckpointDamaged:
+            return self._reader.scan(verify=True).run()
+        return verdict
+
+    @property
+    def path(self) -> str:
+        """The file's path, as it was given."""
+        return self._reader.path
+
+    @property
+    def source(self) -> str:
+        """The name of the format that items came in, or "items" for Python's own."""
+        return str(self._reader.meta.get("format", "items"))
+
+    @property
+    def format(self) -> Format | None:
+        """How the INPUTs were cut and parsed; None for Python items."""
+        return FORMATS.get(self.source)
+
+    @property
+    def keeps_items(self) -> bool:
+        """Whether a run kept items beside their results."""
+        return any(run.get("settings", {}).get("with_item") for run in self._history.runs.values())
+
+    @property
+    def input(self) -> Any:
+        """The INPUTs that the checkpoint belongs to, as META has them."""
+        return self._reader.meta.get("input")
+
+    def pieces(self) -> Iterator[Piece]:
+        """All outcomes as pieces, for `ordering.stretches`; raises CheckpointDamaged where some cannot be read."""
+        verdict = self._reader.verdict
+        if verdict is not None and verdict.kind is Kind.CORRUPT:  # those before the damage must not pass for all
+            raise damaged(self._reader.path, verdict)
+        return self._history.index.pieces()
+
+    # As layout.Frames
+
+    def payload(self, seq: int) -> bytes:
+        """The payload of frame `seq`; raises CheckpointDamaged."""
+        row = self._history.index.row(self._history.index.number(seq))
+        return self._reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES))
+
+    def extent(self, seq: int) -> Extent:
+        """How large it is."""
+        return self._history.index.extent(seq)
+
+    def gone(self, seq: int) -> Collection[int]:
+        """The outcomes in it that were replaced."""
+        return self._history.index.gone.get(seq, ())
+
+    def moved(self, seq: int) -> Collection[int]:
+        """The outcomes in it that lie elsewhere than at its own place."""
+        return self._history.index.moved(seq)
+
+
+def _layouts(pieces: Iterable[Piece], frames: Frames, make: Make) -> Iterator[Layout]:
+    """Outcomes in order: a layout for each ordering of the input, one after the other."""
+    found: dict[int, Layout] = {}
+    for piece in pieces:
+        layout = found.get(piece.generation)
+        if layout is None:
+            layout = found[piece.generation] = Layout(frames, make)
+        layout.add(piece)
+    for generation in sorted(found):
+        yield found.pop(generation)
+
+
+def _plain_order(low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
+    return RenderOrder(low, high, parts, "", all=True, with_item=True)
+
+
+def _outcomes_in(order: RenderOrder, is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
+    blocks = [Block(part.payload) for part in order.parts]
+    ordered = in_order(order.parts, blocks, order.low, order.high)
+    for number, group in groupby(ordered, key=itemgetter(1)):
+        block = blocks[number]
+        for _, outcome in outcomes(block, [place for _, _, place in group if is_wanted(block, place)]):
+            yield outcome
+
+
+def _excerpts(
+    is_wanted: Callable[[Block, int], bool], block: Block, places: list[int], order: RenderOrder
+) -> tuple[list[bytes], Unsaid]:
+    """Outcomes as frames of their own; nothing for those that are not wanted."""
+    wanted = [place for place in places if is_wanted(block, place)]
+    found = dict(zip(wanted, excerpts(block, wanted)))
+    return [found.get(place, b"") for place in places], NOTHING
+
+
+class _Shelf:
+    """The frames of checkpoints of one input (shards), by one number each: seq first, then checkpoint."""
+
+    def __init__(self, many: Sequence[Results]) -> None:
+        self._many = many
+
+    def pieces(self) -> Iterator[Piece]:
+        """All outcomes."""
+        for number, results in enumerate(self._many):
+            for piece in results.pieces():
+                yield piece._replace(seq=piece.seq << _MANY_BITS | number)
+
+    def payload(self, seq: int) -> bytes:
+        """See Results.payload, as for the others."""
+        return self._many[seq & _MANY].payload(seq >> _MANY_BITS)
+
+    def extent(self, seq: int) -> Extent:
+        """See Results.extent."""
+        return self._many[seq & _MANY].extent(seq >> _MANY_BITS)
+
+    def gone(self, seq: int) -> Collection[int]:
+        """See Results.gone."""
+        return self._many[seq & _MANY].gone(seq >> _MANY_BITS)
+
+    def moved(self, seq: int) -> Collection[int]:
+        """See Results.moved."""
+        return self._many[seq & _MANY].moved(seq >> _MANY_BITS)
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Results:
+    """Open a checkpoint for reading, also one that is being written.
+
+    Raises InputMissing (no such file), CheckpointRefused (no regular file), CheckpointDamaged, CheckpointMismatch
+    (written by a newer batchmill).
+    """
+    return Results(os.fspath(path))
+
+
+def write_results(
+    paths: Sequence[str],
+    out: IO[bytes] | str,
+    *,
+    format: str = "jsonl",
+    all: bool = False,
+    on_message: Callable[[str], None] | None = None,
+) -> int:
+    """Write the results of checkpoints to a binary file object, or to a path (by renaming).
+
+    Checkpoints of one input (shards) are merged in its order; others come one after the other. Items kept beside their
+    results are written too. Returns the bytes written. Raises OutputLost, InvalidUsage where it would write over a
+    checkpoint, and as `open_checkpoint` does.
+    """
+    check_format(out if isinstance(out, str) else STDOUT, format)
+    check([*(Use("the checkpoint", path, Access.READ) for path in paths), *_used(out)])
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_checkpoint(path)) for path in paths]
+        # A table has its columns before the first row is known; elsewhere, items are where they were kept.
+        with_item = format not in rows.FORMATS or any(results.keeps_items for results in opened)
+        written = _Written(opened, format, all, with_item)
+        if isinstance(out, str):
+            written.to_file(out)
+        else:
+            out.write(rows.opening(format, all=all, with_item=with_item))
+            written.to(out.write)
+    if on_message is not None:
+        for sentence in written.unsaid.sentences():
+            on_message(sentence)
+    return written.bytes
+
+
+def _used(out: IO[bytes] | str) -> list[Use]:
+    where = out if isinstance(out, str) else descriptor_in(out)
+    return [] if where is None else [Use("-o", where, Access.WRITTEN)]
+
+
+class _Written:
+    """Results on their way out: `bytes` of them so far, and what is `unsaid` in them."""
+
+    def __init__(self, opened: Sequence[Results], format: str, all: bool, with_item: bool) -> None:
+        self._opened, self._format, self._all, self._with_item = opened, format, all, with_item
+        self.bytes, self.unsaid = 0, NOTHING
+
+    def to_file(self, path: str) -> None:
+        """Write them to a file that has its name when it is whole; raises OutputLost."""
+        options: dict[str, bool] = {"all": self._all, "with_item": self._with_item}
+        columns, opening = rows.columns(self._format, **options), rows.opening(self._format, **options)
+        target = open_target(path, self._format, columns, opening)
+        try:
+            target.write(b"")
+            self.to(target.write)
+            target.close("whole")
+        except OSError as error:
+            raise OutputLost(f"cannot write {path}: {error.strerror}", "check the path given to -o") from None
+        finally:
+            target.close("nothing")
+
+    def to(self, write: Callable[[bytes], object]) -> None:
+        """Write them."""
+        of_one_input = all_equal(results.input for results in self._opened)
+        for many in [self._opened] if of_one_input else [[results] for results in self._opened]:
+            with naming(*(results.path for results in many)):
+                self._add(many, write)
+
+    def _add(self, many: Sequence[Results], write: Callable[[bytes], object]) -> None:
+        """Write those of checkpoints of one input."""
+        shelf = _Shelf(many)
+        for layout in _layouts(shelf.pieces(), shelf, partial(self._make, many[0].source)):
+            for data, unsaid in layout.made(fulfil):
+                write(data)
+                self.bytes += len(data)
+                self.unsaid += unsaid
+
+    def _make(self, source: str, low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
+        return RenderOrder(low, high, parts, self._format, self._all, self._with_item, source)
+
+
+def all_equal(values: Iterable[Any]) -> bool:
+    """Whether there is at most one value among `values`."""
+    return len({repr(value) for value in values}) <= 1

@@ -1,0 +1,178 @@
+"""Owns an output while it is written: bytes to stdout or a file, rows to a database; a name is for whole ones only.
+Never renders an outcome.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from contextlib import closing
+from typing import Any
+
+from msgpack import Unpacker
+
+from batchmill.errors import InvalidUsage, OutputLost
+from batchmill.files.atomic_file import Draft, open_at_once, open_output
+from batchmill.files.storage import Disk
+from batchmill.output.rows import TABLE
+from batchmill.system.scarcity import limit_met
+
+STDOUT = "-"
+
+
+def check_format(name: str | None, format: str) -> None:
+    """Raise InvalidUsage where nothing of that format can be written there. `name` is a path, "-", or None for none."""
+    if format != "sqlite":
+        return
+    if name == STDOUT:
+        raise InvalidUsage("a database cannot be written to stdout", "give -o FILE with --output-format sqlite")
+    try:
+        import sqlite3  # noqa: F401 - some builds of Python go without
+    except ImportError:
+        raise InvalidUsage("this Python was built without sqlite3", "give another --output-format") from None
+
+
+def open_target(name: str, format: str, columns: tuple[str, ...], opening: bytes) -> Target:
+    """Where output goes: "-" or a path. `opening` is what comes before all else, `columns` those of a database.
+
+    Raises OutputLost.
+    """
+    if name == STDOUT:
+        return Target(name, Draft(1, name, None, Disk()), opening)
+    try:
+        draft = open_output(name)
+        return Database(name, draft, columns) if format == "sqlite" else Target(name, draft, opening)
+    except OSError as error:
+        said = f"cannot write {name}"
+        lost = limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", "check the path given to -o")
+        raise lost from None
+
+
+def check_target(name: str, format: str) -> None:
+    """Raise OutputLost where `name` (a path, or "-") cannot be written. Nothing is left there.
+
+    A FIFO or a device is not tried: its reader would see an end.
+    """
+    is_special = os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name))
+    if name != STDOUT and not (is_special and format != "sqlite"):
+        open_target(name, format, ("id",), b"").close("nothing")
+
+
+def open_prints(name: str) -> int:
+    """A descriptor that adds to the end of a file, made if need be, for what functions print; raises OutputLost."""
+    try:
+        return open_at_once(name, os.O_CREAT | os.O_APPEND)
+    except OSError as error:
+        said = f"cannot write {name}"
+        remedy = "check the path given to --worker-output"
+        raise limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", remedy) from None
+
+
+class Target:
+    """Bytes on their way to stdout or to a file that has no name yet."""
+
+    def __init__(self, name: str, draft: Draft, opening: bytes = b"") -> None:
+        self._name = name
+        self._draft = draft
+        self._opening = opening
+        self._is_open = name != STDOUT
+
+    def write(self, data: bytes) -> None:
+        """Write all of it; raises OSError."""
+        rest, self._opening = memoryview(self._opening + data if self._opening else data), b""
+        while rest:
+            try:
+                rest = rest[os.write(self._draft.fd, rest) :]
+            except BlockingIOError:  # somebody made stdout non-blocking
+                select.select([], [self._draft.fd], [])
+
+    def close(self, keep: str) -> str | None:
+        """Give the file its name (`keep` "whole"), or `.partial` behind it ("partial"), or none: once. Returns it.
+
+        The file then is on the disk under that name. Raises OutputLost.
+        """
+        if not self._is_open:
+            return None
+        self._is_open = False
+        path = self._draft.path
+        name = {"whole": path, "partial": f"{path}.partial"}.get(keep)
+        try:
+            with closing(self._draft):
+                self._end(is_kept=name is not None)
+                if name is not None:
+                    self._draft.publish(name)
+        except OSError as error:
+            raise OutputLost(f"cannot write {self._name}: {error.strerror}", "the checkpoint is complete") from None
+        return path if self._draft.temporary is None and name is not None else name
+
+    def _end(self, is_kept: bool) -> None:
+        """Write what is still to be written."""
+
+
+class Database(Target):
+    """Rows on their way to the one table of a database that has no name yet. Raises OSError as files do."""
+
+    def __init__(self, name: str, draft: Draft, columns: tuple[str, ...]) -> None:
+        super().__init__(name, draft)
+        try:
+            if draft.temporary is None:
+                raise OSError(errno.EINVAL, "a database needs a regular file")
+            _refuse_journal(draft.path)
+            self._connection = _connect(draft.temporary, columns)
+        except BaseException:
+            draft.close()
+            raise
+        self._insert = f"INSERT INTO {TABLE} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - our own words
+
+    def write(self, data: bytes) -> None:
+        """Add rows: msgpack arrays, one after another; raises OSError."""
+        import sqlite3
+
+        rows = Unpacker(max_buffer_size=len(data) or 1)
+        rows.feed(data)
+        try:
+            self._connection.executemany(self._insert, rows)
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, str(error)) from None
+
+    def _end(self, is_kept: bool) -> None:
+        import sqlite3
+
+        try:
+            if is_kept:
+                self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, str(error)) from None
+        finally:
+            self._connection.close()
+
+
+def _connect(path: str, columns: tuple[str, ...]) -> Any:
+    """A new database in the empty file at `path`, in one transaction.
+
+    No journal: the file has no name before it is whole. No locks: on NFS and macOS they would meet that of the Draft.
+    """
+    import sqlite3
+    from urllib.parse import quote
+
+    where = f"file:{quote(os.fsencode(os.path.abspath(path)))}?nolock=1"
+    try:
+        connection = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+        for statement in (
+            "PRAGMA journal_mode = OFF",
+            "PRAGMA synchronous = OFF",
+            "BEGIN",
+            f"CREATE TABLE {TABLE} ({', '.join(columns)})",  # without types: a value stays what it is
+        ):
+            connection.execute(statement)
+    except sqlite3.Error as error:
+        raise OSError(errno.EIO, str(error)) from None
+    return connection
+
+
+def _refuse_journal(path: str) -> None:
+    """A database that replaced one in use would have that one's journal played back into it."""
+    for suffix in ("-wal", "-journal"):
+        if os.path.exists(path + suffix):
+            raise OSError(errno.EBUSY, f"the database is in use ({path}{suffix} is there)")

@@ -1,0 +1,198 @@
+"""Owns the output of a run: outcomes in input order, made in the lanes, copied as bytes. Never opens an outcome.
+
+Pieces come in as they are found or committed. To a file they are written at the end, under a temporary name; to stdout
+as far as the input is settled without a gap, unless they are so mixed that this would take longer than all the rest:
+then what is left comes at the end too. What is to be made (layout.py) is made by whichever lane is free, and written in
+order.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Iterator
+
+from batchmill.checkpoint.index import Piece
+from batchmill.codec.unsaid import NOTHING, Unsaid
+from batchmill.errors import OutputLost
+from batchmill.files.storage import remove
+from batchmill.model import TIME_UP
+from batchmill.output import rows
+from batchmill.output.external_sort import SortOrder, Work
+from batchmill.output.layout import Frames, Layout, parts_of
+from batchmill.output.ordering import Part, RenderOrder, stretches
+from batchmill.output.sinks import STDOUT, open_target
+from batchmill.text import harmless
+
+# What becomes of -o FILE, by what ended the run; what is not here leaves nothing.
+KEPT = {"": "whole", "limit": "partial", "max-failures": "partial", TIME_UP: "partial"}
+_WASTE = 4  # a stream may decode so many times the items that it writes,
+_FREE = 2_000_000  # and so many without a second thought
+_AHEAD = 64  # orders that may be out, or made before it is their turn
+
+
+class Frontier:
+    """Up to which position everything is settled, from ranges that come in any order."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._ahead: list[tuple[int, int]] = []
+
+    def settle(self, first: int, end: int) -> None:
+        """The records at [first, end) are settled."""
+        heapq.heappush(self._ahead, (first, end))
+        while self._ahead and self._ahead[0][0] <= self.position:
+            self.position = max(self.position, heapq.heappop(self._ahead)[1])
+
+
+class Output:
+    """Where results go; `frames` is where they are read from.
+
+    `target` is "-" or a path, `source` the format that items came in. Raises OutputLost where it cannot be written;
+    `is_unread` says that nobody reads stdout any more.
+    """
+
+    def __init__(self, target: str, format: str, with_item: bool, frames: Frames, *, source: str = "jsonl") -> None:
+        self.target = target
+        self._format = format
+        self._with_item = with_item
+        self._frames = frames
+        self._streams = target == STDOUT
+        self._source = source
+        columns = rows.columns(format, all=False, with_item=with_item)
+        self._target = open_target(target, format, columns, rows.opening(format, all=False, with_item=with_item))
+        self._pieces: list[Piece] = []  # of a stream
+        self._frontier = Frontier()
+        self._holds = not self._streams  # what comes is kept to the end
+        self._layout = Layout(frames, self._make, None if self._streams else os.path.dirname(os.path.realpath(target)))
+        self._decoded = 0  # items, for single outcomes of a stream
+        self._orders = self._all_orders()
+        self._finishing = False
+        self._cut = 0
+        self._next = 0
+        self._sorts: set[int] = set()
+        self._rendered: dict[int, bytes] = {}
+        self._exhausted = True
+        self.unsaid = NOTHING
+        self.is_unread = False
+        self._on_screen = self._streams and os.isatty(1) and format in ("jsonl", "csv")
+
+    def _make(self, low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
+        return RenderOrder(low, high, parts, self._format, False, self._with_item, self._source)
+
+    def add(self, piece: Piece) -> None:
+        """Outcomes that are in the checkpoint now, at positions of this input."""
+        if self._holds:
+            self._layout.add(piece)
+            return
+        heapq.heappush(self._pieces, piece._replace(generation=0))
+        if piece.place is not None:
+            self._decoded += self._frames.extent(piece.seq).items
+            if self._decoded > _FREE + _WASTE * piece.high:
+                self._hold()
+
+    def _hold(self) -> None:
+        """Write nothing more before the end."""
+        self._holds = True
+        for piece in self._pieces:
+            self._layout.add(piece)
+        self._pieces = []
+
+    def settle(self, first: int, end: int) -> None:
+        """Nothing more will come for the records at [first, end)."""
+        if self._streams:
+            self._frontier.settle(first, end)
+
+    def finish(self) -> None:
+        """Everything has come: write what there is."""
+        if not self._finishing:
+            self._finishing = True
+            self._write(b"")  # what an output begins with, be there anything in it or not
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all that can be written now is."""
+        return self._next == self._cut and self._exhausted and not self._due()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything has come, and is written."""
+        return self._finishing and self.is_done
+
+    def _due(self) -> bool:
+        if self._finishing:
+            return bool(self._pieces or self._layout)
+        return bool(self._pieces) and self._pieces[0].low < self._frontier.position
+
+    def next_order(self) -> tuple[int, Work] | None:
+        """What is to be made next, numbered; None where nothing is, or something must come back before."""
+        if self._cut - self._next >= _AHEAD:
+            return None
+        order = next(self._orders, None)
+        if order is None:
+            return None
+        number, self._cut = self._cut, self._cut + 1
+        if isinstance(order, SortOrder):
+            self._sorts.add(number)
+        return number, order
+
+    def _all_orders(self) -> Iterator[Work | None]:
+        """Without an end; None: not yet, or no more."""
+        while not self._finishing:
+            self._exhausted = False
+            yield from self._advance()
+            self._exhausted = True
+            yield None
+        self._exhausted = False
+        self._hold()
+        yield from self._layout.orders()
+        self._exhausted = True
+        while True:
+            yield None
+
+    def _advance(self) -> Iterator[RenderOrder]:
+        """The stretches of a stream up to its frontier; what reaches beyond it waits."""
+        end, due = self._frontier.position, []
+        while self._pieces and self._pieces[0].low < end:
+            piece = heapq.heappop(self._pieces)
+            due.append(piece._replace(high=min(piece.high, end)))
+            if piece.high > end:
+                place = None if piece.place is None else piece.place + end - piece.low
+                heapq.heappush(self._pieces, piece._replace(low=end, place=place))
+        for stretch in stretches(due, lambda seq: self._frames.extent(seq).size):
+            yield self._make(stretch.low, stretch.high, parts_of(stretch, self._frames))
+
+    def rendered(self, number: int, data: bytes, unsaid: Unsaid) -> None:
+        """A lane has made order `number`: write it when its turn comes."""
+        self.unsaid += unsaid
+        if self.is_unread:
+            return
+        self._rendered[number] = data
+        while self._next in self._rendered:
+            made = self._rendered.pop(self._next)
+            if self._next in self._sorts:
+                self._sorts.remove(self._next)
+                self._layout.sorted(made)
+            else:
+                self._write(made)
+            self._next += 1
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._target.write(harmless(data) if self._on_screen else data)
+        except BrokenPipeError:
+            self.is_unread = True
+        except OSError as error:
+            # A stream is written while items run: the checkpoint is right then, but not complete.
+            where, remedy = self.target, "the checkpoint is complete"
+            if self._streams:
+                where, remedy = "stdout", "nothing in the checkpoint is lost"
+            raise OutputLost(f"cannot write {where}: {error.strerror}", remedy) from None
+
+    def close(self, keep: str) -> str | None:
+        """See Target.close. A whole file takes the place of a partial one too, of an earlier run that stopped."""
+        self._layout.close()
+        name = self._target.close(keep)
+        if name is not None and keep == "whole" and os.path.isfile(name):
+            remove(f"{name}.partial")
+        return name

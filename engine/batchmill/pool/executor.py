@@ -1,0 +1,206 @@
+"""Owns the one adapter to ProcessPoolExecutor: an executor with one worker. See Executor in `lanes`.
+
+What it, and the modules that start processes (processes, lane), use of the inside of the standard library, as it is in
+CPython 3.11 to 3.15; where that is not so, the first start says it in one sentence (Unsupported):
+
+    ProcessPoolExecutor   asks its context for get_start_method, Process, SimpleQueue, Lock and BoundedSemaphore; starts
+                          its process in the first `submit`; watches `sentinel`, and ends with `terminate` and `join`
+    Queue                 asks its semaphore to acquire, to release, and `_semlock._is_zero()`; keeps `_reader` and
+                          `_writer`; starts its thread by `_start_thread` in the first `put`, if `_thread` is None
+    SimpleQueue           keeps `_reader` and `_writer`
+    Process               `_bootstrap(parent_sentinel=)` is its main function in the new process
+    reduction             DupFd asks the process being started (set_spawning_popen) to pass a descriptor
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import process, queues
+from typing import Any
+
+from batchmill.errors import Unsupported
+from batchmill.pool.processes import Origin, WorkerProcess
+from batchmill.system.scarcity import lacking_number
+
+_JOIN = 1.0  # seconds for the executor's thread to have seen that its process is dead
+
+
+class NoLock:
+    """A lock or a semaphore that nobody has to wait for: one process reads what one other writes.
+
+    Named semaphores, which every executor would have six of, need a resource tracker, and one that a dead worker held
+    is never free again.
+    """
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """As a lock that is free."""
+        return True
+
+    def release(self) -> None:
+        """As a lock."""
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def _semlock(self) -> NoLock:
+        return self
+
+    def _is_zero(self) -> bool:
+        return False
+
+
+class _Process(WorkerProcess):
+    """The executor's process, and the thread that feeds it: `calls` would start that in the executor's own thread,
+    where nobody would hear that it cannot be started."""
+
+    def __init__(self, origin: Origin, target: Callable[..., Any], args: Sequence[Any]) -> None:
+        super().__init__(origin, target, args)
+        self._calls = args[0]
+
+    def start(self) -> None:
+        """Start both. Raises OSError and RuntimeError (no thread)."""
+        super().start()
+        with self._calls._notempty:
+            if self._calls._thread is None:
+                self._calls._start_thread()
+
+    def abandon(self) -> None:
+        """End what of it was started."""
+        self._calls.close()
+        if self.is_started:
+            self.kill()
+            self.join()
+            self.close()
+
+
+class _Context:
+    """What ProcessPoolExecutor takes for a context of multiprocessing."""
+
+    process: _Process | None = None
+    replies: Any = None
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+
+    def get_start_method(self, allow_none: bool = False) -> str:
+        return self._origin.method
+
+    def Lock(self) -> NoLock:  # noqa: N802 - multiprocessing's name
+        return NoLock()
+
+    def BoundedSemaphore(self, value: int = 1) -> NoLock:  # noqa: N802
+        return NoLock()
+
+    def SimpleQueue(self) -> Any:  # noqa: N802
+        self.replies = queues.SimpleQueue(ctx=self)
+        return self.replies
+
+    def Process(self, *, target: Callable[..., Any], args: Sequence[Any]) -> _Process:  # noqa: N802
+        self.process = _Process(self._origin, target, args)
+        return self.process
+
+
+class SingleProcessExecutor:
+    """One worker, which first calls `initializer(*initargs)`; its process starts with the first `submit`."""
+
+    def __init__(self, origin: Origin, initializer: Any, initargs: tuple[Any, ...]) -> None:
+        self._context: Any = _Context(origin)
+        self._process: WorkerProcess
+        self._is_shut_down = False
+        with _as_known():
+            self._executor = ProcessPoolExecutor(  # type: ignore[call-overload]
+                1, self._context, initializer=initializer, initargs=initargs
+            )
+
+    def start(self, function: Callable[..., Any]) -> Future[Any]:
+        """Start the process, and have it call the function first. Raises OSError, and Unsupported."""
+        with _as_known():
+            try:
+                future: Future[Any] = self._executor.submit(function)
+            except BaseException as error:
+                self._abandon()
+                if isinstance(error, OSError) or (number := lacking_number(error)) is None:
+                    raise
+                raise OSError(number, os.strerror(number)) from error
+            # A worker killed half-way through a reply must show as the end of the pipe: the manager thread would
+            # wait for the rest for ever while this process itself holds a writing end (FAULTS.md row 22).
+            self._context.replies._writer.close()
+            self._process = self._context.process
+        return future
+
+    def _abandon(self) -> None:
+        """End what was started when something else could not be."""
+        self.shutdown()
+        process: _Process | None = self._context.process
+        if process is not None:
+            process.abandon()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """As ProcessPoolExecutor.submit."""
+        future: Future[Any] = self._executor.submit(function, *arguments)
+        return future
+
+    @property
+    def pid(self) -> int:
+        """See Executor."""
+        return self._process.pid
+
+    @property
+    def is_dead(self) -> bool:
+        """See Executor."""
+        return not self._process.is_alive()
+
+    @property
+    def is_over(self) -> bool:
+        """See Executor."""
+        return self._process.joined.is_set()
+
+    @property
+    def is_disconnected(self) -> bool:
+        """See Executor."""
+        return self._process.is_disconnected
+
+    @property
+    def exitcode(self) -> int | None:
+        """See Executor."""
+        return self._process.exitcode
+
+    def shutdown(self) -> None:
+        """See Executor. Once: a second call would wait for a lock that is held while a worker is being ended."""
+        if not self._is_shut_down:
+            self._is_shut_down = True
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def kill(self) -> None:
+        """See Executor."""
+        self._process.kill()
+
+    def wait(self, seconds: float) -> None:
+        """See Executor."""
+        self._process.wait(seconds)
+
+    def close(self) -> None:
+        """See Executor. What its manager thread may still be waiting for stays open."""
+        if self._process.joined.wait(_JOIN):
+            self._process.close()
+            self._context.replies.close()
+
+
+@contextmanager
+def _as_known() -> Iterator[None]:
+    """Raise Unsupported where the standard library is not as it is known here."""
+    try:
+        assert hasattr(process.BaseProcess, "_bootstrap")
+        yield
+    except (AttributeError, TypeError, AssertionError) as error:
+        raise Unsupported(
+            f"the process pools of Python {platform.python_version()} are not as batchmill knows them: {error}",
+            "use Python 3.11 to 3.15, or a newer batchmill",
+        ) from error

@@ -1,0 +1,102 @@
+"""Owns the lanes of this machine: a worker process and its executor each. Never knows what a chunk means.
+
+A lane is one worker process behind a ProcessPoolExecutor of its own (max_workers=1): when a worker dies its executor
+breaks, and that costs this lane alone.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from batchmill.errors import InvalidUsage
+from batchmill.pool import forkserver
+from batchmill.pool.base import Event, Lane, Lanes
+from batchmill.pool.executor import SingleProcessExecutor
+from batchmill.pool.processes import Inherited, Origin
+from batchmill.worker import main
+from batchmill.worker.board import Board
+from batchmill.worker.main import LaneSetup
+from batchmill.worker.records import ALARM, COLUMNS, LIMIT, NO_LIMIT, OVERDUE
+
+_PATIENCE = 0.25  # seconds that signals may have to wait while a fork server starts
+
+
+class Pool(Lanes):
+    """The lanes of a run on this machine.
+
+    `kwargs` (or their pickle) go to every call of the function; `output` is a descriptor that workers write to in place
+    of stderr, `lock` one that lanes lock to pass on what commands print (`passing`). By the start method fork, workers
+    inherit the program's own descriptors, `foreign`.
+    """
+
+    def __init__(
+        self,
+        setup: LaneSetup,
+        kwargs: dict[str, Any] | bytes,
+        size: int,
+        put: Callable[[Event], None],
+        *,
+        start_method: str | None = None,
+        preload: Sequence[str] = (),
+        output: int | None = None,
+        lock: int | None = None,
+        foreign: Iterable[int] = (),
+    ) -> None:
+        self.start_method = start_method or forkserver.default_start_method()
+        self._shared = Board(COLUMNS * size)
+        super().__init__(size, put, self._shared.numbers)
+        self._server = None if self.start_method == "fork" else forkserver.borrow(preload)
+        self._arguments = (pickle.dumps(setup), kwargs if isinstance(kwargs, bytes) else packed(kwargs))
+        self._is_open = True
+        stdout = None if lock is None else 1
+        self._foreign = frozenset(foreign) - {output, lock}
+        self._given = [output, lock, stdout]
+
+    def may_start(self) -> bool:
+        """See Lanes.may_start: modules that are preloaded may take their time."""
+        return self._server is None or self._server.is_up(_PATIENCE)
+
+    def start(self, slot: int) -> Lane:
+        """See Lanes.start."""
+        for column in range(COLUMNS):
+            self._board[COLUMNS * slot + column] = NO_LIMIT if column == LIMIT else 0
+        is_fork = self.start_method == "fork"
+        given = [one if one is None or is_fork else Inherited(one) for one in self._given]
+        origin = Origin(self.start_method, self._server, f"batchmill worker {slot}", self._foreign)
+        executor = SingleProcessExecutor(origin, main.start, (self._shared, slot, *self._arguments, given))
+        lane = Lane(slot, executor)
+        hello = executor.start(main.hello)
+        lane.outstanding.append(("hello", 0))
+        self._listen(lane, ("hello", 0), hello)
+        lane.pid = executor.pid
+        self.lanes[slot] = lane
+        return lane
+
+    def close(self, patience: float) -> None:
+        """See Lanes.close; also all that workers have left behind."""
+        super().close(patience)
+        if self._is_open:
+            self._is_open = False
+            self._board = list(self._board)
+            self._shared.close()
+            if self._server is not None:
+                forkserver.give_back(self._server)
+
+    def ask_to_raise(self, lane: Lane, number: int) -> None:
+        """Have the lane raise Timeout in the record with that number, if it is still at it."""
+        self._board[COLUMNS * lane.slot + OVERDUE] = number
+        try:
+            os.kill(lane.pid, ALARM)
+        except OSError:
+            pass  # it died just now: an Event will tell
+
+
+def packed(kwargs: dict[str, Any]) -> bytes:
+    """Keyword arguments on their way to a lane; raises InvalidUsage for what cannot be pickled."""
+    try:
+        return pickle.dumps(kwargs)
+    except Exception as error:  # what pickle raises for a lambda, for a lock and for a recursion differs
+        raise InvalidUsage(f"kwargs cannot be sent to workers: {error}", "give what can be pickled") from None

@@ -1,0 +1,154 @@
+"""Owns the limits on lanes while they run: time per item, memory, items per lane. Never touches a chunk.
+
+Every tick: an item that takes too long is first asked to raise, then its lane is killed; a lane above its memory, or
+with its share of items done, retires at the next item boundary; one far above its memory is killed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from batchmill.errors import ItemError
+from batchmill.pool.base import Lane
+from batchmill.pool.local import Pool
+from batchmill.pool.watchdog import Action, Watchdog
+from batchmill.settings import Settings
+from batchmill.system.machine import available_memory, is_stopped, oom_kills, rss_of
+from batchmill.text import format_size
+from batchmill.worker.records import ALARM
+
+FAR_ABOVE = 1.5  # times --worker-memory at which a lane is not waited for any more
+LOOK, CALM_LOOK = 0.2, 1.0  # seconds between looks at memory, with --worker-memory and without
+FIRST_LOOK = 0.1  # seconds till the first of those, without a limit: lanes are up by then, and psutil takes its time
+STOPPED_LOOK = 5.0  # seconds between looks for stopped workers
+SHORT = 0.05  # share of all memory; less than that free is trouble
+_PATIENCE = (0.5, 5.0)  # least and greatest wait between asking an item to raise and killing its lane
+
+
+class Guard:
+    """Watches the lanes of a pool, and knows for which item it killed one."""
+
+    def __init__(self, pool: Pool, settings: Settings, tick: float, on_message: Callable[[str], None]) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._on_message = on_message
+        self._watchdog: Watchdog | None = None
+        if settings.timeout is not None:
+            patience = min(max(settings.timeout, _PATIENCE[0]), _PATIENCE[1])
+            self._watchdog = Watchdog(settings.timeout, patience, 2 * tick)
+        self._next_look = self._next_stopped_look = math.inf
+        self._is_new = True
+        self._free: int | None = None
+        self._oom_kills = oom_kills()
+        self._told: set[int] = set()
+        self._asked: dict[Lane, tuple[int, ItemError]] = {}
+        self._condemned: dict[Lane, tuple[int, ItemError]] = {}
+
+    @property
+    def tick(self) -> float | None:
+        """Seconds between two calls of `look` that the limits need; None where any will do."""
+        return None if self._settings.timeout is None else max(0.01, self._settings.timeout / 20)
+
+    def look(self, now: float) -> None:
+        """Do what is due at `now` (monotonic seconds)."""
+        if self._watchdog is not None:
+            self._look_at_time(self._watchdog, now)
+        if self._is_new:
+            self._is_new = False
+            has_limit = self._settings.worker_memory is not None or self._settings.min_free_memory is not None
+            self._next_look = now if has_limit else now + FIRST_LOOK
+            self._next_stopped_look = now + STOPPED_LOOK
+        if now >= self._next_look:
+            self._next_look = now + (CALM_LOOK if self._settings.worker_memory is None else LOOK)
+            self._look_at_memory()
+        if now >= self._next_stopped_look:
+            self._next_stopped_look = now + STOPPED_LOOK
+            self._look_for_stopped()
+
+    def _look_at_time(self, watchdog: Watchdog, now: float) -> None:
+        numbers = {slot: self._pool.number(lane) for slot, lane in self._pool.lanes.items()}
+        for overdue in watchdog.look(now, ((slot, number) for slot, number in numbers.items() if number)):
+            lane = self._pool.lanes[overdue.slot]
+            sentence = f"killed after {overdue.seconds:.3g} s (--timeout {self._settings.timeout:g}, pid {lane.pid})"
+            error = ItemError("Timeout", sentence)
+            if overdue.action is Action.RAISE:
+                self._asked[lane] = (overdue.number, error)
+                self._pool.ask_to_raise(lane, overdue.number)
+            else:
+                self._condemn(lane, overdue.number, error)
+
+    def _condemn(self, lane: Lane, number: int, error: ItemError) -> None:
+        """Kill a lane, and let the item with that number on the board fail with `error`."""
+        self._condemned[lane] = (number, error)
+        self._pool.give_up(lane)
+
+    def verdict(self, lane: Lane, code: int | None) -> ItemError | None:
+        """The error of the item that a dead lane (exit status `code`) was killed for; None where it was not.
+
+        Nor where the lane had gone on to another item before the kill reached it: that one is innocent. An item that
+        puts back the default action of our signal dies of being asked to raise.
+        """
+        found = self._condemned.get(lane) or (self._asked.get(lane) if code == -ALARM else None)
+        return found[1] if found is not None and found[0] == self._pool.number(lane) else None
+
+    def forget(self, lane: Lane) -> None:
+        """A dead lane has been dealt with."""
+        self._asked.pop(lane, None)
+        self._condemned.pop(lane, None)
+
+    def _look_at_memory(self) -> None:
+        most = self._settings.worker_memory
+        if self._settings.min_free_memory is not None:
+            self._free = available_memory()
+        for lane in list(self._pool.lanes.values()):
+            rss = lane.rss = rss_of(lane.pid)
+            if most is None:
+                continue
+            number = self._pool.number(lane)
+            if rss > FAR_ABOVE * most and number:
+                held = f"its worker (pid {lane.pid}) held {format_size(rss)}"
+                error = ItemError("OutOfMemory", f"killed: {held} (--worker-memory {format_size(most)})")
+                self._condemn(lane, number, error)
+            elif rss > most:
+                self._pool.retire(lane)
+
+    def counted(self, lane: Lane, items: int) -> None:
+        """A lane has answered for so many more items."""
+        lane.items += items
+        most = self._settings.max_items_per_worker
+        if most is not None and lane.items >= most:
+            self._pool.retire(lane)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether --min-free-memory is free, as far as was seen."""
+        least = self._settings.min_free_memory
+        return least is None or self._free is None or self._free >= least
+
+    def may_have_more(self, lane: Lane) -> bool:
+        """Whether memory allows to give the lane something: while it is short, only the first lane works on."""
+        if self.has_memory:
+            return True
+        busy = [other for other in self._pool.lanes.values() if other.outstanding]
+        return not busy
+
+    def items_left(self, lane: Lane) -> int | None:
+        """How many items the lane may still answer for, None for any number."""
+        most = self._settings.max_items_per_worker
+        return None if most is None else most - lane.items
+
+    def memory_trouble(self, lane: Lane) -> str | None:
+        """What points to memory as the cause of a lane's death, in words, or None."""
+        kills, free, rss = oom_kills(), available_memory(), lane.rss
+        was_killed = kills > self._oom_kills
+        self._oom_kills = kills
+        if was_killed or free < SHORT * (free + rss):
+            return f"RSS {format_size(rss)}, {format_size(free)} free"
+        return None
+
+    def _look_for_stopped(self) -> None:
+        for lane in self._pool.lanes.values():
+            if lane.pid not in self._told and is_stopped(lane.pid):
+                self._told.add(lane.pid)
+                self._on_message(f"Worker {lane.pid} is stopped; `kill -CONT {lane.pid}` lets it go on (see --timeout)")

@@ -1,0 +1,16 @@
+"""What runs where, when, and again.
+
+    loop           keeps workers busy and hands on what they answer (start here)
+    work_queue     what is next: the input less what is done, and the chunks that came back
+    in_flight      which chunk is on which worker: the state table
+    chunk_size     how many items the next chunk has
+    work_stealing  takes back what a held-up worker has not started
+    crashes        the chunks of a dead worker run again; `blame`: whether an item is charged with its end
+    retrier        failed items that are tried again; `retries`: when
+    run_limits     what a run with --time-limit does when; `limits`: how many failures end it
+    rendering      which worker makes which part of the output
+
+May import: ground, system, pool, worker, output, checkpoint, input, codec.
+"""
+
+__all__ = ["chunk_size", "in_flight", "limits", "loop", "rendering", "retrier", "run_limits", "work_queue"]

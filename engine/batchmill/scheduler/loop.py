@@ -1,0 +1,475 @@
+"""Owns the loop that keeps lanes busy and commits what they answer. Joins the parts; never knows a format or an option.
+
+    intake --job--> [fill] --submit--> lane ... Event --> [replied] --commit--> checkpoint, tracker, output, sink
+       ^                                 |
+       |                                 |--> [gone] --> ledger: the chunk runs again, the suspect alone
+       '--- what came back undone -------'--> recaller: from a lane that is held up, for one that is idle
+
+One thread, one queue. Lanes, the feeder, the sync thread and signals put things on it; nothing else touches the state.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from batchmill.errors import BatchmillError, CheckpointUnwritable, ClusterLost, ClusterUnfit
+from batchmill.model import TIME_UP, Chunk, Stop
+from batchmill.output.writer import KEPT
+from batchmill.pool.base import Event, Lane, Lanes
+from batchmill.pool.startup import Starts
+from batchmill.pool.worker_limits import Guard
+from batchmill.scheduler.chunk_size import Pace
+from batchmill.scheduler.crashes import Losses
+from batchmill.scheduler.in_flight import Ledger
+from batchmill.scheduler.rendering import Desk, Due
+from batchmill.scheduler.retrier import Retrier
+from batchmill.scheduler.run_limits import Phase, TimeLimit
+from batchmill.scheduler.work_queue import Intake
+from batchmill.scheduler.work_stealing import SOON, Recaller
+from batchmill.text import in_words, plural
+from batchmill.worker import records
+from batchmill.worker.main import Ready
+from batchmill.worker.records import Answer, Ids, Order
+from batchmill.worker.reply import Part, Tally
+from batchmill.worker.sealer import Sealer
+
+TICK = 0.1  # seconds between looks at what sends no events
+BRISK = 0.02  # between looks while lanes wait for input, or for a dead one to be gone
+TURN = 16  # chunks handed out before the loop looks at what has come back: it tells how large the next should be
+
+
+class Watcher(Protocol):
+    """Who follows a run: `ok` and `failed` items so far, and what becomes of the lanes."""
+
+    ok: int
+    failed: int
+
+    def tick(self, now: float, pids: list[int], workers: int) -> None:
+        """At every turn of the loop: `now` is monotonic seconds; `pids` and `workers` are the lanes there are."""
+
+    def lane_ended(self, lane: int, pid: int, exit: int | None, why: str) -> None:
+        """See Tracker.lane_ended."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Whom the loop tells what.
+
+    `commit` appends an outcome frame and returns why the run must stop now, or None; `strike` makes a charge durable;
+    `generation` is that of the order of the input; `ready` hears the digest of the function's source once.
+    """
+
+    commit: Callable[[Chunk, bytes, Tally], str | None]
+    strike: Callable[[dict[str, Any]], None]
+    generation: Callable[[], int]
+    ready: Callable[[str], None]
+    message: Callable[[str], None]
+
+
+class Loop:
+    """Runs until the intake is over, or asked to stop, or the time is up. `grace` and `start_timeout` are seconds.
+
+    What ended it early is in `stopped` ("" where nothing did) or `error`; `said` tells which error it was that others
+    stopped it for.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: Lanes,
+        events: queue.SimpleQueue[Any],
+        intake: Intake,
+        ledger: Ledger,
+        pace: Pace,
+        guard: Guard,
+        retrier: Retrier,
+        tracker: Watcher,
+        desk: Desk,
+        sealer: Sealer,
+        callbacks: Callbacks,
+        window: int,
+        grace: float,
+        start_timeout: float,
+        time_limit: TimeLimit | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool = pool
+        self._events = events
+        self._intake = intake
+        self._ledger = ledger
+        self._pace = pace
+        self._guard = guard
+        self._retrier = retrier
+        self._tracker = tracker
+        self._desk = desk
+        self._sealer = sealer
+        self._tell = callbacks
+        self._window = self._depth = window
+        self._grace = grace
+        self._time_limit = time_limit
+        self._clock = clock
+        self._recaller = Recaller(pool, ledger, intake.refund)
+        self._starts = Starts(pool, start_timeout, callbacks.message)
+        self._losses = Losses(pool, ledger, guard, intake.refund, callbacks.strike)
+        self._inbox: deque[Any] = deque()
+        self._deadline: float | None = None
+        self._killed = self._has_waited = False
+        self.stopped = self.said = ""
+        self.error: BaseException | None = None
+        self.is_broken = False  # by a defect of ours
+
+    # The loop
+
+    def run(self) -> None:
+        """Keep the lanes busy until all is done.
+
+        After an error lanes still return what they have, unless there are none any more or nothing can be committed.
+        """
+        while True:
+            try:
+                self._hear(0.0)  # it may have been stopped before it began
+                while not self._is_finished():
+                    self._turn()
+                return
+            except (CheckpointUnwritable, ClusterLost, ClusterUnfit):
+                raise
+            except BaseException as error:
+                if self.error is not None:
+                    raise
+                self.error, self.is_broken = error, not isinstance(error, BatchmillError)
+                self.stop("error")
+
+    def _turn(self) -> None:
+        more = self._fill()
+        self._tick()  # after handing out: it may take as long as starting a lane does
+        self._hear(0.0 if more else self._patience())
+
+    def _hear(self, seconds: float) -> None:
+        """Deal with the events that are there, or come within so many seconds."""
+        self._wait(seconds)
+        while self._inbox:
+            self._handle(self._inbox.popleft())
+
+    def _is_finished(self) -> bool:
+        if len(self._ledger) or self._desk.is_busy or self._pool.dying:
+            return self._killed
+        if self.stopped == TIME_UP and not self._killed:
+            self._guarded(self._intake.probe_end)
+            if self._is_worked_off():
+                self.stopped = ""  # the last items ended while they were waited for
+        if self.stopped:
+            return self._is_over_early()
+        if self._intake.is_limited and not len(self._retrier):
+            self._guarded(self._intake.probe_end)
+            if not self._intake.is_over:
+                self.stopped = "limit"
+                return self._is_over_early()
+        return self._is_worked_off() and self._is_written()
+
+    def _is_worked_off(self) -> bool:
+        """Whether every item has its outcome."""
+        return not len(self._ledger) and self._intake.is_over and not len(self._retrier)
+
+    def _is_over_early(self) -> bool:
+        """Stopped by design, the output so far is still written; a signal or an error leaves that to `results`."""
+        return self._killed or self.stopped not in KEPT or self._is_written()
+
+    def _is_written(self) -> bool:
+        self._desk.finish()
+        return self._desk.is_done
+
+    def _wait(self, seconds: float) -> None:
+        """Move the events that are there, or come within so many seconds, to the inbox."""
+        try:
+            self._inbox.append(self._events.get(True, seconds))
+            while True:
+                self._inbox.append(self._events.get(False))
+        except queue.Empty:
+            pass
+
+    def _patience(self) -> float:
+        if self._recaller.is_pending:
+            return SOON
+        idle = any(lane.ready and not lane.outstanding for lane in self._pool.lanes.values())
+        waits = (self._guard.tick, self._retrier.wait(self._clock()))
+        return min(BRISK if self._pool.dying or idle else TICK, *(wait for wait in waits if wait is not None), TICK)
+
+    def _handle(self, event: Any) -> None:
+        if isinstance(event, Event):
+            self._answered(event)
+        elif isinstance(event, Stop):
+            self.said = self.said or event.error
+            self.stop(event.reason, event.insist)
+        elif isinstance(event, Due):
+            event.action()
+            self._mind_the_reader()
+        elif isinstance(event, CheckpointUnwritable):
+            raise event
+
+    # Handing out
+
+    def _fill(self) -> bool:
+        """Give lanes with room something to do; whether some may be left that could have more."""
+        more = self._have_made()
+        return (not self.stopped and self._hand_out()) or more
+
+    def _have_made(self) -> bool:
+        """Have output made. Stopped by design, what there is so far is still written."""
+        if self.stopped not in KEPT:
+            return False
+        more = self._desk.fill(self._has_room)
+        if self.stopped and self._desk.is_deserted:  # time was up, and took all lanes with it
+            while not self._is_time_over() and self._desk.make_one_here():
+                more = True
+        return more
+
+    def _hand_out(self) -> bool:
+        """Give items to lanes with room, the idlest first."""
+        given = 0
+        for held in range(self._depth):
+            for lane in list(self._pool.lanes.values()):
+                if len(lane.outstanding) != held or not self._has_room(lane):
+                    continue
+                if given == TURN:
+                    return True
+                if self._ledger.is_to_wait and not self._pool.isolates:
+                    return False
+                if not self._give(lane):
+                    self._share()
+                    return False
+                given += 1
+        if not self._pool.lanes and not self._pool.dying and self._has_work():
+            self._starts.start_first()
+        return False
+
+    def _share(self) -> None:
+        """Nothing is left to hand out: let lanes that have too much share it with those that are idle."""
+        lanes = self._pool.lanes.values()
+        self._recaller.plan(self._clock(), sum(1 for lane in lanes if not lane.outstanding and self._has_room(lane)))
+
+    def _has_room(self, lane: Lane) -> bool:
+        if not lane.ready or lane.retiring or len(lane.outstanding) >= self._depth:
+            return False
+        if lane.lowered and lane.outstanding:
+            return False
+        return self._guard.may_have_more(lane) and self._items_left(lane) != 0
+
+    def _items_left(self, lane: Lane) -> int | None:
+        """How many items the lane may still be given beside those it has; None for any number."""
+        most = self._guard.items_left(lane)
+        if most is None:
+            return None
+        return max(0, most - sum(flight.chunk.to_run for flight in self._ledger.on_lane(lane.slot)))
+
+    def _has_work(self) -> bool:
+        """Whether there is something to start the first lane for."""
+        if self._desk.needs_lane:
+            return True
+        chunk = self._next_chunk()
+        if chunk is None:
+            return False
+        self._intake.refund(chunk.to_run)
+        self._ledger.put_first(chunk)
+        return True
+
+    def _next_chunk(self, most: int | None = None) -> Chunk | None:
+        return self._guarded(lambda: self._intake.next(starved=not len(self._ledger), most=most))
+
+    def _guarded(self, look: Callable[[], Chunk | None]) -> Chunk | None:
+        """Look at the input. If it breaks, what came before is still done and committed; then the error is raised."""
+        try:
+            return look()
+        except BaseException as error:  # an iterable may raise anything
+            self._intake.end()
+            self.error = self.error or error
+            return None
+
+    def _give(self, lane: Lane) -> bool:
+        chunk = self._next_chunk(self._items_left(lane))
+        if chunk is None:
+            return False
+        if chunk.sealed or (chunk.verdict is not None and chunk.ids is not None):  # its id is known: not even for that
+            self._seal(chunk, lane)
+            return True
+        flight = self._ledger.hand(chunk, lane.slot)
+        order = Order(flight.serial, self._pace.slice, self._tell.generation(), chunk)
+        if chunk.scan:
+            self._pool.submit(lane, ("scan", flight.serial), records.scan_chunk, order)
+        else:
+            self._pool.submit(lane, ("run", flight.serial), records.run_chunk, order)
+        return True
+
+    def _seal(self, chunk: Chunk, lane: Lane) -> None:
+        """A record that no lane may open again: all that is needed of it is made here, where `lane` would have been."""
+        if chunk.scan:
+            self._intake.scanned(chunk, self._sealer.scan(chunk))
+        else:
+            self._commit(chunk, [self._sealer.outcome(chunk, lane.slot, self._tell.generation())])
+
+    # Answers
+
+    def _answered(self, event: Event) -> None:
+        lane, (kind, number) = event.lane, event.tag
+        self._pool.answered(lane, event.tag)
+        if lane.lost:
+            return  # its flights are taken care of when it is gone
+        error = event.future.exception()
+        if error is not None:
+            self._broken(lane, kind, error)
+            return
+        if kind == "hello":
+            self._ready(lane, event.future.result())
+        elif kind in ("run", "scan") and self._ledger.has(number):
+            self._replied(lane, event.future)
+        elif kind == "render":
+            self._desk.made(number, *event.future.result())
+            self._mind_the_reader()
+        if lane.retiring:
+            self._pool.retire(lane)
+
+    def _mind_the_reader(self) -> None:
+        if self._desk.is_unread:
+            self.stop("SIGPIPE")
+
+    def _replied(self, lane: Lane, future: Future[Answer | Ids]) -> None:
+        answer = future.result()
+        done = answer.records
+        if answer.trouble and not done:
+            self._pool.spoiled(lane, answer.trouble)  # it counts as lost over what it had
+            return
+        chunk = self._ledger.returned(answer.serial, done)
+        self._recaller.forget(lane, answer.serial)
+        if isinstance(answer, Ids):
+            if done:
+                self._intake.scanned(self._head(chunk, done), answer.scan)
+        else:
+            if done and self._losses.survived(chunk):
+                self._starts.shrink("there is no memory for more at once")
+            if answer.lack and not self._has_waited:
+                self._has_waited = True
+                self._tell.message(f"Waiting: {answer.lack}; items run when that is over")
+            items = self._commit(chunk, answer.parts)
+            self._guard.counted(lane, items)
+        if answer.trouble:
+            lane.is_spared = True
+            self._pool.give_up(lane)
+
+    def _head(self, chunk: Chunk, records: int) -> Chunk:
+        return self._ledger.divide(chunk, records)[0] if records < chunk.records else chunk
+
+    def _commit(self, chunk: Chunk, parts: list[Part]) -> int:
+        """Commit what became of a chunk's first records; of how many items."""
+        items, before = sum(tally.items for _, tally in parts), 0
+        self._intake.refund(chunk.to_run - items)
+        for payload, tally in parts:
+            chunk = self._ledger.divide(chunk, before)[1] if before else chunk
+            before = tally.lines
+            self._pace.seen(tally.items, tally.seconds)
+            if self._time_limit is not None:
+                self._time_limit.seen(tally.items, tally.seconds, len(payload))
+            reason = self._tell.commit(chunk, payload, tally) if tally.lines else None
+            if reason is not None:
+                self.stop(reason)
+        return items
+
+    # Lanes
+
+    def _ready(self, lane: Lane, ready: Ready) -> None:
+        if self._starts.greet(lane, ready):  # the others only now: an import that fails is one error
+            self._tell.ready(ready.source)
+
+    def _broken(self, lane: Lane, kind: str, error: BaseException) -> None:
+        """The lane's process died, or its executor did; what it was running is known once it is gone."""
+        if isinstance(error, RuntimeError):  # BrokenProcessPool is one
+            self._pool.broke(lane)
+        elif kind in ("run", "scan"):
+            self._pool.spoiled(lane, in_words(error))
+        else:  # no item was ever near it: a defect of ours
+            raise error
+
+    def _gone(self, lane: Lane) -> None:
+        """A lane is confirmed dead: its chunks run again, and another lane takes its place."""
+        code = lane.executor.exitcode
+        if not (lane.ready or lane.machine_lost or self.stopped):
+            self._starts.died(lane, self._guard.memory_trouble(lane))
+        self._losses.take_back(lane, stopped=bool(self.stopped))
+        self._desk.lost(lane)
+        if not self.stopped:
+            self._tracker.lane_ended(lane.slot, lane.pid, code, self._losses.why(lane))
+        self._recaller.forget(lane)
+        self._guard.forget(lane)
+
+    # Ticks and ends
+
+    def _tick(self) -> None:
+        now = self._clock()
+        self._recaller.look(now, self._pace.patience)
+        self._recaller.check(now)
+        for lane in self._pool.gone():
+            self._gone(lane)
+        self._desk.look()
+        if not self.stopped:
+            if self._pool.isolates or not self._ledger.is_alone:
+                self._starts.start_missing()
+            self._pace.fit(self._pool.size, self._pool.round_trip)
+            self._depth = self._pace.depth(self._window)
+            self._retrier.look(now)
+        self._guard.look(now)
+        self._starts.watch(now)
+        if self._deadline is not None and now > self._deadline and not self._killed:
+            self._kill_all()
+        if self._time_limit is not None:
+            self._mind_the_time(self._time_limit, now)
+        self._tracker.tick(now, self._pool.pids, len(self._pool.lanes))
+
+    def _mind_the_time(self, limit: TimeLimit, now: float) -> None:
+        phase = limit.phase(now)
+        if phase >= Phase.DRAIN and not self.stopped and not self._is_worked_off():
+            self.stop(TIME_UP)
+        if phase >= Phase.CUT:
+            self._cut_off()
+        if phase is Phase.OVER and not self._killed:
+            self.stopped = self.stopped or TIME_UP
+            self._kill_all()
+
+    def _is_time_over(self) -> bool:
+        return self._time_limit is not None and self._time_limit.phase(self._clock()) is Phase.OVER
+
+    def _cut_off(self) -> None:
+        """Kill the lanes that still run items: nobody is blamed, the items run again."""
+        busy = [lane for lane in self._pool.lanes.values() if any(tag[0] != "render" for tag in lane.outstanding)]
+        running = sum(1 for lane in busy if self._pool.running(lane))
+        for lane in busy:
+            self._pool.give_up(lane)
+        if running:
+            was = "1 item was" if running == 1 else f"{running} items were"
+            remedy = "" if self._tracker.ok + self._tracker.failed else "; none ended in time: give more"
+            self._tell.message(f"{was} still running when the time was up, and stopped to be run again{remedy}")
+
+    def stop(self, reason: str, insist: bool = False) -> None:
+        """Hand out nothing more and let lanes return what they have; asked to `insist`, kill them."""
+        if self.stopped and not (self.stopped == TIME_UP and reason.startswith("SIG")):
+            if insist:
+                self._kill_all()
+            return
+        self.stopped = reason
+        self._deadline = None if reason == TIME_UP else self._clock() + self._grace
+        running = sum(1 for lane in self._pool.lanes.values() if self._pool.running(lane))
+        if running and reason.startswith("SIG") and reason != "SIGPIPE":
+            waited = f"up to {self._grace:g} s for {plural(running, 'item')}"
+            self._tell.message(f"Stopping: waiting {waited}; once more stops at once")
+        for lane in list(self._pool.lanes.values()):
+            self._pool.lower(lane, 0, 0)
+            if not lane.ready:
+                self._pool.give_up(lane)
+
+    def _kill_all(self) -> None:
+        self._killed = True
+        for lane in list(self._pool.lanes.values()):
+            self._pool.give_up(lane)

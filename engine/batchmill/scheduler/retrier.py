@@ -1,0 +1,78 @@
+"""Owns the way of a failed item back to the lanes. Never holds an item's bytes that the checkpoint holds."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from batchmill.codec.outcomes import Block
+from batchmill.input import formats
+from batchmill.input.formats import Format
+from batchmill.model import Chunk, Earlier
+from batchmill.scheduler.in_flight import Ledger
+from batchmill.scheduler.retries import Again, Retries
+
+_FINAL = ("WorkerDied", "ItemTooLarge")  # the first has had its --crash-retries, the second can never succeed
+
+
+class Retrier:
+    """Failed items that are tried again in the same run. `read` gives the frame `seq` of the checkpoint."""
+
+    def __init__(
+        self, retries: int, delay: float, ledger: Ledger, read: Callable[[int], Block], format: Format | None
+    ) -> None:
+        self._retries = Retries(retries, delay, random.random)
+        self._ledger = ledger
+        self._read = read
+        self._format = format
+        self._records: dict[tuple[int, int], Chunk] = {}  # of items that are not in the checkpoint, or not whole
+
+    def __len__(self) -> int:
+        return len(self._retries)
+
+    def take(self, chunk: Chunk, seq: int, block: Block) -> set[int]:
+        """Frame `seq` holds failed items of a chunk: let those with tries left wait; their offsets in the chunk."""
+        taken: set[int] = set()
+        if chunk.sealed:
+            return taken
+        attempts, offsets, now = block.attempts, block.offsets, time.monotonic()
+        for place, failure in block.failures.items():
+            tried, offset = attempts.get(place, 1), offsets[place]
+            if not self._retries.allows(tried) or failure.type in _FINAL:
+                continue
+            if failure.raw is None or not isinstance(chunk.data, bytes):
+                self._records[seq, place] = _alone(chunk, offset, self._format)
+            again = Again(0.0, chunk.first + offset, self._line(chunk, offset), chunk.input, seq, place, tried)
+            self._retries.add(now, again)
+            taken.add(offset)
+        return taken
+
+    def look(self, now: float) -> None:
+        """Queue the items whose time has come."""
+        while (again := self._retries.due(now)) is not None:
+            self._ledger.put(self._chunk(again))
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until the next one is due, None where none waits."""
+        return self._retries.wait(now)
+
+    def _chunk(self, again: Again) -> Chunk:
+        earlier = {0: Earlier(again.seq, again.place, again.attempts)}
+        kept = self._records.pop((again.seq, again.place), None)
+        if kept is not None:
+            return kept._replace(earlier=earlier)
+        raw = self._read(again.seq).failures[again.place].raw
+        assert raw is not None
+        header, record = (b"", raw) if self._format is None else self._format.of_kept(raw)
+        return Chunk(again.position, again.line, again.input, 1, record, earlier=earlier, header=header)
+
+    def _line(self, chunk: Chunk, offset: int) -> int:
+        return chunk.line + offset if self._format is None else self._format.line_at(chunk, offset)
+
+
+def _alone(chunk: Chunk, offset: int, format: Format | None) -> Chunk:
+    """One record of a chunk as a chunk of its own."""
+    rest = formats.divide(chunk, offset, format)[1] if offset else chunk
+    alone = formats.divide(rest, 1, format)[0] if rest.records > 1 else rest
+    return alone._replace(skip=None, crashes=0, verdict=None, alone=False)

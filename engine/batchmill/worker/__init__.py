@@ -1,0 +1,29 @@
+"""All that runs in a worker process.
+
+    bootstrap      makes a process a worker: its group, signals, descriptors, its end with the parent's
+    main           sets it up for the items of a run (start here)
+    records        opens the records of a chunk and runs them: the guard over each from its first touch to its reply
+    board          numbers that the parent and its workers share: which record runs, how far to go
+    baseline       what every item begins with, put back after the item that changed it
+    sealer         what becomes of a record that no worker may open again
+    reply          the rows of a reply while it grows, and the frames it becomes
+    function       FUNCTION, from a text or a callable to what is called; `by_value`: closures; `outline`: from source
+    command        a command for each item: `template` (its words), `child_process` (its life), `passthrough` (prints)
+    code_bundle    the user's own modules, for another machine
+
+May import: ground, system, files, input, codec.
+"""
+
+__all__ = [
+    "board",
+    "bootstrap",
+    "code_bundle",
+    "command",
+    "function",
+    "main",
+    "outline",
+    "passthrough",
+    "records",
+    "reply",
+    "sealer",
+]

@@ -1,0 +1,353 @@
+"""Owns a command as a process of a lane: its start, its streams, its end. Never knows of items, and never lets a
+command outlive its lane.
+
+    Commands.run --posix_spawn--> the command, in the lane's second group, beside the group's keeper
+                 <--two pipes---- stdout, stderr: as it writes them, the first bytes kept, the rest counted
+
+The keeper is a shell that waits for the end of a pipe whose other end only the lane holds: however the lane ends (and
+it ends with the parent, see `lane`), the keeper kills the group. Tried instead: PR_SET_PDEATHSIG would have to be set
+in the command itself, and with it a fork of Python's own for each.
+
+Spawning costs 70 µs of the lane's time (vfork inside), pipes and poll 50 µs more; subprocess.run costs twice that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.util import Finalize
+from typing import IO, Any, NamedTuple
+
+from batchmill.errors import OutputLost
+from batchmill.files.anonymous_file import file_with, write_whole
+from batchmill.system.children import descendants, kill_tree, send
+
+PIECE = 1 << 16
+TAIL = 4 << 10  # bytes of the end of a stream that are kept in any case
+LAST_WORDS = 1.0  # seconds between SIGTERM and SIGKILL
+_TICK = 0.1  # seconds; a longer one counts as two: a machine that was suspended does not count (TRAPS.md 12)
+_LOOK = 0.02  # seconds between looks for the end of a command, where nothing tells of it
+PATIENCE = 20.0  # seconds for a process to become possible: other commands have to end first
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
+HELD = {errno.EAGAIN, errno.ENFILE}  # others have all that there may be of them: whatever is started, it cannot be
+_PASSING = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.ETXTBSY}  # what may be otherwise in a moment
+_PIPEFUL = 16  # pieces: more than a pipe holds
+_SHELL = "/bin/sh"
+_KEEPER = 'trap "" HUP INT TERM; read -r _; kill -KILL 0'
+# What Python or the lane ignores must not be ignored by a command too.
+_DEFAULT = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class Capture:
+    """What a command wrote to one of its streams: the first `keep` bytes, and how many were `dropped`.
+
+    With `whole`, the others are in a temporary file, for `pieces`.
+    """
+
+    __slots__ = ("_keep", "_last", "_rest", "_whole", "dropped", "kept")
+
+    def __init__(self, keep: int, whole: bool) -> None:
+        self._keep = keep
+        self._whole = whole
+        self._rest: IO[bytes] | None = None
+        self._last = b""
+        self.kept = bytearray()
+        self.dropped = 0
+
+    def add(self, data: bytes) -> None:
+        """The command wrote this next."""
+        room = self._keep - len(self.kept)
+        if room > 0:
+            self.kept += data[:room]
+        if len(data) > room:
+            self._drop(data[room:])
+
+    def _drop(self, data: bytes) -> None:
+        self.dropped += len(data)
+        self._last = (self._last + data)[-TAIL:]
+        if self._whole:
+            import tempfile  # not every lane needs it
+
+            try:
+                if self._rest is None:
+                    self._rest = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with the capture
+                write_whole(self._rest.fileno(), data)
+            except OSError as error:
+                remedy = "point TMPDIR at a directory with room"
+                raise OutputLost(f"no room for what it prints, in a temporary file: {error.strerror}", remedy) from None
+
+    @property
+    def tail(self) -> bytes:
+        """The last bytes."""
+        return bytes(self.kept[-TAIL:] + self._last)[-TAIL:]
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, in pieces; only `whole` ones have what was dropped."""
+        if self.kept:
+            yield bytes(self.kept)
+        if self._rest is not None:
+            self._rest.seek(0)
+            while piece := self._rest.read(PIECE):
+                yield piece
+
+    def close(self) -> None:
+        """Give back the file."""
+        if self._rest is not None:
+            self._rest.close()
+
+
+Captures = tuple[Capture, Capture]  # of stdout and of stderr
+
+
+class Ended(NamedTuple):
+    """How a command ended: its wait status and resource usage, and whether it was told to, after its time was up."""
+
+    status: int
+    usage: Any
+    overdue: bool
+
+
+class NotStarted(Exception):
+    """A command could not be started, for the reason in `error`."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Commands:
+    """Runs commands, one after the other. `environ` is theirs."""
+
+    def __init__(self, environ: Mapping[bytes, bytes]) -> None:
+        self._environ = dict(environ)
+        self._group = _Group(self._environ)
+
+    def run(
+        self,
+        path: str | None,
+        words: list[bytes],
+        *,
+        stdin: bytes | None,
+        captures: Captures,
+        timeout: float | None,
+        patience: float = PATIENCE,
+    ) -> Ended:
+        """Run the program `path` (None: the first word, looked up on PATH) to its end, which may be `timeout`.
+        Where others have all the processes there may be, it is tried again for `patience` seconds.
+
+        `captures` take stdout and stderr. The program reads `stdin`, or nothing. What it leaves running in the
+        background is not waited for. Raises NotStarted, and OutputLost where `captures` cannot keep what it prints.
+        """
+        child = self._started(path, words, stdin, captures, patience)
+        try:
+            overdue = not child.gather(timeout)
+            if overdue:
+                outside = descendants(child.pid)  # they may be in other groups, as what `timeout` runs
+                for number in (signal.SIGTERM, signal.SIGCONT):
+                    self._group.signal(number)
+                    for pid in outside:
+                        send(os.kill, pid, number)
+                child.gather(LAST_WORDS)
+                kill_tree(child.pid)
+                self._group.kill()
+            child.drain()
+            status, usage = child.wait()
+        except BaseException:
+            self._group.kill()
+            child.wait()
+            raise
+        finally:
+            child.close()
+        return Ended(status, usage, overdue)
+
+    def check(self) -> None:
+        """Raise NotStarted where there is no process for a command: one is tried."""
+        captures = (Capture(0, whole=False), Capture(0, whole=False))
+        self.run(_SHELL, [b"sh", b"-c", b":"], stdin=None, captures=captures, timeout=None, patience=0.0)
+
+    def _started(
+        self, path: str | None, words: list[bytes], stdin: bytes | None, captures: Captures, patience: float
+    ) -> _Child:
+        deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
+        while True:
+            try:
+                return self._start(path, words, stdin, captures)
+            except OSError as error:
+                if error.errno not in _PASSING or time.monotonic() + pause > deadline:
+                    raise NotStarted(error) from error
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _start(self, path: str | None, words: list[bytes], stdin: bytes | None, captures: Captures) -> _Child:
+        ends: list[int] = []
+        try:
+            ends += os.pipe()
+            ends += os.pipe()
+            actions = [(os.POSIX_SPAWN_DUP2, ends[1], 1), (os.POSIX_SPAWN_DUP2, ends[3], 2)]
+            if stdin is not None:
+                ends.append(file_with(stdin))
+                actions.append((os.POSIX_SPAWN_DUP2, ends[4], 0))
+            pid = self._spawn(path, words, actions)
+        except BaseException:
+            for end in ends:
+                os.close(end)
+            raise
+        if stdin is not None:
+            os.close(ends[4])
+        return _Child(pid, dict(zip((ends[0], ends[2]), captures)), (ends[1], ends[3]))
+
+    def _spawn(self, path: str | None, words: list[bytes], actions: Sequence[Any]) -> int:
+        spawn = os.posix_spawnp if path is None else os.posix_spawn
+        program: Any = words[0] if path is None else path
+        rest: dict[str, Any] = {"file_actions": actions, "setpgroup": self._group.id, "setsigdef": _DEFAULT}
+        try:
+            return spawn(program, words, self._environ, **rest)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            # A script without a first line that names its interpreter: the shell's, as execvp and every shell has it.
+            return os.posix_spawn(_SHELL, [b"sh", program, *words[1:]], self._environ, **rest)
+
+
+class _Child:
+    """A running command, and both ends of its streams.
+
+    Its end is told by a pidfd. The writing ends stay open here till then, or else each closing of a stream would wake
+    this process: three times an item, for most commands say nothing. Without pidfds the ends of the streams must do.
+    """
+
+    def __init__(self, pid: int, captures: dict[int, Capture], writing: tuple[int, ...]) -> None:
+        self.pid = pid
+        self._captures = captures
+        self._poll = select.poll()
+        for descriptor in captures:
+            self._poll.register(descriptor, select.POLLIN)
+        self._pidfd = _pidfd(pid)
+        self._writing = writing
+        self._ended: tuple[int, Any] | None = None
+        if self._pidfd is None:
+            self._close_writing()
+        else:
+            self._poll.register(self._pidfd, select.POLLIN)
+
+    def gather(self, seconds: float | None) -> bool:
+        """Read till the command has ended (True), or these seconds have passed."""
+        if seconds is None and self._pidfd is not None:
+            while not self._read(None):
+                pass
+            return True
+        spent, last = 0.0, time.monotonic()
+        tick = _LOOK if self._pidfd is None else _TICK
+        while seconds is None or spent < seconds:
+            if self._read(1000 * (tick if seconds is None else min(tick, seconds - spent))):
+                return True
+            now = time.monotonic()
+            spent, last = spent + min(now - last, 2 * _TICK), now
+        return False
+
+    def _read(self, milliseconds: float | None) -> bool:
+        """Read what is there, or comes within that time; whether the command has ended."""
+        ended = False
+        for descriptor, event in self._poll.poll(milliseconds):
+            if descriptor == self._pidfd:
+                ended = True
+            elif event & select.POLLIN:
+                self._captures[descriptor].add(os.read(descriptor, PIECE))
+            else:  # the last writer is gone
+                self._poll.unregister(descriptor)
+        return ended or (self._pidfd is None and self._has_ended())
+
+    def _has_ended(self) -> bool:
+        if self._ended is None:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            self._ended = (status, usage) if pid else None
+        return self._ended is not None
+
+    def drain(self) -> None:
+        """Read what an ended command left in its pipes; what it left running may hold them open for ever."""
+        if self._pidfd is not None:
+            self._poll.unregister(self._pidfd)
+        for _ in range(_PIPEFUL):
+            if not any(event & select.POLLIN for _, event in self._poll.poll(0)):
+                break
+            self._read(0)
+
+    def wait(self) -> tuple[int, Any]:
+        """Wait for its end: wait status and resource usage."""
+        if self._ended is None:
+            _, status, usage = os.wait4(self.pid, 0)
+            self._ended = status, usage
+        return self._ended
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._close_writing()
+        for descriptor in self._captures:
+            os.close(descriptor)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+    def _close_writing(self) -> None:
+        for descriptor in self._writing:
+            os.close(descriptor)
+        self._writing = ()
+
+
+class _Group:
+    """The process group of the commands, with its keeper."""
+
+    def __init__(self, environ: Mapping[bytes, bytes]) -> None:
+        self._environ = environ
+        self._keeper = 0
+        self._end = -1
+        Finalize(None, self.kill, exitpriority=0)  # an idle lane that ends leaves no zombie of its keeper behind
+
+    @property
+    def id(self) -> int:
+        """The group's number."""
+        # A command can kill its keeper, by `kill -9 0`.
+        if self._keeper and os.waitpid(self._keeper, os.WNOHANG)[0]:
+            os.close(self._end)
+            self._keeper = 0
+        if not self._keeper:
+            self._start()
+        return self._keeper
+
+    def _start(self) -> None:
+        end, kept = os.pipe()
+        null = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+        actions = [(os.POSIX_SPAWN_DUP2, end, 0), *null]
+        try:
+            self._keeper = os.posix_spawn(
+                _SHELL, ["sh", "-c", _KEEPER], self._environ, file_actions=actions, setpgroup=0, setsigdef=_DEFAULT
+            )
+        except BaseException:
+            os.close(kept)
+            raise
+        finally:
+            os.close(end)
+        self._end = kept
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all of the group; the keeper minds none but SIGKILL."""
+        if self._keeper:
+            os.killpg(self._keeper, number)
+
+    def kill(self) -> None:
+        """Kill all of the group, the keeper too; there will be another."""
+        if self._keeper:
+            os.killpg(self._keeper, signal.SIGKILL)
+            os.waitpid(self._keeper, 0)
+            os.close(self._end)
+            self._keeper = 0
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except OSError:  # a kernel that has none, or no descriptor left
+        return None

@@ -1,0 +1,476 @@
+"""Owns what FUNCTION means: a text or a callable to a spec, that to a callable. Never imports user code in the parent.
+
+    parent                                             lane
+    "score.py:crunch"  --parse------+
+                                    +--> FunctionSpec --resolve--> Resolved(function, init, source_digest)
+    score.crunch       --of_callable+
+
+`parse` reads the outline of the user's file only, so that a wrong name is refused before any lane starts; where that
+cannot tell (a star import, `exec`), the lane decides. The rule for sys.path is Python's own: the directory of the file,
+or the working directory for a module, comes first, in the lane and after batchmill's own imports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.machinery import PathFinder, SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from types import CodeType, ModuleType, TracebackType
+from typing import Any
+
+from batchmill.errors import (
+    BatchmillError,
+    FunctionFailed,
+    FunctionStarved,
+    InputMissing,
+    InvalidUsage,
+    NotGuarded,
+    UnknownFunction,
+)
+from batchmill.secrecy import mask_text
+from batchmill.system.scarcity import lacking_number
+from batchmill.worker.outline import Outline, no_name
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+TRACEBACK_LINES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSpec:
+    """How a lane finds the function. Small, and picklable by name alone.
+
+    `kind` is "file" (`path` loaded under the name `module`), "module" (imported) or "pickle" (`blob`). `name` may be
+    dotted. `directory` is what comes first on sys.path (None: the path the lane has already). `main` marks functions of
+    `__main__`: the lane's `__main__` becomes their module. `label` is a name given by the user. `named` is False where
+    nothing but a given name could tell the function from another one (a lambda, a partial, an object).
+    """
+
+    kind: str
+    module: str
+    name: str
+    path: str | None = None
+    blob: bytes | None = None
+    directory: str | None = None
+    main: bool = False
+    label: str = ""
+    named: bool = True
+
+    @property
+    def identity(self) -> str:
+        """What a checkpoint belongs to: `stem:name` or `package.module:name`, wherever the file lies."""
+        return self.label or f"{self.module}:{self.name}"
+
+    @property
+    def display(self) -> str:
+        """The function as people know it: `score.py:crunch`, `package.module:name`, or the given name."""
+        if self.kind == "file" and self.path and not self.label:
+            return f"{os.path.basename(self.path)}:{self.name}"
+        return self.identity
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A lane's own function and initializer; `source_digest` is the hex digest of its source, or ""."""
+
+    function: Callable[..., Any]
+    init: Callable[[], Any] | None
+    source_digest: str
+
+
+def here() -> str:
+    """The working directory; raises InputMissing where it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise InputMissing("the working directory is gone", "cd to one that is there") from None
+
+
+def parse(text: str, cwd: str) -> FunctionSpec:
+    """The spec of `path/file.py:name` or `package.module:name`, relative to the directory `cwd`.
+
+    Raises UnknownFunction (malformed, or surely no such name), InputMissing (no such file), FunctionFailed (the file
+    has a syntax error). A module's name is checked where its file lies in `cwd`; elsewhere the lane finds out.
+    """
+    where, _, name = text.rpartition(":")
+    path = os.path.join(cwd, where)
+    stray_colon = ":" in where and not os.path.isfile(path)
+    if stray_colon or not _is_name(name) or not (_is_path(where) or _is_name(where)):
+        raise UnknownFunction(f"{text!r} is not FILE.py:NAME or PACKAGE.MODULE:NAME", _corrected(text, cwd))
+    if _is_path(where):
+        return _of_file(where, name, os.path.abspath(path))
+    return _of_module(where, name, os.path.abspath(cwd))
+
+
+def _is_path(where: str) -> bool:
+    return where.endswith(".py") or "/" in where
+
+
+def _is_name(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _corrected(text: str, cwd: str) -> str:
+    parts = [part for part in text.split(":") if part]
+    where = "" if text.startswith(":") or not parts else parts.pop(0)
+    name = ".".join(parts).removesuffix("()")
+    file = where if where.endswith(".py") else f"{where}.py"
+    if os.path.isfile(os.path.join(cwd, file)):
+        functions = "" if _is_name(name) else _functions_of(os.path.join(cwd, file))
+        return f"write {file}:{name if _is_name(name) else 'NAME'}" + (f"; {functions}" if functions else "")
+    package, _, last = where.rpartition(".")
+    if not name and not _is_path(where) and _is_name(where) and package and not _is_missing(package, cwd):
+        return f"write {package}:{last}"
+    return f"write {where or 'FILE.py'}:{name if _is_name(name) else 'NAME'}"
+
+
+def _functions_of(path: str) -> str:
+    try:
+        return str(_outline(path, path))
+    except BatchmillError:
+        return ""
+
+
+def _of_file(where: str, name: str, path: str) -> FunctionSpec:
+    _outline(where, path).require(name, where)
+    # As `python file.py` does: the directory is that of the real file, behind any symbolic link.
+    directory = os.path.dirname(os.path.realpath(path))
+    return FunctionSpec("file", _stem(path), name, path=path, directory=directory)
+
+
+def _of_module(module: str, name: str, cwd: str) -> FunctionSpec:
+    if _is_missing(module, cwd):
+        raise _no_module(module, name, cwd)
+    path = _module_file(module, cwd)
+    if path is not None:
+        _outline(os.path.relpath(path, cwd), path).require(name, module)
+    return FunctionSpec("module", module, name, directory=cwd)
+
+
+def _is_missing(module: str, cwd: str) -> bool:
+    # Only the top level is asked for: whatever lies below may be made by the package's own code.
+    top = module.partition(".")[0]
+    if top in sys.modules or PathFinder.find_spec(top, [cwd]) is not None:
+        return False
+    try:
+        return all(finder.find_spec(top, None) is None for finder in sys.meta_path)
+    except Exception:  # other people's finders; when unsure, the lane decides
+        return False
+
+
+def _module_file(module: str, cwd: str) -> str | None:
+    # A directory without __init__.py may be overruled by an installed package of that name: not judged here.
+    *packages, last = module.split(".")
+    folder = cwd
+    for package in packages:
+        folder = os.path.join(folder, package)
+        if not os.path.isfile(os.path.join(folder, "__init__.py")):
+            return None
+    path = os.path.join(folder, f"{last}.py")
+    hidden = os.path.isdir(os.path.join(folder, last))
+    return path if os.path.isfile(path) and not hidden else None
+
+
+def _no_module(module: str, name: str, cwd: str) -> UnknownFunction:
+    import pkgutil
+    from difflib import get_close_matches
+
+    package, _, last = module.rpartition(".")
+    siblings = [found.name for found in pkgutil.iter_modules([os.path.join(cwd, *package.split("."))])]
+    close = get_close_matches(last, siblings, 1)
+    remedy = f"write {module}.py:{name} for a file, or run from the directory that holds {module.partition('.')[0]}"
+    if close:
+        remedy = f"did you mean {'.'.join(filter(None, [package, close[0]]))}:{name}?"
+    return UnknownFunction(f"there is no module {module!r} in {cwd} or among the installed ones", remedy)
+
+
+def _outline(where: str, path: str) -> Outline:
+    if not os.path.isfile(path):
+        raise _no_file(where, path)
+    try:
+        with open(path, "rb") as file:
+            return Outline.of(file.read(), where)
+    except OSError as error:
+        raise InputMissing(f"{where} cannot be read: {error.strerror}", "check its permissions") from None
+
+
+def _no_file(where: str, path: str) -> InputMissing:
+    folder, base = os.path.split(path)
+    if os.path.exists(path):
+        return InputMissing(f"{where} is not a file", f"name a file in it: {where.rstrip('/')}/FILE.py:NAME")
+    if not os.path.isdir(folder):
+        return InputMissing(f"{where} does not exist", f"there is no directory {os.path.dirname(where)!r}")
+    from difflib import get_close_matches
+
+    sources = [entry for entry in sorted(os.listdir(folder)) if entry.endswith(".py")]
+    close = get_close_matches(base, sources, 1, 0.5)
+    near = os.path.join(os.path.dirname(where), close[0]) if close else ""
+    return InputMissing(f"{where} does not exist", f"did you mean {near}?" if near else "check the path")
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def of_callable(function: Callable[..., Any], name: str | None = None) -> FunctionSpec:
+    """The spec of a callable: by name where a lane can import it, else pickled by value with cloudpickle.
+
+    `name` becomes the identity. Raises InvalidUsage for what cannot be called, is async or a generator, or needs
+    cloudpickle where that is not installed.
+    """
+    _refuse_unfit(function, getattr(function, "__name__", None) or mask_text(repr(function)))
+    home = function if getattr(function, "__module__", None) else getattr(function, "__objclass__", None)
+    holder: str = getattr(home, "__module__", None) or ""
+    qualname: str = getattr(function, "__qualname__", "") or getattr(function, "__name__", "")
+    spec = _by_name(function, holder, qualname) or _by_value(function, holder, qualname)
+    return replace(spec, label=name, named=True) if name else spec
+
+
+def _by_name(function: Callable[..., Any], holder: str, qualname: str) -> FunctionSpec | None:
+    module = sys.modules.get(holder)
+    if module is None or not qualname or not _is_same(_walk(module, qualname), function):
+        return None
+    if holder == "__main__":
+        return _of_main(module, qualname)
+    file = getattr(module, "__file__", None) or ""
+    folder = os.path.dirname(os.path.realpath(file))
+    # A lane gets the parent's sys.path; a file that was loaded past it must be loaded as a file there too.
+    by_path = "." not in holder and file.endswith(".py") and os.path.isfile(file)
+    if by_path and folder not in {os.path.realpath(entry) for entry in sys.path}:
+        return FunctionSpec("file", holder, qualname, path=os.path.abspath(file), directory=folder)
+    return FunctionSpec("module", holder, qualname)
+
+
+def _is_same(found: Any, function: Any) -> bool:
+    # A class method is a new object at each look-up, and equal to the last.
+    return found is function or (inspect.isclass(getattr(function, "__self__", None)) and found == function)
+
+
+def _walk(holder: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        holder = getattr(holder, part, None)
+    return holder
+
+
+def _of_main(main: ModuleType, qualname: str) -> FunctionSpec | None:
+    if main.__spec__ is not None and main.__spec__.name != "__main__":  # python -m package.module
+        return FunctionSpec("module", main.__spec__.name, qualname, main=True)
+    try:
+        path = os.path.abspath(main.__file__ or "")
+        spec = _of_file(path, qualname, path)
+    except (AttributeError, BatchmillError):  # a notebook, `python -c`, or typed in after the script was loaded
+        return None
+    return replace(spec, main=True)
+
+
+def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> FunctionSpec:
+    shown = qualname or mask_text(repr(function))
+    try:
+        from batchmill.worker import by_value
+    except ImportError:
+        remedy = "move it to the top level of a module, or: pip install 'batchmill[cloudpickle]'"
+        raise InvalidUsage(f"{shown} cannot be found by name in a worker", remedy) from None
+    try:
+        blob: bytes = by_value.dumps(function)
+    except Exception as error:
+        problem = f"{shown} cannot be sent to workers: {type(error).__name__}: {error}"
+        raise InvalidUsage(problem, "move it, and what it uses, to the top level of a module") from None
+    code = getattr(function, "__code__", None)
+    path = code.co_filename if isinstance(code, CodeType) and os.path.isfile(code.co_filename) else None
+    module = _stem(path) if path and holder == "__main__" else holder
+    named = bool(qualname) and "<lambda>" not in qualname
+    return FunctionSpec("pickle", module, qualname or type(function).__name__, path=path, blob=blob, named=named)
+
+
+def _refuse_unfit(function: Any, shown: str) -> None:
+    if not callable(function):
+        raise InvalidUsage(f"{shown} is {type(function).__name__}, not a function", "name something that can be called")
+    called = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
+    for candidate in (function, called):
+        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
+            remedy = "make it a plain function; asyncio.run(...) inside it works"
+            raise InvalidUsage(f"{shown} is an async function, which batchmill does not await", remedy)
+        if inspect.isgeneratorfunction(candidate):
+            raise InvalidUsage(f"{shown} is a generator function", "return the result, or list(...) of the results")
+
+
+def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resolved:
+    """Import what `spec` names, and `init` (NAME in the function's module, MODULE:NAME, or a spec). Lanes only.
+
+    Changes sys.path, sys.modules and, for functions of a script, `__main__` of this process. Raises UnknownFunction (no
+    such module or name), InvalidUsage (async, generator, not callable), InputMissing (the file has gone) and
+    FunctionFailed (the import raised or exited).
+    """
+    module = None
+    if spec.blob is None:
+        module = _load(spec)
+        function = _attribute(module, spec)
+    else:
+        function = _guarded(f"unpickling {spec.display}", lambda: pickle.loads(spec.blob or b""))
+    _refuse_unfit(function, spec.display)
+    found = None if init is None else _resolve_init(init, spec, module)
+    return Resolved(function, found, _digest(spec.path or _source_of(module)))
+
+
+def check_arguments(spec: FunctionSpec, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise InvalidUsage where the function is known not to take an item and these keywords."""
+    signature = _signature(function)
+    if signature is None:
+        return
+    try:
+        signature.bind(None, **kwargs)
+    except TypeError as error:
+        named = ", ".join(list(signature.parameters)[1:]) or "none"
+        remedy = f"it is called with one item; what --set can name: {named}"
+        raise InvalidUsage(f"{spec.display} cannot be called so: {error}", remedy) from None
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """None where nobody can tell. Annotations are not evaluated: they may name what type checkers alone import."""
+    try:
+        if sys.version_info >= (3, 14):
+            return inspect.signature(function, annotation_format=Format.STRING)
+        return inspect.signature(function)
+    except Exception:  # many built-in functions do not tell, and what an object says of itself is the user's code
+        return None
+
+
+def failure(doing: str, error: BaseException) -> FunctionFailed:
+    """`error`, raised while `doing` something with user code, as FunctionFailed with the end of its traceback."""
+    lines = "".join(traceback.format_exception(type(error), error, _of_user(error))).rstrip().splitlines()
+    tail = "\n".join(line[:500] for line in lines[-TRACEBACK_LINES:])
+    verb = "exited with" if isinstance(error, SystemExit) else "raised"
+    kind = FunctionFailed if lacking_number(error) is None else FunctionStarved
+    return kind(f"{doing} {verb} {type(error).__name__}:\n{tail}")
+
+
+def _of_user(error: BaseException) -> TracebackType | None:
+    """The traceback from the user's first frame on."""
+    at = error.__traceback__
+    while at is not None and at.tb_frame.f_code.co_filename.startswith((__file__, "<frozen importlib")):
+        at = at.tb_next
+    return at
+
+
+def _resolve_init(init: str | FunctionSpec, spec: FunctionSpec, module: ModuleType | None) -> Callable[[], Any]:
+    if isinstance(init, str):
+        where, _, name = init.rpartition(":")
+        if module is not None and _is_name(name) and where in ("", spec.module):
+            own = replace(spec, name=name, label="")
+            found: Callable[[], Any] = _attribute(module, own)
+            _refuse_unfit(found, own.display)
+            return found
+        if not where:
+            raise InvalidUsage(f"--init {init!r} names no module", "write MODULE:NAME")
+        init = parse(init, here())
+    if init.directory is not None and init.directory not in sys.path:
+        sys.path.insert(1, init.directory)  # behind the function's own directory
+    return resolve(replace(init, directory=None)).function
+
+
+def _load(spec: FunctionSpec) -> ModuleType:
+    if spec.directory is not None and spec.directory != sys.path[0]:
+        sys.path.insert(0, spec.directory)
+    importlib.invalidate_caches()  # the fork server's view of the directories may be old
+    path = spec.path or _shadowed_file(spec)
+    if path is None:
+        module: ModuleType = _guarded(f"importing {spec.module}", lambda: _import_module(spec))
+    else:
+        module = _guarded(f"importing {os.path.basename(path)}", lambda: _import_file(spec.module, path))
+    if spec.main:
+        sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    return module
+
+
+def _guarded(doing: str, action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except (NotGuarded, UnknownFunction, InputMissing):
+        raise
+    except BaseException as error:  # sys.exit() at import time ends nothing but this import
+        raise failure(doing, error) from None
+
+
+def _import_module(spec: FunctionSpec) -> ModuleType:
+    try:
+        return importlib.import_module(spec.module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{spec.module}.".startswith(f"{error.name}."):
+            raise  # something that the module itself wants
+        raise _no_module(spec.module, spec.name, spec.directory or os.getcwd()) from None
+
+
+def _shadowed_file(spec: FunctionSpec) -> str | None:
+    """The user's `json.py` in the working directory, where another `json` was imported before it."""
+    path = os.path.join(spec.directory or "", f"{spec.module}.py")
+    taken = spec.directory is not None and spec.module in sys.modules and os.path.isfile(path)
+    return path if taken and not _is_from(spec.module, path) else None
+
+
+def _is_from(name: str, path: str) -> bool:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and os.path.realpath(file) == os.path.realpath(path)
+
+
+def _import_file(stem: str, path: str) -> ModuleType:
+    # A user's json.py must not become everybody's json: where the name is taken, the file gets one of its own.
+    name = stem if stem not in sys.modules or _is_from(stem, path) else f"__user_{stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not os.path.isfile(path):
+        raise _no_file(path, path)
+    spec = spec_from_file_location(name, path, loader=_SourceLoader(name, path))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return sys.modules.get(name, module)
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles the source each time: a cached .pyc is trusted by second and size, and may be older than the digest."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
+def _attribute(module: ModuleType, spec: FunctionSpec) -> Any:
+    found: Any = module
+    where = os.path.basename(spec.path) if spec.path else spec.module
+    for part in spec.name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            known = [name for name, value in getattr(found, "__dict__", {}).items() if callable(value)]
+            home = getattr(found, "__name__", "")
+            own = [name for name in known if getattr(getattr(found, name), "__module__", None) == home]
+            raise no_name(part, where, own, known) from None
+        where = f"{where}:{part}"
+    return found
+
+
+def _source_of(module: ModuleType | None) -> str:
+    path = getattr(module, "__file__", None) or ""
+    return path if path.endswith(".py") else ""
+
+
+def _digest(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+    except OSError:
+        return ""

@@ -1,0 +1,99 @@
+"""Owns passing on what commands print, from the lanes to our own stdout and stderr: whole, and never two at once.
+
+A lane writes by itself, as soon as a command has ended, while it holds a lock that dies with it; the parent never sees
+a byte of it, but learns what went wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from batchmill.errors import OutputLost
+from batchmill.files.anonymous_file import new_file
+
+
+class Passing:
+    """The parent's side: a context manager whose file `fileno()` goes to the lanes, to lock and to write errors in."""
+
+    def __init__(self) -> None:
+        self._file = new_file()
+
+    def __enter__(self) -> Passing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def fileno(self) -> int:
+        """The file's descriptor."""
+        return self._file
+
+    @property
+    def trouble(self) -> int:
+        """The number of the error that kept a lane from writing to stdout; 0 for none."""
+        return int(os.pread(self._file, 16, 0) or 0)
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether nobody reads stdout any more."""
+        return self.trouble == errno.EPIPE
+
+    def check(self) -> None:
+        """Raise OutputLost where a lane could not write, and not because nobody reads."""
+        number = self.trouble
+        if number and number != errno.EPIPE:
+            remedy = "with --resume, the commands whose output is lost run again"
+            raise OutputLost(f"stdout cannot be written: {_reason(number)}", remedy)
+
+
+class Passer:
+    """A lane's side. `lock` is the parent's file, `out` and `err` are where to write."""
+
+    def __init__(self, lock: int, out: int, err: int) -> None:
+        self._lock = lock
+        self._out = out
+        self._err = err
+
+    def pass_on(self, out: Iterable[bytes], err: Iterable[bytes]) -> None:
+        """Write both, when nobody else does; raises OutputLost where stdout cannot be written.
+
+        stderr is for people: what cannot be written there is dropped, as everywhere.
+        """
+        with self._alone():
+            try:
+                for piece in err:
+                    _write(self._err, piece)
+            except OSError:
+                pass
+            try:
+                for piece in out:
+                    _write(self._out, piece)
+            except OSError as error:
+                os.pwrite(self._lock, b"%d" % (error.errno or errno.EIO), 0)
+                raise OutputLost(f"stdout cannot be written: {_reason(error.errno or errno.EIO)}") from None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+
+def _reason(number: int) -> str:
+    return "it is closed" if number == errno.EBADF else os.strerror(number)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:  # somebody made it non-blocking
+            select.select([], [descriptor], [])
