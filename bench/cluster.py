@@ -1,5 +1,4 @@
-"""Owns what a Dask cluster costs beside lanes on this machine, and how much one parent can feed. Never needs a cluster:
-it starts schedulers and workers here, and ends them.
+"""What a Dask cluster costs beside lanes on this machine, and how much one parent can feed.
 
     python bench/cluster.py [--items 3000] [--rounds 3] [--overhead]
 

@@ -1,5 +1,5 @@
-"""Owns the proof that one line in a real crontab comes through: its first run is stopped by --time-limit, its second
-finishes. Never touches the machine's own crontabs, mail or daemon.
+"""The proof that one line in a real crontab comes through: its first run is stopped by --time-limit, its second
+finishes.
 
 Debian's cron runs in namespaces of its own, with a spool, an empty /etc/cron.d and a sendmail that only writes down
 what it gets; whatever happens, the kernel ends them with this program. Takes two to three minutes, root, and `apt-get

@@ -1,5 +1,4 @@
-"""Owns the comparison of `batchmill exec` with xargs and GNU parallel: a trivial command, many times. Never tunes one
-side only.
+"""The comparison of `batchmill exec` with xargs and GNU parallel: a trivial command, many times.
 
 Whole processes, run in turn, round after round; the ratios are medians of ratios to `xargs -P` within a round, because
 machines drift. batchmill has its checkpoint on, which is a new one each time; parallel runs without and with its log.

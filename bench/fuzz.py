@@ -1,4 +1,4 @@
-"""Owns the fuzz of checkpoints as one command: seeds, time, memory, and what is printed. Never judges what came out.
+"""The fuzz of checkpoints as one command: seeds, time, memory, and what is printed.
 
     python bench/fuzz.py [--seed N] [--seconds T] [--cases N] [--case K]
 

@@ -1,4 +1,4 @@
-"""Owns the proof that kill -9 costs nothing: 10,000 items, the parent killed every second until the batch is through.
+"""The proof that kill -9 costs nothing: 10,000 items, the parent killed every second until the batch is through.
 
 Each item notes its id in a side file. The output must equal that of an undisturbed run, and no item that was committed
 before a kill may be noted again after it. Ends with status 1 where that is not so.

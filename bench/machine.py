@@ -1,4 +1,4 @@
-"""Owns the lines above every table: the machine and the versions a figure was measured with. Never measures."""
+"""The lines above every table: the machine and the versions a figure was measured with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the measurement of the main job: 1,000,000 tiny JSONL items, JSONL in and out, against a serial loop.
+"""The measurement of the main job: 1,000,000 tiny JSONL items, JSONL in and out, against a serial loop.
 
 The serial loop reads, calls and writes the same, and keeps no checkpoint; batchmill keeps one. Both are whole
 processes, run in turn; the figure is the median of the ratios within a round, because machines drift. Memory is watched

@@ -1,5 +1,5 @@
-"""Owns the measurement of scale: what 10^5, 10^6 and 10^7 tiny items cost the parent, and what resuming them costs when
-nothing is left to do. Never asserts.
+"""The measurement of scale: what 10^5, 10^6 and 10^7 tiny items cost the parent, and what resuming them costs when
+nothing is left to do.
 
 Whole processes with the checkpoint on. Each is run twice, for time and for memory (see process_cost).
 

@@ -1,4 +1,4 @@
-"""Owns the measurement of what the engine itself costs: the parent per chunk and per item, a lane per chunk and item.
+"""The measurement of what the engine itself costs: the parent per chunk and per item, a lane per chunk and item.
 
 Each is a slope between two real runs of a function that does nothing, so that what every run pays once falls out. CPU
 time, not wall time: a busy machine does not count. Never asserts.

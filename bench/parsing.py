@@ -1,4 +1,4 @@
-"""Owns the measurement of orjson in json's place: what it saves on a record, and on a whole run. Never asserts.
+"""The measurement of orjson in json's place: what it saves on a record, and on a whole run.
 
 The first table is one block through what a lane does before it calls the function (record, item, id, checksum), by json
 and by orjson in turn; the second is `batchmill run` on a file of documents with BATCHMILL_JSON=json and =orjson in

@@ -1,4 +1,4 @@
-"""Owns the peers' side of bench/peers.py: the same JSONL-to-JSONL work, once through each library. Never measures.
+"""The peers' side of bench/peers.py: the same JSONL-to-JSONL work, once through each library.
 
 Run as a program of its own, so that start-up and imports count as they do for a user:
 

@@ -1,4 +1,4 @@
-"""Owns the workloads of bench/peers.py: what an item is, what it costs, and the files that say so. Never runs one.
+"""The workloads of bench/peers.py: what an item is, what it costs, and the files that say so.
 
 The cost of an item is real CPU work: a chain of hashes, its length calibrated once, so that all contenders hash the
 same. Nothing sleeps.

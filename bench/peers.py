@@ -1,5 +1,5 @@
-"""Owns the comparison with the peers: the same JSONL-to-JSONL work through each, and through batchmill with its
-checkpoint on. Never tunes one side only: what a program does is in peer_programs.py, for all to see.
+"""The comparison with the peers: the same JSONL-to-JSONL work through each, and through batchmill with its
+checkpoint on.
 
 Whole processes, run in turn, round after round; the ratios are medians of ratios to the serial loop within a round,
 because machines drift. Memory is watched in a round of its own, before the timed ones. All outputs must hold the same

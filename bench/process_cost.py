@@ -1,5 +1,4 @@
-"""Owns what a whole process and all it starts cost: wall time and CPU, or memory. Never knows what it does, and never
-measures both at once: looking at memory takes time from what is looked at.
+"""What a whole process and all it starts cost: wall time and CPU, or memory.
 
 CPU of the tree is exact on Linux: this process adopts what others leave behind (PR_SET_CHILD_SUBREAPER) and waits for
 all of it. Memory of the tree is the largest sum of resident sizes seen in a look every tenth of a second; pages that

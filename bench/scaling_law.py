@@ -1,4 +1,4 @@
-"""Owns the question whether `batchmill bench` finds what is known: laws fed in, on simulated lanes and on real ones.
+"""The question whether `batchmill bench` finds what is known: laws fed in, on simulated lanes and on real ones.
 
 Simulated: the real survey and the real loop on a simulated clock, 1 to 128 lanes, items of uneven cost that follow the
 Universal Scalability Law with noise. Real: `batchmill bench` on items that hold a lock for a known share of their time

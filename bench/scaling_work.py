@@ -1,4 +1,4 @@
-"""Owns functions whose law is known: items that nap, hold a lock that stops all others, or burn CPU. Never measures.
+"""Functions whose law is known: items that nap, hold a lock that stops all others, or burn CPU.
 
 `meet` follows Amdahl's law exactly: while one item is in its serial part, no other is in its parallel part, and turns
 are taken in the order of arrival (a mutex alone does not: items fall into step behind each other, and up to 1 / share

@@ -1,4 +1,4 @@
-"""Owns the question how close the engine's scheduling comes to the best there is. Never runs an item.
+"""The question how close the engine's scheduling comes to the best there is.
 
 The real Loop, Intake, Ledger, Pace and Recaller hand chunks to simulated lanes on a simulated clock; the engine's own
 costs, as measured (--measure), pass on that clock too. Two references without any cost of their own: the lower bound

@@ -1,5 +1,5 @@
-"""Owns lanes that only pretend to work: a clock that is a number, a queue that moves it, a pool with the face of
-batchmill.pool.local.Pool. Never decides what runs where: that is the engine's, which is the real one.
+"""Lanes that only pretend to work: a clock that is a number, a queue that moves it, a pool with the face of
+batchmill.pool.local.Pool.
 
 A lane does what worker.run_chunk does, in no time: publish a record, look at the limit, run it, stop after one that
 ends past the order's seconds. What the parent spends moves its clock, and nobody else's.

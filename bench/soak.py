@@ -1,4 +1,4 @@
-"""Owns the long rows of the fault matrix as one command: who may run how long, and the table at the end. Never injects.
+"""The long rows of the fault matrix as one command: who may run how long, and the table at the end.
 
 Every row breaks real runs in its own way, resumes them until they are done, and compares with an undisturbed run. A
 trial's choices come from the seed, the row and the number of the trial alone: `--seed S --row R --trial T` repeats one.

@@ -1,4 +1,4 @@
-"""Owns the rows about what records and functions do to their worker: each costs at most itself, and never the run.
+"""The rows about what records and functions do to their worker: each costs at most itself, and never the run.
 
 Rows 102, 103 and 105 are the lines D2, D3 and D5 of the trials of strangers; D8 is row 17.
 """

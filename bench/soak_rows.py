@@ -1,4 +1,4 @@
-"""Owns which faults there are and which of them each row of FAULTS puts together. Never judges what comes out."""
+"""Which faults there are and which of them each row of FAULTS puts together."""
 
 from __future__ import annotations
 

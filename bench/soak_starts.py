@@ -1,4 +1,4 @@
-"""Owns the rows of FAULTS about beginning: many commands at once, little of everything. Never judges a crowd itself."""
+"""The rows of FAULTS about beginning: many commands at once, little of everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns one batch under faults: starting it with them, waiting for its end, and the oracle. Never decides which faults.
+"""One batch under faults: starting it with them, waiting for its end, and the oracle.
 
 The oracle is that of the fault tests (tests/fault_kit.py), but counts breaches instead of stopping at the first.
 """

@@ -1,4 +1,4 @@
-"""Owns what the tests of lanes elsewhere share: a real agent in a process of its own, without Dask. Never a mock."""
+"""What the tests of lanes elsewhere share: a real agent in a process of its own, without Dask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns a real headless Chromium for tests, driven over its debugging pipe. Never uses a person's profile."""
+"""A real headless Chromium for tests, driven over its debugging pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what the checkpoint's tests share: disks that record, fail or cheat; files built in memory. Tests nothing."""
+"""What the checkpoint's tests share: disks that record, fail or cheat; files built in memory. Tests nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what the command line's tests share: the real program in a pipe or in a pty. Never a mock."""
+"""What the command line's tests share: the real program in a pipe or in a pty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what the tests of clusters share: a real scheduler and real workers of Dask on loopback. Never a mock."""
+"""What the tests of clusters share: a real scheduler and real workers of Dask on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what holds for every test: what signals do, the order, and an end."""
+"""What holds for every test: what signals do, the order, and an end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns a crowd: many commands at once on one checkpoint, each with options of its own, and the oracle. Never a mock.
+"""A crowd: many commands at once on one checkpoint, each with options of its own, and the oracle.
 
 Each ends with 0, 73 or 75 for a reason that is true. An item runs once in each checkpoint that holds it, and once for
 each command that keeps none. What was in a checkpoint is under its name, or under the one to which it was moved.

@@ -1,4 +1,4 @@
-"""Owns a Debian sid in a folder, for the Pythons that this machine does not have. Never changes anything outside of it.
+"""A Debian sid in a folder, for the Pythons that this machine does not have.
 
 It is made by debootstrap, once; what it runs is in a mount namespace of its own, so that no mount is left behind.
 """

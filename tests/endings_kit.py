@@ -1,4 +1,4 @@
-"""Owns items that do all they can to keep their worker from ending. Tests nothing."""
+"""Items that do all they can to keep their worker from ending. Tests nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what the fault tests share: real runs in sessions of their own, the witness, and the oracle. Never a mock.
+"""What the fault tests share: real runs in sessions of their own, the witness, and the oracle.
 
 The oracle of every fault: A what was committed before it is in the output, with the same bytes; B it does not run
 again; C no process of the run is left; D the output after resuming is that of an undisturbed run, byte for byte; E the

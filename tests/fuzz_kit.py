@@ -1,4 +1,4 @@
-"""Owns checkpoints with right checksums and wrong contents, and what every command makes of them. Tests nothing itself.
+"""Checkpoints with right checksums and wrong contents, and what every command makes of them. Tests nothing itself.
 
 A case takes a checkpoint that real runs have made, changes a few of its decoded payloads (types, sizes, signs, nesting,
 keys, whole frames), writes it with right checksums and runs every command that reads one, in this process. Its choices

@@ -1,4 +1,4 @@
-"""Owns the end of tests that hang: such a test fails, what it started is killed, and all other tests run.
+"""The end of tests that hang: such a test fails, what it started is killed, and all other tests run.
 
 pytest-timeout ends a test by an exception in the main thread (`timeout` in pyproject.toml). Where that ends nothing,
 for the test hangs in C code, in a `finally` or in a fixture's end, its whole process of pytest ends a minute later. The

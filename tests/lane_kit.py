@@ -1,4 +1,4 @@
-"""Owns a lane without a process, the worker's code set up in this interpreter, and batches run on it. Tests nothing."""
+"""A lane without a process, the worker's code set up in this interpreter, and batches run on it. Tests nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what tests of scarcity share: users with few processes, cgroups, mounts, what must come out. Never a mock."""
+"""What tests of scarcity share: users with few processes, cgroups, mounts, what must come out."""
 
 from __future__ import annotations
 

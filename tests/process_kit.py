@@ -1,4 +1,4 @@
-"""Owns the processes that tests start: how they are found, and that they end. Imports the standard library alone."""
+"""The processes that tests start: how they are found, and that they end. Imports the standard library alone."""
 
 from __future__ import annotations
 

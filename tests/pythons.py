@@ -1,4 +1,4 @@
-"""Owns `make test-pythons`: the tests, and `make check`, on each Python that pyproject.toml names and that is found.
+"""`make test-pythons`: the tests, and `make check`, on each Python that pyproject.toml names and that is found.
 
 A Python is looked for on PATH, in pyenv's versions, and then in Debian sid, whose packages are installed into a folder
 of their own (this needs root and debootstrap). Each has a virtual environment and a copy of this tree under .venvs/,

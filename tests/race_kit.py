@@ -1,4 +1,4 @@
-"""Owns what races for one checkpoint have in common: the options, what is there before, and the oracle. Runs nothing.
+"""What races for one checkpoint have in common: the options, what is there before, and the oracle. Runs nothing.
 
 The oracle: each command ends with 0, 73 or 75, for a reason that is true; nothing ran twice in one checkpoint, and what
 was in any checkpoint at any time is there, under its name or under that to which it was moved.

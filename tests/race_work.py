@@ -1,4 +1,4 @@
-"""Owns one race: many processes that come to one checkpoint at once, each with options of its own. Never judges it.
+"""One race: many processes that come to one checkpoint at once, each with options of its own.
 
     python race_work.py FOLDER SEED PROCESSES
 

@@ -1,4 +1,4 @@
-"""Owns the proof that the README's commands work as printed. Never skips one but those that install or build."""
+"""The proof that the README's commands work as printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the timings of the engine's inner parts, one block of tiny items at a time. Never asserts a time.
+"""The timings of the engine's inner parts, one block of tiny items at a time.
 
 python -m pytest -c bench/micro/pytest.ini bench/micro        (--benchmark-save, --benchmark-compare: see its manual)
 """

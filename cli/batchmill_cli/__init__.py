@@ -1,4 +1,4 @@
-"""Owns batchmill's command line. Never computes, reads or writes a checkpoint itself: the engine does.
+"""Batchmill's command line.
 
 Start reading at `main` (from an error to an exit status), then `group` (the commands), `run_command` (one of them) and
 `crunch` (the course of a batch).

@@ -1,4 +1,4 @@
-"""Owns the list of commands and loads each only when it is called. Never imports the engine: `--help` must be quick."""
+"""The list of commands and loads each only when it is called."""
 
 from __future__ import annotations
 

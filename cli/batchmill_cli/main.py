@@ -1,4 +1,4 @@
-"""Owns the way out: the one place that turns an error into a message and an exit status. Never runs a batch itself.
+"""The way out: the one place that turns an error into a message and an exit status.
 
 Nothing but the standard library's smallest modules is imported up here, so that Ctrl-C is understood from the first
 moment on.

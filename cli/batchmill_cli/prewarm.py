@@ -1,4 +1,4 @@
-"""Owns one look at the command line before anything is imported: whether workers will be needed. Never parses it.
+"""One look at the command line before anything is imported: whether workers will be needed.
 
 The fork server takes as long to start as this program takes to import itself, so both go on at once. A wrong guess
 costs nothing but that: the server ends with us, and other options have it started later as they need it.

@@ -1,4 +1,4 @@
-"""Owns the public names of batchmill; never does any work, and imports nothing until a name is asked for.
+"""The public names of batchmill. Nothing is imported until a name is asked for.
 
     report = batchmill.run(score, items, checkpoint="scores.ckpt", resume=True)
 

@@ -1,4 +1,4 @@
-"""Owns `python -m batchmill`, the same program as `batchmill`. Never imports anything before the path is cleaned.
+"""`python -m batchmill`, the same program as `batchmill`.
 
 `python -m` puts the working directory first on the path, where a user's own `click.py` or `msgpack.py` would be taken
 for ours. With -P, -I or PYTHONSAFEPATH it does not, and the first entry is one that is needed.

@@ -1,4 +1,4 @@
-"""Owns the functions of the Python API: run, stream, map. Never prints and installs no signal handler."""
+"""The functions of the Python API: run, stream, map."""
 
 from __future__ import annotations
 

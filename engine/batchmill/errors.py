@@ -1,4 +1,4 @@
-"""Owns every error raised on purpose: one base, an exit status and a remedy each.
+"""Every error raised on purpose: one base, an exit status and a remedy each.
 
 The classes are named for what happened; `exit_code` is the process status of DESIGN.md's table (sysexits.h where one
 fits), and `remedy` is what the person can do about it, said after the message.

@@ -1,4 +1,4 @@
-"""Owns importing a module out of the caller's thread. Never imports anything else before.
+"""Importing a module out of the caller's thread.
 
 KeyboardInterrupt, or what a signal handler raises, may be lost in the middle of an import (in a callback of the import
 system) or leave a lock of it held, for which the next import in another thread waits for ever. Raised while an import

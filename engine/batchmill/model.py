@@ -1,4 +1,4 @@
-"""Owns the frozen values that modules hand to each other. Never acts: no file, clock or process is touched here."""
+"""The frozen values that modules hand to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the arguments of a batch, checked: what to call, on what, and where results go. Never starts anything."""
+"""The arguments of a batch, checked: what to call, on what, and where results go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what is secret, by its name or its place, and how it is shown: as `***`. Never reads a file or the environment.
+"""What is secret, by its name or its place, and how it is shown: as `***`.
 
     a name     password, api_key, AUTH_TOKEN, accessKey, ...: its value, whole
     a place    scheme://user:HERE@host, name=HERE, "Authorization: HERE", --token HERE, curl -u user:HERE

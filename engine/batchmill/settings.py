@@ -1,4 +1,4 @@
-"""Owns what can be set: one frozen, validated Settings. Never reads the environment, the disk or a command line.
+"""What can be set: one frozen, validated Settings.
 
 Fields are the command line's options with underscores. Durations are seconds, sizes are bytes; the texts "1h30m" and
 "2G" are accepted wherever such a number is.

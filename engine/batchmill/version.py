@@ -1,3 +1,3 @@
-"""Owns the version, and never anything else."""
+"""The version of batchmill, which pyproject.toml reads too."""
 
 __version__ = "0.1.0"

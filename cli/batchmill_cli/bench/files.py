@@ -1,4 +1,4 @@
-"""Owns the files of a bench: whether they can be written, and writing them. Never knows what is in them."""
+"""The files of a bench: whether they can be written, and writing them."""
 
 from __future__ import annotations
 

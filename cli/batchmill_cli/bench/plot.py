@@ -1,5 +1,5 @@
-"""Owns the picture of a bench: points with errors, the ideal, the fitted law. Needs matplotlib, which is an extra;
-never measures.
+"""The picture of a bench: points with errors, the ideal, the fitted law. Needs matplotlib, which is an extra; never
+measures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Owns what a bench is of, a function or a command: its Settings, its plan, the line to copy. Never measures it."""
+"""What a bench is of, a function or a command: its Settings, its plan, the line to copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns how a bench is shown: findings as a table, as one JSON object, as CSV and Markdown. Never prints or writes."""
+"""How a bench is shown: findings as a table, as one JSON object, as CSV and Markdown."""
 
 from __future__ import annotations
 

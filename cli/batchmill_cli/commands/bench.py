@@ -1,4 +1,4 @@
-"""Owns `batchmill bench`: from options to a survey, and what is said of it. Never measures anything itself."""
+"""`batchmill bench`: from options to a survey, and what is said of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns `batchmill completion`: prints the script that teaches a shell this program's words. Never changes a file."""
+"""`batchmill completion`: prints the script that teaches a shell this program's words."""
 
 from __future__ import annotations
 

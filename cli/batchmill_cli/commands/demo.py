@@ -1,4 +1,4 @@
-"""Owns `batchmill demo`: a real batch on files that every Python has. Never needs an input, never asks."""
+"""`batchmill demo`: a real batch on files that every Python has."""
 
 from __future__ import annotations
 

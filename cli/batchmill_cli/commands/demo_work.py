@@ -1,4 +1,4 @@
-"""Owns the demo's function: honest CPU work on one Python source file. Imports the standard library alone.
+"""The demo's function: honest CPU work on one Python source file. Imports the standard library alone.
 
 An item is a path; the result says how large, how branchy and how repetitive the file is.
 """

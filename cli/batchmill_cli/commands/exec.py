@@ -1,4 +1,4 @@
-"""Owns `batchmill exec`: a command on every item. Never starts one itself."""
+"""`batchmill exec`: a command on every item."""
 
 from __future__ import annotations
 

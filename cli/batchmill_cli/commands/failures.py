@@ -1,4 +1,4 @@
-"""Owns `batchmill failures`: what failed and why, for people, programs, or as the next input. Never runs one."""
+"""`batchmill failures`: what failed and why, for people, programs, or as the next input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns `batchmill report`: a checkpoint's story as a page in a file. Never takes the checkpoint's lock."""
+"""`batchmill report`: a checkpoint's story as a page in a file."""
 
 from __future__ import annotations
 

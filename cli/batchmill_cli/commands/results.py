@@ -1,4 +1,4 @@
-"""Owns `batchmill results`: which checkpoints, where to, in which form. Never decodes an outcome itself."""
+"""`batchmill results`: which checkpoints, where to, in which form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns `batchmill run`: a function on every item. Never does a batch's work."""
+"""`batchmill run`: a function on every item."""
 
 from __future__ import annotations
 

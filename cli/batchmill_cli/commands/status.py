@@ -1,4 +1,4 @@
-"""Owns `batchmill status`: how a run stands or ended, as text or JSON. Never takes the checkpoint's lock."""
+"""`batchmill status`: how a run stands or ended, as text or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns `batchmill try`: one item in this process, for people who are writing the function. Never keeps anything."""
+"""`batchmill try`: one item in this process, for people who are writing the function."""
 
 from __future__ import annotations
 

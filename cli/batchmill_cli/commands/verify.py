@@ -1,4 +1,4 @@
-"""Owns `batchmill verify`: the verdict on a checkpoint as text and exit status. Never repairs a file in place."""
+"""`batchmill verify`: the verdict on a checkpoint as text and exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the plots of a story: over time, by lane, by duration, each with the table behind it. Never reads a file."""
+"""The plots of a story: over time, by lane, by duration, each with the table behind it."""
 
 from __future__ import annotations
 

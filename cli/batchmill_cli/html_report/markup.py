@@ -1,4 +1,4 @@
-"""Owns HTML as text: whatever comes from data is escaped here. Never knows what is told."""
+"""HTML as text: whatever comes from data is escaped here."""
 
 from __future__ import annotations
 

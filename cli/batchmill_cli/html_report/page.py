@@ -1,4 +1,4 @@
-"""Owns the page of a story: one HTML document that needs nothing else. Never reads a checkpoint or writes a file.
+"""The page of a story: one HTML document that needs nothing else.
 
 What comes from data is escaped in `markup`; the page allows itself no script, no address and no file of any kind.
 """

@@ -1,4 +1,4 @@
-"""Owns plots as inline SVG: scales, ticks, lines, steps, bars, strips. Never knows what is plotted.
+"""Plots as inline SVG: scales, ticks, lines, steps, bars, strips.
 
 A plot is as wide as the page: what is drawn stretches with it, in a view box of its own, while text, marks and the
 width of lines stay as they are, as they are placed in percent. Labels stand outside the plot's own box.

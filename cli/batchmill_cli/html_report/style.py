@@ -1,4 +1,4 @@
-"""Owns how the page of a run looks: light, dark, narrow, printed. Never what it says."""
+"""How the page of a run looks: light, dark, narrow, printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the options of the commands that run a batch, and what they make together. Never runs one."""
+"""The options of the commands that run a batch, and what they make together."""
 
 from __future__ import annotations
 

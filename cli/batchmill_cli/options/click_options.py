@@ -1,4 +1,4 @@
-"""Owns how options look in help and how their texts become values. Never checks a range: Settings does.
+"""How options look in help and how their texts become values.
 
 Options are declared as lists of `Option`, grouped under headings; nothing here knows what they are for.
 """

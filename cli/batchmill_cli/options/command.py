@@ -1,4 +1,4 @@
-"""Owns the options that say which command runs on an item, and the CommandSpec they make. Never starts one."""
+"""The options that say which command runs on an item, and the CommandSpec they make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns how this program is called: its name, and a run again, as commands to copy. Never calls anything."""
+"""How this program is called: its name, and a run again, as commands to copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the talk with a shell that completes a command line: its script, and the answers to it. Never runs a command.
+"""The talk with a shell that completes a command line: its script, and the answers to it.
 
 The script calls the program with `_BATCHMILL_COMPLETE` set to the shell's name, and with what stands before the cursor
 as arguments (bash: the line and its last word; zsh, fish: the words). Each line of the answer is a kind, a value and a

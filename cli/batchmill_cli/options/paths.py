@@ -1,4 +1,4 @@
-"""Owns the arguments that name something on the disk, and what a shell completes for each. Never opens more than that.
+"""The arguments that name something on the disk, and what a shell completes for each.
 
 FUNCTION is completed by reading its file's syntax tree: user code is never imported.
 """

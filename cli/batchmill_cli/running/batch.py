@@ -1,6 +1,4 @@
-"""Owns the course of a batch on the command line, from Settings to what is said of its Report. Never reads an option's
-text.
-"""
+"""The course of a batch on the command line, from Settings to what is said of its Report."""
 
 from __future__ import annotations
 

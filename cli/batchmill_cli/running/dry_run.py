@@ -1,4 +1,4 @@
-"""Owns `run --dry-run`: what a run would do, as text or as one JSON object. Never starts a lane or changes a file."""
+"""`run --dry-run`: what a run would do, as text or as one JSON object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns `--metrics FILE.prom`: how a run stands and ended, for node_exporter's textfile collector. Never stops a run.
+"""`--metrics FILE.prom`: how a run stands and ended, for node_exporter's textfile collector.
 
 The file is replaced whole, by renaming. What must outlive a run (its last success, its last exit status) is carried
 over from the earlier file. prometheus_client, an extra, is imported only here.

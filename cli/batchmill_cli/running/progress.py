@@ -1,4 +1,4 @@
-"""Owns what is said on stderr during a run: a progress line that fits, and messages that never tear it.
+"""What is said on stderr during a run: a progress line that fits, and messages that never tear it.
 
 No escape sequence is ever written, so NO_COLOR and TERM=dumb have nothing to forbid. Never touches stdout, and never
 lets a terminal that has stopped reading (Ctrl-S) stop the run for the sake of a progress line.

@@ -1,4 +1,4 @@
-"""Owns what a run says at its end: a Report as text or as one JSON object. Never prints and never reads a file.
+"""What a run says at its end: a Report as text or as one JSON object.
 
 The first line is the news, for a mail's reader; the last lines are the commands to copy.
 """

@@ -1,4 +1,4 @@
-"""Owns the pipe through which workers print while a progress line is drawn. Never holds up a worker or the end.
+"""The pipe through which workers print while a progress line is drawn.
 
 Workers write to the pipe instead of stderr; a thread puts their lines, whole, above the progress line.
 """

@@ -1,4 +1,4 @@
-"""Owns values of the engine as one line of JSON, for `--json`."""
+"""Values of the engine as one line of JSON, for `--json`."""
 
 from __future__ import annotations
 

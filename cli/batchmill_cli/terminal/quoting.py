@@ -1,4 +1,4 @@
-"""Owns words as a shell takes them: what is shown as a command to copy is harmless to look at. Never runs one."""
+"""Words as a shell takes them: what is shown as a command to copy is harmless to look at."""
 
 from __future__ import annotations
 

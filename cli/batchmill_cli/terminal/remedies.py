@@ -1,5 +1,5 @@
-"""Owns the frame of commands that read checkpoints: none is written over, and errors have a remedy that these commands
-have. Never reads one itself.
+"""The frame of commands that read checkpoints: none is written over, and errors have a remedy that these commands
+have.
 """
 
 from __future__ import annotations

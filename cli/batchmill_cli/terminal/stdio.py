@@ -1,4 +1,4 @@
-"""Owns the three standard descriptors as this program uses them. Never decides what is said, nor when.
+"""The three standard descriptors as this program uses them.
 
 stdout is data: a write that fails there is an error of its own kind, so that lost output can never end in status 0.
 stderr is for people: a write that fails there is dropped, so that a closed terminal can never hurt a run.

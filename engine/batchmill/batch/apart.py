@@ -1,5 +1,4 @@
-"""Owns running a batch out of reach of what is raised in the caller's thread. Never knows what a batch does; installs
-no signal handler.
+"""Running a batch out of reach of what is raised in the caller's thread.
 
     caller's thread: [wait] --whatever is raised--> stop(error, insist) --.    KeyboardInterrupt, what a signal handler
     its own:         [work] <---------------------------------------------'    or another thread raises in this one

@@ -1,4 +1,4 @@
-"""Owns where the lanes of a batch are: here, unless it was asked for a cluster. Never runs anything in them."""
+"""Where the lanes of a batch are: here, unless it was asked for a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns a batch from its arguments to its report. Joins all the rest; never works on an item itself.
+"""A batch from its arguments to its report. Joins all the rest; never works on an item itself.
 
     function, items, Settings --> Plan --> Batch.run: source, checkpoint (resume), pool, loop --> Report
                                               |

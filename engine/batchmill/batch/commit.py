@@ -1,5 +1,6 @@
-"""Owns what happens to a lane's reply: into the checkpoint first, then to all who count on it. Never opens a reply
-without a failed item, unless someone listens.
+"""What happens to a lane's reply: into the checkpoint first, then to all who count on it.
+
+It never opens a reply without a failed item, unless someone listens.
 """
 
 from __future__ import annotations

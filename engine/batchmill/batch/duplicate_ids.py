@@ -1,4 +1,4 @@
-"""Owns the count of repeated ids, in bounded memory. Never reads a file.
+"""The count of repeated ids, in bounded memory.
 
 Most inputs carry ids that increase. Then each chunk's least and greatest id are proof enough: where neighbouring
 chunks do not overlap, no id repeats, and nothing had to be kept. Otherwise ids are counted by hash; above `EXACT` of

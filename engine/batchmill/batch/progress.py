@@ -1,4 +1,4 @@
-"""Owns the counts of a run, its snapshots, samples and report. Never talks to a terminal."""
+"""The counts of a run, its snapshots, samples and report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the meaning of signals: the first asks to stop, a later one insists. Never decides what stopping does.
+"""The meaning of signals: the first asks to stop, a later one insists.
 
 Only the command line installs handlers, and only in the main thread; everything here leaves other threads alone.
 

@@ -1,4 +1,4 @@
-"""Owns `try`: one item of the input, in this process, without lanes. Never catches what the item raises."""
+"""`try`: one item of the input, in this process, without lanes."""
 
 from __future__ import annotations
 

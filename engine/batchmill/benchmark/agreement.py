@@ -1,4 +1,4 @@
-"""Owns whether results agree between worker counts: digests per item in, disagreements out. Never sees a result.
+"""Whether results agree between worker counts: digests per item in, disagreements out.
 
 An item whose result differs between two rounds with the same count gives another result each time (a clock, a random
 number): that says nothing about worker counts, and is told apart.

@@ -1,4 +1,4 @@
-"""Owns a survey of worker counts on real lanes, from its arguments to its findings. Never opens a checkpoint.
+"""A survey of worker counts on real lanes, from its arguments to its findings.
 
     Plan --> sample --> crews, warm --> Survey --Task--> CellRun: the engine's own Loop on the first lanes of a crew
 

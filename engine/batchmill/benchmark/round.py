@@ -1,4 +1,4 @@
-"""Owns one round of one cell: the engine's own loop on warm lanes, and what it came to. Never opens a checkpoint.
+"""One round of one cell: the engine's own loop on warm lanes, and what it came to.
 
 What happens is what happens in a run, less the checkpoint and the output; results are digested, and thrown away.
 """

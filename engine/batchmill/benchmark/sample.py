@@ -1,4 +1,4 @@
-"""Owns a sample of an input: records chosen evenly, and a source that gives them again and again. Never runs any.
+"""A sample of an input: records chosen evenly, and a source that gives them again and again.
 
 The choice is a reservoir with skips (Li, Reservoir-Sampling Algorithms of Time Complexity O(n(1 + log(N/n))), 1994,
 algorithm L), with a fixed seed: the same input gives the same sample. It keeps the order of the input.

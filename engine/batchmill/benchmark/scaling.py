@@ -1,4 +1,4 @@
-"""Owns what measurements of worker counts mean: medians, errors, a fitted law, a choice, doubts. Never measures.
+"""What measurements of worker counts mean: medians, errors, a fitted law, a choice, doubts.
 
 The law is the Universal Scalability Law (N. J. Gunther, Guerrilla Capacity Planning, Springer 2007, chapters 4 to 6):
 N workers are C(N) = N / (1 + s (N - 1) + k N (N - 1)) times as fast as one. s is the contention, the share of the work

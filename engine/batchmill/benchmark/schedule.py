@@ -1,4 +1,4 @@
-"""Owns which cell of a survey of worker counts runs when, and how long. Never runs one itself: a Runner does.
+"""Which cell of a survey of worker counts runs when, and how long.
 
     warm up --> probe (how fast, about?) --> schedule (sample, passes, rounds) --> round 1: every cell, round 2: ...
 

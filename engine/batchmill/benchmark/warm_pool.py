@@ -1,4 +1,4 @@
-"""Owns a pool that is used in part: warm lanes, of which a loop sees the first few. Never knows what they are given.
+"""A pool that is used in part: warm lanes, of which a loop sees the first few.
 
 Crew.start_all --hello from each--> all warm;  use(3) --> a Loop finds three lanes that are ready, the rest sleep
 """

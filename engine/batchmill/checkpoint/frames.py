@@ -1,4 +1,4 @@
-r"""Owns the bytes of a checkpoint: file header, checksummed frames, verdicts on damage. Never touches a file.
+r"""The bytes of a checkpoint: file header, checksummed frames, verdicts on damage. Never touches a file.
 
 This docstring is the format's definition; everything below follows it. All numbers are little-endian.
 

@@ -1,4 +1,4 @@
-"""Owns how many numbers become few: amounts over time, logarithmic bins, thinned series. Never reads a clock or a file.
+"""How many numbers become few: amounts over time, logarithmic bins, thinned series.
 
 Each takes any number of values one after the other and keeps a bounded number of them.
 """

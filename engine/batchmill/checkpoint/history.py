@@ -1,4 +1,4 @@
-"""Owns what a checkpoint says of earlier runs, taken in frame by frame. Never opens the file."""
+"""What a checkpoint says of earlier runs, taken in frame by frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the index of a checkpoint's outcomes: one row per OUTCOMES frame, in columns. Never opens the file.
+"""The index of a checkpoint's outcomes: one row per OUTCOMES frame, in columns.
 
 A row costs about a hundred bytes however many items its frame holds, so 10^7 outcomes fit in a few megabytes. What is
 known of single outcomes (which were replaced, which moved) is kept only where it is the exception.

@@ -1,4 +1,4 @@
-"""Owns which items of the input are done already: the input held against the checkpoint's index. Never reads a file.
+"""Which items of the input are done already: the input held against the checkpoint's index.
 
 Two ways, from cheap to dear (TRAPS.md 16-18):
 1. By block. The next record's checksum names the frames whose block begins with it; where the block's bytes are the

@@ -1,5 +1,6 @@
-"""Owns where a checkpoint goes that is moved aside: its second name, and those of the ones moved before. Never takes a
-name from another file; nor the first name, which `holding` gives to the next one.
+"""Where a checkpoint goes that is moved aside: its second name, and those of the ones moved before.
+
+It never takes a name from another file; nor the first name, which `name_lock` gives to the next one.
 
 A checkpoint knows what was moved aside before it was begun: its META has a list, the newest first, of [file id, size].
 By that the file at NAME.1.ckpt is known from another batch's (a shard's) of that name, from a copy, and from one that

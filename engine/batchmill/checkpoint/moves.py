@@ -1,4 +1,4 @@
-"""Owns where single outcomes lie that an ordering placed one by one, at 16 bytes each. Never knows how it came to that.
+"""Where single outcomes lie that an ordering placed one by one, at 16 bytes each.
 
 A shuffled input moves every item by itself, and there may be 10^7 of them: one object each would be gigabytes.
 """

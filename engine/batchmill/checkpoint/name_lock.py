@@ -1,5 +1,6 @@
-"""Owns who has a checkpoint's name: the lock on the file under it, and each change of which file that is. Never looks
-into a file for more than whether it is in the way and whose it is.
+"""Who has a checkpoint's name: the lock on the file under it, and each change of which file that is.
+
+It never looks into a file for more than whether it is in the way and whose it is.
 
     hold: open -> lock -> is it still the file under the name? --no--> begin again
             | no file                 | yes: nobody else changes what is under the name now

@@ -1,4 +1,4 @@
-"""Owns what the frames' payloads must hold: a schema for each type, and the one way to read them. Never touches a file.
+"""What the frames' payloads must hold: a schema for each type, and the one way to read them.
 
 A right checksum only says that bytes are what somebody wrote. Everything that is read of a checkpoint goes through
 here, or through `codec.Block` for the columns of outcomes, so that nobody behind it meets a text for a number, a

@@ -1,4 +1,7 @@
-"""Owns reading a checkpoint, live or dead, whole or damaged. Never writes, and never keeps a lock."""
+"""Reading a checkpoint, live or dead, whole or damaged.
+
+It never writes, and never keeps a lock.
+"""
 
 from __future__ import annotations
 

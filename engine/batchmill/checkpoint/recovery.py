@@ -1,4 +1,7 @@
-"""Owns the scan of a checkpoint that a run holds, and recovery after a crash. Never appends or mends corruption."""
+"""The scan of a checkpoint that a run holds, and recovery after a crash.
+
+It never appends or mends corruption.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns how a run comes to its checkpoint: its name, --resume, --fresh, whose it is. Never decides about an item."""
+"""How a run comes to its checkpoint: its name, --resume, --fresh, whose it is."""
 
 from __future__ import annotations
 

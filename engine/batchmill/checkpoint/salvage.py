@@ -1,4 +1,7 @@
-"""Owns looking at a damaged checkpoint and copying what is good out of it. Never changes the file it looks at."""
+"""Looking at a damaged checkpoint and copying what is good out of it.
+
+It never changes the file it looks at.
+"""
 
 from __future__ import annotations
 

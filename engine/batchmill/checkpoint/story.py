@@ -1,4 +1,4 @@
-"""Owns what a checkpoint's story consists of: its runs, lanes, durations and failures, as values. Never reads one.
+"""What a checkpoint's story consists of: its runs, lanes, durations and failures, as values.
 
 The runs are laid end to end: `at` is the time worked so far, in seconds, without the pauses between runs.
 """

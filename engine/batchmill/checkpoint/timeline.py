@@ -1,4 +1,4 @@
-"""Owns reading a checkpoint's story: what happened in its runs, small enough for one page. Never reads a result.
+"""Reading a checkpoint's story: what happened in its runs, small enough for one page.
 
 Frames are told in the order of the file, heads and the columns after the results; those with failed items once
 more, at the end, when it is known which of these were tried again. What is kept does not grow with the items.

@@ -1,4 +1,6 @@
-"""Owns waiting for the checkpoint of another run. Never takes the lock itself: whoever is first when it is free has it.
+"""Waiting for the checkpoint of another run.
+
+It never takes the lock itself: whoever is first when it is free has it.
 
 The lock is looked at, and not queued for: a signal ends the waiting at once, wherever it comes in.
 """

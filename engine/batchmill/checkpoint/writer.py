@@ -1,4 +1,4 @@
-"""Owns the checkpoint file of a run: create, lock, recover, append, sync, close. Never lets a committed frame be lost.
+"""The checkpoint file of a run: create, lock, recover, append, sync, close.
 
     append --write at the tracked end--> committed --sync thread: fdatasync--> durable --> `synced` in later frames
 

@@ -1,4 +1,4 @@
-"""Owns the lanes of one machine for a run elsewhere: `python -m batchmill.cluster.agent`.
+"""The lanes of one machine for a run elsewhere: `python -m batchmill.cluster.agent`.
 
     stdin: messages --> [orders] --> Pool, Guard ... Event --> [answers] --> stdout: messages     (wire.py has them)
 

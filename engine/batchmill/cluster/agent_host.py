@@ -1,4 +1,6 @@
-"""Owns the agent of a run inside a Dask worker: starts it, passes messages on, ends it. Never looks into a message.
+"""The agent of a run inside a Dask worker: starts it, passes messages on, ends it.
+
+It never looks into a message.
 
     client --open_session--> Host --stdin/stdout--> agent.main
     client --exchange(messages)--> ... <--messages--

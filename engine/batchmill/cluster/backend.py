@@ -1,4 +1,4 @@
-"""Owns a batch's lanes on a Dask cluster: who is there, an agent on each, messages to and fro. Never runs an item.
+"""A batch's lanes on a Dask cluster: who is there, an agent on each, messages to and fro.
 
     scheduler --who is there--> Cluster (Members) --open_session--> host (in a worker) --> agent
                                    |                        ^

@@ -1,4 +1,6 @@
-"""Owns passing messages to one agent in a Dask worker, and its messages back. Never looks into a message.
+"""Passing messages to one agent in a Dask worker, and its messages back.
+
+It never looks into a message.
 
     Link.talk --ask(orders), ask(wait)--> host.exchange ... --> Parting: why it ended, and whether the agent has
 

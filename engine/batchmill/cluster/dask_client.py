@@ -1,4 +1,4 @@
-"""Owns the way to a Dask scheduler: a client of it, who is there, whether it has gone. Never knows of lanes."""
+"""The way to a Dask scheduler: a client of it, who is there, whether it has gone."""
 
 from __future__ import annotations
 

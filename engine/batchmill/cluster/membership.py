@@ -1,4 +1,4 @@
-"""Owns which workers of a cluster take part in a run, and with how many lanes. Pure: never speaks to one.
+"""Which workers of a cluster take part in a run, and with how many lanes.
 
 A worker moves by this table; any other event raises IllegalMove and leaves everything as it was:
 

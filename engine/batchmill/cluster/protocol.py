@@ -1,5 +1,4 @@
-"""Owns the messages between a run and the agent that has its lanes on another machine: as values and as bytes. Never
-sends one.
+"""The messages between a run and the agent that has its lanes on another machine: as values and as bytes.
 
 A message is a msgpack array that begins with a word. To the agent, after the environment of its lanes (a pickled dict)
 and the setup (a pickled AgentSetup):

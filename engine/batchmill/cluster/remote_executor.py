@@ -1,4 +1,4 @@
-"""Owns the futures of what a lane elsewhere was given. Never knows how messages get there.
+"""The futures of what a lane elsewhere was given.
 
 The loop's calls come in its own thread, answers and ends in another one.
 """

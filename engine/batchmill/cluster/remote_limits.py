@@ -1,4 +1,4 @@
-"""Owns the guard and the monitor of lanes elsewhere: what their agents say of them. Never looks at a process itself."""
+"""The guard and the monitor of lanes elsewhere: what their agents say of them."""
 
 from __future__ import annotations
 

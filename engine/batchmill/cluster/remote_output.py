@@ -1,4 +1,6 @@
-"""Owns what items elsewhere print, on its way from there to a descriptor here. Only its own thread waits for a reader.
+"""What items elsewhere print, on its way from there to a descriptor here.
+
+Only its own thread waits for a reader.
 
     Prints (in an agent) --output--> Printer.print --queue--> thread --write--> terminal, file or pipe
       ^                                                         |

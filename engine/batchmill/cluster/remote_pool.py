@@ -1,4 +1,4 @@
-"""Owns lanes on other machines: a Lanes whose lanes are an agent's. Never knows how messages get there.
+"""Lanes on other machines: a Lanes whose lanes are an agent's.
 
     RemoteLanes --messages--> Machine --Link--> agent --> its Pool, its lanes
          ^                                        |

@@ -1,4 +1,4 @@
-"""Owns how fractions are hashed while values of any origin are read: without a cache. Never changes what a hash is.
+"""How fractions are hashed while values of any origin are read: without a cache.
 
 Since Python 3.12 there is a cache of them, in which those of one hash are compared with each other: 16,384 comparisons
 for each, however small the sets that they are in. Whoever writes numbers can choose their hashes.

@@ -1,4 +1,4 @@
-"""Owns the bytes that stand for ids and for items: what makes two of them one. Never touches a file."""
+"""The bytes that stand for ids and for items: what makes two of them one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Owns one question: which class has that name, if its module was imported. Never imports it.
+"""One question: which class has that name, if its module was imported.
+
+It never imports it.
 
 Where it was not, no value can be of that class; importing decimal, fractions, uuid and pathlib to find that out would
 take as long as starting a lane.

@@ -1,4 +1,4 @@
-"""Owns what values become in JSON, where it has no word for them. Never touches a file.
+"""What values become in JSON, where it has no word for them.
 
 tuple, set, frozenset, array: an array (sets sorted); datetime, date, time: ISO 8601; timedelta: seconds; bytes: base64;
 Decimal, Fraction, complex, UUID, Path: text; a number that is not finite: null; an integer of more than 4300 digits

@@ -1,4 +1,7 @@
-"""Owns naming which keys or elements of a value become equal when it is kept. Only asked when that was found out."""
+"""Naming which keys or elements of a value become equal when it is kept.
+
+Only asked when that was found out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the payloads of frames: a chunk's reply as OUTCOMES, and the maps of all other frames. Never touches a file.
+"""The payloads of frames: a chunk's reply as OUTCOMES, and the maps of all other frames.
 
 An OUTCOMES payload is a msgpack array of ten or eleven, laid out so that the parent can append it without opening it:
 

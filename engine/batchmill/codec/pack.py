@@ -1,4 +1,6 @@
-"""Owns how a Python value becomes msgpack bytes. Never keeps what cannot be read back exact.
+"""How a Python value becomes msgpack bytes.
+
+It never keeps what cannot be read back exact.
 
 The forms are those of `unpacking`. A dataclass becomes a map, a namedtuple a tuple, an Enum its value; a subclass of
 str, int, float, list or dict becomes its base. An aware datetime keeps its UTC offset, not its zone's name. So values

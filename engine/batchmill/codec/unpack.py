@@ -1,4 +1,6 @@
-"""Owns how msgpack bytes become values again. Never executes or trusts what it reads, never takes unbounded memory.
+"""How msgpack bytes become values again.
+
+It never executes or trusts what it reads, never takes unbounded memory.
 
 Plain values are plain msgpack. The others are extension types, readable with any msgpack library:
 

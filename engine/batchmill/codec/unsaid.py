@@ -1,4 +1,4 @@
-"""Owns the count of what an output could not say as it was, and the sentences about it. Never makes an output."""
+"""The count of what an output could not say as it was, and the sentences about it."""
 
 from __future__ import annotations
 

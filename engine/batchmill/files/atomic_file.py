@@ -1,5 +1,6 @@
-"""Owns new files that get their name only once they are whole: -o, metrics, reports, new checkpoints. Never follows a
-link to a place of its own choosing, and never takes what another program made.
+"""New files that get their name only once they are whole: -o, metrics, reports, new checkpoints.
+
+It never follows a link to a place of its own choosing, and never takes what another program made.
 
     .NAME.RANDOM.tmp, locked --write--> sync --rename--> NAME --is it still this file?--> sync the directory
 

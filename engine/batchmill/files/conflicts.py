@@ -1,5 +1,5 @@
-"""Owns the table of the files that a command reads and writes: two uses of one file are refused where they would hurt,
-and a run's own files are told from its items. Never opens a file.
+"""The table of the files that a command reads and writes: two uses of one file are refused where they would hurt,
+and a run's own files are told from its items.
 
 Which file a path names is a matter of identity, not of spelling: the inode of what is there, through links of every
 kind and /dev/fd/N; for what is not there yet, the inode of its real directory, and its name.

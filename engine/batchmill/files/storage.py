@@ -1,4 +1,4 @@
-"""Owns the system calls on files that must not be lost: open, lock, write, sync, link. Never knows what a frame means.
+"""The system calls on files that must not be lost: open, lock, write, sync, link.
 
 Everything that can fail on a disk goes through a `Disk`, which is handed in: tests record writes and inject errors
 there, in the very calls that production makes.

@@ -1,5 +1,7 @@
-"""Owns the fast way through JSON: orjson. Imported by lanes only, where it is installed. Never reads anything otherwise
-than the format's own `parse`, which decides, and words the error, wherever the two could differ.
+"""The fast way through JSON: orjson.
+
+Imported by lanes only, where it is installed. It never reads anything otherwise than the format's own `parse`, which
+decides, and words the error, wherever the two could differ.
 
 They differ in three ways. orjson refuses what json reads (NaN, Infinity, 1e999, lone surrogates, 1,025 levels): then
 json is asked, as for every line that is not JSON. It makes floats of integers beyond 64 bits: a line that may hold 19

@@ -1,4 +1,4 @@
-"""Owns what an input format means: where items end, how one is parsed, what its id is. Never opens or reads a file.
+"""What an input format means: where items end, how one is parsed, what its id is.
 
 A block is bytes that hold whole records, each closed by the format's separator but perhaps the last. The parent cuts
 and splits blocks without looking into records; a lane parses them. Adding a format is adding a row to `FORMATS`.

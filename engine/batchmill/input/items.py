@@ -1,4 +1,4 @@
-"""Owns the way from a record to an item with an id and a content checksum. Never runs a function.
+"""The way from a record to an item with an id and a content checksum.
 
 Only lanes use it, and a dry run.
 """

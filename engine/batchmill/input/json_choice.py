@@ -1,4 +1,4 @@
-"""Owns the choice of what JSON is read with: json, or orjson where it is installed. Never reads any.
+"""The choice of what JSON is read with: json, or orjson where it is installed.
 
 orjson is imported where lines are read, in a lane: an interrupt in the middle of its import is a SIGSEGV.
 """

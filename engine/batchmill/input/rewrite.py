@@ -1,4 +1,4 @@
-"""Owns failed items as the next input: as they were, a table's rows under one header. Never reads a checkpoint."""
+"""Failed items as the next input: as they were, a table's rows under one header."""
 
 from __future__ import annotations
 

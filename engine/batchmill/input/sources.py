@@ -1,4 +1,6 @@
-"""Owns the way from INPUTs, standard input or Python iterables to chunks: lazily and in bounded memory. Never parses.
+"""The way from INPUTs, standard input or Python iterables to chunks: lazily and in bounded memory.
+
+It never parses.
 
 Two sources with one face (Source): ByteSource cuts blocks of whole records out of files and pipes, ItemSource collects
 the items of an iterable. Local files are read in the loop's own thread; whatever can stall (pipes, compressed files,

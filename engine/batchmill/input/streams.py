@@ -1,4 +1,4 @@
-"""Owns the bytes of INPUTs: opening, unpacking, reading ahead, counting. Never cuts them into records.
+"""The bytes of INPUTs: opening, unpacking, reading ahead, counting.
 
 Local files are read in the loop's own thread. Whatever can stall (pipes, compressed files) is read by a feeder thread,
 which calls `notify` when the loop should look again (TRAPS.md 13).

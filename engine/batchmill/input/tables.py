@@ -1,4 +1,4 @@
-"""Owns tables as text (csv, tsv): where rows end, what a header names, how a row becomes cells. Never reads a file.
+"""Tables as text (csv, tsv): where rows end, what a header names, how a row becomes cells.
 
 Rows are those that Python's csv module reads by default: a quote opens a quoted cell only where the cell begins, two
 quotes in it are one, and a newline in it belongs to it. A row ends with a newline, after a carriage return or not.

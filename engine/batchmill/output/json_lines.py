@@ -1,4 +1,4 @@
-"""Owns how outcomes read outside of batchmill: as JSON lines, as msgpack, on a screen. Never touches a file."""
+"""How outcomes read outside of batchmill: as JSON lines, as msgpack, on a screen."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Owns the way of one ordering's outcomes from their frames into its order: by stretches, or scattered first. Never
-renders an outcome: whoever asks for orders has them made.
+"""The way of one ordering's outcomes from their frames into its order: by stretches, or scattered first.
+
+It never renders an outcome: whoever asks for orders has them made.
 
     pieces --> [before] --stretches--> render
                [tangle] --frames--> sort --> spool --slices--> merge

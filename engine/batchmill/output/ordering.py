@@ -1,4 +1,4 @@
-"""Owns the order of results: pieces of frames -> stretches of the input, and the outcomes in each. Never reads a file.
+"""The order of results: pieces of frames -> stretches of the input, and the outcomes in each.
 
 Pieces overlap where a later run tried single records of an earlier block again. A stretch holds all pieces that lie
 in its range of positions, so that stretches can be written one after the other, and made in parallel. Where frames are

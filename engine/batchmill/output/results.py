@@ -1,4 +1,4 @@
-"""Owns reading a checkpoint: outcomes in order, failures, status, output files. Never writes a checkpoint."""
+"""Reading a checkpoint: outcomes in order, failures, status, output files."""
 
 from __future__ import annotations
 

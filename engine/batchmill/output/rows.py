@@ -1,4 +1,4 @@
-"""Owns outcomes as rows of cells, for CSV and SQLite. Never touches a file.
+"""Outcomes as rows of cells, for CSV and SQLite.
 
 A result that is text or a number is a cell as it is, None an empty one; what JSON would say as text (export.py) is that
 text; all that has parts is JSON.

@@ -1,6 +1,4 @@
-"""Owns an output while it is written: bytes to stdout or a file, rows to a database; a name is for whole ones only.
-Never renders an outcome.
-"""
+"""An output while it is written: bytes to stdout or a file, rows to a database; a name is for whole ones only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the temporary file of lines that wait to be merged: runs in, slices out, in bounded memory. Never opens a line.
+"""The temporary file of lines that wait to be merged: runs in, slices out, in bounded memory.
 
 The file has no name: it is gone with the process, whatever ends that.
 """

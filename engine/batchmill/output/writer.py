@@ -1,4 +1,6 @@
-"""Owns the output of a run: outcomes in input order, made in the lanes, copied as bytes. Never opens an outcome.
+"""The output of a run: outcomes in input order, made in the lanes, copied as bytes.
+
+It never opens an outcome.
 
 Pieces come in as they are found or committed. To a file they are written at the end, under a temporary name; to stdout
 as far as the input is settled without a gap, unless they are so mixed that this would take longer than all the rest:

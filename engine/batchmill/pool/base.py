@@ -1,4 +1,4 @@
-"""Owns what a lane is to everybody else: what it was given, how far it is, its limit and its end. Never starts one.
+"""What a lane is to everybody else: what it was given, how far it is, its limit and its end.
 
     Lanes --start--> Lane --hello--> ready --submit*--> events --...--> lost --gone--> (a new lane takes the slot)
 

@@ -1,4 +1,6 @@
-"""Owns the one adapter to ProcessPoolExecutor: an executor with one worker. See Executor in `lanes`.
+"""The one adapter to ProcessPoolExecutor: an executor with one worker.
+
+See Executor in `lanes`.
 
 What it, and the modules that start processes (processes, lane), use of the inside of the standard library, as it is in
 CPython 3.11 to 3.15; where that is not so, the first start says it in one sentence (Unsupported):

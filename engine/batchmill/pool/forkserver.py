@@ -1,4 +1,4 @@
-"""Owns the fork server that workers come from, as the parent has it: a process of our own, never multiprocessing's.
+"""The fork server that workers come from, as the parent has it: a process of our own, never multiprocessing's.
 
 The program's own fork server, resource tracker, environment, signal mask and list of preloaded modules stay as they
 are: the server is started with an environment and a mask of its own (posix_spawn), and is reached by a pair of sockets

@@ -1,4 +1,4 @@
-"""Owns the fork server's own process: starting workers from a clean interpreter, and telling how they ended.
+"""The fork server's own process: starting workers from a clean interpreter, and telling how they ended.
 
 A worker that has ended stays a zombie till it is released: until then its process id, and so its group's, cannot
 become another's, and killing it late hits nobody else. What workers leave behind when they end, in whatever session

@@ -1,4 +1,4 @@
-"""Owns the lanes of this machine: a worker process and its executor each. Never knows what a chunk means.
+"""The lanes of this machine: a worker process and its executor each.
 
 A lane is one worker process behind a ProcessPoolExecutor of its own (max_workers=1): when a worker dies its executor
 breaks, and that costs this lane alone.

@@ -1,4 +1,4 @@
-"""Owns a worker's process as the parent has it: starting it by any method, how it ended, and ending it.
+"""A worker's process as the parent has it: starting it by any method, how it ended, and ending it.
 
     forkserver   our fork server forks                    } it has nothing of the program but what is passed
     spawn        our fork server forks, then executes     }

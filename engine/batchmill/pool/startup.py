@@ -1,4 +1,4 @@
-"""Owns how the lanes of a run come up: the first alone, then the rest, and when to give up. Never hands out work."""
+"""How the lanes of a run come up: the first alone, then the rest, and when to give up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns when a running item has taken too long. Pure: the clock comes in; never signals or kills anything.
+"""When a running item has taken too long.
 
 Time is counted in the loop's own ticks, each at most `longest_tick`: a machine that was suspended, or a parent that was
 stopped, must not count against an item (TRAPS.md 12). It begins when the board first shows the item.

@@ -1,4 +1,4 @@
-"""Owns the limits on lanes while they run: time per item, memory, items per lane. Never touches a chunk.
+"""The limits on lanes while they run: time per item, memory, items per lane.
 
 Every tick: an item that takes too long is first asked to raise, then its lane is killed; a lane above its memory, or
 with its share of items done, retires at the next item boundary; one far above its memory is killed.

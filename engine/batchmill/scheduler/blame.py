@@ -1,4 +1,4 @@
-"""Owns whether a dead lane's item is to blame, and in which words. Never reads a process or a clock."""
+"""Whether a dead lane's item is to blame, and in which words."""
 
 from __future__ import annotations
 

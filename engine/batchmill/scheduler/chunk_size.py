@@ -1,4 +1,4 @@
-"""Owns the size of the next chunk: seconds seen -> number of items. Pure arithmetic; never reads a clock.
+"""The size of the next chunk: seconds seen -> number of items.
 
 A chunk is cut by time, not by count. Its target duration keeps the parent's cost per chunk under a few percent of one
 core at this number of lanes (a chunk of D seconds on each of L lanes costs the parent L * cost / D of its core);

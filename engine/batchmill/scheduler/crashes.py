@@ -1,4 +1,4 @@
-"""Owns what becomes of the chunks of a dead lane: they run again, and one record may be charged. Never kills a lane."""
+"""What becomes of the chunks of a dead lane: they run again, and one record may be charged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns which chunks are in flight, on which lane, and what is to be handed out again. Never sends or runs anything.
+"""Which chunks are in flight, on which lane, and what is to be handed out again.
 
 A chunk in flight (a flight) moves by this table; any other event raises IllegalMove and leaves everything as it was:
 

@@ -1,4 +1,4 @@
-"""Owns how many failures end a run, and how many are still a success. Pure; never counts anything itself."""
+"""How many failures end a run, and how many are still a success."""
 
 from __future__ import annotations
 

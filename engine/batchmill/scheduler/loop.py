@@ -1,4 +1,4 @@
-"""Owns the loop that keeps lanes busy and commits what they answer. Joins the parts; never knows a format or an option.
+"""The loop that keeps lanes busy and commits what they answer. Joins the parts; never knows a format or an option.
 
     intake --job--> [fill] --submit--> lane ... Event --> [replied] --commit--> checkpoint, tracker, output, sink
        ^                                 |

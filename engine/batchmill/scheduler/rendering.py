@@ -1,4 +1,4 @@
-"""Owns the making of a run's output: which lane makes what, and what is to be made again. Never writes it.
+"""The making of a run's output: which lane makes what, and what is to be made again.
 
     Output --next_order--> [fill] --submit--> lane ... [made] --> Output, which puts it in order
                              ^                  |

@@ -1,4 +1,7 @@
-"""Owns the way of a failed item back to the lanes. Never holds an item's bytes that the checkpoint holds."""
+"""The way of a failed item back to the lanes.
+
+It never holds an item's bytes that the checkpoint holds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns which failed items are tried again, and when. Pure: clock and chance come in; never holds an item's bytes.
+"""Which failed items are tried again, and when.
 
 The wait before try n+1 is `delay` * 2^(n-1), times a random factor from 0.5 to 1.5, so that items that failed together
 do not all come back together (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).

@@ -1,4 +1,4 @@
-"""Owns when a run with --time-limit does what, so that the process is over in time. Pure; never reads a clock.
+"""When a run with --time-limit does what, so that the process is over in time.
 
     WORK ------> DRAIN -------------> CUT --------------------> OVER -------------> the limit
           an item's       what still runs      -o FILE.partial        close the

@@ -1,4 +1,4 @@
-"""Owns what is to be done next: the input less what is done, and the chunks that came back. Never runs anything.
+"""What is to be done next: the input less what is done, and the chunks that came back.
 
     source --> matcher --> (skip)
                  |  \\--unmatched--> scan in a lane --> masked chunk --\\

@@ -1,4 +1,6 @@
-"""Owns taking records back from a lane that is held up, for one that is not. Never takes what may have been started.
+"""Taking records back from a lane that is held up, for one that is not.
+
+It never takes what may have been started.
 
 A straggler holds its chunk-mates and the queued chunk hostage (TRAPS.md 11). Taking back has two steps: lower the
 lane's limit, and a tick later look at its board. What the board has not reached by then, the lane never starts: it

@@ -1,4 +1,4 @@
-"""Owns what there is to do about a child process: how it ended, what it has started, and ending all of that.
+"""What there is to do about a child process: how it ended, what it has started, and ending all of that.
 
 A process group is not enough to end a process: what it has started may have made a group or a session of its own.
 """

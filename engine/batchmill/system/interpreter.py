@@ -1,4 +1,4 @@
-"""Owns the command line of a Python that runs our code, and meets no module of the working directory on its way.
+"""The command line of a Python that runs our code, and meets no module of the working directory on its way.
 
     [executable, the flags of this interpreter, "-P", "-c", code]
 

@@ -1,4 +1,4 @@
-"""Owns what the machine has and what a run uses of it: cores, memory, descriptors, samples. Never starts or kills.
+"""What the machine has and what a run uses of it: cores, memory, descriptors, samples.
 
 The only user of psutil, which is imported where it is used: `batchmill --help` must not wait for it. Files below /proc
 and /sys are read under a `root` that tests replace.

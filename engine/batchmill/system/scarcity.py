@@ -1,6 +1,4 @@
-"""Owns what is said where the system has no more of what a run needs: processes, threads, memory, open files, room.
-Never decides whether the run can do with less.
-"""
+"""What is said where the system has no more of what a run needs: processes, threads, memory, open files, room."""
 
 from __future__ import annotations
 

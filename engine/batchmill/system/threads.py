@@ -1,4 +1,4 @@
-"""Owns starting a thread of our own, which the system may refuse. Never waits for one."""
+"""Starting a thread of our own, which the system may refuse."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Owns the state of a worker's process that every item begins with: remembered once, put back after the items that
-changed it. Never touches what only the user's own code depends on.
+"""The state of a worker's process that every item begins with: remembered once, put back after the items that
+changed it.
+
+It never touches what only the user's own code depends on.
 
 An item may leave an alarm, a trace function, another working directory, or a builtin function of its own. Without this,
 what comes next would depend on which items happened to run before it in the same process. Putting all back costs some

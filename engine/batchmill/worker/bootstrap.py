@@ -1,4 +1,4 @@
-"""Owns what makes a process a lane: its group, its signals, its descriptors, and that it never outlives the parent.
+"""What makes a process a lane: its group, its signals, its descriptors, and that it never outlives the parent.
 
     fork server, fresh interpreter --> live(descriptors) --.
     fork of the program -------------> live_forked --------+--> become_lane --> the executor's loop --> [end]

@@ -1,4 +1,6 @@
-"""Owns sending a function by value, for which it needs cloudpickle. Never evaluates an annotation.
+"""Sending a function by value, for which it needs cloudpickle.
+
+It never evaluates an annotation.
 
 From Python 3.14 on annotations are code that runs when somebody asks for them: they may name what is imported for a
 type checker alone, and cloudpickle asks.

@@ -1,5 +1,6 @@
-"""Owns a command as a process of a lane: its start, its streams, its end. Never knows of items, and never lets a
-command outlive its lane.
+"""A command as a process of a lane: its start, its streams, its end.
+
+It never knows of items, and never lets a command outlive its lane.
 
     Commands.run --posix_spawn--> the command, in the lane's second group, beside the group's keeper
                  <--two pipes---- stdout, stderr: as it writes them, the first bytes kept, the rest counted

@@ -1,5 +1,6 @@
-"""Owns taking the user's own modules to another machine: which files a function needs, and where they are put. Never
-imports one.
+"""Taking the user's own modules to another machine: which files a function needs, and where they are put.
+
+It never imports one.
 
 What lies beside the file of the function, or of its initializer, and is imported by it or by what it imports, goes
 along: `helpers.py`, or all Python files of a package, with an `__init__.py` or without. What is installed does not: it

@@ -1,4 +1,6 @@
-"""Owns what a command per item means: words to a spec, an item to a result or a failure. Only lanes start one.
+"""What a command per item means: words to a spec, an item to a result or a failure.
+
+Only lanes start one.
 
 parent                                                lane
 ["gzip", "-9", "{}"]  --CommandSpec, check-->  Runner: Template --words--> Commands.run --> a map, or ItemFailed

@@ -1,4 +1,6 @@
-"""Owns what FUNCTION means: a text or a callable to a spec, that to a callable. Never imports user code in the parent.
+"""What FUNCTION means: a text or a callable to a spec, that to a callable.
+
+It never imports user code in the parent.
 
     parent                                             lane
     "score.py:crunch"  --parse------+

@@ -1,4 +1,4 @@
-"""Owns the setting up of a lane for the items of a run. Never opens the checkpoint."""
+"""The setting up of a lane for the items of a run."""
 
 from __future__ import annotations
 

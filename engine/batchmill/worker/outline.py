@@ -1,4 +1,4 @@
-"""Owns what a module's source says it defines, read from its syntax tree. Never imports, runs or opens anything.
+"""What a module's source says it defines, read from its syntax tree.
 
 So a wrong name can be refused, with the right ones, in a process that must not import the user's module.
 """

@@ -1,4 +1,4 @@
-"""Owns passing on what commands print, from the lanes to our own stdout and stderr: whole, and never two at once.
+"""Passing on what commands print, from the lanes to our own stdout and stderr: whole, and never two at once.
 
 A lane writes by itself, as soon as a command has ended, while it holds a lock that dies with it; the parent never sees
 a byte of it, but learns what went wrong.

@@ -1,5 +1,4 @@
-"""Owns a worker's way through the records of a chunk: opens them, and runs them or tells their ids. Never knows where
-they come from or what becomes of its answer.
+"""A worker's way through the records of a chunk: opens them, and runs them or tells their ids.
 
 The board is a shared array of 64-bit numbers, COLUMNS per lane: the number of the record at hand (0: none), a limit,
 the number of a record that has taken too long, and that of the last record that was opened to be run. A record's number

@@ -1,5 +1,6 @@
-"""Owns a chunk's reply: its rows while it grows, the frames it becomes, an exception as text. Never calls user code
-but the methods of an exception, and survives those.
+"""A chunk's reply: its rows while it grows, the frames it becomes, an exception as text.
+
+It never calls user code but the methods of an exception, and survives those.
 
 An item has its outcome once it is noted when it ended: where something is raised before, its row is not whole, and is
 dropped. What a reply holds is measured before it is joined: what is too much for one frame becomes several, and an item

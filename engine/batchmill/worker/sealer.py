@@ -1,5 +1,6 @@
-"""Owns what becomes of a record that no worker may open again: its outcome, and what stands for its id. Never opens one
-either: it may be what kills whoever does.
+"""What becomes of a record that no worker may open again: its outcome, and what stands for its id.
+
+It never opens one either: it may be what kills whoever does.
 
 Its id is its position in the input, unless the caller of the Python API gave one, and its content is known by the
 record's bytes, so that a later run finds it again.

@@ -1,4 +1,4 @@
-"""Owns the placeholders of a command: words with `{}` in them, and an item, to the words to run. Never runs any.
+"""The placeholders of a command: words with `{}` in them, and an item, to the words to run.
 
     {}    the item               {/}   without its directory    {#}      its number in the input, from 1
     {.}   without its extension  {//}  its directory            {name}   a field of a JSON or CSV item
