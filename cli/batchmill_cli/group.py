@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchmill.text import close_names
 from batchmill_cli.options.click_options import EPILOG, SETTINGS, Command, Context, general
 from batchmill_cli.terminal import stdio
 
@@ -59,9 +60,7 @@ class Program(click.Group):
         """Find the command that `args` name; raises UsageError with the nearest name."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            from difflib import get_close_matches
-
-            close = get_close_matches(name, COMMANDS, 1)
+            close = close_names(name, COMMANDS)
             hint = f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(COMMANDS)
             raise click.UsageError(f"No such command {name!r}, {hint}", ctx)
         return super().resolve_command(ctx, args)

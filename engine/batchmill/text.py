@@ -47,12 +47,17 @@ def format_size(size: float) -> str:
     return f"{size:.1f}G"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy naming the known name closest to `name`, or all of them when none is close."""
+def close_names(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The `count` known names closest to `name`, of those at least `cutoff` (0 to 1) alike; [] where none is."""
     import difflib  # only after a mistake; start-up does not pay for it
 
+    return difflib.get_close_matches(name, list(known), count, cutoff)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy naming the known name closest to `name`, or all of them when none is close."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, 1)
+    close = close_names(name, names)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
 
 

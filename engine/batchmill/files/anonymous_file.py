@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from batchmill.files.storage import write_whole
+
 
 def new_file() -> int:
     """A descriptor of an empty file, to read and write. Raises OSError."""
@@ -26,10 +28,3 @@ def file_with(data: bytes) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def write_whole(descriptor: int, data: bytes) -> None:
-    """Write all of it, in as many calls as it takes. Raises OSError."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]

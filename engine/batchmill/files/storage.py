@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import stat
 import sys
 import time
@@ -143,6 +144,16 @@ def write_all(disk: Disk, fd: int, parts: Sequence[bytes], offset: int) -> None:
             taken -= len(left.pop(0))
         if taken:
             left[0] = memoryview(left[0])[taken:]
+
+
+def write_whole(fd: int, data: bytes | memoryview) -> None:
+    """Write all of `data` where `fd` stands; somebody may have made it non-blocking. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
 
 
 def try_lock(disk: Disk, fd: int, path: str) -> bool:

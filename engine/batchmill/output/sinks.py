@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 from contextlib import closing
 from typing import Any
 
@@ -12,7 +11,7 @@ from msgpack import Unpacker
 
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.files.atomic_file import Draft, open_at_once, open_output
-from batchmill.files.storage import Disk
+from batchmill.files.storage import Disk, write_whole
 from batchmill.output.rows import TABLE
 from batchmill.system.scarcity import limit_met
 
@@ -78,12 +77,8 @@ class Target:
 
     def write(self, data: bytes) -> None:
         """Write all of it; raises OSError."""
-        rest, self._opening = memoryview(self._opening + data if self._opening else data), b""
-        while rest:
-            try:
-                rest = rest[os.write(self._draft.fd, rest) :]
-            except BlockingIOError:  # somebody made stdout non-blocking
-                select.select([], [self._draft.fd], [])
+        data, self._opening = self._opening + data if self._opening else data, b""
+        write_whole(self._draft.fd, data)
 
     def close(self, keep: str) -> str | None:
         """Give the file its name (`keep` "whole"), or `.partial` behind it ("partial"), or none: once. Returns it.

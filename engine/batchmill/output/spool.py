@@ -5,7 +5,6 @@ The file has no name: it is gone with the process, whatever ends that.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from array import array
 from bisect import bisect_left
@@ -14,7 +13,7 @@ from itertools import pairwise
 from math import isqrt
 
 from batchmill.errors import OutputLost
-from batchmill.files.storage import read_at
+from batchmill.files.storage import read_at, write_whole
 from batchmill.output.external_sort import PAGE, MergeOrder, pages
 
 _UNIT = 4 << 20  # bytes of a run, and of a slice, unless there are gigabytes in all
@@ -46,10 +45,8 @@ class Spool:
 
     def add(self, run: bytes) -> None:
         """Append a run: what comes in order of runs comes out so, where positions are equal."""
-        rest = memoryview(run)
         try:
-            while rest:
-                rest = rest[os.write(self._file.fileno(), rest) :]
+            write_whole(self._file.fileno(), run)
         except OSError as error:
             raise self._lost(error) from None
         for page in pages(run):

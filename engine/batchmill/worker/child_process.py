@@ -24,7 +24,8 @@ from multiprocessing.util import Finalize
 from typing import IO, Any, NamedTuple
 
 from batchmill.errors import OutputLost
-from batchmill.files.anonymous_file import file_with, write_whole
+from batchmill.files.anonymous_file import file_with
+from batchmill.files.storage import write_whole
 from batchmill.system.children import descendants, kill_tree, send
 
 PIECE = 1 << 16

@@ -27,6 +27,7 @@ from batchmill.input.items import Found, Identifier, Identify
 from batchmill.model import Chunk
 from batchmill.secrecy import learn, mask_script, mask_words
 from batchmill.system.scarcity import lack_in, lacking, lacking_number
+from batchmill.text import close_names
 from batchmill.worker.child_process import HELD, Capture, Commands, Ended, NotStarted
 from batchmill.worker.passthrough import Passer
 from batchmill.worker.reply import Postponed
@@ -158,13 +159,11 @@ def _find(program: str) -> str:
 
 
 def _nearest(program: str) -> str:
-    import difflib  # only after a mistake
-
     names: set[str] = set()
     for folder in os.get_exec_path():
         if os.path.isdir(folder):
             names.update(os.listdir(folder))
-    close = difflib.get_close_matches(program, names, 1, 0.75)
+    close = close_names(program, names, 1, 0.75)
     return f"did you mean {close[0]}?" if close else ""
 
 

@@ -39,6 +39,7 @@ from batchmill.errors import (
 )
 from batchmill.secrecy import mask_text
 from batchmill.system.scarcity import lacking_number
+from batchmill.text import close_names
 from batchmill.worker.outline import Outline, no_name
 
 if sys.version_info >= (3, 14):
@@ -184,11 +185,10 @@ def _module_file(module: str, cwd: str) -> str | None:
 
 def _no_module(module: str, name: str, cwd: str) -> UnknownFunction:
     import pkgutil
-    from difflib import get_close_matches
 
     package, _, last = module.rpartition(".")
     siblings = [found.name for found in pkgutil.iter_modules([os.path.join(cwd, *package.split("."))])]
-    close = get_close_matches(last, siblings, 1)
+    close = close_names(last, siblings)
     remedy = f"write {module}.py:{name} for a file, or run from the directory that holds {module.partition('.')[0]}"
     if close:
         remedy = f"did you mean {'.'.join(filter(None, [package, close[0]]))}:{name}?"
@@ -211,10 +211,8 @@ def _no_file(where: str, path: str) -> InputMissing:
         return InputMissing(f"{where} is not a file", f"name a file in it: {where.rstrip('/')}/FILE.py:NAME")
     if not os.path.isdir(folder):
         return InputMissing(f"{where} does not exist", f"there is no directory {os.path.dirname(where)!r}")
-    from difflib import get_close_matches
-
     sources = [entry for entry in sorted(os.listdir(folder)) if entry.endswith(".py")]
-    close = get_close_matches(base, sources, 1, 0.5)
+    close = close_names(base, sources, cutoff=0.5)
     near = os.path.join(os.path.dirname(where), close[0]) if close else ""
     return InputMissing(f"{where} does not exist", f"did you mean {near}?" if near else "check the path")
 

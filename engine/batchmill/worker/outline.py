@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from batchmill.errors import FunctionFailed, UnknownFunction
+from batchmill.text import close_names
 
 _LISTED = 10  # names in a remedy
 # Whoever uses one of these may define names that a syntax tree does not show.
@@ -54,9 +55,7 @@ class Outline:
 def no_name(name: str, where: str, functions: Iterable[str], known: Iterable[str]) -> UnknownFunction:
     """The error for a `name` that is not in `where`: its remedy has the close names, else the functions there."""
     listed = list(functions)
-    from difflib import get_close_matches  # only after a mistake
-
-    close = get_close_matches(name, [*listed, *sorted(set(known).difference(listed))], 3)
+    close = close_names(name, [*listed, *sorted(set(known).difference(listed))], 3)
     remedy = "define it there, or name another"
     if close:
         remedy = "did you mean " + " or ".join(close) + "?"

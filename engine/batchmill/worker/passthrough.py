@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from batchmill.errors import OutputLost
 from batchmill.files.anonymous_file import new_file
+from batchmill.files.storage import write_whole
 
 
 class Passing:
@@ -67,12 +67,12 @@ class Passer:
         with self._alone():
             try:
                 for piece in err:
-                    _write(self._err, piece)
+                    write_whole(self._err, piece)
             except OSError:
                 pass
             try:
                 for piece in out:
-                    _write(self._out, piece)
+                    write_whole(self._out, piece)
             except OSError as error:
                 os.pwrite(self._lock, b"%d" % (error.errno or errno.EIO), 0)
                 raise OutputLost(f"stdout cannot be written: {_reason(error.errno or errno.EIO)}") from None
@@ -88,12 +88,3 @@ class Passer:
 
 def _reason(number: int) -> str:
     return "it is closed" if number == errno.EBADF else os.strerror(number)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # somebody made it non-blocking
-            select.select([], [descriptor], [])
