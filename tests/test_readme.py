@@ -1,43 +1,138 @@
-"""The proof that the README's commands work as printed."""
+"""The pages: their commands work as printed, their links lead somewhere, and they name no file that is not there."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
-import subprocess
+import shlex
 import sys
+import tomllib
 from pathlib import Path
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
-NOT_HERE = ("make ", "pip ")  # they install; `make test` itself is running now
+import pytest
+
+import batchmill
+import process_kit
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    *("README.md", "CHANGELOG.md", "cli/README.md", "engine/README.md", "engine/PYTHON.md", "tests/README.md"),
+    *("bench/README.md", ".github/CONTRIBUTING.md"),
+]
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+MAIN = f"{URLS['Source']}/blob/main/"  # where a page that is also read elsewhere (the package index) links to
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INSTALLS = re.compile(r"make |pip |python3 -m venv |\.venv/bin/|batchmill demo")  # the demo has a test of its own
 EXIT = re.compile(r"# exit (\d+)$")
+LINK = re.compile(r"\[[^][]*\]\(([^() ]+)\)|^\[[^][]+\]: (\S+)$", re.MULTILINE)
+FOLDERS = ("engine", "cli", "tests", "bench", ".github", ".ci")
+ROOMS = {path.parent.name for path in ROOT.glob("engine/batchmill/*/__init__.py")}
+CLI_ROOMS = {path.parent.name for path in ROOT.glob("cli/batchmill_cli/*/__init__.py")}
+NAMED = re.compile(r"[\w.-]+(?:/[\w.-]+)+")
 
 
-def steps() -> list[tuple[str, list[str]]]:
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def prose_of(page: str) -> str:
+    """A page without its blocks."""
+    return BLOCK.sub("", text_of(page))
+
+
+def steps(page: str) -> list[tuple[str, list[str]]]:
     """(command, the lines printed below it) of every console block, and python blocks as files or programs."""
     found: list[tuple[str, list[str]]] = []
-    for kind, body in BLOCK.findall(README):
+    for kind, body in BLOCK.findall(text_of(page)):
         if kind == "python":
             name = re.match(r"# (\w+\.py)\n", body)
             write = f"cat > {name[1] if name else 'program.py'} <<'EOF'\n{body}EOF"
-            found.append((write if name else f"{write}\n{sys.executable} program.py", []))
-            continue
-        for line in body.splitlines():
-            if line.startswith("$ "):
-                found.append((line[2:], []))
-            else:
-                found[-1][1].append(line)
-    return [(command, shown) for command, shown in found if not command.startswith(NOT_HERE)]
+            found.append((write if name else f"{write}\n{shlex.quote(sys.executable)} program.py", []))
+        elif kind == "console":
+            for line in body.splitlines():
+                if line.startswith("$ "):
+                    found.append((line[2:], []))
+                else:
+                    found[-1][1].append(line)
+    return [(command, shown) for command, shown in found if not INSTALLS.match(command)]
 
 
-def test_every_command_of_the_readme_does_what_is_printed_below_it(tmp_path: Path) -> None:
+def anchors(page: str) -> set[str]:
+    """What a link can name of a page: its headings, as GitHub writes them."""
+    heads = re.findall(r"^#+ (.*)$", prose_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.replace("\\", "").lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", ["README.md", "cli/README.md", "engine/PYTHON.md"])
+def test_every_command_of_a_page_does_what_is_printed_below_it(page: str, tmp_path: Path) -> None:
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for command, shown in steps():
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
-        )
+    commands = steps(page)
+    assert commands
+    for command, shown in commands:
+        out, err = tmp_path / "stdout", tmp_path / "stderr"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            started = process_kit.started(
+                ["bash", "-c", command], cwd=tmp_path, env=environ, stdout=stdout, stderr=stderr
+            )
+            with started as process:
+                status = process.wait(60)
         expected = EXIT.search(command)
-        assert done.returncode == int(expected[1] if expected else 0), f"{command}\n{done.stderr}"
+        assert status == int(expected[1] if expected else 0), f"{command}\n{err.read_text()}"
         if shown:
-            assert done.stdout.splitlines() == shown, command
+            assert out.read_text().splitlines() == shown, command
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    assert len(text_of("README.md").splitlines()) <= 200
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_pages_and_headings_that_are_there(page: str) -> None:
+    for link in (one or other for one, other in LINK.findall(prose_of(page))):
+        inner = link.removeprefix(MAIN)
+        if inner.startswith("https://"):
+            assert not link.startswith(URLS["Source"]) or link.removeprefix(URLS["Source"]) in ("", "/issues"), link
+            continue
+        assert page != "README.md" or inner != link, f"{link}: the package index knows no relative links"
+        name, _, anchor = inner.partition("#")
+        base = ROOT if inner != link else (ROOT / page).parent
+        target = (base / name).resolve() if name else ROOT / page
+        assert target.is_file(), link
+        if anchor:
+            assert anchor in anchors(str(target.relative_to(ROOT))), link
+
+
+def candidates(name: str) -> list[Path]:
+    """Where a file that a page names may be."""
+    first = name.partition("/")[0]
+    homes = {"": FOLDERS, "engine/batchmill": ROOMS, "cli/batchmill_cli": CLI_ROOMS}
+    return [ROOT / home / name for home, folders in homes.items() if first in folders]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_no_file_that_is_not_there(page: str) -> None:
+    quoted = re.findall(r"`([^`\n]+)`", prose_of(page))
+    for name in (word for text in quoted for word in NAMED.findall(text)):
+        if "*" in name or not (places := candidates(name.rstrip("."))):
+            continue
+        found = [place for path in places for place in (path, path.with_name(f"{path.name}.py")) if place.exists()]
+        assert found, f"{page} names {name}"
+
+
+def test_every_row_of_the_engines_way_is_a_module() -> None:
+    """The path of an item in engine/README.md is read module by module."""
+    (way,) = (body for kind, body in BLOCK.findall(text_of("engine/README.md")) if body.startswith("input/streams"))
+    modules = re.findall(r"^(\w+/\w+) ", way, re.MULTILINE)
+    assert len(modules) > 10
+    for module in modules:
+        assert (ROOT / "engine/batchmill" / f"{module}.py").is_file(), module
+
+
+def test_the_python_guide_has_every_public_name_and_every_setting() -> None:
+    guide = text_of("engine/PYTHON.md")
+    heads = {head.replace("\\", "") for head in re.findall(r"^### batchmill\.(\S+)$", guide, re.MULTILINE)}
+    assert heads == set(batchmill.__all__)
+    table = guide[guide.index("### batchmill.Settings") : guide.index("### batchmill.BatchmillError")]
+    assert set(re.findall(r"`(\w+)=", table)) == {field.name for field in dataclasses.fields(batchmill.Settings)}
