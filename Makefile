@@ -3,12 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO := .venv-demo
 SOAK_SECONDS ?= 600
 
 # For `test` and `test-pythons`: processes of pytest; files and other words for it, all tests where it is empty.
 PROCESSES ?= 3
 TESTS ?=
 PYTEST_OPTIONS ?=
+# For `test-cli` and its like: which files each of them has.
+TESTS_cli := tests/test_cli_*.py
+TESTS_faults := $(filter-out tests/test_cluster%, $(wildcard tests/test_*faults*.py))
+TESTS_cluster := tests/test_cluster*.py
+TESTS_unit = $(filter-out $(wildcard $(TESTS_cli) $(TESTS_faults) $(TESTS_cluster)), $(wildcard tests/test_*.py))
 # For `test-pythons`: versions such as "3.12 3.14", all that pyproject.toml names where it is empty; a random order
 # ("any", or the number of an earlier one); busy loops beside the tests; minutes for a version; other options.
 PYTHONS ?=
@@ -17,15 +23,18 @@ BUSY ?= 0
 MINUTES ?= 60
 PYTHONS_OPTIONS ?=
 
-.PHONY: demo test test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak fuzz format clean
+.PHONY: demo test test-unit test-cli test-faults test-cluster test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak fuzz format clean
 
-demo: $(READY)
-	$(BIN)/batchmill demo
+demo: $(DEMO)/.ready
+	$(DEMO)/bin/batchmill demo
 
 # Tests start some thousand processes: each would compile all modules again where nothing had written them down.
 test: $(READY)
 	$(BIN)/python -m compileall -q engine cli
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_OPTIONS) $(TESTS)
+
+test-unit test-cli test-faults test-cluster: test-%: $(READY)
+	$(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_OPTIONS) $(TESTS_$*)
 
 test-pythons:
 	$(PYTHON) tests/pythons.py --versions "$(PYTHONS)" --tests '$(TESTS)' --seed "$(SEED)" --busy $(BUSY) \
@@ -75,5 +84,11 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# The product alone, as people install it.
+$(DEMO)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venvs build dist
+	rm -rf $(VENV) $(DEMO) .venvs build dist

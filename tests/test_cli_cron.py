@@ -1,4 +1,4 @@
-"""Unattended runs: what each ending mails, the README's crontab, systemd and SLURM files, and where cores come from."""
+"""Unattended runs: what each ending mails, the manual's crontab, systemd and SLURM files, and where cores come from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from cli_kit import PROGRAM, PROGRAM_THAT_SAYS_UP, batchmill, environment, shell
 from fault_kit import PROGRAM as SCRIPT
 from fault_kit import numbered, prepare, running, witnessed, write_items
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-SECTION = README[README.index("## In cron") : README.index("## Python")]
+MANUAL = (Path(__file__).parent.parent / "cli" / "README.md").read_text()
+SECTIONS = {text.partition("\n")[0]: text for text in MANUAL.split("\n## ")}
+SECTION = SECTIONS["In cron"]
 RUN = "run f.py:{} items.jsonl -c x.ckpt --resume"
 
 # Shell after `batchmill`, exit status, and the beginning of the mail's first line ("" where nothing is sent). On a slow
@@ -105,16 +106,16 @@ def test_usr1_at_any_moment_of_the_start_does_no_harm(delay: float, work: Path) 
     assert len(witnessed(work)) == 10
 
 
-# The README's files
+# The manual's files
 
 
 def block(kind: str) -> str:
-    """The one block of that kind in the README's section."""
+    """The one block of that kind in the manual's section."""
     (found,) = re.findall(rf"```{kind}\n(.*?)```", SECTION, re.DOTALL)
     return str(found)
 
 
-def test_the_crontab_line_of_the_readme_works_and_succeeds_in_silence(work: Path) -> None:
+def test_the_crontab_line_of_the_manual_works_and_succeeds_in_silence(work: Path) -> None:
     line = block("crontab").splitlines()[1]
     match = re.fullmatch(r"30 1 \* \* \*  (.*)", line)
     assert match is not None
@@ -128,7 +129,7 @@ def test_the_crontab_line_of_the_readme_works_and_succeeds_in_silence(work: Path
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_the_units_of_the_readme_are_valid(work: Path) -> None:
+def test_the_units_of_the_manual_are_valid(work: Path) -> None:
     for unit in block("ini").split("# /etc/systemd/system/")[1:]:
         name, _, body = unit.partition("\n")
         body = body.replace("/srv/scores", str(work)).replace("/opt/venv/bin/batchmill", SCRIPT)
@@ -141,7 +142,7 @@ def test_the_units_of_the_readme_are_valid(work: Path) -> None:
     assert "SuccessExitStatus=3 75" in (work / "scores.service").read_text()
 
 
-def test_the_cluster_script_of_the_readme_runs_its_shards(work: Path) -> None:
+def test_the_cluster_script_of_the_manual_runs_its_shards(work: Path) -> None:
     script = block("bash").replace("/scratch/scores", str(work)).replace("score.py:score", "f.py:work")
     script = script.replace("$task/8", "$task/2")
     (work / "job.sh").write_text(script)
@@ -156,10 +157,8 @@ def test_the_cluster_script_of_the_readme_runs_its_shards(work: Path) -> None:
     assert len((work / "scores.jsonl").read_text().splitlines()) == 10
 
 
-def test_the_readme_says_what_every_exit_status_means_here() -> None:
-    statuses = re.findall(
-        r"\b\d+\b", README[README.index("## Exit codes") : README.index("## In cron")].split("\n\n")[1]
-    )
+def test_the_manual_says_what_every_exit_status_means_here() -> None:
+    statuses = re.findall(r"\b\d+\b", SECTIONS["Exit codes"].split("\n\n")[1])
     table = SECTION[SECTION.index("| exit |") :]
     assert {code for code in statuses if int(code) < 100} - set(re.findall(r"\b\d+\b", table)) == set()
 

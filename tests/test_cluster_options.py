@@ -357,7 +357,7 @@ def test_where_items_ran_is_known_even_of_a_run_that_was_killed(cluster: DaskClu
         assert results.status().hosts == {socket.gethostname(): 4}
 
 
-# --- the README's script ---------------------------------------------------------------------------------------------
+# --- the manual's script ---------------------------------------------------------------------------------------------
 
 JOBQUEUE = """
 from distributed import LocalCluster
@@ -372,8 +372,8 @@ class SLURMCluster(LocalCluster):
 
 
 def test_the_script_for_slurm_runs_where_processes_stand_in_for_its_jobs(tmp_path: Path) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    (script,) = [block for block in re.findall(r"```text\n(.*?)```", readme, re.DOTALL) if "dask_jobqueue" in block]
+    manual = (Path(__file__).parent.parent / "cli" / "README.md").read_text()
+    (script,) = [block for block in re.findall(r"```text\n(.*?)```", manual, re.DOTALL) if "dask_jobqueue" in block]
     (tmp_path / "score.py").write_text("def score(item):\n    return item['n'] + 1\n")
     write_items(tmp_path / "items.jsonl", numbered(30))
     (tmp_path / "dask_jobqueue.py").write_text(JOBQUEUE)
