@@ -56,7 +56,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600, help="for all rows together [600]")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="repeats a run")
-    parser.add_argument("--row", type=int, action="append", help="only this row of FAULTS; repeatable")
+    parser.add_argument("--row", type=int, action="append", help="only this row of the fault matrix; repeatable")
     parser.add_argument("--trial", type=int, help="only this trial of the rows")
     return parser.parse_args()
 

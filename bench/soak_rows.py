@@ -1,4 +1,4 @@
-"""Which faults there are and which of them each row of FAULTS puts together."""
+"""Which faults there are and which of them each row of the fault matrix (tests/README.md) puts together."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WINDOW, SLOW_CHUNK, SLOW_ITEMS = 2, 10, 900
 
 @dataclass(frozen=True)
 class Row:
-    """A row of FAULTS: `prepare` sets up its Bench, `trial` is told its number and says whether there was one."""
+    """A row of the matrix: `prepare` sets up its Bench, `trial` is told its number and says whether there was one."""
 
     number: int
     title: str

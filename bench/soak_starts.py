@@ -1,4 +1,4 @@
-"""The rows of FAULTS about beginning: many commands at once, little of everything."""
+"""The rows of the fault matrix about beginning: many commands at once, little of everything."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_an_input_in_another_order_is_still_done(bench: Bench) -> None:
 
 
 def test_a_new_occurrence_before_the_done_ones_runs_and_no_other_does(bench: Bench) -> None:
-    """TRAPS.md 16: matching by id alone would take `a` for `c`, and then run `b` a second time."""
+    """Matching by id alone would take `a` for `c`, and then run `b` a second time."""
     bench.run([item(1, "a"), item(1, "b")])
     played = bench.run([item(1, "c"), item(1, "a"), item(1, "b")])
     assert [call["v"] for call in played.calls] == ["c"]

@@ -30,6 +30,7 @@ LINK = re.compile(r"\[[^][]*\]\(([^() ]+)\)|^\[[^][]+\]: (\S+)$", re.MULTILINE)
 FOLDERS = ("engine", "cli", "tests", "bench", ".github", ".ci")
 ROOMS = {path.parent.name for path in ROOT.glob("engine/batchmill/*/__init__.py")}
 CLI_ROOMS = {path.parent.name for path in ROOT.glob("cli/batchmill_cli/*/__init__.py")}
+REFERENCE = re.compile(r"(\b[\w./-]*[A-Z]\w*\.md)(?:#([\w-]+))?")  # of code to a page
 NAMED = re.compile(r"[\w.-]+(?:/[\w.-]+)+")
 
 
@@ -111,14 +112,28 @@ def candidates(name: str) -> list[Path]:
     return [ROOT / home / name for home, folders in homes.items() if first in folders]
 
 
+def is_there(place: Path) -> bool:
+    return place.exists() or place.with_name(f"{place.name}.py").exists()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_names_no_file_that_is_not_there(page: str) -> None:
     quoted = re.findall(r"`([^`\n]+)`", prose_of(page))
     for name in (word for text in quoted for word in NAMED.findall(text)):
         if "*" in name or not (places := candidates(name.rstrip("."))):
             continue
-        found = [place for path in places for place in (path, path.with_name(f"{path.name}.py")) if place.exists()]
-        assert found, f"{page} names {name}"
+        assert any(map(is_there, places)), f"{page} names {name}"
+    tests = {path.name for path in (ROOT / "tests").rglob("*.py")}  # named without their folder
+    assert set(re.findall(r"(?<![\w/])(?:test_\w+|\w+_kit)\.py", prose_of(page))) <= tests
+
+
+def test_what_code_refers_to_is_a_page_and_a_heading_that_is_there() -> None:
+    paths = [path for folder in ("engine", "cli", "tests", "bench") for path in (ROOT / folder).rglob("*.py")]
+    found = {match for path in paths for match in REFERENCE.findall(path.read_text()) if path != Path(__file__)}
+    assert len(found) > 5
+    for page, anchor in found:
+        assert (ROOT / page).is_file(), page
+        assert not anchor or anchor in anchors(page), f"{page}#{anchor}"
 
 
 def test_every_row_of_the_engines_way_is_a_module() -> None:

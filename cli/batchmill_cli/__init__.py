@@ -1,7 +1,7 @@
 """Batchmill's command line.
 
-Start reading at `main` (from an error to an exit status), then `group` (the commands), `run_command` (one of them) and
-`crunch` (the course of a batch).
+Start reading at `main` (from an error to an exit status), then `group` (the commands), `commands.run` (one of them) and
+`running.batch` (the course of a batch).
 """
 
 import time

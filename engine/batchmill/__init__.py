@@ -3,9 +3,9 @@
     report = batchmill.run(score, items, checkpoint="scores.ckpt", resume=True)
 
 batchmill crunches CPU-heavy batches on every core, survives whatever happens meanwhile, and picks up where it stopped.
-How the house is divided: `batch` joins the parts and `loop` keeps lanes busy; `pool` and `worker` are the lanes;
-`source`, `matching` and `intake` say what is to be done; `checkpoint` keeps outcomes and `results` reads them. Start at
-`batch`.
+How the house is divided: each folder is a room, whose `__init__` is its map. `batch` joins the rooms; `scheduler` keeps
+the processes of `pool` busy with what `worker` has; `input` and `codec` say what items are, `checkpoint` keeps their
+outcomes, `output` writes them. Start at engine/README.md, then at `batch.batch`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every error raised on purpose: one base, an exit status and a remedy each.
 
-The classes are named for what happened; `exit_code` is the process status of DESIGN.md's table (sysexits.h where one
-fits), and `remedy` is what the person can do about it, said after the message.
+The classes are named for what happened; `exit_code` is the process status, of sysexits.h where one fits
+(cli/README.md#exit-codes), and `remedy` is what the person can do about it, said after the message.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _is_ours(fd: int) -> bool:
 class Screen:
     """stderr during a run. Safe to call from several threads.
 
-    `mode` is "line", "log" or "none"; `interval` the seconds between lines (None: as DESIGN.md says). With `hold`,
+    `mode` is "line", "log" or "none"; `interval` the seconds between lines (None: as cli/README.md says). With `hold`,
     messages are kept in `held`: a run in a crontab that succeeds says nothing.
     """
 

@@ -1,6 +1,6 @@
 """Which items of the input are done already: the input held against the checkpoint's index.
 
-Two ways, from cheap to dear (TRAPS.md 16-18):
+Two ways, from cheap to dear (engine/README.md#matching):
 1. By block. The next record's checksum names the frames whose block begins with it; where the block's bytes are the
    same, all of its items are found at once, without parsing.
 2. By item, for what moved. A lane reads ids and content checksums off the records (a scan); an outcome with the same

@@ -48,7 +48,7 @@ _Numbers = tuple[int, int]  # of the record at hand, and of the last one opened
 
 class Lease:
     """Whether the run was heard of lately. Counted in the agent's own ticks: while it was stopped itself it heard
-    nothing (TRAPS.md 12). `renew` is for any thread."""
+    nothing (engine/README.md#time-outs). `renew` is for any thread."""
 
     def __init__(self, seconds: float, now: float) -> None:
         self._seconds = seconds

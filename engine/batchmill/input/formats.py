@@ -275,7 +275,7 @@ _SCALARS = tuple(PLAIN_IDS)
 
 @dataclass(frozen=True, slots=True)
 class IdRule:
-    """How an item's id is found: the field `field_name`, or (None) the rule of DESIGN.md section 3."""
+    """How an item's id is found: the field `field_name`, or (None) the rule of engine/README.md#ids."""
 
     field_name: str | None = None
 

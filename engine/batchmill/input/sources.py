@@ -4,7 +4,8 @@ It never parses.
 
 Two sources with one face (Source): ByteSource cuts blocks of whole records out of files and pipes, ItemSource collects
 the items of an iterable. Local files are read in the loop's own thread; whatever can stall (pipes, compressed files,
-generators) is pulled by a feeder thread, which calls `notify` when the loop should look again (TRAPS.md 13).
+generators) is pulled by a feeder thread, which calls `notify` when the loop should look again
+(engine/README.md#the-parents-loop).
 """
 
 from __future__ import annotations

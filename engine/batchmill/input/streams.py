@@ -1,7 +1,7 @@
 """The bytes of INPUTs: opening, unpacking, reading ahead, counting.
 
 Local files are read in the loop's own thread. Whatever can stall (pipes, compressed files) is read by a feeder thread,
-which calls `notify` when the loop should look again (TRAPS.md 13).
+which calls `notify` when the loop should look again (engine/README.md#the-parents-loop).
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class SingleProcessExecutor:
                     raise
                 raise OSError(number, os.strerror(number)) from error
             # A worker killed half-way through a reply must show as the end of the pipe: the manager thread would
-            # wait for the rest for ever while this process itself holds a writing end (FAULTS.md row 22).
+            # wait for the rest for ever while this process itself holds a writing end (row 22 of tests/README.md).
             self._context.replies._writer.close()
             self._process = self._context.process
         return future

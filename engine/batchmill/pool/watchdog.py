@@ -1,7 +1,7 @@
 """When a running item has taken too long.
 
 Time is counted in the loop's own ticks, each at most `longest_tick`: a machine that was suspended, or a parent that was
-stopped, must not count against an item (TRAPS.md 12). It begins when the board first shows the item.
+stopped, must not count against an item (engine/README.md#time-outs). It begins when the board first shows the item.
 """
 
 from __future__ import annotations

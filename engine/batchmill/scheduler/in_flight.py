@@ -14,8 +14,8 @@ A chunk in flight (a flight) moves by this table; any other event raises Illegal
     HANDED     isolate    over      everything goes back; the suspect is to run alone
     SHORT      isolate    over      the same
 
-Blame (TRAPS.md 10): the record on the board gets the strike. A lane that died with no record on the board, or with all
-of its machine, counts against its chunk; the second time the chunk's records go one by one.
+Blame (engine/README.md#blame): the record on the board gets the strike. A lane that died with no record on the board,
+or with all of its machine, counts against its chunk; the second time the chunk's records go one by one.
 
 A chunk whose ids are to be read (`scan`) is a flight like any other, and waits in a queue of its own.
 """

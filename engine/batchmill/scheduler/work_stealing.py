@@ -2,9 +2,9 @@
 
 It never takes what may have been started.
 
-A straggler holds its chunk-mates and the queued chunk hostage (TRAPS.md 11). Taking back has two steps: lower the
-lane's limit, and a tick later look at its board. What the board has not reached by then, the lane never starts: it
-publishes a record before it looks at the limit.
+A straggler holds its chunk-mates and the queued chunk hostage (engine/README.md#stragglers). Taking back has two steps:
+lower the lane's limit, and a tick later look at its board. What the board has not reached by then, the lane never
+starts: it publishes a record before it looks at the limit.
 
 Two things call for it. Lanes are idle and no input is left: they get halves of what the others have. Or a record runs
 much longer than its chunk was meant to: then what waits behind it is taken back at once, while there is still time to

@@ -217,8 +217,9 @@ def _be_first_victim() -> None:
 def _die_with_parent(sentinel: int) -> None:
     """No lane outlives the parent, not even inside C code that never lets go of the interpreter.
 
-    On Linux the kernel itself kills the lane's group when the parent's end of the sentinel pipe closes (FAULTS.md row
-    32: PR_SET_PDEATHSIG does not, for the parent of a lane is the fork server). Elsewhere a thread waits.
+    On Linux the kernel itself kills the lane's group when the parent's end of the sentinel pipe closes (row 32 of
+    tests/README.md#the-fault-matrix: PR_SET_PDEATHSIG does not, for the parent of a lane is the fork server).
+    Elsewhere a thread waits.
     """
     if sys.platform == "linux":
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpgrp())

@@ -31,7 +31,7 @@ from batchmill.system.children import descendants, kill_tree, send
 PIECE = 1 << 16
 TAIL = 4 << 10  # bytes of the end of a stream that are kept in any case
 LAST_WORDS = 1.0  # seconds between SIGTERM and SIGKILL
-_TICK = 0.1  # seconds; a longer one counts as two: a machine that was suspended does not count (TRAPS.md 12)
+_TICK = 0.1  # seconds; a longer one counts as two: a suspended machine does not count (engine/README.md#time-outs)
 _LOOK = 0.02  # seconds between looks for the end of a command, where nothing tells of it
 PATIENCE = 20.0  # seconds for a process to become possible: other commands have to end first
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2

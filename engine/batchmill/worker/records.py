@@ -5,7 +5,7 @@ the number of a record that has taken too long, and that of the last record that
 is serial << 32 | offset + 1, which only grows, so that the parent can stop a lane at once (limit 0), take back what was
 not started (a limit inside the chunk), and know whom to blame, and whether it was being opened or run. The lane
 publishes first and then looks at the limit; the parent lowers the limit and then looks at the board again a tick later
-(TRAPS.md 11).
+(engine/README.md#stragglers).
 
 What is raised while a record is opened or run fails that record. Something may also be raised where no item is at work:
 by an alarm, a hook or a thread that one left behind. Then the item that ran last is failed, and the worker is unfit: it
