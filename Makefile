@@ -29,12 +29,14 @@ demo: $(DEMO)/.ready
 	$(DEMO)/bin/batchmill demo
 
 # Tests start some thousand processes: each would compile all modules again where nothing had written them down.
+PYTEST = $(BIN)/python -m compileall -q engine cli && \
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_OPTIONS)
+
 test: $(READY)
-	$(BIN)/python -m compileall -q engine cli
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_OPTIONS) $(TESTS)
+	$(PYTEST) $(TESTS)
 
 test-unit test-cli test-faults test-cluster: test-%: $(READY)
-	$(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_OPTIONS) $(TESTS_$*)
+	$(PYTEST) $(TESTS_$*)
 
 test-pythons:
 	$(PYTHON) tests/pythons.py --versions "$(PYTHONS)" --tests '$(TESTS)' --seed "$(SEED)" --busy $(BUSY) \
