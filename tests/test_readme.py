@@ -14,6 +14,8 @@ import pytest
 
 import batchmill
 import process_kit
+from batchmill_cli.group import COMMANDS, program
+from batchmill_cli.options.click_options import Option
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -125,6 +127,26 @@ def test_a_page_names_no_file_that_is_not_there(page: str) -> None:
         assert any(map(is_there, places)), f"{page} names {name}"
     tests = {path.name for path in (ROOT / "tests").rglob("*.py")}  # named without their folder
     assert set(re.findall(r"(?<![\w/])(?:test_\w+|\w+_kit)\.py", prose_of(page))) <= tests
+
+
+def test_the_manual_has_every_command_and_every_option() -> None:
+    manual = text_of("cli/README.md")
+    manual = manual[: manual.index("\n## Coming from")]  # where options of other programs stand
+    words = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", manual))
+    for name in COMMANDS:
+        command = program.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None
+        assert f"`batchmill {name}" in manual
+        for option in command.params:
+            assert not isinstance(option, Option) or words & set(option.opts), f"{name} {option.opts}"
+
+
+def test_pages_name_only_targets_that_make_has() -> None:
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):(?!=)", text_of("Makefile"), re.MULTILINE))
+    known = {word for line in targets for word in line.split()}
+    for page in PAGES:
+        for said in re.findall(r"`make ([a-z -]+)", text_of(page)):
+            assert set(said.split()) <= known, page
 
 
 def test_what_code_refers_to_is_a_page_and_a_heading_that_is_there() -> None:
