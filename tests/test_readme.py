@@ -149,6 +149,14 @@ def test_pages_name_only_targets_that_make_has() -> None:
             assert set(said.split()) <= known, page
 
 
+def test_the_fault_matrix_has_every_row_that_a_test_or_the_soak_is_named_for() -> None:
+    matrix = set(re.findall(r"^\| (\d+) \|", text_of("tests/README.md"), re.MULTILINE))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"def test_row_(\d+)_", tests)) | set(re.findall(r" Row\((\d+),", text_of("bench/soak_rows.py")))
+    assert len(named) > 30
+    assert named <= matrix
+
+
 def test_what_code_refers_to_is_a_page_and_a_heading_that_is_there() -> None:
     paths = [path for folder in ("engine", "cli", "tests", "bench") for path in (ROOT / folder).rglob("*.py")]
     found = {match for path in paths for match in REFERENCE.findall(path.read_text()) if path != Path(__file__)}
