@@ -152,7 +152,8 @@ def test_pages_name_only_targets_that_make_has() -> None:
 def test_the_fault_matrix_has_every_row_that_a_test_or_the_soak_is_named_for() -> None:
     matrix = set(re.findall(r"^\| (\d+) \|", text_of("tests/README.md"), re.MULTILINE))
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    named = set(re.findall(r"def test_row_(\d+)_", tests)) | set(re.findall(r" Row\((\d+),", text_of("bench/soak_rows.py")))
+    soak = text_of("bench/soak_rows.py")
+    named = {*re.findall(r"def test_row_(\d+)_", tests), *re.findall(r" Row\((\d+),", soak)}
     assert len(named) > 30
     assert named <= matrix
 
