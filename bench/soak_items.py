@@ -1,6 +1,6 @@
 """The rows about what records and functions do to their worker: each costs at most itself, and never the run.
 
-Rows 102, 103 and 105 are the lines D2, D3 and D5 of the trials of strangers; D8 is row 17.
+They are rows 102, 103 and 105 of tests/README.md#the-fault-matrix.
 """
 
 from __future__ import annotations
