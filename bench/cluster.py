@@ -1,12 +1,12 @@
-"""What a Dask cluster costs beside lanes on this machine, and how much one parent can feed.
+"""What a Dask cluster costs beside workers on this machine, and how much one parent can feed.
 
     python bench/cluster.py [--items 3000] [--rounds 3] [--overhead]
 
-Whole processes in turn. The same items of 10 ms on two lanes here and on two workers of one thread each; one item per
+Whole processes in turn. The same items of 10 ms on two workers here and on two workers of one thread each; one item per
 chunk, which tells the parent's CPU per chunk; items of 1 MiB, which tells its CPU per byte. Then items that sleep, on
 twelve workers of one thread and on two of them, for shorter and longer: what a worker costs the parent for each second
-that it is there, which is most where looks at a lane now find it held up and now not, and what a chunk costs that comes
-alone.
+that it is there, which is most where looks at a worker now find it held up and now not, and what a chunk costs that
+comes alone.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def size(item):
 def nap(item):
     time.sleep(item["n"])
 """
-COST = 0.010  # seconds per item, on two lanes that both work
+COST = 0.010  # seconds per item, on two workers that both work
 TRIAL = 300  # items that show what they take here
 CHUNKS, BLOBS, BLOB = 2000, 200, 1 << 20
-LONGEST = 0.8  # seconds that a chunk lasts at many lanes (engine: chunking.LONGEST)
+LONGEST = 0.8  # seconds that a chunk lasts at many workers (engine: chunking.LONGEST)
 FEW, MANY = 2, 12  # workers
 BRIEF, LONG = 4, 24  # seconds; multiples of those of a chunk
 SHORT, MIDDLE, LONG_NAP = (
     0.05,
     0.2,
     2.0,
-)  # seconds an item sleeps: a lane always moves, is now held up and now not, or is
+)  # seconds an item sleeps: a worker always moves, is now held up and now not, or is
 THREADS = (1, 8, 32)  # a worker
 KILOBYTES = 10_000  # bytes of an item
 HERE = ("-j", "2")
@@ -108,7 +108,7 @@ def write_items(folder: Path, items: int, hashes: int) -> None:
 
 
 def taken(seconds: float, items: int) -> float:
-    """Seconds that each item took, where two lanes took `seconds` for all."""
+    """Seconds that each item took, where two workers took `seconds` for all."""
     return 2 * seconds / items
 
 
@@ -136,7 +136,7 @@ def main() -> None:
 
 def overhead(folder: Path, options: argparse.Namespace, there: tuple[str, ...]) -> None:
     """The same items here and there; and one item, whose time is that of starting and ending."""
-    ways = {"2 lanes here": HERE, "2 workers, 1 thread each": there}
+    ways = {"2 workers here": HERE, "2 workers, 1 thread each": there}
     rows: dict[str, list[Cost]] = {name: [] for name in ways}
     starts: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
@@ -206,7 +206,7 @@ def present(folder: Path, there: tuple[str, ...]) -> Presence:
 
 
 def tell(start: float, chunk: float, byte: float, presence: Presence) -> None:
-    """The costs, and how many lanes one core of a parent feeds at those."""
+    """The costs, and how many workers one core of a parent feeds at those."""
     loop, short, middle, long, alone = presence
     print(f"\none parent, of its own CPU (start: {start:.2f} s)\n")
     print(f"chunks at once        {chunk * 1000:6.2f} ms each; {alone * 1000:.2f} ms one that comes alone")
@@ -214,13 +214,15 @@ def tell(start: float, chunk: float, byte: float, presence: Presence) -> None:
     print(f"a worker              {short * 1000:6.2f} ms a second, with items of {SHORT} s;", end=" ")
     print(f"{middle * 1000:.2f} ms of {MIDDLE} s, {long * 1000:.2f} ms of {LONG_NAP} s")
     print(f"itself                {loop * 1000:6.2f} ms a second\n")
-    print(f"{'lanes it feeds, with workers of':34}" + "".join(f"{n:3} thread{'s' if n > 1 else ' '}" for n in THREADS))
+    print(
+        f"{'workers it feeds, with workers of':34}" + "".join(f"{n:3} thread{'s' if n > 1 else ' '}" for n in THREADS)
+    )
     kinds = [("items of a few bytes, under 0.1 s", short, alone / LONGEST)]
     for cost, worker in ((0.001, short), (0.01, short), (MIDDLE, middle)):
         kinds.append((f"items of {cost * 1000:.0f} ms and 10 kB", worker, alone / LONGEST + KILOBYTES * byte / cost))
     kinds.append((f"items of {LONG_NAP:.0f} s and 10 kB", long, (alone + KILOBYTES * byte) / LONG_NAP))
-    for name, worker, lane in kinds:
-        print(f"{name:34}" + "".join(f"{(1 - loop) / (lane + worker / threads):10,.0f}" for threads in THREADS))
+    for name, worker, worker in kinds:
+        print(f"{name:34}" + "".join(f"{(1 - loop) / (worker + worker / threads):10,.0f}" for threads in THREADS))
 
 
 def _parent(folder: Path, command: list[str], rounds: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""The measurement of what the engine itself costs: the parent per chunk and per item, a lane per chunk and item.
+"""The measurement of what the engine itself costs: the parent per chunk and per item, a worker per chunk and item.
 
 Each is a slope between two real runs of a function that does nothing, so that what every run pays once falls out. CPU
 time, not wall time: a busy machine does not count. Never asserts.
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from simulated_lanes import Overhead
+from simulated_workers import Overhead
 
 _RUN = """
 import json, os, sys
@@ -40,13 +40,13 @@ def measure() -> Overhead:
     chunks = _FEW / _SMALL - _FEW / _LARGE
     parent_chunk = (small["parent"] - few["parent"]) / chunks
     parent_item = (many["parent"] - few["parent"]) / (_MANY - _FEW) - parent_chunk / _LARGE
-    lane_chunk = (small["lane"] - few["lane"]) / chunks
-    lane_item = (many["lane"] - few["lane"]) / (_MANY - _FEW) - lane_chunk / _LARGE
+    worker_chunk = (small["worker"] - few["worker"]) / chunks
+    worker_item = (many["worker"] - few["worker"]) / (_MANY - _FEW) - worker_chunk / _LARGE
     return Overhead(
         chunk=max(parent_chunk, 0.0),
         item=max(parent_item, 0.0),
-        lane_chunk=max(lane_chunk, 0.0),
-        lane_item=max(lane_item, 0.0),
+        worker_chunk=max(worker_chunk, 0.0),
+        worker_item=max(worker_item, 0.0),
     )
 
 
@@ -56,4 +56,4 @@ def _run(folder: Path, items: int, size: int) -> dict[str, float]:
     command = [sys.executable, "-c", _RUN, str(items), str(size), f"{items}-{size}.ckpt"]
     out = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, env=os.environ).stdout
     found: dict[str, Any] = json.loads(out)
-    return {"parent": found["parent"], "lane": found["all"] - found["parent"]}
+    return {"parent": found["parent"], "worker": found["all"] - found["parent"]}

@@ -1,7 +1,7 @@
 """The measurement of orjson in json's place: what it saves on a record, and on a whole run.
 
-The first table is one block through what a lane does before it calls the function (record, item, id, checksum), by json
-and by orjson in turn; the second is `batchmill run` on a file of documents with BATCHMILL_JSON=json and =orjson in
+The first table is one block through what a worker does before it calls the function (record, item, id, checksum), by
+json and by orjson in turn; the second is `batchmill run` on a file of documents with BATCHMILL_JSON=json and =orjson in
 turn. Ratios are medians of the ratios within a round.
 
     python bench/parsing.py [--rounds 7] [--megabytes 60]
@@ -47,7 +47,7 @@ def main() -> None:
     print(f"orjson    {version('orjson')}, median of {options.rounds} rounds run in turn\n")
     print(f"{'a record':24}{'bytes':>8}{'json µs':>10}{'orjson µs':>11}{'ratio':>8}")
     for name, make in KINDS.items():
-        print_pair(name, *in_a_lane(make, rng, options.rounds))
+        print_pair(name, *in_a_worker(make, rng, options.rounds))
     print(f"\n{'whole runs':24}{'bytes':>8}{'json s':>10}{'orjson s':>11}{'ratio':>8}")
     for name in ("tiny", "document", "measurements"):
         print_pair(name, *whole_runs(KINDS[name], rng, options.rounds, options.megabytes))
@@ -58,7 +58,7 @@ def print_pair(name: str, size: float, slow: list[float], fast: list[float]) -> 
     print(f"{name:24}{size:8.0f}{median(slow):10.2f}{median(fast):11.2f}{ratio:8.2f}", flush=True)
 
 
-def in_a_lane(
+def in_a_worker(
     make: Callable[[random.Random, int], Any], rng: random.Random, rounds: int
 ) -> tuple[float, list[float], list[float]]:
     """(bytes of a record, µs of a record by json, by orjson)."""

@@ -1,9 +1,9 @@
-"""The question whether `batchmill bench` finds what is known: laws fed in, on simulated lanes and on real ones.
+"""The question whether `batchmill bench` finds what is known: laws fed in, on simulated workers and on real ones.
 
-Simulated: the real survey and the real loop on a simulated clock, 1 to 128 lanes, items of uneven cost that follow the
-Universal Scalability Law with noise. Real: `batchmill bench` on items that hold a lock for a known share of their time
-(bench/scaling_work.py), and on naps with CPU. Goals: contention within 20%, the choice within one step; the exit status
-is 1 where one is missed. Never times the engine.
+Simulated: the real survey and the real loop on a simulated clock, 1 to 128 workers, items of uneven cost that follow
+the Universal Scalability Law with noise. Real: `batchmill bench` on items that hold a lock for a known share of their
+time (bench/scaling_work.py), and on naps with CPU. Goals: contention within 20%, the choice within one step; the exit
+status is 1 where one is missed. Never times the engine.
 
     python bench/scaling_law.py [--seconds 60] [--simulated | --real]
 """
@@ -25,7 +25,7 @@ from batchmill.benchmark.scaling import Cell, Fit, Round
 from batchmill.benchmark.schedule import Asked, Survey, Task
 from machine import describe
 from simulate import simulate
-from simulated_lanes import Overhead
+from simulated_workers import Overhead
 
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
 LAWS = (Fit(0.02, 0, 50), Fit(0.05, 0.0002, 50), Fit(0.1, 0, 50), Fit(0.2, 0.001, 50), Fit(0.5, 0, 50))
@@ -54,7 +54,7 @@ class Line(NamedTuple):
 
 
 class SimulatedRunner:
-    """The survey's Runner: each cell is a run of the engine's loop on simulated lanes."""
+    """The survey's Runner: each cell is a run of the engine's loop on simulated workers."""
 
     def __init__(self, law: Fit) -> None:
         self.stopped = ""
@@ -118,7 +118,7 @@ def real(counts: tuple[int, ...], seconds: float, function: str, **arguments: An
     return found["fit"]["contention"], found["best"]["workers"]
 
 
-def on_real_lanes(seconds: float) -> Iterator[Line]:
+def on_real_workers(seconds: float) -> Iterator[Line]:
     counts: tuple[int, ...] = (1, 2, 4, 8)
     for share in SHARES:
         fitted, chosen = real(counts, seconds, "meet", share=share)
@@ -147,7 +147,7 @@ def main() -> None:
     for line in [] if options.real else map(simulated, LAWS):
         print_line(line)
         lines.append(line)
-    for line in [] if options.simulated else on_real_lanes(options.seconds):
+    for line in [] if options.simulated else on_real_workers(options.seconds):
         print_line(line)
         lines.append(line)
     sys.exit(0 if all(line.met for line in lines) else 1)

@@ -1,12 +1,12 @@
 """The question how close the engine's scheduling comes to the best there is.
 
-The real Loop, Intake, Ledger, Pace and Recaller hand chunks to simulated lanes on a simulated clock; the engine's own
+The real Loop, Intake, Ledger, Pace and Recaller hand chunks to simulated workers on a simulated clock; the engine's own
 costs, as measured (--measure), pass on that clock too. Two references without any cost of their own: the lower bound
-max(sum / lanes, longest item), and one-item self-scheduling in arrival order, the best that can be done without
-knowing costs. The goal: within 2% of the latter (10% for runs of 3 s), plus at most one item, for 2 to 256 lanes; the
+max(sum / workers, longest item), and one-item self-scheduling in arrival order, the best that can be done without
+knowing costs. The goal: within 2% of the latter (10% for runs of 3 s), plus at most one item, for 2 to 256 workers; the
 exit status is 1 where it is missed.
 
-    python bench/simulate.py [--lanes 2 8 64] [--seconds 3 30] [--shape lognormal ...] [--measure]
+    python bench/simulate.py [--workers 2 8 64] [--seconds 3 30] [--shape lognormal ...] [--measure]
                              [--matrix | --json]
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
 from batchmill.batch.progress import Tracker
-from batchmill.pool.local import Pool
+from batchmill.pool.local import LocalPool
 from batchmill.pool.worker_limits import Guard
 from batchmill.scheduler.chunk_size import Pace
 from batchmill.scheduler.in_flight import Ledger
@@ -34,72 +34,75 @@ from batchmill.scheduler.work_queue import Intake
 from batchmill.settings import Settings
 from batchmill.worker.sealer import Sealer
 from machine import describe
-from simulated_lanes import Overhead, SimulatedPool, SimulatedQueue, SimulatedSource, World, divide
+from simulated_workers import Overhead, SimulatedPool, SimulatedQueue, SimulatedSource, World, divide
 
-LANES = (2, 16, 64, 256, 1024)
+WORKERS = (2, 16, 64, 256, 1024)
 SECONDS = (3.0, 30.0)
 MEAN = 0.02  # seconds an item takes in the mean, where the shape does not say otherwise
 GOAL = {3.0: 1.10}
 GOAL_OF_LONG_RUNS = 1.02
-MOST_LANES = 256  # that the goal is for; beyond, the table shows where it ends
+MOST_WORKERS = 256  # that the goal is for; beyond, the table shows where it ends
 SEED = 7
 
 
 # Costs
 
 
-def constant(rng: random.Random, total: float, lanes: int) -> list[float]:
+def constant(rng: random.Random, total: float, workers: int) -> list[float]:
     return [MEAN] * max(1, round(total / MEAN))
 
 
-def tiny(rng: random.Random, total: float, lanes: int) -> list[float]:
+def tiny(rng: random.Random, total: float, workers: int) -> list[float]:
     """Items of 1 ms (or a millionth of all work): chunks are long rows of them."""
     cost = max(0.001, total / 1_000_000)
     return [cost] * round(total / cost)
 
 
-def lognormal(rng: random.Random, total: float, lanes: int) -> list[float]:
+def lognormal(rng: random.Random, total: float, workers: int) -> list[float]:
     """Sigma 1.5: one item in a hundred takes more than ten times the mean."""
     return _filled(total, lambda: MEAN * rng.lognormvariate(-1.125, 1.5))
 
 
-def bimodal(rng: random.Random, total: float, lanes: int) -> list[float]:
+def bimodal(rng: random.Random, total: float, workers: int) -> list[float]:
     """One item in twenty takes a hundred times as long as the others."""
     return _filled(total, lambda: 0.34 if rng.random() < 0.05 else 0.0034)
 
 
-def drifting(rng: random.Random, total: float, lanes: int) -> list[float]:
+def drifting(rng: random.Random, total: float, workers: int) -> list[float]:
     """The last items take fifty times as long as the first."""
     count = max(1, round(total / MEAN))
     return [MEAN * (2 / 51) * (1 + 49 * place / count) * rng.uniform(0.9, 1.1) for place in range(count)]
 
 
-def falling(rng: random.Random, total: float, lanes: int) -> list[float]:
+def falling(rng: random.Random, total: float, workers: int) -> list[float]:
     """The first take fifty times as long as the last."""
-    return drifting(rng, total, lanes)[::-1]
+    return drifting(rng, total, workers)[::-1]
 
 
-def four_in_a_row(rng: random.Random, total: float, lanes: int) -> list[float]:
+def four_in_a_row(rng: random.Random, total: float, workers: int) -> list[float]:
     """Four items of a tenth of the run, one behind the other, when three quarters are handed out."""
-    costs = _filled(total - 4 * _tenth(total, lanes), lambda: 0.25 * MEAN * rng.uniform(0.5, 1.5))
+    costs = _filled(total - 4 * _tenth(total, workers), lambda: 0.25 * MEAN * rng.uniform(0.5, 1.5))
     place = 3 * len(costs) // 4
-    return [*costs[:place], *[_tenth(total, lanes)] * 4, *costs[place:]]
+    return [*costs[:place], *[_tenth(total, workers)] * 4, *costs[place:]]
 
 
-def four_near_the_end(rng: random.Random, total: float, lanes: int) -> list[float]:
+def four_near_the_end(rng: random.Random, total: float, workers: int) -> list[float]:
     """The same when nine tenths are handed out: there is just time for them."""
-    costs = _filled(total - 4 * _tenth(total, lanes), lambda: 0.25 * MEAN * rng.uniform(0.5, 1.5))
+    costs = _filled(total - 4 * _tenth(total, workers), lambda: 0.25 * MEAN * rng.uniform(0.5, 1.5))
     place = 89 * len(costs) // 100
-    return [*costs[:place], *[_tenth(total, lanes)] * 4, *costs[place:]]
+    return [*costs[:place], *[_tenth(total, workers)] * 4, *costs[place:]]
 
 
-def straggler_last(rng: random.Random, total: float, lanes: int) -> list[float]:
+def straggler_last(rng: random.Random, total: float, workers: int) -> list[float]:
     """The last item of all takes a tenth of the run."""
-    return [*_filled(total - _tenth(total, lanes), lambda: 0.25 * MEAN * rng.uniform(0.5, 1.5)), _tenth(total, lanes)]
+    return [
+        *_filled(total - _tenth(total, workers), lambda: 0.25 * MEAN * rng.uniform(0.5, 1.5)),
+        _tenth(total, workers),
+    ]
 
 
-def _tenth(total: float, lanes: int) -> float:
-    return total / lanes / 10
+def _tenth(total: float, workers: int) -> float:
+    return total / workers / 10
 
 
 def _filled(total: float, draw: Callable[[], float]) -> list[float]:
@@ -122,14 +125,14 @@ SHAPES: dict[str, Shape] = {shape.__name__.replace("_", "-"): shape for shape in
 # References
 
 
-def lower_bound(costs: list[float], lanes: int) -> float:
+def lower_bound(costs: list[float], workers: int) -> float:
     """No schedule is shorter."""
-    return max([sum(costs) / lanes, *costs])
+    return max([sum(costs) / workers, *costs])
 
 
-def self_scheduling(costs: Iterable[float], lanes: int) -> float:
-    """Every lane takes the next item when it is free, at no cost."""
-    free = [0.0] * lanes
+def self_scheduling(costs: Iterable[float], workers: int) -> float:
+    """Every worker takes the next item when it is free, at no cost."""
+    free = [0.0] * workers
     for cost in costs:
         heapq.heapreplace(free, free[0] + cost)
     return max(free)
@@ -139,7 +142,7 @@ def self_scheduling(costs: Iterable[float], lanes: int) -> float:
 
 
 class _Unguarded(Guard):
-    """Simulated lanes have no memory and no time-outs."""
+    """Simulated workers have no memory and no time-outs."""
 
     def look(self, now: float) -> None:
         pass
@@ -166,7 +169,7 @@ class Run(NamedTuple):
 
 def simulate(
     costs: list[float],
-    lanes: int,
+    workers: int,
     overhead: Overhead,
     window: int = 2,
     knows_total: bool = True,
@@ -174,7 +177,7 @@ def simulate(
 ) -> Run:
     """Let the engine run these items."""
     world = World(costs, overhead)
-    loop = _loop(world, lanes, window, knows_total, time_limit)
+    loop = _loop(world, workers, window, knows_total, time_limit)
     begun = time.perf_counter()
     loop.run()
     if loop.error is not None:
@@ -182,11 +185,11 @@ def simulate(
     return Run(world.last_end, world.chunks, world.parent, time.perf_counter() - begun, world.done, loop.stopped)
 
 
-def _loop(world: World, lanes: int, window: int, knows_total: bool, time_limit: float | None) -> Loop:
+def _loop(world: World, workers: int, window: int, knows_total: bool, time_limit: float | None) -> Loop:
     settings = Settings()
-    pool = cast("Pool", SimulatedPool(world, lanes))
+    pool = cast("LocalPool", SimulatedPool(world, workers))
     source = SimulatedSource(len(world.sums) - 1, knows_total)
-    pace, ledger = Pace(lanes), Ledger(divide)
+    pace, ledger = Pace(workers), Ledger(divide)
     return Loop(
         pool=pool,
         events=cast("Any", SimulatedQueue(world)),
@@ -222,7 +225,7 @@ class Line(NamedTuple):
 
     shape: str
     seconds: float
-    lanes: int
+    workers: int
     items: int
     chunks: int
     bound: float
@@ -233,14 +236,14 @@ class Line(NamedTuple):
     met: bool
 
 
-def measure_line(shape: str, seconds: float, lanes: int, overhead: Overhead, window: int) -> Line:
-    costs = SHAPES[shape](random.Random(SEED), seconds * lanes, lanes)
-    bound, best = lower_bound(costs, lanes), self_scheduling(costs, lanes)
-    run = simulate(costs, lanes, overhead, window)
+def measure_line(shape: str, seconds: float, workers: int, overhead: Overhead, window: int) -> Line:
+    costs = SHAPES[shape](random.Random(SEED), seconds * workers, workers)
+    bound, best = lower_bound(costs, workers), self_scheduling(costs, workers)
+    run = simulate(costs, workers, overhead, window)
     goal = GOAL.get(seconds, GOAL_OF_LONG_RUNS)
     late = (run.makespan - goal * best) / max(costs)
     return Line(
-        shape, seconds, lanes, len(costs), run.chunks, bound, run.makespan / bound, run.makespan / best,
+        shape, seconds, workers, len(costs), run.chunks, bound, run.makespan / bound, run.makespan / best,
         late, run.parent / run.makespan, late <= 1,
     )  # fmt: skip
 
@@ -248,7 +251,7 @@ def measure_line(shape: str, seconds: float, lanes: int, overhead: Overhead, win
 def print_line(line: Line) -> None:
     met = "yes" if line.met and line.late <= 0 else f"yes, with {line.late:.2f} item" if line.met else "NO"
     print(
-        f"{line.shape:18} {line.seconds:5g} {line.lanes:5} {line.items:8} {line.chunks:7} {line.bound:8.2f}"
+        f"{line.shape:18} {line.seconds:5g} {line.workers:5} {line.items:8} {line.chunks:7} {line.bound:8.2f}"
         f" {line.to_bound:9.3f} {line.to_self:9.3f} {100 * line.parent:7.1f}%  {met}",
         flush=True,
     )
@@ -256,11 +259,11 @@ def print_line(line: Line) -> None:
 
 def print_matrix(lines: list[Line]) -> None:
     """Ratios to self-scheduling as a Markdown table; in brackets how much of an item it needed beyond the goal."""
-    lanes = sorted({line.lanes for line in lines})
-    print("| costs | run |" + "".join(f" {count} lanes |" for count in lanes))
-    print("|---|---|" + "---|" * len(lanes))
+    workers = sorted({line.workers for line in lines})
+    print("| costs | run |" + "".join(f" {count} workers |" for count in workers))
+    print("|---|---|" + "---|" * len(workers))
     rows: dict[tuple[str, float], list[str]] = {}
-    for line in sorted(lines, key=lambda line: line.lanes):
+    for line in sorted(lines, key=lambda line: line.workers):
         mark = "" if line.late <= 0 else f" ({line.late:.2f})" if line.met else " (missed)"
         rows.setdefault((line.shape, line.seconds), []).append(f" {line.to_self:.3f}{mark} |")
     for (shape, seconds), cells in rows.items():
@@ -279,32 +282,32 @@ def main() -> None:
         print("\ncosts fed in, s: " + ", ".join(f"{name} {value:.2g}" for name, value in overhead._asdict().items()))
         print()
     if not (options.json or options.matrix):
-        headings = ("run s", "lanes", "items", "chunks", "bound s", "to bound", "to self-s", "parent")
+        headings = ("run s", "workers", "items", "chunks", "bound s", "to bound", "to self-s", "parent")
         widths = (5, 5, 8, 7, 8, 9, 9, 8)
         print(f"{'costs':18} " + " ".join(f"{name:>{width}}" for name, width in zip(headings, widths)) + "  goal met")
     lines = []
     for shape in options.shape:
         for seconds in options.seconds:
-            for lanes in options.lanes:
-                lines.append(measure_line(shape, seconds, lanes, overhead, options.window))
+            for workers in options.workers:
+                lines.append(measure_line(shape, seconds, workers, overhead, options.window))
                 if not (options.json or options.matrix):
                     print_line(lines[-1])
     if options.matrix:
         print_matrix(lines)
     if options.json:
         print(json.dumps({"overhead": overhead._asdict(), "lines": [line._asdict() for line in lines]}))
-    sys.exit(0 if all(line.met or line.lanes > MOST_LANES for line in lines) else 1)
+    sys.exit(0 if all(line.met or line.workers > MOST_WORKERS for line in lines) else 1)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lanes", type=int, nargs="+", default=LANES)
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--seconds", type=float, nargs="+", default=SECONDS)
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--window", type=int, default=2)
     parser.add_argument("--measure", action="store_true", help="measure the engine's own costs here first")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--matrix", action="store_true", help="only makespan / self-scheduling, lanes side by side")
+    form.add_argument("--matrix", action="store_true", help="only makespan / self-scheduling, workers side by side")
     form.add_argument("--json", action="store_true")
     return parser.parse_args()
 

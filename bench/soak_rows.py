@@ -20,7 +20,7 @@ from fault_kit import CHECKPOINT, Run, committed, numbered, witnessed
 from process_kit import send
 from soak_items import children, late_alarm, prepare_alarm, prepare_children, prepare_unread, unread
 from soak_starts import crowded, limited_runs, prepare_crowd, prepare_limited
-from soak_trial import BROKEN_DISK, KILLED, LIMIT, Bench, Fault, Steps, Trial, lanes, mill, standing, stop_all
+from soak_trial import BROKEN_DISK, KILLED, LIMIT, Bench, Fault, Steps, Trial, mill, standing, stop_all, workers
 
 WRITES = "pwritev,pwritev2"  # Python's pwritev is either
 CALLS = f"{WRITES},fdatasync,fsync,ftruncate,flock,linkat,rename"  # what engine/batchmill/disk.py makes of files
@@ -71,7 +71,7 @@ def kill_workers(part: float) -> Fault:
         while len(set(witnessed(trial.folder))) < most:
             yield KILLING_PAUSE
             # One that is still starting too, sometimes: but five of those in a row are an end by design.
-            if witnessed(trial.folder) and (found := lanes(run)):
+            if witnessed(trial.folder) and (found := workers(run)):
                 trial.hit()
                 send(signal.SIGKILL, [trial.chance.choice(found)])
 

@@ -336,7 +336,7 @@ def _is_mill(pid: int) -> bool:
     return len(words) > 1 and words[1] == os.fsencode(PROGRAM)
 
 
-def lanes(run: Run) -> list[int]:
+def workers(run: Run) -> list[int]:
     """The workers of a run: each leads a process group of its own."""
     found = []
     for pid in processes(run.pid):

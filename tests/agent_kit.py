@@ -1,4 +1,4 @@
-"""What the tests of lanes elsewhere share: a real agent in a process of its own, without Dask."""
+"""What the tests of workers elsewhere share: a real agent in a process of its own, without Dask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchmill.model import Chunk
 from batchmill.settings import Settings
 from batchmill.worker import records
 from batchmill.worker.function import FunctionSpec
-from batchmill.worker.main import LaneSetup
+from batchmill.worker.main import WorkerSetup
 from batchmill.worker.records import Order
 
 LIMIT = 30.0
@@ -93,7 +93,7 @@ class Agent:
         folder: Path,
         source: str,
         *,
-        lanes: int = 2,
+        pool: int = 2,
         init: str | None = None,
         files: dict[str, dict[str, bytes]] | None = None,
         lease: float = LEASE,
@@ -102,12 +102,12 @@ class Agent:
         self.path = folder / "items.py"
         self.path.write_text(source)
         spec = FunctionSpec("file", "items", "work", path=str(self.path), directory=str(folder))
-        lane = LaneSetup(
+        worker = WorkerSetup(
             spec=spec, init=init, format="jsonl", id_field=None, shard=None, with_item=False, run=1, ids_needed=True,
             environ={}, directory=str(folder), is_silent=False,
         )  # fmt: skip
         self.agent = AgentProcess(
-            AgentSetup(range(lanes), lane, pickle.dumps({}), Settings(**limits), files or {}, lease)
+            AgentSetup(range(pool), worker, pickle.dumps({}), Settings(**limits), files or {}, lease)
         )
         self.process = self.agent.process
         self.said: list[list[Any]] = []
@@ -129,7 +129,7 @@ class Agent:
         self.agent.send(PULSE)
 
     def run(self, slot: int, serial: int, *items: str, alone: bool = False) -> None:
-        """Have a lane run a chunk of those lines."""
+        """Have a worker run a chunk of those lines."""
         data = "".join(f"{item}\n" for item in items).encode()
         chunk = Chunk(serial * 100, 1, 0, len(items), data, alone=alone)
         number = self._numbers[slot] = self._numbers.get(slot, 0) + 1
@@ -146,18 +146,18 @@ class Agent:
                 return message
 
     def until_running(self, slot: int, serial: int) -> None:
-        """Wait until a record of that chunk is on the board of a lane."""
+        """Wait until a record of that chunk is on the board of a worker."""
         while True:
             board = self.until("board")[1]
             if any(at == slot and number >> records.RECORD_BITS == serial for at, number, _ in board):
                 return
 
     def lines(self, slot: int) -> int:
-        """How many records the next reply of a lane covers."""
+        """How many records the next reply of a worker covers."""
         return int(pickle.loads(self.until("reply", slot)[3]).records)
 
     def start(self, *slots: int) -> None:
-        """Start lanes, and wait until they are up."""
+        """Start workers, and wait until they are up."""
         for slot in slots:
             self.send("start", slot)
         waiting = set(slots)

@@ -158,7 +158,7 @@ class DaskCluster:
         return [pid for worker in self.workers.values() for pid in worker.agents]
 
     def assert_no_agents(self, limit: float) -> None:
-        """All agents, and with them their lanes, end in time."""
+        """All agents, and with them their workers, end in time."""
         until(lambda: not self.agents, "the end of all agents", limit=limit)
 
     def close(self) -> None:

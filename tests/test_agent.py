@@ -1,4 +1,4 @@
-"""What an agent does with its lanes, by its messages alone: no Dask, no run."""
+"""What an agent does with its workers, by its messages alone: no Dask, no run."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_chunk_that_waits_for_the_machine_is_under_the_limit_that_came_after_i
     assert agent.lines(0) == 4
 
 
-def test_a_chunk_that_is_to_be_alone_begins_when_the_last_lane_is_up(agent: Agent) -> None:
+def test_a_chunk_that_is_to_be_alone_begins_when_the_last_worker_is_up(agent: Agent) -> None:
     agent.start(0)
     agent.path.with_name("items.py.slow").touch()
     agent.send("start", 1)
@@ -101,7 +101,7 @@ def test_what_items_print_after_the_run_has_said_goodbye_is_passed_on(agent: Age
     assert agent.until("output")[1] == b"said at the end\n"
 
 
-def test_an_agent_whose_run_is_gone_ends_with_its_lanes_and_leaves_no_directory(
+def test_an_agent_whose_run_is_gone_ends_with_its_workers_and_leaves_no_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -114,11 +114,11 @@ def test_an_agent_whose_run_is_gone_ends_with_its_lanes_and_leaves_no_directory(
     agent.until_running(0, 1)
     agent.close()
     assert agent.process.returncode == 0
-    until(lambda: not is_running(pid), "the end of the lane", limit=LINGER)
+    until(lambda: not is_running(pid), "the end of the worker", limit=LINGER)
     assert not list(tmp_path.glob("batchmill-*"))
 
 
-def test_a_lane_that_stands_still_is_said_to_and_one_that_gets_on_to_move(agent: Agent) -> None:
+def test_a_worker_that_stands_still_is_said_to_and_one_that_gets_on_to_move(agent: Agent) -> None:
     agent.start(0, 1)
     agent.run(0, 1, *["0.03"] * 100)
     agent.run(1, 2, "30.0")
@@ -128,14 +128,14 @@ def test_a_lane_that_stands_still_is_said_to_and_one_that_gets_on_to_move(agent:
     assert all(1 not in slots for slots in moving[1:])
 
 
-def test_lanes_have_the_environment_of_the_worker_and_not_what_the_agent_itself_needs(agent: Agent) -> None:
+def test_workers_have_the_environment_of_the_worker_and_not_what_the_agent_itself_needs(agent: Agent) -> None:
     agent.start(0)
     agent.run(0, 1, "null")
     ((payload, _),) = pickle.loads(agent.until("reply", 0)[3]).parts
     assert b"safe path: no" in payload
 
 
-def test_an_agent_that_does_not_hear_of_its_run_ends_with_its_lanes(tmp_path: Path) -> None:
+def test_an_agent_that_does_not_hear_of_its_run_ends_with_its_workers(tmp_path: Path) -> None:
     agent = Agent(tmp_path, ITEMS, lease=1.0)
     agent.until("up")
     agent.send("start", 0)
@@ -145,7 +145,7 @@ def test_an_agent_that_does_not_hear_of_its_run_ends_with_its_lanes(tmp_path: Pa
     agent.until_running(0, 1)
     try:
         agent.process.wait(LIMIT)
-        until(lambda: not is_running(pid), "the end of the lane", limit=LINGER)
+        until(lambda: not is_running(pid), "the end of the worker", limit=LINGER)
     finally:
         agent.close()
 

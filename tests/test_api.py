@@ -1,4 +1,4 @@
-"""run, stream and map, with real lanes: few items, one or two workers."""
+"""run, stream and map, with real workers: few items, one or two workers."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_input_that_is_not_there_is_named(tmp_path: Path) -> None:
         batchmill.run(work_kit.square, str(tmp_path / "none.jsonl"), workers=1)
 
 
-def test_keyword_arguments_and_the_initializer_reach_the_lane() -> None:
+def test_keyword_arguments_and_the_initializer_reach_the_worker() -> None:
     assert batchmill.map(work_kit.scaled, [1, 2], kwargs={"by": 3}, init=work_kit.set_factor, workers=1) == [300, 600]
 
 
@@ -361,7 +361,7 @@ def test_items_are_pulled_no_further_ahead_than_the_window() -> None:
     items = Counted(100)
     with batchmill.stream(work_kit.slow, items, workers=1, window=2, chunk_size=1) as stream:
         for seen, _ in enumerate(stream, 1):
-            # One chunk runs, one waits in its lane, one has been pulled and not handed out.
+            # One chunk runs, one waits in its worker, one has been pulled and not handed out.
             assert items.pulled <= seen + 4
             if seen == 5:
                 break
@@ -544,7 +544,7 @@ if __name__ == "__main__":
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )
     assert child.stderr is not None
-    assert child.stderr.readline().strip().isdecimal()  # what lanes print goes to stderr
+    assert child.stderr.readline().strip().isdecimal()  # what workers print goes to stderr
     os.kill(child.pid, signal.SIGINT)
     out, _ = child.communicate(timeout=60)
     assert (out, child.returncode) == ("interrupted\n", 0)

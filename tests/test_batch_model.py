@@ -1,6 +1,6 @@
 """Ledger, matching and checkpoint together, against a dictionary: no committed outcome is lost, changed or made again.
 
-Batches run here with all of their real parts but the processes: a random generator says when a lane answers, how far
+Batches run here with all of their real parts but the processes: a random generator says when a worker answers, how far
 it came, and when it dies; when the parent is killed; and how the input is edited before the next run.
 """
 
@@ -28,9 +28,9 @@ from batchmill.scheduler.in_flight import Flight
 from batchmill.settings import Settings
 from batchmill.worker.records import NO_LIMIT, RECORD_BITS, Order
 from checkpoint_kit import QuickDisk
-from lane_kit import Stage
+from worker_kit import Stage
 
-LANES = 3
+WORKERS = 3
 
 
 class Made(NamedTuple):
@@ -125,7 +125,7 @@ class Plan:
 
 
 class Desk:
-    """One run, its lanes played by this process."""
+    """One run, its workers played by this process."""
 
     def __init__(self, world: World, stage: Stage, plan: Plan, rng: random.Random) -> None:
         self.world = world
@@ -149,7 +149,7 @@ class Desk:
     def hand(self) -> None:
         chunk = self.stage.intake.next(not self.flights)
         if chunk is not None:
-            order = self.stage.order(chunk, self.rng.randrange(LANES))
+            order = self.stage.order(chunk, self.rng.randrange(WORKERS))
             self.flights[order.serial] = order
 
     def any_flight(self) -> Flight | None:
@@ -158,7 +158,7 @@ class Desk:
         return self.rng.choice(flights) if flights else None
 
     def reply(self) -> None:
-        """A lane answers, or tells ids, for all of its chunk or (every third) for a part of it."""
+        """A worker answers, or tells ids, for all of its chunk or (every third) for a part of it."""
         flight = self.any_flight()
         if flight is None:
             return
@@ -190,7 +190,7 @@ class Desk:
             live[seq, place] = made
 
     def shorten(self) -> None:
-        """Take back what a lane has not started."""
+        """Take back what a worker has not started."""
         flight = self.any_flight()
         if flight is not None and flight.chunk.records:
             before = flight.chunk.to_run
@@ -198,9 +198,9 @@ class Desk:
             self.stage.intake.refund(before - flight.chunk.to_run)
 
     def lose(self) -> None:
-        """A lane dies, most of the time because of what it ran."""
-        number = self.rng.randrange(LANES)
-        lost = sorted(self.stage.ledger.on_lane(number), key=lambda flight: -flight.serial)
+        """A worker dies, most of the time because of what it ran."""
+        number = self.rng.randrange(WORKERS)
+        lost = sorted(self.stage.ledger.on_worker(number), key=lambda flight: -flight.serial)
         for flight in lost:
             del self.flights[flight.serial]
             self.stage.intake.refund(flight.chunk.to_run)

@@ -1,4 +1,4 @@
-"""Whether the item of a dead lane is to blame, and in which words."""
+"""Whether the item of a dead worker is to blame, and in which words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks by time, run on simulated lanes: a clock that is a number, lanes that are a heap, costs of every shape."""
+"""Chunks by time, run on simulated workers: a clock that is a number, workers that are a heap, costs of every shape."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ class Simulated(NamedTuple):
     order: list[int]
 
 
-def simulate(costs: list[float], lanes: int, *, fixed: int | None = None, knows_total: bool = True) -> Simulated:
-    """Run `costs` (seconds per item) on `lanes` lanes, each taking a chunk when it is idle, learning as chunks end."""
-    pace = Pace(lanes, fixed)
+def simulate(costs: list[float], workers: int, *, fixed: int | None = None, knows_total: bool = True) -> Simulated:
+    """Run `costs` (seconds per item) on `workers` workers, each taking a chunk when it is idle, learning as chunks
+    end."""
+    pace = Pace(workers, fixed)
     waiting: deque[tuple[int, int]] = deque([(0, len(costs))])  # ranges of items, what came back first in line
-    free = [(0.0, lane) for lane in range(lanes)]
+    free = [(0.0, worker) for worker in range(workers)]
     running: list[tuple[float, int, int, int, int, float]] = []
     cuts: list[Cut] = []
     order: list[int] = []
     makespan = 0.0
     while waiting or running:
         if free and waiting:
-            now, lane = heapq.heappop(free)
+            now, worker = heapq.heappop(free)
             first, end = waiting.popleft()
             left = sum(b - a for a, b in waiting) + end - first
             size = pace.next_size(left if knows_total else None)
@@ -54,18 +55,18 @@ def simulate(costs: list[float], lanes: int, *, fixed: int | None = None, knows_
                 if pace.slice and seconds > pace.slice:
                     break
             cuts.append(Cut(now, end - first, done, seconds))
-            heapq.heappush(running, (now + seconds, lane, first, done, end, seconds))
+            heapq.heappush(running, (now + seconds, worker, first, done, end, seconds))
             continue
-        now, lane, first, done, end, seconds = heapq.heappop(running)
+        now, worker, first, done, end, seconds = heapq.heappop(running)
         pace.seen(done, seconds)
         order += range(first, first + done)
         if first + done < end:
             waiting.appendleft((first + done, end))
         makespan = max(makespan, now)
-        # An idle lane sees what came back only now.
+        # An idle worker sees what came back only now.
         free = [(max(now, since), number) for since, number in free]
         heapq.heapify(free)
-        heapq.heappush(free, (now, lane))
+        heapq.heappush(free, (now, worker))
     return Simulated(makespan, cuts, order)
 
 
@@ -84,7 +85,7 @@ SHAPES = {
     "lognormal": lambda rng: [0.002 * rng.lognormvariate(0, 2) for _ in range(5000)],
     "spread 10^6": spread,
 }
-LANES = (1, 2, 8, 32)
+WORKERS = (1, 2, 8, 32)
 
 
 @pytest.fixture(params=SHAPES)
@@ -92,18 +93,18 @@ def costs(request: pytest.FixtureRequest) -> list[float]:
     return SHAPES[request.param](random.Random(7))
 
 
-@pytest.mark.parametrize("lanes", LANES)
-def test_every_item_is_run_once(costs: list[float], lanes: int) -> None:
-    assert sorted(simulate(costs, lanes).order) == list(range(len(costs)))
+@pytest.mark.parametrize("workers", WORKERS)
+def test_every_item_is_run_once(costs: list[float], workers: int) -> None:
+    assert sorted(simulate(costs, workers).order) == list(range(len(costs)))
 
 
-@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("knows_total", [True, False])
-def test_the_makespan_is_near_the_lower_bound(costs: list[float], lanes: int, knows_total: bool) -> None:
-    """Within a fifth of max(sum / lanes, longest), and what one lane may be late by: its slice and one item."""
-    bound = max(sum(costs) / lanes, max(costs))
-    late = Pace(lanes).slice + max(costs)
-    assert simulate(costs, lanes, knows_total=knows_total).makespan <= 1.2 * bound + late
+def test_the_makespan_is_near_the_lower_bound(costs: list[float], workers: int, knows_total: bool) -> None:
+    """Within a fifth of max(sum / workers, longest), and what one worker may be late by: its slice and one item."""
+    bound = max(sum(costs) / workers, max(costs))
+    late = Pace(workers).slice + max(costs)
+    assert simulate(costs, workers, knows_total=knows_total).makespan <= 1.2 * bound + late
 
 
 def test_knowing_the_total_ends_closer_to_the_bound_than_not_knowing_it() -> None:
@@ -111,17 +112,17 @@ def test_knowing_the_total_ends_closer_to_the_bound_than_not_knowing_it() -> Non
     assert simulate(costs, 8).makespan < simulate(costs, 8, knows_total=False).makespan
 
 
-@pytest.mark.parametrize("lanes", LANES)
-def test_no_chunk_outlasts_its_slice_by_more_than_an_item(costs: list[float], lanes: int) -> None:
-    allowed = Pace(lanes).slice + max(costs)
-    assert max(cut.seconds for cut in simulate(costs, lanes).cuts) <= allowed
+@pytest.mark.parametrize("workers", WORKERS)
+def test_no_chunk_outlasts_its_slice_by_more_than_an_item(costs: list[float], workers: int) -> None:
+    allowed = Pace(workers).slice + max(costs)
+    assert max(cut.seconds for cut in simulate(costs, workers).cuts) <= allowed
 
 
-@pytest.mark.parametrize("lanes", LANES)
-def test_chunks_of_equal_items_last_as_long_as_the_target(lanes: int) -> None:
-    cuts = simulate([0.0005] * 5000 * lanes, lanes, knows_total=False).cuts
-    settled = [cut.seconds for cut in cuts[4 * lanes : -lanes]]
-    target = Pace(lanes).target
+@pytest.mark.parametrize("workers", WORKERS)
+def test_chunks_of_equal_items_last_as_long_as_the_target(workers: int) -> None:
+    cuts = simulate([0.0005] * 5000 * workers, workers, knows_total=False).cuts
+    settled = [cut.seconds for cut in cuts[4 * workers : -workers]]
+    target = Pace(workers).target
     assert settled
     assert all(0.9 * target <= seconds <= 1.1 * target for seconds in settled)
 
@@ -133,7 +134,7 @@ def test_chunks_follow_items_that_grow_dearer() -> None:
     assert all(0.5 * target <= cut.seconds <= 2.0 * target for cut in middle)
 
 
-def test_the_first_chunk_of_every_lane_is_one_item(costs: list[float]) -> None:
+def test_the_first_chunk_of_every_worker_is_one_item(costs: list[float]) -> None:
     assert [cut.size for cut in simulate(costs, 8).cuts[:8]] == [1] * 8
 
 
@@ -158,7 +159,7 @@ def test_the_tail_is_not_cut_below_ten_times_the_parent_s_cost() -> None:
     assert pace.next_size(1) == 5000
 
 
-def test_with_many_lanes_the_tail_is_not_cut_finer_than_the_parent_can_follow() -> None:
+def test_with_many_workers_the_tail_is_not_cut_finer_than_the_parent_can_follow() -> None:
     pace = Pace(200)
     pace.seen(100_000, 0.1)
     assert pace.next_size(1) * 0.1 / 100_000 == pytest.approx(200 * PARENT_COST)
@@ -220,9 +221,9 @@ def test_a_chunk_size_given_by_the_user_is_kept_and_never_cut_short() -> None:
     assert (pace.next_size(3), pace.slice) == (50, 0.0)
 
 
-@pytest.mark.parametrize(("lanes", "seconds"), [(1, SHORTEST), (8, 0.2), (1000, LONGEST)])
-def test_the_target_grows_with_the_lanes_between_two_limits(lanes: int, seconds: float) -> None:
-    assert Pace(lanes).target == pytest.approx(seconds)
+@pytest.mark.parametrize(("workers", "seconds"), [(1, SHORTEST), (8, 0.2), (1000, LONGEST)])
+def test_the_target_grows_with_the_workers_between_two_limits(workers: int, seconds: float) -> None:
+    assert Pace(workers).target == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_the_target_grows_with_the_lanes_between_two_limits(lanes: int, seconds:
         (1, 1e-6, 0.05, DEEPEST),
     ],
 )
-def test_a_lane_far_away_holds_what_it_does_during_a_message_there_and_back(
+def test_a_worker_far_away_holds_what_it_does_during_a_message_there_and_back(
     fixed: int | None, mean: float, round_trip: float, depth: int
 ) -> None:
     pace = Pace(4, fixed)
@@ -247,7 +248,7 @@ def test_a_lane_far_away_holds_what_it_does_during_a_message_there_and_back(
     assert pace.depth(70) == max(70, depth)
 
 
-def test_a_pace_for_no_lanes_at_all_is_that_for_one() -> None:
+def test_a_pace_for_no_workers_at_all_is_that_for_one() -> None:
     pace = Pace(4)
     pace.seen(10, 1.0)
     pace.fit(0)

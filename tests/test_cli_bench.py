@@ -111,7 +111,7 @@ def test_the_command_to_copy_runs(naps: subprocess.CompletedProcess[str], place:
     assert batchmill(*words, "-n", cwd=place).returncode == 0
 
 
-def test_lanes_have_the_environment_that_a_run_gives_them_and_results_are_compared(place: Path) -> None:
+def test_workers_have_the_environment_that_a_run_gives_them_and_results_are_compared(place: Path) -> None:
     ended = batchmill(
         "bench", "work.py:threads", "items.jsonl", "-j", "1,2", "--sample", "20", "--chunk-size", "4",
         cwd=place, env={"PYTHON_CPU_COUNT": "2"},

@@ -152,14 +152,14 @@ def test_any_spread_of_seconds_can_be_drawn(work: Path, seconds: list[float]) ->
     assert "How long items took" in words(body(page))
 
 
-def test_many_runs_lanes_and_failures_make_a_page_below_half_a_megabyte(work: Path) -> None:
+def test_many_runs_workers_and_failures_make_a_page_below_half_a_megabyte(work: Path) -> None:
     writer = Writer(work / "y.ckpt")
     for number in range(60):
         writer.run(number * 1000, settings={"workers": 300}, workers=300)
-        for lane in range(0, 300, 7):
-            failures = {n: (f"Error{'abcdefghijklmnopqrstuvwxyz'[n]}", "word " * 30 + "x" * lane) for n in range(20)}
-            writer.outcomes(number * 1000 + lane, [lane + 0.01] * 20, failures=failures, lane=lane, pid=number)
-            writer.sample(number * 1000 + lane, ends=[[ZERO + number * 1000 + lane, lane, 1, 0, "recycled"]])
+        for worker in range(0, 300, 7):
+            failures = {n: (f"Error{'abcdefghijklmnopqrstuvwxyz'[n]}", "word " * 30 + "x" * worker) for n in range(20)}
+            writer.outcomes(number * 1000 + worker, [worker + 0.01] * 20, failures=failures, worker=worker, pid=number)
+            writer.sample(number * 1000 + worker, ends=[[ZERO + number * 1000 + worker, worker, 1, 0, "recycled"]])
     page = render(writer.story())
     assert len(page.encode()) < 500_000
     assert "in the middle are left out" in words(body(page))

@@ -64,7 +64,7 @@ def brief(item):
 
 
 def kill_machine():
-    """Kill the process that hosts this lane's agent."""
+    """Kill the process that hosts this worker's agent."""
     agent = psutil.Process()
     while "batchmill.cluster.agent" not in " ".join(agent.cmdline()):
         agent = agent.parent()

@@ -255,22 +255,22 @@ def command(function: str, cluster: DaskCluster, *options: str) -> tuple[str, ..
 
 
 def pids(directory: Path) -> Counter[int]:
-    """How many items each lane ran."""
+    """How many items each worker ran."""
     return Counter(line["result"] for line in lines_of(directory / "out.jsonl"))
 
 
-@pytest.mark.parametrize(("workers", "lanes"), [("auto", 4), ("3", 3), ("50%", 2)])
-def test_there_are_as_many_lanes_as_threads_or_as_was_said(
-    workers: str, lanes: int, cluster: DaskCluster, tmp_path: Path
+@pytest.mark.parametrize(("workers", "expected"), [("auto", 4), ("3", 3), ("50%", 2)])
+def test_there_are_as_many_workers_as_threads_or_as_was_said(
+    workers: str, expected: int, cluster: DaskCluster, tmp_path: Path
 ) -> None:
     ready(tmp_path, 12)
     with running(*command("gated", cluster, "-j", workers, "--json"), cwd=tmp_path) as run:
-        run.until(lambda: len(witnessed(tmp_path)) == lanes, "an item in each lane")
+        run.until(lambda: len(witnessed(tmp_path)) == expected, "an item in each worker")
         (tmp_path / "go").touch()
         ended = run.end()
     assert ended.status == 0, ended.err
-    assert len(pids(tmp_path)) == lanes
-    assert json.loads(ended.out)["workers"] == lanes
+    assert len(pids(tmp_path)) == expected
+    assert json.loads(ended.out)["workers"] == expected
 
 
 def test_the_progress_line_counts_workers_and_their_threads(cluster: DaskCluster, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_numpy_records_and_fortran_arrays_come_back() -> None:
     assert again(np.float64("nan")).tobytes() == np.float64("nan").tobytes()
 
 
-def test_a_lane_without_numpy_does_not_import_it() -> None:
+def test_a_worker_without_numpy_does_not_import_it() -> None:
     script = (
         "import sys; from batchmill.codec.outcomes import *; "
         "unpack_value(pack_result((1, {2}))); print('numpy' in sys.modules)"

@@ -1,5 +1,5 @@
-"""What a batch costs, in counts and not in seconds: the parent does nothing per item and little per chunk, a lane does
-few calls per item. Two runs that differ in one number alone give the cost of one more.
+"""What a batch costs, in counts and not in seconds: the parent does nothing per item and little per chunk, a worker
+does few calls per item. Two runs that differ in one number alone give the cost of one more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 
 from batchmill.worker.records import Order, run_chunk
 from cli_kit import environment
-from lane_kit import chunk_of, lane
+from worker_kit import chunk_of, worker
 
 FEW, MANY = 4_000, 20_000  # items
 FULL, TWICE = 100_000, 200_000  # items; FULL are as many as the parent ever reads ahead
@@ -140,15 +140,15 @@ def work(item: Any) -> Any:
     return item["x"]
 
 
-def lane_calls(items: int) -> Counter[str]:
-    """The calls of Python functions, and of others, that a lane makes for a chunk."""
+def worker_calls(items: int) -> Counter[str]:
+    """The calls of Python functions, and of others, that a worker makes for a chunk."""
     data = b"".join(b'{"id": %d, "x": %d}\n' % (number, number * 3) for number in range(items))
     order, seen = Order(1, 0.0, 1, chunk_of(data)), Counter[str]()
 
     def count(frame: FrameType, event: str, what: Any) -> None:
         seen[event] += 1
 
-    with lane(work):
+    with worker(work):
         run_chunk(order)  # what is made once is there
         try:
             sys.setprofile(count)
@@ -159,8 +159,8 @@ def lane_calls(items: int) -> Counter[str]:
     return seen
 
 
-def test_a_lane_makes_few_calls_per_item() -> None:
-    few, many = lane_calls(1000), lane_calls(3000)
+def test_a_worker_makes_few_calls_per_item() -> None:
+    few, many = worker_calls(1000), worker_calls(3000)
     # Identify, parse, the item's call, the function, its result's packing; and what the collector of garbage may call.
     assert many["call"] - few["call"] < 5.1 * 2000
     assert many["c_call"] - few["c_call"] < 13.1 * 2000

@@ -1,4 +1,4 @@
-"""Who makes the output of a run whose items are on a cluster: lanes here, whatever becomes of those there."""
+"""Who makes the output of a run whose items are on a cluster: workers here, whatever becomes of those there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import pytest
 
-from batchmill.errors import LanesLost
+from batchmill.errors import WorkersLost
 from batchmill.output.ordering import RenderOrder
 from batchmill.output.writer import Output
 from batchmill.scheduler.rendering import OwnDesk
-from batchmill.worker.main import LaneSetup
+from batchmill.worker.main import WorkerSetup
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import CHECKPOINT, FUNCTIONS, LIMIT, Run, committed, finish, numbered, prepare, running, until, witnessed
 from process_kit import parent_of, send
@@ -32,7 +32,7 @@ WORK = ("f.py:work", "items.jsonl", "-c", CHECKPOINT)
 PLACED = '''
 
 def placed(item):
-    """Notes the lane it runs in. Each fifty wait for a file."""
+    """Notes the worker it runs in. Each fifty wait for a file."""
     while not os.path.exists(f"go{item['n'] // 50}"):
         time.sleep(0.01)
     note(os.getpid(), item["id"])
@@ -49,7 +49,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
 
 
 def makers(run: Run) -> list[int]:
-    """The lanes of a run on this machine: each leads a process group, as the fork server does. Items are elsewhere."""
+    """The workers of a run on this machine: each leads a process group, as the fork server does. Items are
+    elsewhere."""
     found = []
     for pid in run.all():
         try:
@@ -66,7 +67,7 @@ def lines(*numbers: int, square: bool = True) -> str:
     return "".join(f'{{"id": "i{n}", "result": {result.format(n, n * n)}}}\n' for n in numbers)
 
 
-def test_a_lane_that_dies_over_output_costs_no_lane_of_an_item(cluster: DaskCluster, tmp_path: Path) -> None:
+def test_a_worker_that_dies_over_output_costs_no_worker_of_an_item(cluster: DaskCluster, tmp_path: Path) -> None:
     prepare(tmp_path, numbered(200))
     (tmp_path / "f.py").write_text(FUNCTIONS + PLACED)
     killed: set[int] = set()
@@ -82,7 +83,7 @@ def test_a_lane_that_dies_over_output_costs_no_lane_of_an_item(cluster: DaskClus
         for part in range(4):
             (tmp_path / f"go{part}").touch()
             if part < 3:
-                run.until(kill, "a lane that makes output")
+                run.until(kill, "a worker that makes output")
         ended = run.end()
         run.assert_gone()
     assert (ended.status, ended.err) == (0, "")
@@ -178,7 +179,7 @@ class Alone:
     """A desk of its own, and the part of a loop that it needs."""
 
     def __init__(self, folder: Path, *orders: object) -> None:
-        setup = LaneSetup(
+        setup = WorkerSetup(
             spec=None, init=None, format=None, id_field=None, shard=None, with_item=False, run=1, ids_needed=False,
             environ=dict(os.environ), directory=str(folder), is_silent=True,
         )  # fmt: skip
@@ -188,29 +189,29 @@ class Alone:
 
     def turn(self) -> bool:
         """One turn of the loop; whether all is made."""
-        self.desk.fill(lambda lane: False)
+        self.desk.fill(lambda worker: False)
         while not self._events.empty():
             self._events.get_nowait().action()
         self.desk.look()
         return self.desk.is_done
 
 
-def test_work_that_kills_whatever_lane_makes_it_ends_the_run(tmp_path: Path) -> None:
+def test_work_that_kills_whatever_worker_makes_it_ends_the_run(tmp_path: Path) -> None:
     alone = Alone(tmp_path, _Deadly())
     try:
-        with pytest.raises(LanesLost, match="died making the output; the last one exited with status 7"):
+        with pytest.raises(WorkersLost, match="died making the output; the last one exited with status 7"):
             until(alone.turn, "the error")
     finally:
         alone.desk.close()
 
 
-def test_lanes_that_die_while_work_is_handed_to_them_hold_up_nothing(tmp_path: Path) -> None:
+def test_workers_that_die_while_work_is_handed_to_them_hold_up_nothing(tmp_path: Path) -> None:
     alone = Alone(tmp_path, *[RenderOrder(0, 0, (), "jsonl", False, False, "jsonl")] * 1000)
     killed: set[int] = set()
 
     def kill() -> bool:
-        lanes = alone.desk._lanes.lanes.values()
-        doomed = {lane.pid for lane in lanes if lane.ready and len(alone.output.made) > 100 * len(killed)}
+        pool = alone.desk._pool.workers.values()
+        doomed = {worker.pid for worker in pool if worker.ready and len(alone.output.made) > 100 * len(killed)}
         send(signal.SIGKILL, doomed - killed)
         killed.update(doomed)
         return alone.turn()

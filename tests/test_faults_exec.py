@@ -35,7 +35,7 @@ def test_kill_9_leaves_no_orphan_and_runs_nothing_twice_that_was_done(place: Pat
     words = ("n.txt", *RAW, "-j", "2", "--chunk-size", "1", "--", "sh", "-c", script, "x")
     with running(*words, cwd=place, command=EXEC) as run:
         run.until(lambda: len(committed(place, NAME)) == 5 and len(witnessed(place)) == 7, "five done, two running")
-        stuck = set(witnessed(place)) - set(committed(place, NAME))  # which ones depends on which lane was quicker
+        stuck = set(witnessed(place)) - set(committed(place, NAME))  # which ones depends on which worker was quicker
         run.signal(signal.SIGKILL)
         run.end()
         until(

@@ -395,7 +395,7 @@ def test_row_20_a_crash_fails_its_item_after_its_strikes_and_names_it(
     assert strikes(tmp_path) == tries * len(causes)
 
 
-def test_row_20_the_strike_is_in_the_file_before_the_item_runs_again_and_the_other_lane_does_not_notice(
+def test_row_20_the_strike_is_in_the_file_before_the_item_runs_again_and_the_other_worker_does_not_notice(
     tmp_path: Path,
 ) -> None:
     items = [{"id": "patient", "n": 0, "do": "patient"}, {"id": "crash_once", "n": 1, "do": "crash_once"}]
@@ -519,7 +519,7 @@ def test_rows_23_and_25_whatever_hangs_is_ended_at_its_time_out(tmp_path: Path) 
 # Row 26
 
 
-def test_row_26_an_exception_of_any_kind_costs_its_item_and_not_even_the_lane(tmp_path: Path) -> None:
+def test_row_26_an_exception_of_any_kind_costs_its_item_and_not_even_the_worker(tmp_path: Path) -> None:
     expected = {
         "picky": ("Picky", "first"),
         "mute": ("Mute", "cannot be read"),
@@ -546,7 +546,7 @@ def test_row_26_an_exception_of_any_kind_costs_its_item_and_not_even_the_lane(tm
         assert words in error.message
         assert len(f"{error.type}{error.message}{error.traceback}".encode()) <= 64 << 10, id
     assert len(ended.err.encode()) < 16 << 10
-    assert len({pid for _, pid in calls(tmp_path)}) == 1, "one lane did it all"
+    assert len({pid for _, pid in calls(tmp_path)}) == 1, "one worker did it all"
     assert set(runs(tmp_path).values()) == {1}
 
 

@@ -194,7 +194,7 @@ def test_a_stopped_fork_server_is_replaced_when_a_worker_is_needed(tmp_path: Pat
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
-def test_row_40_a_fork_server_killed_or_stopped_while_lanes_start_is_replaced(
+def test_row_40_a_fork_server_killed_or_stopped_while_workers_start_is_replaced(
     signum: signal.Signals, tmp_path: Path
 ) -> None:
     prepare(tmp_path, numbered(6, sleep=0.01))

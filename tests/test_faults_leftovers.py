@@ -320,7 +320,7 @@ HERE = os.getcwd()
 """
 
 
-def test_a_forked_lane_is_guarded_as_others_are(tmp_path: Path) -> None:
+def test_a_forked_worker_is_guarded_as_others_are(tmp_path: Path) -> None:
     prepared(tmp_path, "trace", sleep=0.0)
     judged(tmp_path, "trace", run(tmp_path, "--chunk-size", "20", "--start-method", "fork"))
     assert os.listdir(tmp_path).count("out.jsonl") == 1

@@ -147,7 +147,7 @@ def test_row_28_a_worker_far_above_its_memory_is_killed_and_its_item_named(tmp_p
     assert strikes(tmp_path) == 1
 
 
-def test_row_28_an_item_that_cannot_get_memory_fails_and_the_lane_goes_on(tmp_path: Path) -> None:
+def test_row_28_an_item_that_cannot_get_memory_fails_and_the_worker_goes_on(tmp_path: Path) -> None:
     items = numbered(30)
     items[9] = {"id": "limited", "n": 9, "do": "limited"}
     batch(tmp_path, items)
@@ -180,7 +180,7 @@ def test_an_item_whose_worker_is_killed_from_outside_again_and_again_is_charged_
     assert strikes(tmp_path) == 2
 
 
-def test_without_free_memory_one_lane_at_a_time_goes_on(tmp_path: Path) -> None:
+def test_without_free_memory_one_worker_at_a_time_goes_on(tmp_path: Path) -> None:
     items = batch(tmp_path, numbered(40, sleep=0.01))
     ended = finish(*command("-j", "3", "--min-free-memory", "1000T", "--chunk-size", "2"), cwd=tmp_path)
     assert (ended.status, ended.err) == (0, "")
@@ -194,7 +194,7 @@ def test_without_free_memory_one_lane_at_a_time_goes_on(tmp_path: Path) -> None:
             running.remove(id)
 
 
-def test_the_kernel_would_take_a_lane_before_the_parent(tmp_path: Path) -> None:
+def test_the_kernel_would_take_a_worker_before_the_parent(tmp_path: Path) -> None:
     (tmp_path / "victim.py").write_text(
         "def score(item):\n    return [adjusted('self'), adjusted(item['id'])]\n"
         "def adjusted(who):\n    return int(open(f'/proc/{who}/oom_score_adj').read())\n"
@@ -203,5 +203,5 @@ def test_the_kernel_would_take_a_lane_before_the_parent(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
-    lane, parent = map(int, ended.stdout.split())
-    assert lane > parent
+    worker, parent = map(int, ended.stdout.split())
+    assert worker > parent

@@ -182,7 +182,7 @@ def test_crashes_and_time_outs_have_their_own_tries(tmp_path: Path) -> None:
         12,
         {
             1: [HANG, RAISE],  # a time-out is a failure as any other
-            4: [STICK],  # also one that cost the lane
+            4: [STICK],  # also one that cost the worker
             6: [EXIT, EXIT],  # crashes have had their tries: --retries adds none
             8: [EXIT],  # one crash, then well
             10: [STICK, EXIT],  # killed, tried again, and only then the first crash

@@ -25,7 +25,7 @@ from batchmill.input.formats import (
     split_records,
 )
 from batchmill.model import Chunk, Earlier
-from lane_kit import chunk_of, lane, run_chunk
+from worker_kit import chunk_of, run_chunk, worker
 
 SHORT = st.lists(st.binary(max_size=12).map(lambda raw: raw.replace(b"\n", b"")), max_size=400)
 # Long and short records by turns, where an estimate from the mean is wrong by a hundred times.
@@ -273,7 +273,7 @@ def test_an_item_without_the_named_field_is_bad(raw: bytes, words: str) -> None:
 
 
 def test_an_id_that_is_half_a_surrogate_pair_is_kept() -> None:
-    with lane(lambda item: 1):
+    with worker(lambda item: 1):
         reply, _ = run_chunk(chunk_of(b'{"id": "\\ud800"}\n{"id": 2}\n'))
     assert reply.ids == ["\ud800", 2]
 
@@ -294,7 +294,7 @@ def test_shards_of_an_input_cover_each_item_once() -> None:
     data = b"".join(b'{"id": %d}\n' % i for i in range(60)) + b"\nnot json\n"
     found = []
     for number in (1, 2, 3):
-        with lane(lambda item: item["id"], shard=(number, 3)):
+        with worker(lambda item: item["id"], shard=(number, 3)):
             found += run_chunk(chunk_of(data))[0].ids
     assert len(found) == 61
     assert len({id_key(id) for id in found}) == 61

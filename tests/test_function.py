@@ -1,4 +1,4 @@
-"""Facts about FUNCTION: what a text or a callable means, and what a lane makes of it (in processes of their own)."""
+"""Facts about FUNCTION: what a text or a callable means, and what a worker makes of it (in processes of their own)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from batchmill.errors import BatchmillError, FunctionFailed, InputMissing, InvalidUsage, UnknownFunction
 from batchmill.worker.function import FunctionSpec, of_callable, parse
 
-LANE = """
+WORKER = """
 import base64, json, os, pickle, sys
 from batchmill.errors import BatchmillError
 from batchmill.worker.function import resolve
@@ -49,10 +49,10 @@ def python(*args: str, cwd: Path | str = "/") -> str:
     return done.stdout
 
 
-def lane(spec: FunctionSpec, ask: str, init: str | FunctionSpec | None = None, cwd: Path | str = "/") -> Any:
+def worker(spec: FunctionSpec, ask: str, init: str | FunctionSpec | None = None, cwd: Path | str = "/") -> Any:
     """What a fresh process answers to the expression `ask` after resolving; `found` and `function` are there."""
     payload = base64.b64encode(pickle.dumps((spec, init))).decode()
-    return json.loads(python("-c", LANE, payload, ask, cwd=cwd))
+    return json.loads(python("-c", WORKER, payload, ask, cwd=cwd))
 
 
 def refused(kind: type[BatchmillError], action: Callable[[], object]) -> BatchmillError:
@@ -83,7 +83,7 @@ def test_a_slash_makes_a_file_of_any_name(tmp_path: Path) -> None:
     path = write(tmp_path, "bin/score", "def crunch(item): return item")
     spec = parse("bin/score:crunch", str(tmp_path))
     assert (spec.kind, spec.path) == ("file", str(path))
-    assert lane(spec, "function(7)") == 7
+    assert worker(spec, "function(7)") == 7
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_name_that_is_surely_not_there_is_refused_with_close_names(tmp_path: P
         "import sys\nsetattr(sys.modules[__name__], 'wanted', len)",
     ],
 )
-def test_whatever_may_bind_the_name_is_left_to_the_lane(tmp_path: Path, source: str) -> None:
+def test_whatever_may_bind_the_name_is_left_to_the_worker(tmp_path: Path, source: str) -> None:
     write(tmp_path, "score.py", source)
     assert parse("score.py:wanted", str(tmp_path)).name == "wanted"
 
@@ -185,13 +185,13 @@ def test_parsing_runs_nothing_of_the_users(tmp_path: Path) -> None:
 def test_installed_and_builtin_modules_are_found(tmp_path: Path) -> None:
     for text in ("math:sqrt", "json:loads", "os.path:basename", "msgpack:packb"):
         assert parse(text, str(tmp_path)).identity == text
-    assert lane(parse("os.path:basename", str(tmp_path)), "function('/a/b')") == "b"
+    assert worker(parse("os.path:basename", str(tmp_path)), "function('/a/b')") == "b"
 
 
-# ---- lanes
+# ---- workers
 
 
-def test_a_lane_finds_siblings_classes_and_init_in_one_module(tmp_path: Path) -> None:
+def test_a_worker_finds_siblings_classes_and_init_in_one_module(tmp_path: Path) -> None:
     write(tmp_path, "helper.py", "FACTOR = 3")
     write(
         tmp_path,
@@ -211,7 +211,7 @@ def test_a_lane_finds_siblings_classes_and_init_in_one_module(tmp_path: Path) ->
     )
     for text in ("score.py:crunch", "score:crunch"):
         for init in ("setup", "score:setup"):
-            assert lane(parse(text, str(tmp_path)), "[found.init(), function(5)][1]", init) == [15, 1, 5, "score"]
+            assert worker(parse(text, str(tmp_path)), "[found.init(), function(5)][1]", init) == [15, 1, 5, "score"]
 
 
 @pytest.mark.parametrize("name", ["engine", "worker", "model", "json", "msgpack", "batchmill", "os", "pickle"])
@@ -227,7 +227,7 @@ def test_a_users_module_wins_whatever_it_is_called(tmp_path: Path, name: str, su
     path = write(tmp_path, f"{name}.py", source)
     spec = parse(f"{name}{suffix}:crunch", str(tmp_path))
     ask = "[found.init(), pickle.loads(pickle.dumps(function))(1), json.loads('[2]'), resolve.__module__]"
-    answer = lane(spec, ask, "setup")
+    answer = worker(spec, ask, "setup")
     assert answer[1:3] == [[1, 4, [1], str(path)], [2]]
     assert spec.identity == f"{name}:crunch"
 
@@ -238,17 +238,17 @@ def test_functions_import_the_users_engine_cli_and_model(tmp_path: Path) -> None
     write(
         tmp_path, "score.py", "import engine, cli, model\ndef crunch(item): return engine.MINE + cli.MINE + model.MINE"
     )
-    assert lane(parse("score.py:crunch", str(tmp_path)), "function(0)") == 3
+    assert worker(parse("score.py:crunch", str(tmp_path)), "function(0)") == 3
 
 
 def test_packages_are_imported_from_the_working_directory_with_relative_imports(tmp_path: Path) -> None:
     write(tmp_path, "pkg/__init__.py", "")
     write(tmp_path, "pkg/base.py", "def double(x): return 2 * x")
     write(tmp_path, "pkg/tools.py", "from .base import double\nclass Box:\n    lid = staticmethod(double)")
-    assert lane(parse("pkg.tools:Box.lid", str(tmp_path)), "function(4)") == 8
-    answer = lane(parse("pkg.tolls:crunch", str(tmp_path)), "0")
+    assert worker(parse("pkg.tools:Box.lid", str(tmp_path)), "function(4)") == 8
+    answer = worker(parse("pkg.tolls:crunch", str(tmp_path)), "0")
     assert (answer["error"], answer["remedy"]) == ("UnknownFunction", "did you mean pkg.tools:crunch?")
-    answer = lane(FunctionSpec("module", "pkg.tools", "Box.lit", directory=str(tmp_path)), "0")
+    answer = worker(FunctionSpec("module", "pkg.tools", "Box.lit", directory=str(tmp_path)), "0")
     assert (answer["error"], answer["remedy"]) == ("UnknownFunction", "did you mean lid?")
 
 
@@ -257,9 +257,9 @@ def test_init_may_lie_in_another_module_or_file(tmp_path: Path) -> None:
     write(tmp_path, "lib/score.py", "import state\ndef crunch(item): return state.VALUE")
     spec = parse("lib/score.py:crunch", str(tmp_path))
     for init in ("state:setup", "lib/state.py:setup", parse("lib/state.py:setup", str(tmp_path))):
-        assert lane(spec, "[found.init(), function(0)][1]", init, cwd=tmp_path) == [9]
-    assert lane(spec, "0", "state:setpu", cwd=tmp_path)["remedy"] == "did you mean setup?"
-    assert lane(spec, "0", "crumch", cwd=tmp_path)["error"] == "UnknownFunction"
+        assert worker(spec, "[found.init(), function(0)][1]", init, cwd=tmp_path) == [9]
+    assert worker(spec, "0", "state:setpu", cwd=tmp_path)["remedy"] == "did you mean setup?"
+    assert worker(spec, "0", "crumch", cwd=tmp_path)["error"] == "UnknownFunction"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_init_may_lie_in_another_module_or_file(tmp_path: Path) -> None:
 def test_an_import_that_raises_ends_in_the_last_lines_of_its_traceback(tmp_path: Path, source: str, words: str) -> None:
     write(tmp_path, "score.py", f"crunch = len\n{source}")
     for text in ("score.py:crunch", "score:crunch"):
-        answer = lane(parse(text, str(tmp_path)), "0")
+        answer = worker(parse(text, str(tmp_path)), "0")
         assert answer["error"] == "FunctionFailed"
         assert words in answer["message"]
         assert "score" in answer["message"].splitlines()[0]
@@ -295,7 +295,7 @@ def test_an_import_that_raises_ends_in_the_last_lines_of_its_traceback(tmp_path:
 )
 def test_what_cannot_be_called_for_a_result_is_refused_with_a_sentence(tmp_path: Path, source: str, words: str) -> None:
     write(tmp_path, "score.py", source)
-    answer = lane(parse("score.py:crunch", str(tmp_path)), "0")
+    answer = worker(parse("score.py:crunch", str(tmp_path)), "0")
     assert answer["error"] == "InvalidUsage"
     assert words in answer["message"]
     assert answer["remedy"]
@@ -313,9 +313,9 @@ def test_classes_partials_and_objects_can_be_functions(tmp_path: Path) -> None:
         job, part = Job(), functools.partial(pow, 2)
         """,
     )
-    assert lane(parse("score.py:Job", str(tmp_path)), "function(3).x") == 3
-    assert lane(parse("score.py:job", str(tmp_path)), "function(3)") == 4
-    assert lane(parse("score.py:part", str(tmp_path)), "function(3)") == 8
+    assert worker(parse("score.py:Job", str(tmp_path)), "function(3).x") == 3
+    assert worker(parse("score.py:job", str(tmp_path)), "function(3)") == 4
+    assert worker(parse("score.py:part", str(tmp_path)), "function(3)") == 8
 
 
 def test_the_digest_is_of_the_source_that_runs_even_if_edited_within_a_second(tmp_path: Path) -> None:
@@ -323,18 +323,18 @@ def test_the_digest_is_of_the_source_that_runs_even_if_edited_within_a_second(tm
     for number in (1, 2, 3):
         path = write(tmp_path, "score.py", f"def crunch(item): return {number}")
         os.utime(path, (10**9, 10**9))  # same size, same second: a cached .pyc would pass for current
-        answer = lane(parse("score.py:crunch", str(tmp_path)), "[function(0), found.source_digest]")
+        answer = worker(parse("score.py:crunch", str(tmp_path)), "[function(0), found.source_digest]")
         assert answer == [number, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()]
         digests.add(answer[1])
     assert len(digests) == 3
-    assert lane(parse("math:sqrt", str(tmp_path)), "found.source_digest") == ""
+    assert worker(parse("math:sqrt", str(tmp_path)), "found.source_digest") == ""
 
 
 def test_a_file_that_has_gone_meanwhile_is_missing_input(tmp_path: Path) -> None:
     path = write(tmp_path, "score.py", "def crunch(item): ...")
     spec = parse("score.py:crunch", str(tmp_path))
     path.unlink()
-    assert lane(spec, "0")["error"] == "InputMissing"
+    assert worker(spec, "0")["error"] == "InputMissing"
 
 
 def test_a_link_to_a_script_finds_the_siblings_of_the_real_one(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_a_link_to_a_script_finds_the_siblings_of_the_real_one(tmp_path: Path) -
     target = write(tmp_path, "real/score.py", "import helper\ndef crunch(item): return helper.X")
     (tmp_path / "linked.py").symlink_to(target)
     spec = parse("linked.py:crunch", str(tmp_path))
-    assert (spec.identity, lane(spec, "function(0)")) == ("linked:crunch", 1)
+    assert (spec.identity, worker(spec, "function(0)")) == ("linked:crunch", 1)
 
 
 # ---- callables
@@ -368,8 +368,8 @@ def test_importable_callables_go_by_name() -> None:
     assert of_callable(Case).identity == f"{here}:Case"
     assert of_callable(python).blob is None
     assert of_callable(python, name="mine").identity == "mine"
-    assert lane(of_callable(math.sqrt), "function(9)") == 3
-    assert lane(of_callable(json.dumps), "function([1])") == "[1]"
+    assert worker(of_callable(math.sqrt), "function(9)") == 3
+    assert worker(of_callable(json.dumps), "function([1])") == "[1]"
 
 
 def test_what_has_no_name_goes_by_value_and_says_so() -> None:
@@ -385,7 +385,7 @@ def test_what_has_no_name_goes_by_value_and_says_so() -> None:
     ]
     for function, expected in unnamed:
         spec = of_callable(function)
-        assert (spec.kind, lane(spec, "function(3)", cwd=Path(__file__).parent)) == ("pickle", expected)
+        assert (spec.kind, worker(spec, "function(3)", cwd=Path(__file__).parent)) == ("pickle", expected)
     assert of_callable(local).identity.endswith("local")
     assert of_callable(local).named
     assert not of_callable(unnamed[0][0]).named
@@ -435,7 +435,7 @@ def test_functions_of_a_script_run_with_items_of_its_own_classes(tmp_path: Path,
     assert second.split()[1] == "pickle"
     spec = pickle.loads(base64.b64decode(blob))
     assert spec.main
-    assert lane(spec, f"function(pickle.loads(base64.b64decode('{item}')))", cwd=tmp_path) == 42
+    assert worker(spec, f"function(pickle.loads(base64.b64decode('{item}')))", cwd=tmp_path) == 42
 
 
 def test_a_function_typed_into_python_goes_by_value() -> None:
@@ -446,27 +446,27 @@ def test_a_function_typed_into_python_goes_by_value() -> None:
     assert python("-c", code).split() == ["pickle", "__main__:f"]
 
 
-def test_a_script_runs_in_a_real_fork_server_lane(tmp_path: Path) -> None:
+def test_a_script_runs_in_a_real_fork_server_worker(tmp_path: Path) -> None:
     write(
         tmp_path,
         "script.py",
         """
         import multiprocessing, sys, types
         from concurrent.futures import ProcessPoolExecutor
-        import lanes
+        import workers
         from batchmill.worker.function import of_callable
         def crunch(item): return item * item
         if __name__ == "__main__":
             spec = of_callable(crunch)
             sys.modules["__main__"] = types.ModuleType("__main__")
             context = multiprocessing.get_context("forkserver")
-            with ProcessPoolExecutor(1, context, lanes.start, (spec,)) as lane:
-                print(lane.submit(lanes.call, 12).result(timeout=30))
+            with ProcessPoolExecutor(1, context, workers.start, (spec,)) as worker:
+                print(worker.submit(workers.call, 12).result(timeout=30))
         """,
     )
     write(
         tmp_path,
-        "lanes.py",
+        "workers.py",
         """
         from batchmill.worker.function import resolve
         def start(spec):

@@ -27,7 +27,7 @@ from batchmill.output.results import Results, open_checkpoint, write_results
 from batchmill.output.spool import Spool
 from batchmill.output.writer import Output
 from checkpoint_kit import QuickDisk, Shelf, outcomes_payload
-from lane_kit import play
+from worker_kit import play
 
 ITEMS = 1500
 FORMATS = ("jsonl", "msgpack", "csv", "sqlite")

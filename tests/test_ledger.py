@@ -53,14 +53,14 @@ def state_of(ledger: Ledger) -> Any:
 
 def test_a_flight_that_returned_all_is_over() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 5), lane=0)
+    flight = ledger.hand(chunk(0, 5), worker=0)
     assert ledger.returned(flight.serial, 5).records == 5
     assert (len(ledger), ledger.ready) == (0, 0)
 
 
 def test_what_a_flight_did_not_return_waits_first_in_line() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 5), lane=0)
+    flight = ledger.hand(chunk(0, 5), worker=0)
     ledger.put(chunk(5, 2))
     ledger.returned(flight.serial, 2)
     assert waiting(ledger) == [[2, 3, 4], [5, 6]]
@@ -69,14 +69,14 @@ def test_what_a_flight_did_not_return_waits_first_in_line() -> None:
 def test_a_flight_that_returned_nothing_waits_as_it_was() -> None:
     ledger = Ledger(divide)
     sent = chunk(0, 5)
-    flight = ledger.hand(sent, lane=0)
+    flight = ledger.hand(sent, worker=0)
     ledger.returned(flight.serial, 0)
     assert ledger.take(9) == sent
 
 
 def test_a_shortened_flight_keeps_its_head_and_the_rest_waits_first_in_line() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 5), lane=0)
+    flight = ledger.hand(chunk(0, 5), worker=0)
     ledger.put(chunk(5, 1))
     ledger.shorten(flight.serial, 3)
     assert (flight.state, lines(flight.chunk)) == (State.SHORT, [0, 1, 2])
@@ -85,16 +85,16 @@ def test_a_shortened_flight_keeps_its_head_and_the_rest_waits_first_in_line() ->
 
 def test_a_short_flight_can_be_shortened_further() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 5), lane=0)
+    flight = ledger.hand(chunk(0, 5), worker=0)
     ledger.shorten(flight.serial, 3)
     ledger.shorten(flight.serial, 1)
     assert (flight.state, lines(flight.chunk)) == (State.SHORT, [0])
     assert waiting(ledger) == [[1, 2], [3, 4]]
 
 
-def test_a_flight_shortened_to_nothing_stays_until_its_lane_answers() -> None:
+def test_a_flight_shortened_to_nothing_stays_until_its_worker_answers() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 5), lane=0)
+    flight = ledger.hand(chunk(0, 5), worker=0)
     ledger.shorten(flight.serial, 0)
     assert (len(ledger), waiting(ledger)) == (1, [[0, 1, 2, 3, 4]])
     ledger.returned(flight.serial, 0)
@@ -103,7 +103,7 @@ def test_a_flight_shortened_to_nothing_stays_until_its_lane_answers() -> None:
 
 def test_a_short_flight_returns_only_what_was_left_to_it() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 5), lane=0)
+    flight = ledger.hand(chunk(0, 5), worker=0)
     ledger.shorten(flight.serial, 3)
     ledger.returned(flight.serial, 2)
     assert waiting(ledger) == [[2], [3, 4]]
@@ -115,31 +115,31 @@ def test_a_short_flight_returns_only_what_was_left_to_it() -> None:
 )
 def test_the_suspect_of_a_lost_flight_waits_alone(suspect: int, pieces: list[list[int]]) -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 4), lane=0)
+    flight = ledger.hand(chunk(0, 4), worker=0)
     assert ledger.lost(flight.serial, suspect) == Strike(suspect, 1)
     assert waiting(ledger) == pieces
 
 
 def test_a_lost_short_flight_gives_back_what_was_left_to_it() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 4), lane=0)
+    flight = ledger.hand(chunk(0, 4), worker=0)
     ledger.shorten(flight.serial, 2)
     assert ledger.lost(flight.serial, 1) == Strike(1, 1)
     assert waiting(ledger) == [[0], [1], [2, 3]]
 
 
 def test_a_record_published_after_it_was_taken_back_is_no_suspect() -> None:
-    """A lane publishes a record, and only then looks at the limit: dying in between is not that record's doing."""
+    """A worker publishes a record, and only then looks at the limit: dying in between is not that record's doing."""
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 4), lane=0)
+    flight = ledger.hand(chunk(0, 4), worker=0)
     ledger.shorten(flight.serial, 2)
     assert ledger.lost(flight.serial, 2) is None
     assert waiting(ledger) == [[0, 1], [2, 3]]
 
 
-def test_nobody_is_charged_for_a_lane_that_did_not_die_of_its_work() -> None:
+def test_nobody_is_charged_for_a_worker_that_did_not_die_of_its_work() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 4), lane=0)
+    flight = ledger.hand(chunk(0, 4), worker=0)
     assert ledger.lost(flight.serial, 2, blame=False) is None
     assert waiting(ledger) == [[0, 1, 2, 3]]
 
@@ -149,7 +149,7 @@ def test_a_chunk_lost_twice_without_a_suspect_goes_record_by_record() -> None:
     taken: Chunk | None = chunk(0, 3)
     for _ in range(2):
         assert taken is not None
-        assert ledger.lost(ledger.hand(taken, lane=0).serial, None) is None
+        assert ledger.lost(ledger.hand(taken, worker=0).serial, None) is None
         assert waiting(ledger) == [[0, 1, 2]]
         taken = ledger.take(100)
     assert taken is not None
@@ -159,14 +159,14 @@ def test_a_chunk_lost_twice_without_a_suspect_goes_record_by_record() -> None:
 
 def test_a_single_record_lost_without_a_suspect_is_the_suspect() -> None:
     ledger = Ledger(divide)
-    assert ledger.lost(ledger.hand(chunk(7, 1), lane=0).serial, None) == Strike(7, 1)
+    assert ledger.lost(ledger.hand(chunk(7, 1), worker=0).serial, None) == Strike(7, 1)
 
 
 def test_strikes_follow_a_record_by_its_position() -> None:
     ledger = Ledger(divide)
-    first = ledger.lost(ledger.hand(chunk(0, 4), lane=0).serial, 2)
+    first = ledger.lost(ledger.hand(chunk(0, 4), worker=0).serial, 2)
     drain(ledger)
-    second = ledger.lost(ledger.hand(chunk(2, 1), lane=1).serial, 0)
+    second = ledger.lost(ledger.hand(chunk(2, 1), worker=1).serial, 0)
     assert (first, second) == (Strike(2, 1), Strike(2, 2))
 
 
@@ -178,7 +178,7 @@ def test_a_record_is_condemned_by_the_strike_after_its_last_retry(retries: int) 
 
 def test_a_condemned_record_comes_out_with_its_verdict_and_no_other_does() -> None:
     ledger = Ledger(divide)
-    ledger.lost(ledger.hand(chunk(0, 3), lane=0).serial, 1)
+    ledger.lost(ledger.hand(chunk(0, 3), worker=0).serial, 1)
     ledger.condemn(1, VERDICT)
     taken = [ledger.take(10) for _ in range(3)]
     assert [piece.verdict if piece else None for piece in taken] == [None, VERDICT, None]
@@ -187,7 +187,7 @@ def test_a_condemned_record_comes_out_with_its_verdict_and_no_other_does() -> No
 def test_a_condemned_record_that_is_tried_again_begins_anew() -> None:
     ledger = Ledger(divide, crash_retries=0)
     for _ in range(2):
-        assert ledger.lost(ledger.hand(chunk(3, 1), lane=0).serial, 0) == Strike(3, 1)
+        assert ledger.lost(ledger.hand(chunk(3, 1), worker=0).serial, 0) == Strike(3, 1)
         ledger.condemn(3, VERDICT)
         drain(ledger)
 
@@ -213,17 +213,17 @@ def test_records_that_are_done_ride_along_and_are_not_counted(items: int, pieces
     assert taken == pieces
 
 
-def test_the_only_record_to_run_is_the_suspect_of_a_lane_that_died_without_one() -> None:
+def test_the_only_record_to_run_is_the_suspect_of_a_worker_that_died_without_one() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(10, 4, skip=b"\1\1\0\1"), lane=0)
+    flight = ledger.hand(chunk(10, 4, skip=b"\1\1\0\1"), worker=0)
     assert ledger.lost(flight.serial, None) == Strike(12, 1)
     assert waiting(ledger) == [[10, 11], [12], [13]]
 
 
-def test_the_flights_of_a_lane_are_listed_oldest_first() -> None:
+def test_the_flights_of_a_worker_are_listed_oldest_first() -> None:
     ledger = Ledger(divide)
-    serials = [ledger.hand(chunk(i, 1), lane=i % 2).serial for i in range(4)]
-    assert [flight.serial for flight in ledger.on_lane(1)] == serials[1::2]
+    serials = [ledger.hand(chunk(i, 1), worker=i % 2).serial for i in range(4)]
+    assert [flight.serial for flight in ledger.on_worker(1)] == serials[1::2]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_what_was_lost_with_its_machine_waits_from_the_suspect_on_to_run_alone(
     suspect: int, pieces: list[list[int]]
 ) -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 10)._replace(losses=1), lane=0)
+    flight = ledger.hand(chunk(0, 10)._replace(losses=1), worker=0)
     ledger.put(chunk(10, 1))
     ledger.suspect(flight.serial, suspect)
     assert waiting(ledger) == [*pieces, [10]]
@@ -252,23 +252,23 @@ def test_what_was_lost_with_its_machine_waits_from_the_suspect_on_to_run_alone(
 def test_what_was_lost_with_its_machine_for_the_first_time_runs_again_as_it_was() -> None:
     """Machines go for many reasons: to run alone there would keep all of one busy."""
     ledger = Ledger(divide)
-    ledger.suspect(ledger.hand(chunk(0, 3), lane=0).serial, 1)
+    ledger.suspect(ledger.hand(chunk(0, 3), worker=0).serial, 1)
     assert waiting(ledger) == [[0, 1, 2]]
     taken = ledger.take(9)
     assert taken is not None
     assert not taken.alone
-    ledger.suspect(ledger.hand(taken, lane=0).serial, 1)
+    ledger.suspect(ledger.hand(taken, worker=0).serial, 1)
     assert waiting(ledger) == [[0], [1], [2]]
     assert [piece.alone for piece in ledger._ready] == [False, True, True]
 
 
 def test_a_record_that_was_alone_stays_so_after_its_strike() -> None:
     ledger = Ledger(divide)
-    ledger.suspect(ledger.hand(chunk(0, 3)._replace(losses=1), lane=0).serial, 1)
+    ledger.suspect(ledger.hand(chunk(0, 3)._replace(losses=1), worker=0).serial, 1)
     assert ledger.take(9) == chunk(0, 1)._replace(losses=1)
     alone = ledger.take(9)
     assert alone is not None
-    assert ledger.lost(ledger.hand(alone, lane=0).serial, 0) == Strike(1, 1)
+    assert ledger.lost(ledger.hand(alone, worker=0).serial, 0) == Strike(1, 1)
     assert waiting(ledger) == [[1], [2]]
     assert [(piece.alone, piece.crashes) for piece in ledger._ready] == [(True, 1), (True, 0)]
 
@@ -299,9 +299,9 @@ ILLEGAL: dict[str, Callable[[Ledger, int, int], object]] = {
 @pytest.mark.parametrize("move", ILLEGAL.values(), ids=ILLEGAL)
 def test_an_illegal_move_raises_and_leaves_all_as_it_was(move: Callable[[Ledger, int, int], object]) -> None:
     ledger = Ledger(divide)
-    over = ledger.hand(chunk(0, 2), lane=0).serial
+    over = ledger.hand(chunk(0, 2), worker=0).serial
     ledger.returned(over, 2)
-    live = ledger.hand(chunk(10, 4), lane=0).serial
+    live = ledger.hand(chunk(10, 4), worker=0).serial
     ledger.put(chunk(20, 3))
     before = state_of(ledger)
     with pytest.raises(IllegalMove):
@@ -311,7 +311,7 @@ def test_an_illegal_move_raises_and_leaves_all_as_it_was(move: Callable[[Ledger,
 
 def test_a_short_flight_cannot_return_what_was_taken_back() -> None:
     ledger = Ledger(divide)
-    flight = ledger.hand(chunk(0, 4), lane=0)
+    flight = ledger.hand(chunk(0, 4), worker=0)
     ledger.shorten(flight.serial, 2)
     before = state_of(ledger)
     with pytest.raises(IllegalMove):
@@ -323,7 +323,7 @@ def test_a_short_flight_cannot_return_what_was_taken_back() -> None:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Every record is in exactly one place: waiting, in flight, or done; whatever happens to lanes."""
+    """Every record is in exactly one place: waiting, in flight, or done; whatever happens to workers."""
 
     serials: Bundle[int] = Bundle("serials")
     CRASH_RETRIES = 2
@@ -346,13 +346,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.put(chunk(self.known, size))
         self.known += size
 
-    @rule(target=serials, size=st.integers(1, 8), lane=st.integers(0, 3))
-    def hand(self, size: int, lane: int) -> Any:
+    @rule(target=serials, size=st.integers(1, 8), worker=st.integers(0, 3))
+    def hand(self, size: int, worker: int) -> Any:
         taken = self.ledger.take(size)
         if taken is None:
             return multiple()
         assert 1 <= taken.records <= size
-        return self.ledger.hand(taken, lane).serial
+        return self.ledger.hand(taken, worker).serial
 
     @rule(serial=consumes(serials), share=st.floats(0, 1))
     def answer(self, serial: int, share: float) -> None:

@@ -1,5 +1,5 @@
-"""What becomes of the chunks of lanes that were lost with their machine, or killed for want of memory: which run again
-alone, and who is charged.
+"""What becomes of the chunks of workers that were lost with their machine, or killed for want of memory: which run
+again alone, and who is charged.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from batchmill.input import formats
 from batchmill.model import Chunk
-from batchmill.pool.base import Lane, Lanes
+from batchmill.pool.base import Worker, WorkerPool
 from batchmill.pool.worker_limits import Guard
 from batchmill.scheduler.crashes import Losses
 from batchmill.scheduler.in_flight import Ledger
@@ -20,41 +20,43 @@ divide = partial(formats.divide, format=formats.FORMATS["lines"])
 
 
 class Machines:
-    """Lanes of two machines, with a real ledger; what was refunded and charged."""
+    """Workers of two machines, with a real ledger; what was refunded and charged."""
 
     def __init__(self, crash_retries: int = 1) -> None:
         self.board = [0] * COLUMNS * 2
         self.ledger = Ledger(divide, crash_retries)
         self.refunded = 0
         self.strikes: list[dict[str, Any]] = []
-        lanes = Lanes(2, lambda event: None, self.board)
-        guard = cast("Guard", SimpleNamespace(verdict=lambda lane, code: None, memory_trouble=lambda lane: "little"))
-        self.losses = Losses(lanes, self.ledger, guard, self._refund, self.strikes.append)
-        self.lanes = lanes
+        pool = WorkerPool(2, lambda event: None, self.board)
+        guard = cast(
+            "Guard", SimpleNamespace(verdict=lambda worker, code: None, memory_trouble=lambda worker: "little")
+        )
+        self.losses = Losses(pool, self.ledger, guard, self._refund, self.strikes.append)
+        self.workers = pool
 
     def _refund(self, items: int) -> None:
         self.refunded += items
 
-    def hand(self, chunk: Chunk | None = None, lane: int = 0) -> int:
+    def hand(self, chunk: Chunk | None = None, worker: int = 0) -> int:
         """Hand out a chunk, or what waits first; its serial."""
         found = chunk or self.ledger.take(100)
         assert found is not None
-        return self.ledger.hand(found, lane).serial
+        return self.ledger.hand(found, worker).serial
 
     def lose(
         self, at: tuple[int, int] | None, alone: int = 0, slot: int = 0, *, stopped: bool = False, spared: bool = False
     ) -> None:
-        """The machine of lane `slot` is lost while that runs record `at`: (serial, offset)."""
-        lane = Lane(slot, cast("Any", SimpleNamespace(exitcode=None)))
-        lane.machine_lost, lane.alone, lane.is_spared = "tcp://a:1", alone, spared
+        """The machine of worker `slot` is lost while that runs record `at`: (serial, offset)."""
+        worker = Worker(slot, cast("Any", SimpleNamespace(exitcode=None)))
+        worker.machine_lost, worker.alone, worker.is_spared = "tcp://a:1", alone, spared
         self.board[COLUMNS * slot] = 0 if at is None else (at[0] << RECORD_BITS) + at[1] + 1
-        self.losses.take_back(lane, stopped=stopped)
-        assert self.losses.why(lane) == "machine lost"
+        self.losses.take_back(worker, stopped=stopped)
+        assert self.losses.why(worker) == "machine lost"
 
     def kill(self, at: tuple[int, int]) -> None:
-        """The lane in slot 0 is killed for want of memory while it runs record `at`: (serial, offset)."""
+        """The worker in slot 0 is killed for want of memory while it runs record `at`: (serial, offset)."""
         self.board[0] = (at[0] << RECORD_BITS) + at[1] + 1
-        self.losses.take_back(Lane(0, cast("Any", SimpleNamespace(exitcode=-9))), stopped=False)
+        self.losses.take_back(Worker(0, cast("Any", SimpleNamespace(exitcode=-9))), stopped=False)
 
     @property
     def waiting(self) -> list[tuple[int, int, bool]]:
@@ -109,8 +111,8 @@ def test_what_was_answered_before_the_last_word_is_no_suspect() -> None:
 
 def test_beside_a_chunk_that_was_alone_nothing_is_suspect() -> None:
     machines = Machines()
-    alone = machines.hand(chunk(0, 1)._replace(alone=True), lane=0)
-    other = machines.hand(chunk(1, 3), lane=1)
+    alone = machines.hand(chunk(0, 1)._replace(alone=True), worker=0)
+    other = machines.hand(chunk(1, 3), worker=1)
     machines.lose((other, 1), alone=alone, slot=1)
     assert machines.waiting == [(1, 3, False)]
     assert machines.strikes == []
@@ -154,10 +156,10 @@ def test_nobody_is_suspect_once_the_run_is_stopped() -> None:
 
 def test_who_is_killed_for_want_of_memory_beside_others_runs_alone_before_it_is_charged() -> None:
     machines = Machines(crash_retries=0)
-    other = machines.hand(chunk(3, 1), lane=1)
+    other = machines.hand(chunk(3, 1), worker=1)
     machines.kill((machines.hand(chunk(0, 3)), 1))
     assert machines.waiting == [(0, 1, False), (1, 1, True), (2, 1, False)]
-    machines.hand(lane=1)
+    machines.hand(worker=1)
     assert machines.ledger.is_to_wait, "what is to be alone is next"
     machines.ledger.returned(other, 1)
     machines.ledger.returned(other + 2, 1)
@@ -169,14 +171,14 @@ def test_who_is_killed_for_want_of_memory_beside_others_runs_alone_before_it_is_
     assert machines.strikes == [{"position": 1, "count": 1, "exit": -9}]
 
 
-def test_the_only_lane_is_charged_at_once() -> None:
+def test_the_only_worker_is_charged_at_once() -> None:
     machines = Machines()
-    machines.lanes.size = 1
+    machines.workers.size = 1
     machines.kill((machines.hand(chunk(0, 3)), 1))
     assert [strike["position"] for strike in machines.strikes] == [1]
 
 
-def test_as_many_as_there_are_lanes_that_did_no_harm_alone_are_a_lane_too_many() -> None:
+def test_as_many_as_there_are_workers_that_did_no_harm_alone_are_a_worker_too_many() -> None:
     machines = Machines()
     found = []
     for first in range(4):

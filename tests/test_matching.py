@@ -14,7 +14,7 @@ from batchmill.codec.outcomes import id_key
 from batchmill.output.results import open_checkpoint
 from batchmill.scheduler import work_queue
 from checkpoint_kit import QuickDisk
-from lane_kit import Played, play
+from worker_kit import Played, play
 
 
 @pytest.fixture(autouse=True)

@@ -24,13 +24,13 @@ def joined(*names: str, wanted: int | str = "auto", threads: int = 4) -> Members
     ("wanted", "shares"),
     [("auto", [1, 4, 16]), ("50%", [1, 2, 8]), ("10%", [1, 1, 1]), ("200%", [2, 8, 32]), (3, [1, 3, 3])],
 )
-def test_a_worker_has_a_lane_for_each_thread_or_the_share_that_was_asked_for(
+def test_a_worker_has_a_worker_for_each_thread_or_the_share_that_was_asked_for(
     wanted: int | str, shares: list[int]
 ) -> None:
     assert [Members(wanted).share(threads) for threads in (1, 4, 16)] == shares
 
 
-def test_a_number_of_lanes_is_for_all_workers_together_in_the_order_they_come() -> None:
+def test_a_number_of_workers_is_for_all_workers_together_in_the_order_they_come() -> None:
     members = Members(6)
     assert members.most({"a": 4, "b": 4}) == 6
     assert members.invite({"a": 4, "b": 4, "c": 4}, 0.0) == {"a": 4, "b": 2}
@@ -39,7 +39,7 @@ def test_a_number_of_lanes_is_for_all_workers_together_in_the_order_they_come() 
     assert members.invite({"b": 4, "c": 4}, 2.0) == {"c": 4}
 
 
-def test_there_is_at_least_one_lane_even_where_nobody_is() -> None:
+def test_there_is_at_least_one_worker_even_where_nobody_is() -> None:
     assert Members("auto").most({}) == 1
 
 
@@ -91,7 +91,7 @@ def test_there_is_no_hope_only_where_all_there_are_were_refused() -> None:
     assert not members.are_coming
 
 
-def test_a_refused_worker_gives_its_lanes_back() -> None:
+def test_a_refused_worker_gives_its_workers_back() -> None:
     members = joined("a", wanted=4)
     members.refused("a", OLD)
     assert members.invite({"a": 4, "b": 4}, 0.0) == {"b": 4}

@@ -16,7 +16,7 @@ import pytest
 
 from agent_kit import LIMIT, Agent, Nowhere
 from batchmill.cluster.protocol import pack
-from batchmill.cluster.remote_pool import RemoteLanes
+from batchmill.cluster.remote_pool import RemotePool
 from batchmill.model import Wake
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import CHECKPOINT, FUNCTIONS, committed, numbered, prepare, running, until
@@ -102,8 +102,8 @@ def test_a_run_whose_prints_nobody_reads_ends_when_it_is_interrupted(cluster: Da
 
 @pytest.fixture
 def talker(tmp_path: Path) -> Iterator[Agent]:
-    """An agent with one lane, whose items print a line of so many kilobytes."""
-    talker = Agent(tmp_path, "def work(item):\n    print('x' * (item * 1024 - 1))\n", lanes=1)
+    """An agent with one worker, whose items print a line of so many kilobytes."""
+    talker = Agent(tmp_path, "def work(item):\n    print('x' * (item * 1024 - 1))\n", workers=1)
     try:
         talker.until("up")
         talker.start(0)
@@ -150,20 +150,20 @@ def test_what_is_in_the_pipe_at_the_goodbye_comes_without_an_acknowledgement(tal
 def test_what_is_printed_is_acknowledged_when_it_is_written_and_holds_up_nothing() -> None:
     reader, writer = os.pipe()
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    lanes = RemoteLanes(events.put, Wake(), lambda text: None, writer)
+    workers = RemotePool(events.put, Wake(), lambda text: None, writer)
     link = Nowhere()
-    machine = lanes.add("tcp://a:1", "a", link, lanes.reserve("a", 1))
+    machine = workers.add("tcp://a:1", "a", link, workers.reserve("a", 1))
     machine.receive(pack("output", b"x" * (1 << 20)))  # more than a pipe holds: a write would block here
     machine.receive(pack("output", b"y"))
-    lanes.catch_up()
+    workers.catch_up()
     assert link.sent == []
     found = b""
     while len(found) < (1 << 20) + 1:
         found += os.read(reader, 1 << 16)
     assert found == b"x" * (1 << 20) + b"y"
     until(lambda: link.sent == [["ack"], ["ack"]], "the acknowledgements")
-    lanes.close(0.0)
-    lanes.last_words()
+    workers.close(0.0)
+    workers.last_words()
     os.close(writer)
     assert os.read(reader, 1) == b""
     os.close(reader)
@@ -171,11 +171,11 @@ def test_what_is_printed_is_acknowledged_when_it_is_written_and_holds_up_nothing
 
 def test_what_nobody_reads_is_not_waited_for_at_the_end_for_ever_and_goes_nowhere_else(tmp_path: Path) -> None:
     reader, writer = os.pipe()
-    lanes = RemoteLanes(lambda event: None, Wake(), lambda text: None, writer)
-    machine = lanes.add("tcp://a:1", "a", Nowhere(), lanes.reserve("a", 1))
+    workers = RemotePool(lambda event: None, Wake(), lambda text: None, writer)
+    machine = workers.add("tcp://a:1", "a", Nowhere(), workers.reserve("a", 1))
     machine.receive(pack("output", b"x" * (1 << 20)))
     begun = time.monotonic()
-    lanes.last_words()
+    workers.last_words()
     assert time.monotonic() - begun < 15
     os.close(writer)
     with open(tmp_path / "other", "wb"):  # takes the number of what was closed
@@ -191,9 +191,9 @@ def test_what_is_to_be_done_in_the_loop_s_thread_cannot_keep_it_there() -> None:
     def again() -> None:
         done.append(len(done))
         if len(done) < 10:
-            lanes.later(again)
+            workers.later(again)
 
-    lanes = RemoteLanes(lambda event: None, Wake(), lambda text: None)
-    lanes.later(again)
-    lanes.catch_up()
+    workers = RemotePool(lambda event: None, Wake(), lambda text: None)
+    workers.later(again)
+    workers.catch_up()
     assert done == [0]

@@ -1,4 +1,4 @@
-"""Commands as processes of a lane: their streams, their time, and that none outlives it."""
+"""Commands as processes of a worker: their streams, their time, and that none outlives it."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ def test_no_command_outlives_the_process_that_runs_it(tmp_path: Path) -> None:
         f"Commands(os.environb).run('/bin/sh', [b'sh', b'-c', {script.encode()!r}], stdin=None,"
         " captures=(Capture(9, False), Capture(9, False)), timeout=None)"
     )
-    lane = start([sys.executable, "-c", program], cwd=tmp_path)
+    worker = start([sys.executable, "-c", program], cwd=tmp_path)
     try:
         until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip(), "the command")
     finally:
-        lane.kill()
-        lane.wait(60)
+        worker.kill()
+        worker.wait(60)
     pid = int((tmp_path / "pid").read_text())
     until(lambda: not is_running(pid), "the end of the command", limit=15)
 

@@ -11,45 +11,45 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
 from batchmill.model import Chunk
-from batchmill.pool.base import Lane
-from batchmill.pool.local import Pool
+from batchmill.pool.base import Worker
+from batchmill.pool.local import LocalPool
 from batchmill.scheduler.in_flight import Ledger
 from batchmill.scheduler.work_stealing import HELD_UP, LOOK, RELIEFS, SOON, Recaller
-from simulated_lanes import divide
+from simulated_workers import divide
 
 PATIENCE = 1.0
 
 
 class Board:
-    """A pool of which only the board counts: what each lane runs, and to where it was lowered."""
+    """A pool of which only the board counts: what each worker runs, and to where it was lowered."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes = {slot: Lane(slot, None) for slot in range(lanes)}  # type: ignore[arg-type]
+    def __init__(self, workers: int) -> None:
+        self.workers = {slot: Worker(slot, None) for slot in range(workers)}  # type: ignore[arg-type]
         self.at: dict[int, tuple[int, int]] = {}
         self.lowered: list[tuple[int, int, int]] = []
 
-    def running(self, lane: Lane) -> tuple[int, int] | None:
-        return self.at.get(lane.slot)
+    def running(self, worker: Worker) -> tuple[int, int] | None:
+        return self.at.get(worker.slot)
 
-    def has_seen(self, lane: Lane) -> bool:
+    def has_seen(self, worker: Worker) -> bool:
         return True
 
-    def lower(self, lane: Lane, serial: int, offset: int) -> None:
-        lane.lowered = True
-        self.lowered.append((lane.slot, serial, offset))
+    def lower(self, worker: Worker, serial: int, offset: int) -> None:
+        worker.lowered = True
+        self.lowered.append((worker.slot, serial, offset))
 
 
 class House:
-    def __init__(self, lanes: int, chunks: dict[int, list[int]]) -> None:
-        """`chunks` are the sizes of what each lane has."""
-        self.board = Board(lanes)
+    def __init__(self, workers: int, chunks: dict[int, list[int]]) -> None:
+        """`chunks` are the sizes of what each worker has."""
+        self.board = Board(workers)
         self.ledger = Ledger(divide)
         self.refunded = 0
-        self.recaller = Recaller(cast("Pool", self.board), self.ledger, self._refund)
+        self.recaller = Recaller(cast("LocalPool", self.board), self.ledger, self._refund)
         first = 0
-        for lane, sizes in chunks.items():
+        for worker, sizes in chunks.items():
             for size in sizes:
-                self.ledger.hand(Chunk(first, first + 1, 0, size, b""), lane)
+                self.ledger.hand(Chunk(first, first + 1, 0, size, b""), worker)
                 first += size
 
     def _refund(self, records: int) -> None:
@@ -63,14 +63,14 @@ class House:
         return taken
 
 
-def test_a_lane_that_moves_is_not_relieved_though_its_board_stands_still() -> None:
+def test_a_worker_that_moves_is_not_relieved_though_its_board_stands_still() -> None:
     house = House(1, {0: [10]})
     house.board.at[0] = (1, 3)
-    house.board.lanes[0].is_moving = True
+    house.board.workers[0].is_moving = True
     for look in range(1, 10):
         house.recaller.look(look * (PATIENCE + LOOK), PATIENCE)
     assert house.board.lowered == []
-    house.board.lanes[0].is_moving = False
+    house.board.workers[0].is_moving = False
     for look in range(10, 12):
         house.recaller.look(look * (PATIENCE + LOOK), PATIENCE)
     assert house.board.lowered == [(0, 1, 4)]
@@ -94,7 +94,7 @@ def test_of_the_chunk_that_runs_half_of_the_rest_is_taken_back() -> None:
     assert house.back() == [(6, 5)]
 
 
-def test_what_the_lane_began_before_it_could_see_the_limit_stays_with_it() -> None:
+def test_what_the_worker_began_before_it_could_see_the_limit_stays_with_it() -> None:
     house = House(2, {0: [11]})
     house.board.at[0] = (1, 1)
     house.recaller.plan(HELD_UP, idle=1)
@@ -103,7 +103,7 @@ def test_what_the_lane_began_before_it_could_see_the_limit_stays_with_it() -> No
     assert house.back() == [(9, 2)]
 
 
-def test_a_lane_that_shows_nothing_is_looked_at_again() -> None:
+def test_a_worker_that_shows_nothing_is_looked_at_again() -> None:
     house = House(2, {0: [11]})
     house.board.at[0] = (1, 1)
     house.recaller.plan(HELD_UP, idle=1)
@@ -117,21 +117,21 @@ def test_nothing_is_taken_back_of_an_answered_flight() -> None:
     house = House(2, {0: [11]})
     house.board.at[0] = (1, 1)
     house.recaller.plan(HELD_UP, idle=1)
-    house.recaller.forget(house.board.lanes[0], 1)
+    house.recaller.forget(house.board.workers[0], 1)
     house.recaller.check(HELD_UP + SOON)
     assert not house.recaller.is_pending
     assert house.back() == []
 
 
-def test_as_many_lanes_share_as_there_are_idle_ones() -> None:
-    house = House(6, {lane: [10, 10 + lane] for lane in range(4)})
-    house.board.at.update({lane: (2 * lane + 1, 0) for lane in range(4)})
+def test_as_many_workers_share_as_there_are_idle_ones() -> None:
+    house = House(6, {worker: [10, 10 + worker] for worker in range(4)})
+    house.board.at.update({worker: (2 * worker + 1, 0) for worker in range(4)})
     house.recaller.plan(HELD_UP, idle=2)
     house.recaller.plan(HELD_UP, idle=2)
     assert sorted(slot for slot, _, _ in house.board.lowered) == [2, 3]
 
 
-def test_a_lane_that_has_just_begun_is_left_alone() -> None:
+def test_a_worker_that_has_just_begun_is_left_alone() -> None:
     house = House(2, {0: [10, 10]})
     house.board.at[0] = (1, 0)
     house.recaller.plan(HELD_UP / 2, idle=1)
@@ -152,7 +152,7 @@ def test_a_straggler_is_relieved_of_all_behind_it_and_its_neighbours_go_one_by_o
     assert house.refunded == 13
 
 
-def test_a_lane_that_goes_on_is_no_straggler() -> None:
+def test_a_worker_that_goes_on_is_no_straggler() -> None:
     house = House(1, {0: [10]})
     house.board.at[0] = (1, 1)
     house.recaller.look(0.0, PATIENCE)
@@ -161,7 +161,7 @@ def test_a_lane_that_goes_on_is_no_straggler() -> None:
     assert house.board.lowered == []
 
 
-def test_a_lane_is_relieved_once_until_it_has_answered() -> None:
+def test_a_worker_is_relieved_once_until_it_has_answered() -> None:
     house = House(1, {0: [10]})
     house.board.at[0] = (1, 1)
     relieved(house)
@@ -169,9 +169,9 @@ def test_a_lane_is_relieved_once_until_it_has_answered() -> None:
     assert house.board.lowered == [(0, 1, 2)]
 
 
-@pytest.mark.parametrize("lanes", [1, RELIEFS, 5 * RELIEFS])
-def test_only_so_many_stragglers_are_relieved_at_a_time(lanes: int) -> None:
-    house = House(lanes, {lane: [10] for lane in range(lanes)})
-    house.board.at.update({lane: (lane + 1, 0) for lane in range(lanes)})
+@pytest.mark.parametrize("workers", [1, RELIEFS, 5 * RELIEFS])
+def test_only_so_many_stragglers_are_relieved_at_a_time(workers: int) -> None:
+    house = House(workers, {worker: [10] for worker in range(workers)})
+    house.board.at.update({worker: (worker + 1, 0) for worker in range(workers)})
     relieved(house)
-    assert len(house.board.lowered) == min(lanes, RELIEFS)
+    assert len(house.board.lowered) == min(workers, RELIEFS)

@@ -65,7 +65,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         for second in range(60):
             seconds = [1e-5, 100.0, *(rng.lognormvariate(-3, 1) for _ in range(200))]  # quantiles stand close together
             failures = {7: ("ValueError", EVIL), 9: ("OSError", "disk 7 full")} if second % 5 == 0 else {}
-            writer.outcomes(begin + second, seconds, failures=failures, took=4.0, lane=second % 4, pid=number)
+            writer.outcomes(begin + second, seconds, failures=failures, took=4.0, worker=second % 4, pid=number)
             ends = [[ZERO + begin + second, second % 3, 1, -6, why] for why in ("died", "recycled", "Timeout")]
             writer.sample(begin + second, rss=rng.randrange(1 << 30), parent_rss=1 << 25, ends=ends[: second % 4])
         if number != 1:
@@ -85,7 +85,7 @@ def test_the_page_shows_its_plots_and_asks_nobody_for_anything(browser: Browser,
         " Math.max(...[...p.querySelectorAll('path')].map(d => d.getBoundingClientRect().width))])"
     )
     assert [name for name, *_ in sizes] == [
-        f"{name}-title" for name in ("throughput", "cpu", "memory", "lanes", "durations")
+        f"{name}-title" for name in ("throughput", "cpu", "memory", "workers", "durations")
     ]
     assert all(width > 600 for _, width, _ in sizes)
     assert all(drawn > 10 for *_, drawn in sizes)

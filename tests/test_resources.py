@@ -240,28 +240,28 @@ def test_memory_without_groups_is_the_machines(tmp_path: Path) -> None:
     assert available_memory(root=tree(tmp_path, "0::/", V2.format(top="/"), files)) > 2**20
 
 
-LANES = """
+WORKERS = """
 import resource
 from batchmill.system.machine import raise_descriptor_limit
 print(raise_descriptor_limit({}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
 
-def test_the_soft_limit_is_raised_as_far_as_the_lanes_need() -> None:
-    lanes, soft = python(LANES.format(100), "ulimit -Hn 4096; ulimit -Sn 64;").split()
-    assert lanes == "100"
+def test_the_soft_limit_is_raised_as_far_as_the_workers_need() -> None:
+    workers, soft = python(WORKERS.format(100), "ulimit -Hn 4096; ulimit -Sn 64;").split()
+    assert workers == "100"
     assert 800 < int(soft) < 1000
 
 
-def test_a_hard_limit_caps_the_lanes() -> None:
-    lanes, soft = python(LANES.format(100), "ulimit -n 128;").split()
-    assert 5 <= int(lanes) <= 13
+def test_a_hard_limit_caps_the_workers() -> None:
+    workers, soft = python(WORKERS.format(100), "ulimit -n 128;").split()
+    assert 5 <= int(workers) <= 13
     assert soft == "128"
-    assert python(LANES.format(100), "ulimit -n 16;").split()[0] == "1"
+    assert python(WORKERS.format(100), "ulimit -n 16;").split()[0] == "1"
 
 
 def test_a_limit_that_suffices_is_left_alone() -> None:
-    assert python(LANES.format(2), "ulimit -Sn 256;").split() == ["2", "256"]
+    assert python(WORKERS.format(2), "ulimit -Sn 256;").split() == ["2", "256"]
 
 
 # ---- samples
@@ -278,12 +278,12 @@ class Clock:
         return self.now
 
 
-def test_a_sample_sums_parent_and_lanes() -> None:
+def test_a_sample_sums_parent_and_workers() -> None:
     clock = Clock()
     monitor = Monitor(clock)
-    with process(f"data = bytearray(b'x') * 50_000_000\n{BURN.format(0.2)}") as lane:
+    with process(f"data = bytearray(b'x') * 50_000_000\n{BURN.format(0.2)}") as worker:
         clock.now += 2
-        usage = monitor.sample([lane.pid])
+        usage = monitor.sample([worker.pid])
     assert usage.rss >= usage.parent_rss + 50_000_000
     assert monitor.peak_rss == usage.rss
     assert monitor.cpu_seconds >= 0.2
@@ -294,20 +294,20 @@ def test_a_sample_sums_parent_and_lanes() -> None:
 def test_percent_is_of_the_time_since_the_last_sample() -> None:
     clock = Clock()
     monitor = Monitor(clock)
-    with process(BURN.format(0.2)) as lane:
+    with process(BURN.format(0.2)) as worker:
         clock.now += 1
-        busy = monitor.sample([lane.pid]).cpu_percent
-        assert monitor.sample([lane.pid]).cpu_percent == busy  # no time has passed: the last value stands
+        busy = monitor.sample([worker.pid]).cpu_percent
+        assert monitor.sample([worker.pid]).cpu_percent == busy  # no time has passed: the last value stands
         clock.now += 1000
-        assert monitor.sample([lane.pid]).cpu_percent < busy / 10
+        assert monitor.sample([worker.pid]).cpu_percent < busy / 10
 
 
-def test_a_dead_lane_keeps_its_seconds_and_gives_back_its_memory() -> None:
+def test_a_dead_worker_keeps_its_seconds_and_gives_back_its_memory() -> None:
     monitor = Monitor()
-    with process(f"data = bytearray(b'x') * 50_000_000\n{BURN.format(0.2)}") as lane:
-        alive = monitor.sample([lane.pid])
+    with process(f"data = bytearray(b'x') * 50_000_000\n{BURN.format(0.2)}") as worker:
+        alive = monitor.sample([worker.pid])
     used = monitor.cpu_seconds
-    for pids in ([lane.pid], [], [lane.pid, 2**22 + 1]):
+    for pids in ([worker.pid], [], [worker.pid, 2**22 + 1]):
         dead = monitor.sample(pids)
         assert monitor.cpu_seconds >= used >= 0.2
         assert dead.rss <= alive.rss - 40_000_000
@@ -315,39 +315,39 @@ def test_a_dead_lane_keeps_its_seconds_and_gives_back_its_memory() -> None:
 
 
 @linux
-def test_a_lane_that_ended_but_was_not_waited_for_does_no_harm() -> None:
+def test_a_worker_that_ended_but_was_not_waited_for_does_no_harm() -> None:
     monitor = Monitor()
-    with process("") as lane:
-        monitor.sample([lane.pid])
-        lane.kill()
-        os.waitid(os.P_PID, lane.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
-        usage = monitor.sample([lane.pid])
+    with process("") as worker:
+        monitor.sample([worker.pid])
+        worker.kill()
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+        usage = monitor.sample([worker.pid])
         assert usage.rss == usage.parent_rss
 
 
 @linux
-def test_what_a_lane_started_counts_once_it_has_ended() -> None:
+def test_what_a_worker_started_counts_once_it_has_ended() -> None:
     monitor = Monitor()
     code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BURN.format(0.3)!r}])"
-    with process(code) as lane:
-        monitor.sample([lane.pid])
+    with process(code) as worker:
+        monitor.sample([worker.pid])
     assert monitor.cpu_seconds >= 0.3
 
 
 @linux
-def test_memory_of_what_a_lane_started_counts_where_it_is_asked_for() -> None:
+def test_memory_of_what_a_worker_started_counts_where_it_is_asked_for() -> None:
     grandchild = "held = b'x' * 50_000_000; print('up', flush=True); input()"
     shell = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, grandchild]
     command = [sys.executable, "-c", f"import subprocess; subprocess.run({shell!r})"]
-    lane = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert lane.stdout is not None
+    worker = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert worker.stdout is not None
     try:
-        assert lane.stdout.readline() == b"up\n"
+        assert worker.stdout.readline() == b"up\n"
         plain, whole = Monitor(), Monitor(offspring=True)
-        assert whole.sample([lane.pid]).rss - plain.sample([lane.pid]).rss > 50_000_000
+        assert whole.sample([worker.pid]).rss - plain.sample([worker.pid]).rss > 50_000_000
     finally:
-        lane.communicate(b"\n", timeout=60)
-    assert machine.offspring_memory(lane.pid) == 0
+        worker.communicate(b"\n", timeout=60)
+    assert machine.offspring_memory(worker.pid) == 0
 
 
 def test_seconds_before_the_monitor_are_not_counted() -> None:

@@ -18,7 +18,7 @@ from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, pack_value
 from batchmill.errors import CheckpointDamaged, InputMissing, OutputLost
 from checkpoint_kit import QuickDisk
-from lane_kit import Stage, play
+from worker_kit import Stage, play
 
 
 @pytest.fixture(autouse=True)
@@ -232,14 +232,14 @@ def test_a_checkpoint_can_be_closed_twice(tmp_path: Path) -> None:
 # --- where items ran -------------------------------------------------------------------------------------------------
 
 
-def outcomes_on(lane: int, run: int, first: int, count: int) -> bytes:
-    """An OUTCOMES payload of one lane."""
-    head = Head(lane=lane, run=run, first=first, lines=count, items=count, ok=count)
+def outcomes_on(worker: int, run: int, first: int, count: int) -> bytes:
+    """An OUTCOMES payload of one worker."""
+    head = Head(worker=worker, run=run, first=first, lines=count, items=count, ok=count)
     ids = list(range(first, first + count))
     return pack_outcomes(head, ids, [pack_value(1)] * count, [], [0.0] * count, [0] * count)
 
 
-def test_items_are_counted_by_the_host_of_their_lane_and_by_none_where_that_is_not_known(tmp_path: Path) -> None:
+def test_items_are_counted_by_the_host_of_their_worker_and_by_none_where_that_is_not_known(tmp_path: Path) -> None:
     checkpoint = Checkpoint.create(str(tmp_path / "c.ckpt"), {})
     for type, payload in [
         (FrameType.RUN, pack_map({"run": 1, "host": "home", "cluster": "tcp://s:1"})),

@@ -1,4 +1,4 @@
-"""What RUN and SAMPLE frames say of the machine and of the lanes that ended."""
+"""What RUN and SAMPLE frames say of the machine and of the workers that ended."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tracker(frames: list[dict[str, Any]]) -> Tracker:
     )  # fmt: skip
 
 
-def test_a_run_says_what_it_is_on_and_why_each_lane_was_replaced(tmp_path: Path) -> None:
+def test_a_run_says_what_it_is_on_and_why_each_worker_was_replaced(tmp_path: Path) -> None:
     (tmp_path / "f.py").write_text(FUNCTIONS)
     (tmp_path / "items.jsonl").write_text("".join(f'{{"id": {n}, "n": {n}}}\n' for n in range(40)))
     limits = ("--timeout", "2", "--max-items-per-worker", "8", "--crash-retries", "0", "-j", "2")
@@ -58,7 +58,7 @@ def test_a_run_says_what_it_is_on_and_why_each_lane_was_replaced(tmp_path: Path)
     assert Counter(why for *_, why in ends)["died"] == 1
     assert Counter(why for *_, why in ends)["Timeout"] == 1
     assert Counter(why for *_, why in ends)["recycled"] >= 2
-    assert [(lane in {0, 1}, exit) for _, lane, _, exit, why in ends if why == "died"] == [(True, -6)]
+    assert [(worker in {0, 1}, exit) for _, worker, _, exit, why in ends if why == "died"] == [(True, -6)]
     assert all(run["started"] <= when <= time.time() for when, *_ in ends)
 
 
@@ -84,7 +84,7 @@ def test_samples_are_close_together_at_first_and_ten_seconds_apart_later() -> No
 def test_a_sample_names_so_many_ends_and_counts_the_others() -> None:
     sampled = tracker([])
     for pid in range(MOST_ENDS + 7):
-        sampled.lane_ended(1, pid, 0, "recycled")
+        sampled.worker_ended(1, pid, 0, "recycled")
     first, second = sampled.sample(), sampled.sample()
     assert (len(first["ends"]), first["more_ends"]) == (MOST_ENDS, 7)
     assert first["ends"][3][1:] == [1, 3, 0, "recycled"]

@@ -1,4 +1,4 @@
-"""The loop, intake, ledger, pace and recaller together, on simulated lanes: no clock is read, nothing is run."""
+"""The loop, intake, ledger, pace and recaller together, on simulated workers: no clock is read, nothing is run."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
 from simulate import GOAL, GOAL_OF_LONG_RUNS, SHAPES, self_scheduling, simulate
-from simulated_lanes import Overhead
+from simulated_workers import Overhead
 
 SEED = 3
-LANES = (1, 2, 16, 64)
+WORKERS = (1, 2, 16, 64)
 
 
-def costs_of(shape: str, seconds: float, lanes: int) -> list[float]:
-    return SHAPES[shape](random.Random(SEED), seconds * lanes, lanes)
+def costs_of(shape: str, seconds: float, workers: int) -> list[float]:
+    return SHAPES[shape](random.Random(SEED), seconds * workers, workers)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("seconds", [3.0, 30.0])
-def test_the_makespan_is_near_one_item_self_scheduling(shape: str, lanes: int, seconds: float) -> None:
-    if seconds * lanes > 1000 and shape not in ("lognormal", "four-in-a-row"):
+def test_the_makespan_is_near_one_item_self_scheduling(shape: str, workers: int, seconds: float) -> None:
+    if seconds * workers > 1000 and shape not in ("lognormal", "four-in-a-row"):
         pytest.skip("those two say enough")
-    costs = costs_of(shape, seconds, lanes)
+    costs = costs_of(shape, seconds, workers)
     goal = GOAL.get(seconds, GOAL_OF_LONG_RUNS)
-    makespan = simulate(costs, lanes, Overhead()).makespan
-    assert makespan <= goal * self_scheduling(costs, lanes) + max(costs)
+    makespan = simulate(costs, workers, Overhead()).makespan
+    assert makespan <= goal * self_scheduling(costs, workers) + max(costs)
 
 
 def test_stragglers_in_a_row_are_run_side_by_side() -> None:
@@ -44,12 +44,12 @@ def test_a_straggler_that_is_last_holds_up_nobody() -> None:
     assert simulate(costs, 4, Overhead()).makespan <= 1.05 * self_scheduling(costs, 4)
 
 
-def test_with_an_unknown_total_what_a_lane_has_too_much_is_shared_at_the_end() -> None:
+def test_with_an_unknown_total_what_a_worker_has_too_much_is_shared_at_the_end() -> None:
     costs = [0.005] * 4000
     assert simulate(costs, 8, Overhead(), knows_total=False).makespan <= 1.05 * self_scheduling(costs, 8)
 
 
-def test_the_parent_needs_less_than_a_twentieth_of_a_core_at_64_lanes() -> None:
+def test_the_parent_needs_less_than_a_twentieth_of_a_core_at_64_workers() -> None:
     run = simulate(costs_of("constant", 30.0, 64), 64, Overhead())
     assert run.parent / run.makespan < 0.05
 

@@ -15,7 +15,7 @@ from batchmill.checkpoint.frames import FrameType, Kind
 from batchmill.checkpoint.histogram import MOST_BINS
 from batchmill.checkpoint.reader import Reader
 from batchmill.checkpoint.story import Story
-from batchmill.checkpoint.timeline import MOST_LANES, MOST_MESSAGES, MOST_TYPES, SLOWEST, read_story
+from batchmill.checkpoint.timeline import MOST_MESSAGES, MOST_TYPES, MOST_WORKERS, SLOWEST, read_story
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, pack_value
 from batchmill.errors import CheckpointDamaged, InputMissing
@@ -136,26 +136,26 @@ def test_the_story_of_any_number_of_errors_stays_small(writer: Writer) -> None:
 
 def test_the_slowest_are_named_with_what_became_of_them(writer: Writer) -> None:
     writer.run(0)
-    writer.outcomes(0, [0.5] * 30, lane=1)
-    writer.outcomes(20, [0.25, 9.0, 7.0], failures={1: ("E", "m")}, lane=3)
+    writer.outcomes(0, [0.5] * 30, worker=1)
+    writer.outcomes(20, [0.25, 9.0, 7.0], failures={1: ("E", "m")}, worker=3)
     slowest = writer.story().slowest
     assert len(slowest) == SLOWEST
-    assert [(slow.id, slow.line, slow.seconds, slow.ok, slow.lane) for slow in slowest[:2]] == [
+    assert [(slow.id, slow.line, slow.seconds, slow.ok, slow.worker) for slow in slowest[:2]] == [
         ("id31", 32, 9.0, False, 3), ("id32", 33, 7.0, True, 3),
     ]  # fmt: skip
     assert slowest[1].at == pytest.approx(29.25)
     assert {slow.seconds for slow in slowest[2:]} == {0.5}
 
 
-def test_lanes_are_told_apart_with_their_processes_and_why_these_ended(writer: Writer) -> None:
+def test_workers_are_told_apart_with_their_processes_and_why_these_ended(writer: Writer) -> None:
     writer.run(0, workers=2)
-    writer.outcomes(0, [4.0], lane=0, pid=10)
-    writer.outcomes(6, [4.0], lane=0, pid=11)
-    writer.outcomes(0, [10.0], lane=1, pid=12)
+    writer.outcomes(0, [4.0], worker=0, pid=10)
+    writer.outcomes(6, [4.0], worker=0, pid=11)
+    writer.outcomes(0, [10.0], worker=1, pid=12)
     ends = [[ZERO + 5, 0, 10, -6, "died"], [ZERO + 9, 0, 11, 0, "recycled"], [ZERO + 9, 1, 12, -9, "Timeout"]]
     writer.sample(10, ends=ends, more_ends=2)
     story = writer.story()
-    zero, one = story.lanes[0], story.lanes[1]
+    zero, one = story.workers[0], story.workers[1]
     assert (zero.items, zero.processes, zero.seconds) == (2, 2, 8.0)
     assert zero.ended == {"died": 1, "recycled": 1}
     assert one.ended == {"Timeout": 1}
@@ -286,14 +286,14 @@ def test_numbers_that_no_run_could_have_written_do_no_harm(writer: Writer) -> No
     writer.run(0)
     writer.outcomes(0, [math.nan, -1.0, math.inf, 2.0], took=math.nan)
     writer.outcomes(1e300, [1.0], took=1e300)
-    writer.outcomes(-1e9, [1.0], lane=65535, took=-5.0)
+    writer.outcomes(-1e9, [1.0], worker=65535, took=-5.0)
     writer.sample(1e12, cpu_percent=math.inf)
     writer.sample(1, cpu_percent=-math.inf, parent_rss=math.nan)
     story = writer.story()
     assert story.usage == ((0.0, 0.0, 1000.0, 300.0), (1.0, 0.0, 1000.0, 0.0))
     assert story.durations.count == 3
     assert story.done == 6
-    assert list(story.lanes) == [0, MOST_LANES - 1]
+    assert list(story.workers) == [0, MOST_WORKERS - 1]
     assert [slow.seconds for slow in story.slowest] == [2.0, 1.0, 1.0]
     assert len(story.ok_bins) <= MOST_BINS
 

@@ -24,8 +24,8 @@ from batchmill.input.sources import ByteSource
 from batchmill.input.streams import Census, Headed
 from batchmill.input.tables import Table
 from batchmill.model import Chunk
-from lane_kit import chunk_of, lane, play, run_chunk
 from test_source import Waker, drain
+from worker_kit import chunk_of, play, run_chunk, worker
 
 CSV, TSV = FORMATS["csv"], FORMATS["tsv"]
 
@@ -252,7 +252,7 @@ def test_the_lines_of_failed_rows_are_those_of_the_file(tmp_path: Path) -> None:
         raise ValueError(item["id"])
 
     block = b'1,"a\nb"\n\n2,c\n"3\n\n",d\n4,e\n'
-    with lane(work, format="csv"):
+    with worker(work, format="csv"):
         reply, tally = run_chunk(chunk_of(block, format="csv", header=b"id,v", line=5))
     assert [example.line for example in tally.groups[0][2]] == [5, 8, 9, 12]
     assert list(reply.lines) == [0, 3, 4, 7]

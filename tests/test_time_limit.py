@@ -1,4 +1,4 @@
-"""Facts about --time-limit: what there is time for, on the real loop with simulated lanes and a simulated clock."""
+"""Facts about --time-limit: what there is time for, on the real loop with simulated workers and a simulated clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchmill.scheduler.run_limits import CLOSING, SLACK, Phase, TimeLimit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
 from simulate import SHAPES, simulate
-from simulated_lanes import Overhead
+from simulated_workers import Overhead
 
 
 def begins(limit: TimeLimit, phase: Phase) -> float:
@@ -79,10 +79,10 @@ def test_an_item_is_no_longer_than_its_chunk_nor_much_longer_than_the_mean_of_it
 
 
 @pytest.mark.parametrize("shape", ["constant", "tiny", "bimodal", "drifting"])
-@pytest.mark.parametrize("lanes", [1, 16])
-def test_a_run_uses_its_time_and_is_over_in_it(shape: str, lanes: int) -> None:
-    costs = SHAPES[shape](random.Random(5), 30.0 * lanes, lanes)
-    run = simulate(costs, lanes, Overhead(), time_limit=10.0)
+@pytest.mark.parametrize("workers", [1, 16])
+def test_a_run_uses_its_time_and_is_over_in_it(shape: str, workers: int) -> None:
+    costs = SHAPES[shape](random.Random(5), 30.0 * workers, workers)
+    run = simulate(costs, workers, Overhead(), time_limit=10.0)
     assert run.stopped == "time-limit"
     assert 0 < run.done < len(costs)
     assert 7.0 < run.makespan <= 9.7

@@ -32,7 +32,7 @@ def test_an_item_is_asked_to_raise_once_and_then_killed() -> None:
     found = clock.looks(16, (0, 7), step=0.125)
     # 0.125 s each: nine looks make 1.0 s, four more 1.5 s.
     assert found[0] == (0, Action.RAISE)
-    assert found[1:] == [(0, Action.KILL)] * 4, "it is said again until the lane is gone from the board"
+    assert found[1:] == [(0, Action.KILL)] * 4, "it is said again until the worker is gone from the board"
     assert Clock().looks(8, (0, 7), step=0.125) == []
 
 
@@ -44,20 +44,20 @@ def test_what_is_overdue_is_named_by_slot_number_and_seconds() -> None:
     assert found == [Overdue(3, 77, Action.RAISE, 1.0)]
 
 
-def test_the_next_item_on_a_lane_begins_at_nothing() -> None:
+def test_the_next_item_on_a_worker_begins_at_nothing() -> None:
     clock = Clock()
     for number in range(1, 50):
         assert clock.looks(9, (0, number)) == []
 
 
-def test_a_lane_that_was_idle_in_between_begins_at_nothing() -> None:
+def test_a_worker_that_was_idle_in_between_begins_at_nothing() -> None:
     clock = Clock()
     assert clock.looks(9, (0, 7)) == []
     assert clock.look() == []
     assert clock.looks(9, (0, 7)) == []
 
 
-def test_each_lane_has_a_time_of_its_own() -> None:
+def test_each_worker_has_a_time_of_its_own() -> None:
     clock = Clock()
     clock.looks(6, (0, 7))
     found = clock.looks(6, (0, 7), (1, 8))

@@ -1,4 +1,4 @@
-"""The worker: what a lane answers for a chunk, item by item, and when it stops."""
+"""The worker: what a worker answers for a chunk, item by item, and when it stops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batchmill.model import Chunk, Earlier
 from batchmill.worker import records
 from batchmill.worker.records import RECORD_BITS, Order
 from batchmill.worker.reply import Postponed
-from lane_kit import answered, chunk_of, lane, run_chunk
+from worker_kit import answered, chunk_of, run_chunk, worker
 
 
 def raising(item: Any) -> Any:
@@ -40,7 +40,7 @@ def pickles(*items: Any, ids: tuple[Any, ...] | None = None, first: int = 0) -> 
 
 def test_each_record_has_its_id_result_content_and_position() -> None:
     data = b'{"id": 1, "v": 2}\n\n {"id": "x", "v": 3} \n'
-    with lane(lambda item: item["v"] * 10):
+    with worker(lambda item: item["v"] * 10):
         block, tally = run_chunk(chunk_of(data, first=100, line=7, input=2))
     found = [(position, o.id, o.result, o.line, o.input) for position, o in outcomes(block)]
     assert found == [(100, 1, 20, 7, 2), (102, "x", 30, 9, 2)]
@@ -50,7 +50,7 @@ def test_each_record_has_its_id_result_content_and_position() -> None:
 
 def test_a_head_says_which_bytes_the_reply_stands_for() -> None:
     data = b"1\n2\n3\n"
-    with lane(run=4) as board:
+    with worker(run=4) as board:
         board[1] = (1 << RECORD_BITS) + 2 + 1
         block, _ = run_chunk(chunk_of(data), generation=3)
     head = block.head
@@ -59,7 +59,7 @@ def test_a_head_says_which_bytes_the_reply_stands_for() -> None:
 
 
 def test_an_exception_fails_its_item_and_no_other() -> None:
-    with lane(raising, format="lines"):
+    with worker(raising, format="lines"):
         block, tally = run_chunk(chunk_of(b"a\nbad\nc", format="lines"))
     found = [outcome for _, outcome in outcomes(block)]
     assert [outcome.ok for outcome in found] == [True, False, True]
@@ -77,7 +77,7 @@ def test_whatever_an_item_raises_costs_only_that_item(kind: type[BaseException])
     def end(item: Any) -> None:
         raise kind("ended")
 
-    with lane(end):
+    with worker(end):
         block, _ = run_chunk(chunk_of(b"1\n2\n"))
     assert [failure.type for failure in block.failures.values()] == [kind.__name__] * 2
 
@@ -90,7 +90,7 @@ def test_an_error_whose_message_raises_is_still_an_error() -> None:
     def fail(item: Any) -> None:
         raise Broken
 
-    with lane(fail):
+    with worker(fail):
         block, _ = run_chunk(chunk_of(b"1\n"))
     assert block.failures[0].type == "Broken"
     assert "cannot be read" in block.failures[0].message
@@ -100,7 +100,7 @@ def test_a_message_of_any_length_and_letters_is_bounded_and_readable() -> None:
     def fail(item: Any) -> None:
         raise ValueError("\ud800" + "x" * 100_000)
 
-    with lane(fail):
+    with worker(fail):
         block, _ = run_chunk(chunk_of(b"1\n"))
     failure = block.failures[0]
     assert len(failure.message) < 10_000
@@ -109,41 +109,41 @@ def test_a_message_of_any_length_and_letters_is_bounded_and_readable() -> None:
 
 
 def test_a_record_that_does_not_parse_is_a_failed_item_with_its_line() -> None:
-    with lane(raising):
+    with worker(raising):
         block, tally = run_chunk(chunk_of(b'1\n{"a":\n3\n', line=11))
     assert [outcome.ok for _, outcome in outcomes(block)] == [True, False, True]
     assert tally.groups[0][2][0].line == 12
 
 
 def test_a_failed_item_above_the_limit_is_not_kept() -> None:
-    with lane(lambda item: 1 / 0, format="lines"):
+    with worker(lambda item: 1 / 0, format="lines"):
         block, _ = run_chunk(chunk_of(b"x" * 65_536 + b"\n" + b"y" * 65_537, format="lines"))
     assert [failure.raw is None for failure in block.failures.values()] == [False, True]
 
 
 def test_keyword_arguments_reach_the_function() -> None:
-    with lane(lambda item, factor: item * factor, kwargs={"factor": 3}):
+    with worker(lambda item, factor: item * factor, kwargs={"factor": 3}):
         assert run_chunk(chunk_of(b"2\n"))[0].results == [6]
 
 
 def test_the_item_is_kept_beside_its_result_when_asked_for() -> None:
-    with lane(with_item=True):
+    with worker(with_item=True):
         block, _ = run_chunk(chunk_of(b" 1 \n\n2\n"))
     assert block.items == [b"1", b"2"]
 
 
-# --- when a lane stops -----------------------------------------------------------------------------------------------
+# --- when a worker stops ---------------------------------------------------------------------------------------------
 
 
-def test_a_lane_stops_before_the_record_that_the_limit_forbids() -> None:
-    with lane() as board:
+def test_a_worker_stops_before_the_record_that_the_limit_forbids() -> None:
+    with worker() as board:
         board[1] = (5 << RECORD_BITS) + 3
         block, tally = run_chunk(chunk_of(b"1\n2\n3\n4\n"), serial=5)
     assert (block.ids, tally.lines) == ([1, 2], 2)
 
 
-def test_a_limit_of_nothing_stops_a_lane_at_once() -> None:
-    with lane() as board:
+def test_a_limit_of_nothing_stops_a_worker_at_once() -> None:
+    with worker() as board:
         board[1] = 0
         _, tally = run_chunk(chunk_of(b"1\n2\n"), serial=5)
     assert (tally.lines, tally.items) == (0, 0)
@@ -152,7 +152,7 @@ def test_a_limit_of_nothing_stops_a_lane_at_once() -> None:
 @pytest.mark.parametrize("skip", [b"\0\1\1\1", b"\0\0\1\1", b"\1\1\1\1", b"\0\1\1\0"])
 def test_masked_records_behind_the_limit_are_not_covered(skip: bytes) -> None:
     """What was taken back has gone elsewhere, whether it was to run or not."""
-    with lane() as board:
+    with worker() as board:
         board[1] = (1 << RECORD_BITS) + 2 + 1
         _, tally = run_chunk(chunk_of(b"1\n2\n3\n4\n")._replace(skip=skip))
     assert tally.lines == 2
@@ -164,7 +164,7 @@ def test_the_limit_may_be_lowered_while_an_item_runs() -> None:
             board[1] = 0
         return item
 
-    with lane(work) as board:
+    with worker(work) as board:
         block, tally = run_chunk(chunk_of(b"1\n2\n3\n4\n"))
     assert (block.ids, tally.lines) == ([1, 2], 2)
 
@@ -172,21 +172,21 @@ def test_the_limit_may_be_lowered_while_an_item_runs() -> None:
 def test_the_board_names_the_record_that_runs_and_is_cleared_after() -> None:
     seen = []
 
-    with lane(lambda item: seen.append(board[0])) as board:
+    with worker(lambda item: seen.append(board[0])) as board:
         run_chunk(chunk_of(b"1\n\n3\n"), serial=9)
         assert board[0] == 0
     assert seen == [(9 << RECORD_BITS) + 1, (9 << RECORD_BITS) + 3]
 
 
-def test_a_lane_returns_what_it_has_when_its_time_is_over() -> None:
-    with lane(lambda item: time.sleep(0.02)):
+def test_a_worker_returns_what_it_has_when_its_time_is_over() -> None:
+    with worker(lambda item: time.sleep(0.02)):
         _, tally = run_chunk(chunk_of(b"1\n2\n3\n4\n"), seconds=0.001)
     assert (tally.lines, tally.items) == (1, 1)
 
 
-def test_a_lane_returns_what_it_has_when_the_reply_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_returns_what_it_has_when_the_reply_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MAX_REPLY", 1000)
-    with lane(lambda item: "x" * 400):
+    with worker(lambda item: "x" * 400):
         assert run_chunk(chunk_of(b"1\n2\n3\n4\n5\n"))[1].lines == 3
 
 
@@ -194,7 +194,7 @@ def test_a_lane_returns_what_it_has_when_the_reply_is_full(monkeypatch: pytest.M
 
 
 def test_masked_records_are_not_run_and_the_frame_says_so() -> None:
-    with lane():
+    with worker():
         block, tally = run_chunk(chunk_of(b"1\n2\n3\n")._replace(skip=b"\0\1\0"))
     assert (block.ids, list(block.offsets), tally.lines) == ([1, 3], [0, 2], 3)
     assert block.head.flags & MASKED
@@ -203,7 +203,7 @@ def test_masked_records_are_not_run_and_the_frame_says_so() -> None:
 def test_a_condemned_record_fails_without_being_run() -> None:
     calls: list[Any] = []
     verdict = ItemError("WorkerDied", "the worker died twice")
-    with lane(calls.append):
+    with worker(calls.append):
         block, tally = run_chunk(chunk_of(b'{"id": 3}\n')._replace(verdict=verdict))
     assert calls == []
     assert (block.ids, tally.failed) == ([3], 1)
@@ -212,7 +212,7 @@ def test_a_condemned_record_fails_without_being_run() -> None:
 
 def test_an_outcome_replaces_the_earlier_one_and_counts_the_attempt() -> None:
     chunk = chunk_of(b"1\n2\n3\n")._replace(earlier={0: Earlier(40, 5, 2), 2: Earlier(41, 0, 0)})
-    with lane():
+    with worker():
         block, _ = run_chunk(chunk)
     assert block.supersedes == [(0, 40, 5, 2), (2, 41, 0, 0)]
     assert block.attempts == {0: 3}
@@ -231,7 +231,7 @@ def test_an_outcome_replaces_the_earlier_one_and_counts_the_attempt() -> None:
     ],
 )
 def test_the_tally_has_the_least_and_greatest_id_where_they_increase(data: bytes, span: tuple[Any, Any]) -> None:
-    with lane():
+    with worker():
         _, tally = run_chunk(chunk_of(data))
     assert (tally.low, tally.high) == span
 
@@ -239,7 +239,7 @@ def test_the_tally_has_the_least_and_greatest_id_where_they_increase(data: bytes
 def test_a_scan_tells_ids_and_contents_and_runs_nothing() -> None:
     calls: list[Any] = []
     data = b'{"id": 1}\n\n{"id": "1"}\nnot json\n'
-    with lane(calls.append):
+    with worker(calls.append):
         scan = records.scan_chunk(Order(1, 0.0, 1, chunk_of(data))).scan
         block, _ = run_chunk(chunk_of(data))
     assert len(calls) == 2
@@ -252,25 +252,25 @@ def test_a_scan_tells_ids_and_contents_and_runs_nothing() -> None:
 
 
 def test_a_python_item_has_the_id_that_a_json_item_would_have() -> None:
-    with lane(format=None):
+    with worker(format=None):
         block, _ = run_chunk(pickles({"id": 7, "x": 1}, "name", 12))
     assert block.ids == [7, "name", 12]
 
 
 def test_equal_dicts_have_equal_ids_whatever_the_order_of_their_keys() -> None:
-    with lane(format=None):
+    with worker(format=None):
         block, _ = run_chunk(pickles({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}))
     assert block.ids[0] == block.ids[1]
 
 
 def test_an_id_that_was_given_is_the_id() -> None:
-    with lane(format=None):
+    with worker(format=None):
         block, _ = run_chunk(pickles("x", "y", ids=(("tuple", 1), None)))
     assert block.ids == [("tuple", 1), None]
 
 
 def test_an_id_that_cannot_be_kept_fails_its_item() -> None:
-    with lane(format=None):
+    with worker(format=None):
         block, _ = run_chunk(pickles("x", "y", ids=(ItemError("ValueError", "the id cannot be kept"), 2)))
     assert list(block.failures) == [0]
     assert block.failures[0].message == "the id cannot be kept"
@@ -281,14 +281,14 @@ class Opaque:
 
 
 def test_an_item_that_can_have_no_id_fails_where_one_is_needed() -> None:
-    with lane(lambda item: 1, format=None):
+    with worker(lambda item: 1, format=None):
         block, _ = run_chunk(pickles(Opaque(), 2))
     assert [failure.type for failure in block.failures.values()] == ["ValueError"]
     assert "give run(..., id=...)" in block.failures[0].message
 
 
 def test_an_item_that_can_have_no_id_is_known_by_its_position_where_none_is_needed() -> None:
-    with lane(lambda item: 1, format=None, ids_needed=False):
+    with worker(lambda item: 1, format=None, ids_needed=False):
         block, _ = run_chunk(pickles(Opaque(), Opaque(), first=40))
     assert (block.ids, block.head.failed) == ([40, 41], 0)
 
@@ -296,7 +296,7 @@ def test_an_item_that_can_have_no_id_is_known_by_its_position_where_none_is_need
 def test_an_item_that_cannot_be_unpickled_fails_alone() -> None:
     chunk = pickles(1, 2, 3)
     broken = chunk._replace(data=(chunk.data[0], b"no pickle", chunk.data[2]))
-    with lane(format=None):
+    with worker(format=None):
         block, _ = run_chunk(broken)
     assert list(block.failures) == [1]
     assert "cannot be read in a worker" in block.failures[1].message
@@ -305,7 +305,7 @@ def test_an_item_that_cannot_be_unpickled_fails_alone() -> None:
 def test_an_item_that_could_not_be_pickled_fails_with_that_error() -> None:
     error = ItemError("TypeError", "the item cannot be sent to a worker: cannot pickle a lock")
     chunk = pickles(1, 2)
-    with lane(format=None):
+    with worker(format=None):
         block, _ = run_chunk(chunk._replace(data=(chunk.data[0], error)))
     assert block.failures[1].message == error.message
 
@@ -355,7 +355,7 @@ RESULTS = [
 
 @pytest.mark.parametrize(("result", "read"), RESULTS, ids=[type(result).__name__ for result, _ in RESULTS])
 def test_a_result_is_read_back_as_the_design_says(result: Any, read: Any) -> None:
-    with lane(lambda item: result):
+    with worker(lambda item: result):
         block, _ = run_chunk(chunk_of(b"1\n"))
     assert block.failures == {}
     assert (block.result(0), type(block.result(0))) == (read, type(read))
@@ -363,7 +363,7 @@ def test_a_result_is_read_back_as_the_design_says(result: Any, read: Any) -> Non
 
 @pytest.mark.parametrize("result", [object(), threading.Lock(), lambda: 1, [iter([])]])
 def test_a_result_that_cannot_be_kept_fails_its_item_and_names_the_type(result: Any) -> None:
-    with lane(lambda item: result):
+    with worker(lambda item: result):
         block, _ = run_chunk(chunk_of(b"1\n"))
     inner = result[0] if isinstance(result, list) else result
     assert type(inner).__name__ in block.failures[0].message
@@ -375,7 +375,7 @@ def test_an_item_that_cannot_be_run_for_now_is_handed_back_and_so_is_what_is_beh
             raise Postponed("no more processes")
         return int(item)
 
-    with lane(work, with_item=True):
+    with worker(work, with_item=True):
         answer = answered(chunk_of(b"1\n2\n3\n"))
         ((payload, tally),) = answer.parts
         assert (answer.records, answer.lack, answer.trouble) == (1, "no more processes", "")

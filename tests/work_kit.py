@@ -1,4 +1,4 @@
-"""Functions that batches of the tests call in their lanes: small, and quick to import. Tests nothing."""
+"""Functions that batches of the tests call in their workers: small, and quick to import. Tests nothing."""
 
 from __future__ import annotations
 

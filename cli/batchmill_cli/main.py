@@ -107,7 +107,7 @@ def _clean(text: str) -> str:
 
 
 def _leave(status: int) -> NoReturn:
-    """End now. Not by `sys.exit`, which would wait for threads that may wait for a lane that hangs."""
+    """End now. Not by `sys.exit`, which would wait for threads that may wait for a worker that hangs."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

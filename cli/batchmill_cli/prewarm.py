@@ -13,7 +13,7 @@ _OTHERWISE = ("--help", "--dry-run", "--preload", "--start-method", "--version")
 
 
 def is_wanted(args: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether these arguments look like a batch on lanes of the usual kind."""
+    """Whether these arguments look like a batch on workers of the usual kind."""
     if not args or args[0] not in COMMANDS or f"BATCHMILL_{args[0].upper()}_START_METHOD" in environ:
         return False
     own = args[1 : args.index("--")] if "--" in args else args[1:]

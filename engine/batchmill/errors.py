@@ -107,13 +107,13 @@ class FunctionStarved(FunctionFailed):
     """It raised for want of processes, threads, memory, open files or room: another worker may have had enough."""
 
 
-class LanesLost(BatchmillError):
-    """Lanes cannot be started, or die faster than they can be replaced."""
+class WorkersLost(BatchmillError):
+    """Workers cannot be started, or die faster than they can be replaced."""
 
     exit_code = 70
 
 
-class OutOfResources(LanesLost):
+class OutOfResources(WorkersLost):
     """The system has no more processes, threads, memory, open files or room for what a run cannot do without."""
 
     exit_code = 71
@@ -138,7 +138,7 @@ class ItemsFailed(BatchmillError):
 
 
 class NotGuarded(BatchmillError, RuntimeError):
-    """A script without `if __name__ == "__main__":` started a batch again inside a lane."""
+    """A script without `if __name__ == "__main__":` started a batch again inside a worker."""
 
     exit_code = 78
 

@@ -29,18 +29,19 @@ class Earlier(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Consecutive records on their way to a lane.
+    """Consecutive records on their way to a worker.
 
     `first` is the position of the first record in the whole input, `line` its 1-based number within the INPUT with
     ordinal `input`. `data` is a block of `records` records, or for Python items a tuple of their pickles (an
     ItemError for one that could not be pickled), with `ids` where the caller gave them. `header` is the first row of a
     table, without its end, under which the block's rows stand. `skip` has a non-zero byte
     for each record that is not to be run. `earlier` tells, by offset in the chunk, which committed outcome a record
-    replaces. `losses` counts the lanes that died over this chunk without naming an item; `crashes` those that a single
-    record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it. `sealed`:
-    not even opened any more, not for its id either. `scan`: its records are opened for their ids, and not run.
-    `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a sample's).
-    `alone`: nothing else is to run on its machine meanwhile, for that may be lost with it, or have too little memory.
+    replaces. `losses` counts the workers that died over this chunk without naming an item; `crashes` those that a
+    single record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it.
+    `sealed`: not even opened any more, not for its id either. `scan`: its records are opened for their ids, and not
+    run. `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a
+    sample's). `alone`: nothing else is to run on its machine meanwhile, for that may be lost with it, or have too
+    little memory.
     """
 
     first: int
@@ -112,9 +113,9 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A resource sample of the parent and its lanes: CPU in percent of one core, resident memory in bytes.
+    """A resource sample of the parent and its workers: CPU in percent of one core, resident memory in bytes.
 
-    `machines` is how many workers of a cluster the lanes are on; 0 where they are here.
+    `machines` is how many workers of a cluster the workers are on; 0 where they are here.
     """
 
     cpu_percent: float
@@ -233,7 +234,8 @@ class Wake(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """What a lane read off a chunk: per record the typed id (None: blank, or another shard's) and content checksum."""
+    """What a worker read off a chunk: per record the typed id (None: blank, or another shard's) and content
+    checksum."""
 
     keys: list[bytes | None]
     contents: array[int]

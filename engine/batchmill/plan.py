@@ -33,7 +33,7 @@ from batchmill.version import __version__
 from batchmill.worker.code_bundle import anchored, collect, source_files
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.function import FunctionSpec, here, of_callable, parse
-from batchmill.worker.main import LaneSetup
+from batchmill.worker.main import WorkerSetup
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def watched(self) -> Settings:
-        """The limits that the parent sees to. A lane ends a command itself, whose time is not that of its output."""
+        """The limits that the parent sees to. A worker ends a command itself, whose time is not that of its output."""
         return replace(self.settings, timeout=None) if self.command else self.settings
 
     @property
@@ -90,10 +90,10 @@ class Plan:
         assert self.cut is not None
         return ByteSource(self.inputs, self.cut, notify, OwnFiles(self.files))
 
-    def lane_setup(self, workers: int, *, run: int = 1, close: tuple[int, ...] = ()) -> LaneSetup:
-        """What each of so many lanes needs to know; `close` are the descriptors a forked one must let go."""
+    def worker_setup(self, workers: int, *, run: int = 1, close: tuple[int, ...] = ()) -> WorkerSetup:
+        """What each of so many workers needs to know; `close` are the descriptors a forked one must let go."""
         settings, (cores, _) = self.settings, usable_cores()
-        return LaneSetup(
+        return WorkerSetup(
             spec=self.spec,
             init=self.init,
             format=self.format,
@@ -115,7 +115,7 @@ class Plan:
     def open_prints(self, stack: ExitStack) -> int | None:
         """A descriptor for what functions print, closed by `stack`; None: it goes to stderr, or nowhere.
 
-        Opened once for all lanes: a FIFO whose last writer ends has lost its reader. Raises OutputLost.
+        Opened once for all workers: a FIFO whose last writer ends has lost its reader. Raises OutputLost.
         """
         name = _prints(self.settings)
         if name is None:

@@ -27,7 +27,7 @@ OPTIONS = [
 def command(checkpoint: str, output: str) -> int:
     """What happened in a checkpoint's runs, as one HTML page.
 
-    Totals, throughput, CPU, memory and lanes over time, slow and failed items, settings and machine. The page needs
+    Totals, throughput, CPU, memory and workers over time, slow and failed items, settings and machine. The page needs
     no network and runs no script; a live checkpoint gives how it stands now.
     """
     from batchmill.checkpoint.timeline import read_story

@@ -1,11 +1,11 @@
-"""The plots of a story: over time, by lane, by duration, each with the table behind it."""
+"""The plots of a story: over time, by worker, by duration, each with the table behind it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
-from batchmill.checkpoint.story import ENDINGS, LaneTold, Story
+from batchmill.checkpoint.story import ENDINGS, Story, WorkerStory
 from batchmill.text import format_rate, format_size, plural
 from batchmill_cli.html_report.markup import Column, Markup, details, join, table, tag, thinned
 from batchmill_cli.html_report.plots import (
@@ -28,8 +28,8 @@ from batchmill_cli.running.report import percent, span
 
 MOST_STEPS = 120
 MOST_CUTS = 30  # runs whose beginning is marked
-MOST_STRIPS = 48  # rows of lanes; beyond that, neighbours share one
-LEVELS = (0.05, 0.5, 0.9)  # shares of a bin of time from which on a lane is drawn as a little, partly, fully busy
+MOST_STRIPS = 48  # rows of workers; beyond that, neighbours share one
+LEVELS = (0.05, 0.5, 0.9)  # shares of a bin of time from which on a worker is drawn as a little, partly, fully busy
 MARK_SPACE = 0.011  # of the width, for each mark
 SIGNS = {"died": "crashed", "killed": "killed by a limit", "recycled": "replaced as planned"}
 BAR_GAP = 2.0
@@ -166,21 +166,22 @@ def _by_run(story: Story, points: Sequence[tuple[float, float]]) -> Iterator[lis
     yield part
 
 
-# Lanes
+# Workers
 
 
-def lanes(story: Story) -> Markup:
-    """What each lane did when, and where its process ended."""
-    groups = _groups(list(story.lanes.items()))
+def workers(story: Story) -> Markup:
+    """What each worker did when, and where its process ended."""
+    groups = _groups(list(story.workers.items()))
     pitch = 22 if len(groups) <= 8 else 16 if len(groups) <= 24 else 11
     rows = len(groups)
     every = 1 if pitch > 12 else 4
     plot = Plot(
-        "lanes", "Lanes over the time worked", _about_lanes(story), float(rows * pitch), clock_ticks(story.seconds),
+        "workers", "Workers over the time worked", _about_workers(story), float(rows * pitch),
+        clock_ticks(story.seconds),
         [Tick(1 - (n + 0.5) / rows, _name(group)) for n, group in enumerate(groups) if n % every == 0],
         lines=_cuts(story),
     )  # fmt: skip
-    factor = -(-max((len(lane.busy.bins()) for lane in story.lanes.values()), default=1) // MOST_STEPS)
+    factor = -(-max((len(worker.busy.bins()) for worker in story.workers.values()), default=1) // MOST_STEPS)
     width = story.width * factor
     paths: dict[str, list[str]] = {"track": [], "b1": [], "b2": [], "b3": []}
     marks: list[Mark] = []
@@ -196,35 +197,35 @@ def lanes(story: Story) -> Markup:
     for kind, boxes in paths.items():
         plot.add(kind, join(map(Markup, boxes)))
     plot.marks = marks
-    return _figure(plot, "Lanes", "one row per lane: how busy it was", _lane_legend(marks), _lane_table(story))
+    return _figure(plot, "Workers", "one row per worker: how busy it was", _worker_legend(marks), _worker_table(story))
 
 
-def _groups(pairs: Sequence[tuple[int, LaneTold]]) -> list[list[tuple[int, LaneTold]]]:
+def _groups(pairs: Sequence[tuple[int, WorkerStory]]) -> list[list[tuple[int, WorkerStory]]]:
     size = max(1, -(-len(pairs) // MOST_STRIPS))
     return [list(pairs[begin : begin + size]) for begin in range(0, len(pairs), size)]
 
 
-def _name(group: Sequence[tuple[int, LaneTold]]) -> str:
+def _name(group: Sequence[tuple[int, WorkerStory]]) -> str:
     first, last = group[0][0], group[-1][0]
     return str(first) if first == last else f"{first}–{last}"
 
 
-def _about_lanes(story: Story) -> str:
-    ended = {kind: int(sum(sum(lane.ends[kind].bins()) for lane in story.lanes.values())) for kind in ENDINGS}
+def _about_workers(story: Story) -> str:
+    ended = {kind: int(sum(sum(worker.ends[kind].bins()) for worker in story.workers.values())) for kind in ENDINGS}
     said = ", ".join(f"{count} {SIGNS[kind]}" for kind, count in ended.items() if count)
-    busy = f"{plural(len(story.lanes), 'lane')}, busy {percent(busy_share(story))} of the time"
+    busy = f"{plural(len(story.workers), 'worker')}, busy {percent(busy_share(story))} of the time"
     return f"{busy}. Processes: {said or 'none replaced'}."
 
 
 def busy_share(story: Story) -> float:
-    """The share of the lanes' time in which they worked."""
-    there = len(story.lanes) * story.seconds
-    return min(1.0, sum(lane.seconds for lane in story.lanes.values()) / there) if there else 0.0
+    """The share of the workers' time in which they worked."""
+    there = len(story.workers) * story.seconds
+    return min(1.0, sum(worker.seconds for worker in story.workers.values()) / there) if there else 0.0
 
 
-def _shares(group: Sequence[tuple[int, LaneTold]], factor: int, width: float, seconds: float) -> list[float]:
-    """How busy the lanes of a row were in each bin, 0 to 1."""
-    columns = [_coarse(lane.busy.bins(), factor) for _, lane in group]
+def _shares(group: Sequence[tuple[int, WorkerStory]], factor: int, width: float, seconds: float) -> list[float]:
+    """How busy the workers of a row were in each bin, 0 to 1."""
+    columns = [_coarse(worker.busy.bins(), factor) for _, worker in group]
     count = max(map(len, columns), default=0)
     shares = []
     for place in range(count):
@@ -243,7 +244,7 @@ def _stretches(shares: Sequence[float]) -> Iterator[tuple[int, int, int]]:
             begin = place
 
 
-def _marks(story: Story, group: Sequence[tuple[int, LaneTold]], y: float) -> list[Mark]:
+def _marks(story: Story, group: Sequence[tuple[int, WorkerStory]], y: float) -> list[Mark]:
     """One mark for all ends of a kind that would overlap; the worst last, on top."""
     if not story.seconds:
         return []
@@ -251,15 +252,15 @@ def _marks(story: Story, group: Sequence[tuple[int, LaneTold]], y: float) -> lis
     for kind in ENDINGS:
         found = {
             round((place + 0.5) * story.width / story.seconds / MARK_SPACE)
-            for _, lane in group
-            for place, count in enumerate(lane.ends[kind].bins())
+            for _, worker in group
+            for place, count in enumerate(worker.ends[kind].bins())
             if count
         }
         marks += [Mark(kind, min(column * MARK_SPACE, 1.0), y) for column in sorted(found)]
     return marks
 
 
-def _lane_legend(marks: Sequence[Mark]) -> list[Markup]:
+def _worker_legend(marks: Sequence[Mark]) -> list[Markup]:
     used = {mark.symbol for mark in marks}
     signs = [
         tag("li", tag("svg", tag("use", href=f"#{kind}", x="7", y="7"), aria_hidden="true"), said)
@@ -270,16 +271,16 @@ def _lane_legend(marks: Sequence[Mark]) -> list[Markup]:
     return [*(_sample(kind, said) for kind, said in shades), *signs]
 
 
-def _lane_table(story: Story) -> Markup:
-    columns = [Column(name) for name in ("lane", "items", "failed", "busy", "share", "processes")]
-    chosen = thinned(len(story.lanes))
+def _worker_table(story: Story) -> Markup:
+    columns = [Column(name) for name in ("worker", "items", "failed", "busy", "share", "processes")]
+    chosen = thinned(len(story.workers))
     rows = []
-    for place, (name, lane) in enumerate(story.lanes.items()):
+    for place, (name, worker) in enumerate(story.workers.items()):
         if place in chosen:
-            why = ", ".join(f"{count} {kind}" for kind, count in lane.ended.most_common(5))
-            busy = percent(min(1.0, lane.seconds / story.seconds)) if story.seconds else "-"
-            rows.append((name, lane.items, lane.failed, span(lane.seconds), busy, lane.processes, why))
-    return table("Lanes, over all runs", [*columns, Column("replaced because", is_number=False)], rows)
+            why = ", ".join(f"{count} {kind}" for kind, count in worker.ended.most_common(5))
+            busy = percent(min(1.0, worker.seconds / story.seconds)) if story.seconds else "-"
+            rows.append((name, worker.items, worker.failed, span(worker.seconds), busy, worker.processes, why))
+    return table("Workers, over all runs", [*columns, Column("replaced because", is_number=False)], rows)
 
 
 # Durations

@@ -47,7 +47,7 @@ def render(story: Story) -> str:
 
 def _sections(story: Story) -> Iterator[Markup]:
     yield _totals(story)
-    if story.lanes and story.seconds > 0:
+    if story.workers and story.seconds > 0:
         yield _course(story)
     if story.durations.count:
         yield tag("section", tag("h2", "Items"), _quantiles(story), figures.durations(story), _slowest(story))
@@ -140,7 +140,7 @@ def _tiles(story: Story, left: int | None) -> Iterator[tuple[Any, ...]]:
             f"{format_rate(tried / story.seconds)}/s",
             f"{tried:,} outcomes" + (", retries included" if story.replaced else ""),
         )
-    yield "Lanes busy", percent(figures.busy_share(story)), plural(len(story.lanes), "lane")
+    yield "Workers busy", percent(figures.busy_share(story)), plural(len(story.workers), "worker")
     reports = [run.report for run in story.runs if run.report]
     rss = max([*(report.peak_rss for report in reports), *(int(rss) for _, _, rss, _ in story.usage)], default=0)
     if reports:
@@ -190,7 +190,7 @@ def _notes(story: Story) -> Iterator[Markup]:
 def _course(story: Story) -> Markup:
     joined = " Runs are laid end to end, without the time between them." if len(story.runs) > 1 else ""
     about = f"The horizontal axis is the time worked, {span(story.seconds)}.{joined}"
-    parts = [*figures.over_time(story), figures.lanes(story)]
+    parts = [*figures.over_time(story), figures.workers(story)]
     return tag("section", tag("h2", "Over time"), tag("p", about, class_="soft small"), *parts)
 
 
@@ -208,13 +208,14 @@ def _slowest(story: Story) -> Markup:
     rows = [
         (
             tag("code", plain(show_id(slow.id))), slow.line, short_time(slow.seconds),
-            "ok" if slow.ok else tag("span", "failed", class_="no"), slow.attempts, slow.lane, slow.run, span(slow.at),
+            "ok" if slow.ok else tag("span", "failed", class_="no"), slow.attempts,
+            slow.worker, slow.run, span(slow.at),
         )
         for slow in story.slowest
     ]  # fmt: skip
     columns = [
         Column("id", is_number=False), Column("line"), Column("took"), Column("outcome", is_number=False),
-        Column("tries"), Column("lane"), Column("run"), Column("at"),
+        Column("tries"), Column("worker"), Column("run"), Column("at"),
     ]  # fmt: skip
     return join([tag("h3", "The slowest"), table("The slowest tries, the longest first", columns, rows, is_seen=False)])
 

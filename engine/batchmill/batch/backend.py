@@ -1,4 +1,4 @@
-"""Where the lanes of a batch are: here, unless it was asked for a cluster."""
+"""Where the workers of a batch are: here, unless it was asked for a cluster."""
 
 from __future__ import annotations
 
@@ -7,40 +7,42 @@ from typing import Any, Protocol
 
 from batchmill.output.writer import Output
 from batchmill.plan import Plan
-from batchmill.pool.base import Event, Lanes
-from batchmill.pool.local import Pool
+from batchmill.pool.base import Event, WorkerPool
+from batchmill.pool.local import LocalPool
 from batchmill.pool.worker_limits import Guard
 from batchmill.scheduler.rendering import Desk
 from batchmill.system.machine import Monitor, machine, raise_descriptor_limit, versions, worker_count
 
 
 class Site(Protocol):
-    """Where lanes are, how many, and who looks after them."""
+    """Where workers are, how many, and who looks after them."""
 
     @property
     def workers(self) -> int:
-        """How many lanes there are; on a cluster the most there were, and before there are any, what was found."""
+        """How many workers there are; on a cluster the most there were, and before there are any, what was found."""
 
     def facts(self) -> dict[str, Any]:
         """What the RUN frame says of it."""
 
-    def lanes(self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int) -> Lanes:
-        """The lanes of run number `run`; see Pool. `keep` is a descriptor that no lane may hold, or -1."""
+    def pool(
+        self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
+    ) -> WorkerPool:
+        """The workers of run number `run`; see Pool. `keep` is a descriptor that no worker may hold, or -1."""
 
     def desk(self, output: Output | None) -> Desk:
         """Who makes the output of that run."""
 
     def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
-        """The limits on those lanes."""
+        """The limits on those workers."""
 
     def monitor(self) -> Monitor:
-        """CPU and memory of the parent and those lanes."""
+        """CPU and memory of the parent and those workers."""
 
     def places(self) -> dict[str, str] | None:
-        """On which host each lane is, as far as that was not known at the last call; None: no news."""
+        """On which host each worker is, as far as that was not known at the last call; None: no news."""
 
     def close(self) -> None:
-        """Let go of the site; the lanes are closed."""
+        """Let go of the site; the workers are closed."""
 
 
 class Here:
@@ -58,12 +60,14 @@ class Here:
         """See Site."""
         return {"workers": self.workers, "machine": machine(), "versions": versions()}
 
-    def lanes(self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int) -> Lanes:
+    def pool(
+        self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
+    ) -> WorkerPool:
         """See Site."""
         plan, settings = self._plan, self._plan.settings
         inherited = settings.start_method == "fork" and keep >= 0
-        setup = plan.lane_setup(self.workers, run=run, close=(keep,) if inherited else ())
-        self._pool = Pool(
+        setup = plan.worker_setup(self.workers, run=run, close=(keep,) if inherited else ())
+        self._pool = LocalPool(
             setup,
             dict(plan.kwargs),
             self.workers,

@@ -5,7 +5,7 @@
                   api.run() -----------------'   api.stream() and api.map(): the same batch, in a thread of its own
 
 Start reading here, then `loop` (what happens while it runs), `recorder` (what becomes of a reply), `worker` (what
-happens in a lane), `matching` (resume).
+happens in a worker), `matching` (resume).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from batchmill.settings import Settings
 from batchmill.text import describe, plural
 from batchmill.worker.bootstrap import descriptors_above
 from batchmill.worker.command import CommandSpec
-from batchmill.worker.main import in_lane
+from batchmill.worker.main import in_worker
 from batchmill.worker.passthrough import Passing
 from batchmill.worker.reply import Tally
 from batchmill.worker.sealer import Sealer
@@ -69,7 +69,7 @@ class Batch:
     where `items` is None. `checkpoint` None means the default name, unless `no_checkpoint`. `output` is a path or "-".
     `id` gives an item's id (Python items only). `sink` gets each committed block, in the loop's thread. A time limit
     counts from `began` (monotonic seconds; now). In place of the function there may be a CommandSpec, with `passing`
-    for what it prints. `cluster` is a dask.distributed Client whose workers are to have the lanes. `others` are the
+    for what it prints. `cluster` is a dask.distributed Client whose workers are to have the workers. `others` are the
     files that whoever runs the batch reads and writes meanwhile. Raises what the checks of its arguments raise: nothing
     has begun then.
     """
@@ -95,7 +95,7 @@ class Batch:
         cluster: Any = None,
         others: Iterable[Use] = (),
     ) -> None:
-        if in_lane():
+        if in_worker():
             raise NotGuarded(
                 "this script starts a batch while a worker imports it",
                 'put what starts the batch under `if __name__ == "__main__":`',
@@ -229,7 +229,7 @@ class _Session:
         self._number = self._history.next_run
 
     def _find_site(self, cluster: Any) -> Site:
-        """Where the lanes will be."""
+        """Where the workers will be."""
         if cluster is None and not self._settings.cluster_name:
             return Here(self._plan, self._warn, self._foreign)
         from batchmill.cluster.backend import Cluster
@@ -288,7 +288,7 @@ class _Session:
         lock = None if passing is None else passing.fileno()
         keep = -1 if plan.checkpoint is None else self._checkpoint.fileno()
         prints = worker_output if self._prints is None else self._prints
-        self._pool = self._site.lanes(self._number, self._events.put, prints, lock, keep)
+        self._pool = self._site.pool(self._number, self._events.put, prints, lock, keep)
         self._stack.callback(self._pool.close, 0.0)
         self.tracker = self._make_tracker(on_progress)
         self._output = self._open_output()
@@ -349,7 +349,7 @@ class _Session:
             commit=self._commit,
             strike=recorder.strike,
             generation=lambda: self._matcher.generation if self._matcher else index.generation,
-            ready=self._lanes_are_up,
+            ready=self._workers_are_up,
             message=self._on_message,
         )
         return Loop(
@@ -378,7 +378,7 @@ class _Session:
 
     # While it runs
 
-    def _lanes_are_up(self, source: str) -> None:
+    def _workers_are_up(self, source: str) -> None:
         self._checkpoint.append(FrameType.RUN, pack_map({"run": self._run["run"], "source": source}))
         self._run["source"] = source
         older = self._older_results()
@@ -387,7 +387,7 @@ class _Session:
             self._warn(f"{older} {were} made by other source of {self._plan.spec.display} than it has now")
 
     def _commit(self, chunk: Chunk, payload: bytes, tally: Tally) -> str | None:
-        """See Recorder.commit. Where a lane is was written down before what it did, whatever ends the run."""
+        """See Recorder.commit. Where a worker is was written down before what it did, whatever ends the run."""
         places = self._site.places()
         if places:
             self._checkpoint.append(FrameType.RUN, pack_map({"run": self._run["run"], "places": places}))

@@ -1,4 +1,4 @@
-"""What happens to a lane's reply: into the checkpoint first, then to all who count on it.
+"""What happens to a worker's reply: into the checkpoint first, then to all who count on it.
 
 It never opens a reply without a failed item, unless someone listens.
 """

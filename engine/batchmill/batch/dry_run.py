@@ -1,6 +1,6 @@
 """Dry runs: what a run would find done and what it would do, by reading alone.
 
-It never starts a lane or writes.
+It never starts a worker or writes.
 
 The counts come from the run's own parts (source, identity, matcher), so that they are what the run itself would find.
 Only the way by item is taken: all of the input is parsed here, and its records' failures to parse are counted too.

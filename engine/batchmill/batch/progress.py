@@ -14,7 +14,7 @@ from batchmill.worker.reply import Tally
 
 SAMPLE_SECONDS = (1.0, 10.0)  # least and greatest time between SAMPLE frames
 SAMPLE_SHARE = 0.01  # of the time the run has taken so far: between those two
-MOST_ENDS = 50  # ends of lanes told in one SAMPLE frame; beyond that they are counted
+MOST_ENDS = 50  # ends of workers told in one SAMPLE frame; beyond that they are counted
 USAGE_SECONDS = 1.0  # between looks at the processes
 EXAMPLES = 5  # failed items named per error type
 MOST_TYPES = 100  # error types that are told apart; the rest are counted together as
@@ -132,21 +132,21 @@ class Tracker:
         return self._is_matched
 
     def last_look(self, pids: list[int]) -> None:
-        """Take the last sample while the lanes are still there."""
+        """Take the last sample while the workers are still there."""
         usage = self._monitor.sample(pids)
         self._usage = self._usage or usage  # the one before was of a whole second
 
-    def lane_ended(self, lane: int, pid: int, exit: int | None, why: str) -> None:
-        """A lane was replaced: `why` is "recycled", "died", or the name of the error its item was killed with."""
+    def worker_ended(self, worker: int, pid: int, exit: int | None, why: str) -> None:
+        """A worker was replaced: `why` is "recycled", "died", or the name of the error its item was killed with."""
         if len(self._ends) < MOST_ENDS:
-            self._ends.append((time.time(), lane, pid, exit, why))
+            self._ends.append((time.time(), worker, pid, exit, why))
         else:
             self._more_ends += 1
 
     def sample(self) -> dict[str, Any]:
-        """The payload of the next SAMPLE frame: how the run stands, and which lanes ended since the one before.
+        """The payload of the next SAMPLE frame: how the run stands, and which workers ended since the one before.
 
-        `ends` holds [epoch second, lane, pid, exit status or None, why] for the first of them, `more_ends` counts the
+        `ends` holds [epoch second, worker, pid, exit status or None, why] for the first of them, `more_ends` counts the
         others; both are left out where there are none. `machines` tells how many workers of a cluster there are.
         """
         snapshot, usage = self.snapshot(), self._usage or Usage(0.0, 0, 0)

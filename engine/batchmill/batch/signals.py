@@ -73,7 +73,7 @@ class Watch:
             self._on_stop(signum, True)
 
     def _pipe(self, signum: int, frame: FrameType | None) -> None:
-        # Writing to a lane that has just died raises SIGPIPE too, and must not stop the run.
+        # Writing to a worker that has just died raises SIGPIPE too, and must not stop the run.
         if not self._quiet and self._reader_gone():
             self._quiet = True
             self._first(signum)

@@ -1,4 +1,4 @@
-"""`try`: one item of the input, in this process, without lanes."""
+"""`try`: one item of the input, in this process, without workers."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A survey of worker counts on real lanes, from its arguments to its findings.
+"""A survey of worker counts on real workers, from its arguments to its findings.
 
-    Plan --> sample --> crews, warm --> Survey --Task--> CellRun: the engine's own Loop on the first lanes of a crew
+    Plan --> sample --> crews, warm --> Survey --Task--> CellRun: the engine's own Loop on the first workers of a crew
 
-Lanes of a count have the environment that `run -j N` gives them (threads per worker); counts with the same one share a
-crew. What a cell does is what a run does, less the checkpoint and the output.
+Workers of a count have the environment that `run -j N` gives them (threads per worker); counts with the same one share
+a crew. What a cell does is what a run does, less the checkpoint and the output.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from batchmill.text import format_size
 
 MOST_RECORDS = 20_000  # sampled where nobody says how many
 READING = 0.1  # share of the time that reading the input may take
-ROOMY = 0.9  # share of the free memory that lanes may take
+ROOMY = 0.9  # share of the free memory that workers may take
 
 
 @dataclass(frozen=True)
@@ -104,25 +104,25 @@ class Bench:
         with ExitStack() as stack:
             sample = self._draw(stack)
             prints = self._plan.open_prints(stack)
-            lanes = _Lanes(self._plan, sample, self._events, on_message, self._clock)
-            stack.callback(lanes.close)
-            unfit = lanes.start(self._by_environment(self._asked.counts), prints)
+            pools = _Pools(self._plan, sample, self._events, on_message, self._clock)
+            stack.callback(pools.close)
+            unfit = pools.start(self._by_environment(self._asked.counts), prints)
             asked = replace(self._asked, counts=tuple(n for n in self._asked.counts if n not in unfit))
             survey = Survey(
-                lanes,
+                pools,
                 asked,
                 len(sample.records),
                 deadline=deadline,
                 clock=self._clock,
-                startups=lanes.startups,
+                startups=pools.startups,
                 tell=partial(on_schedule, sample),
-                on_step=lambda step: on_step(self._findings(survey, lanes, sample, unfit, partial=True), step),
+                on_step=lambda step: on_step(self._findings(survey, pools, sample, unfit, partial=True), step),
             )
             whole = survey.run()
-            return self._findings(survey, lanes, sample, unfit, partial=not whole)
+            return self._findings(survey, pools, sample, unfit, partial=not whole)
 
     def _findings(
-        self, survey: Survey, lanes: _Lanes, sample: Sample, unfit: tuple[int, ...], *, partial: bool
+        self, survey: Survey, pools: _Pools, sample: Sample, unfit: tuple[int, ...], *, partial: bool
     ) -> Findings:
         cores, source = usable_cores()
         return Findings(
@@ -132,11 +132,11 @@ class Bench:
             sample=sample,
             schedule=survey.schedule,
             unfit=unfit,
-            stopped=lanes.stopped or ("seconds" if partial else ""),
-            failed=len(lanes.failed),
-            failure=lanes.failure,
-            differs=lanes.agreement.between_counts,
-            unsteady=lanes.agreement.from_call_to_call,
+            stopped=pools.stopped or ("seconds" if partial else ""),
+            failed=len(pools.failed),
+            failure=pools.failure,
+            differs=pools.agreement.between_counts,
+            unsteady=pools.agreement.from_call_to_call,
         )
 
     def _draw(self, stack: ExitStack) -> Sample:
@@ -155,7 +155,7 @@ class Bench:
         return sample
 
     def _by_environment(self, counts: Sequence[int]) -> list[list[int]]:
-        """The counts, least first, in groups whose lanes have the same environment."""
+        """The counts, least first, in groups whose workers have the same environment."""
         cores, _ = usable_cores()
         groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
         for count in sorted(counts):
@@ -164,8 +164,8 @@ class Bench:
         return list(groups.values())
 
 
-class _Lanes:
-    """The Runner of a bench: crews of warm lanes, and the loop that runs a cell on the first of them."""
+class _Pools:
+    """The Runner of a bench: crews of warm workers, and the loop that runs a cell on the first of them."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class _Lanes:
         self.failure: tuple[int, str, str] | None = None
         self.stopped = ""
 
-    # Lanes
+    # Workers
 
     def start(self, groups: Sequence[Sequence[int]], prints: int | None) -> tuple[int, ...]:
         """Start a crew for each group of counts, which prints there; the counts that memory has no room for."""
@@ -199,7 +199,7 @@ class _Lanes:
                 continue
             size = max(fitting)
             crew = Crew(
-                self._plan.lane_setup(size),
+                self._plan.worker_setup(size),
                 dict(self._plan.kwargs),
                 size,
                 self._events.put,
@@ -217,14 +217,14 @@ class _Lanes:
         return tuple(unfit)
 
     def _unfit(self, first: Crew, groups: Sequence[Sequence[int]]) -> list[int]:
-        """The counts whose lanes would not fit into memory, as the first lane tells."""
+        """The counts whose workers would not fit into memory, as the first worker tells."""
         each = private_memory(first.pids[0])
         room = int(ROOMY * available_memory() / max(1, each)) + first.size
         left_out: list[int] = []
         while True:
             fitting = [[count for count in counts if count not in left_out] for counts in groups]
-            lanes = sum(max(counts, default=0) for counts in fitting)
-            if lanes <= room or lanes <= first.size:
+            pools = sum(max(counts, default=0) for counts in fitting)
+            if pools <= room or pools <= first.size:
                 break
             left_out.append(max(max(counts, default=0) for counts in fitting))
         if left_out:
@@ -233,7 +233,7 @@ class _Lanes:
         return left_out
 
     def close(self) -> None:
-        """End all lanes."""
+        """End all workers."""
         for crew in set(self._crews.values()):
             crew.close(0.0 if self.stopped else PATIENCE)
 
@@ -244,13 +244,13 @@ class _Lanes:
         seconds, items = 0.0, 0
         for crew in dict.fromkeys(self._crews.values()):
             size = max(count for count, other in self._crews.items() if other is crew)
-            for _ in range(3):  # a quick lane may take what was meant for another
+            for _ in range(3):  # a quick worker may take what was meant for another
                 count = 2 * size if seconds < 0.01 * items else size
                 cell = self._cell(Task(size, 1, *_passes(count, len(self._sample.records))), float("inf"), window=1)
                 cell.run()
                 self.stopped = self.stopped or cell.stopped
                 seconds, items = seconds + cell.worked, items + cell.items
-                if self.stopped or all(lane.items for lane in crew.lanes.values()):
+                if self.stopped or all(worker.items for worker in crew.workers.values()):
                     break
         return seconds / max(1, items)
 

@@ -1,4 +1,4 @@
-"""One round of one cell: the engine's own loop on warm lanes, and what it came to.
+"""One round of one cell: the engine's own loop on warm workers, and what it came to.
 
 What happens is what happens in a run, less the checkpoint and the output; results are digested, and thrown away.
 """
@@ -30,14 +30,14 @@ from batchmill.worker.command import essence
 from batchmill.worker.reply import Tally
 from batchmill.worker.sealer import Sealer
 
-_LOOK = 0.25  # seconds between looks at the lanes' memory
+_LOOK = 0.25  # seconds between looks at the workers' memory
 _HELD = 32 << 20  # bytes of replies kept until a round is over
 
 
 class CellRun:
     """One round of a cell, and who watches it. `run` it once, until `deadline` (monotonic seconds).
 
-    `seconds` ends with the last outcome; `worked` are the lanes' own seconds. `digests` and `failures` (line, error
+    `seconds` ends with the last outcome; `worked` are the workers' own seconds. `digests` and `failures` (line, error
     type, message) go by an item's position in the input; they are there after `digest`, and so is all of `peak_rss`.
     """
 
@@ -102,11 +102,11 @@ class CellRun:
 
     @property
     def peak_rss(self) -> int:
-        """The most memory seen, in bytes; at least that of the idle lanes and of the largest command."""
+        """The most memory seen, in bytes; at least that of the idle workers and of the largest command."""
         return max(self.monitor.peak_rss, self._idle_rss + self._largest_command)
 
     def run(self) -> None:
-        """Run to the end; raises BatchmillError where lanes die faster than they can be replaced."""
+        """Run to the end; raises BatchmillError where workers die faster than they can be replaced."""
         self._idle_rss = self.monitor.sample(self._crew.pids).rss
         self.used_before = self.monitor.cpu_seconds
         begun = time.perf_counter()
@@ -124,7 +124,7 @@ class CellRun:
         if now > self._deadline and not self._loop.stopped:
             self._loop.stop("seconds")
 
-    def lane_ended(self, lane: int, pid: int, exit: int | None, why: str) -> None:
+    def worker_ended(self, worker: int, pid: int, exit: int | None, why: str) -> None:
         """See Watcher: its item is a failed one, and is counted as that."""
 
     def _commit(self, chunk: Chunk, payload: bytes, tally: Tally) -> None:

@@ -91,7 +91,7 @@ class Runner(Protocol):
     stopped: str
 
     def warm_up(self) -> float:
-        """Have every lane run an item; the seconds that one takes in the mean."""
+        """Have every worker run an item; the seconds that one takes in the mean."""
 
     def run(self, task: Task, number: int, deadline: float) -> Round | None:
         """Run a cell in round `number`; None where it could not be finished by then."""
@@ -211,7 +211,7 @@ def make_schedule(rates: Mapping[Key, float], left: float, have: int, asked: Ask
     """How to spend the seconds left, at these items per second.
 
     Enough items that the fastest cell takes 2 s, and 20 for each worker, in three to seven rounds. Where there is no
-    time for that: fewer items, a multiple of the greatest count, so that no lane has one more to do than the others.
+    time for that: fewer items, a multiple of the greatest count, so that no worker has one more to do than the others.
     Where there are too few records, they run several times over.
     """
     slowness = sum(1 / rate for rate in rates.values())  # seconds that an item costs in a round

@@ -1,6 +1,6 @@
-"""A pool that is used in part: warm lanes, of which a loop sees the first few.
+"""A pool that is used in part: warm workers, of which a loop sees the first few.
 
-Crew.start_all --hello from each--> all warm;  use(3) --> a Loop finds three lanes that are ready, the rest sleep
+Crew.start_all --hello from each--> all warm;  use(3) --> a Loop finds three workers that are ready, the rest sleep
 """
 
 from __future__ import annotations
@@ -11,34 +11,35 @@ from typing import Any
 
 from batchmill.errors import OutOfResources
 from batchmill.model import Stop
-from batchmill.pool.base import LATE, Event, Lane
-from batchmill.pool.local import Pool
+from batchmill.pool.base import LATE, Event, Worker
+from batchmill.pool.local import LocalPool
 from batchmill.pool.startup import died_importing, not_imported, not_started
 from batchmill.text import describe_exit
 from batchmill.worker.main import Ready
 
-_LOOK = 0.5  # seconds between looks at the time while lanes start
+_LOOK = 0.5  # seconds between looks at the time while workers start
 
 
-class Crew(Pool):
-    """A pool whose lanes are started once, and used by one loop after the other.
+class Crew(LocalPool):
+    """A pool whose workers are started once, and used by one loop after the other.
 
-    `startups` has the seconds after which each lane was up, in that order.
+    `startups` has the seconds after which each worker was up, in that order.
     """
 
     startups: tuple[float, ...] = ()
-    _resting: dict[int, Lane] | None = None
+    _resting: dict[int, Worker] | None = None
 
     def start_all(self, events: queue.SimpleQueue[Any], patience: float) -> None:
-        """Start all lanes, the first one alone: an import that fails is one error. What is no answer of a lane stays.
+        """Start all workers, the first one alone: an import that fails is one error. What is no answer of a worker
+        stays.
 
         Raises what the function's import raised, FunctionFailed where a worker died of it or it took longer than
-        `patience` seconds, LanesLost where no more workers can be started.
+        `patience` seconds, WorkersLost where no more workers can be started.
         """
         begun = time.monotonic()
         ready: list[float] = []
         others: list[Any] = []
-        self._start_lanes(range(1))
+        self._start_workers(range(1))
         while len(ready) < self.size:
             try:
                 event = events.get(timeout=_LOOK)
@@ -48,7 +49,7 @@ class Crew(Pool):
                 self._greet(event)
                 ready.append(time.monotonic() - begun)
                 if len(ready) == 1:
-                    self._start_lanes(range(1, self.size))
+                    self._start_workers(range(1, self.size))
             elif event is not None:
                 others.append(event)
             if isinstance(event, Stop):
@@ -59,7 +60,7 @@ class Crew(Pool):
             events.put(other)
         self.startups = tuple(ready)
 
-    def _start_lanes(self, slots: range) -> None:
+    def _start_workers(self, slots: range) -> None:
         for slot in slots:
             try:
                 self.start(slot)
@@ -68,28 +69,28 @@ class Crew(Pool):
                 raise not_started(error, what, "-j asks for fewer" if slot else "") from error
 
     def _greet(self, event: Event) -> None:
-        self.answered(event.lane, event.tag)
+        self.answered(event.worker, event.tag)
         if isinstance(event.future.exception(), RuntimeError):
-            self.broke(event.lane)
-            event.lane.executor.wait(LATE)
-            code = event.lane.executor.exitcode
-            if event.lane.slot:
+            self.broke(event.worker)
+            event.worker.executor.wait(LATE)
+            code = event.worker.executor.exitcode
+            if event.worker.slot:
                 raise OutOfResources(f"a worker {describe_exit(code)} while starting", "-j asks for fewer")
             raise died_importing(code)
         answer: Ready = event.future.result()
         if answer.error is not None:
             raise answer.error
-        event.lane.ready = True
+        event.worker.ready = True
 
     def use(self, count: int) -> None:
-        """Let the next loop see the first `count` lanes only."""
-        everyone = {**self.lanes, **(self._resting or {})}
-        self._resting = {slot: lane for slot, lane in everyone.items() if slot >= count}
-        self.lanes = {slot: lane for slot, lane in sorted(everyone.items()) if slot < count}
+        """Let the next loop see the first `count` workers only."""
+        everyone = {**self.workers, **(self._resting or {})}
+        self._resting = {slot: worker for slot, worker in everyone.items() if slot >= count}
+        self.workers = {slot: worker for slot, worker in sorted(everyone.items()) if slot < count}
         self.size = count
 
     def close(self, patience: float) -> None:
         """See Pool.close: the resting ones too."""
-        self.lanes.update(self._resting or {})
+        self.workers.update(self._resting or {})
         self._resting = {}
         super().close(patience)

@@ -17,7 +17,7 @@ from batchmill.codec.outcomes import SUPERSEDES, Block, read_head
 class History:
     """What a checkpoint says of earlier runs: RUN and END maps in order, the index of outcomes.
 
-    `sample` is the last SAMPLE of the last run, `tried` the outcomes by run and lane.
+    `sample` is the last SAMPLE of the last run, `tried` the outcomes by run and worker.
     """
 
     index: Index = field(default_factory=Index)
@@ -32,7 +32,7 @@ class History:
         if ref.type == FrameType.OUTCOMES:
             head = read_head(peek)
             self.index.add(ref.seq, ref.offset, ref.length, head)
-            self.tried[head.run, head.lane] += head.items
+            self.tried[head.run, head.worker] += head.items
             if head.flags & SUPERSEDES:
                 self._small.append(ref)
         elif ref.type not in (FrameType.META, FrameType.GAP):
@@ -77,10 +77,10 @@ class History:
         """How many outcomes were made on which host (?: of a cluster, and nobody knows), the most first: those of items
         that ran again included."""
         found: Counter[str] = Counter()
-        for (run, lane), items in self.tried.items():
+        for (run, worker), items in self.tried.items():
             values = self.runs.get(run, {})
             home = "?" if "cluster" in values else values.get("host", "?")
-            found[values.get("places", {}).get(str(lane), home)] += items
+            found[values.get("places", {}).get(str(worker), home)] += items
         return dict(found.most_common())
 
     @property

@@ -3,7 +3,7 @@
 Two ways, from cheap to dear (engine/README.md#matching):
 1. By block. The next record's checksum names the frames whose block begins with it; where the block's bytes are the
    same, all of its items are found at once, without parsing.
-2. By item, for what moved. A lane reads ids and content checksums off the records (a scan); an outcome with the same
+2. By item, for what moved. A worker reads ids and content checksums off the records (a scan); an outcome with the same
    id and content is taken first. A record whose id is known but not its content is set aside until the input has
    ended, for the outcome may be a later record's; then it takes what is left of its id (a done item that changed).
 

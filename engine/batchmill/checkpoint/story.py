@@ -1,4 +1,4 @@
-"""What a checkpoint's story consists of: its runs, lanes, durations and failures, as values.
+"""What a checkpoint's story consists of: its runs, workers, durations and failures, as values.
 
 The runs are laid end to end: `at` is the time worked so far, in seconds, without the pauses between runs.
 """
@@ -44,9 +44,9 @@ class RunTold:
 
 
 @dataclass
-class LaneTold:
-    """One lane, over all runs: `busy` are the seconds of each bin of time in which it worked; `ends` how often in each
-    bin its process ended, for each of ENDINGS; `processes` how many it had."""
+class WorkerStory:
+    """One worker, over all runs: `busy` are the seconds of each bin of time in which it worked; `ends` how often in
+    each bin its process ended, for each of ENDINGS; `processes` how many it had."""
 
     busy: Amounts
     ends: Mapping[str, Amounts]
@@ -59,14 +59,14 @@ class LaneTold:
 
 
 class Slow(NamedTuple):
-    """One of the slowest outcomes: `lane` and `run` made it, `at` in time worked, `attempts` counts tries so far."""
+    """One of the slowest outcomes: `worker` and `run` made it, `at` in time worked, `attempts` counts tries so far."""
 
     id: Any
     line: int
     seconds: float
     ok: bool
     attempts: int
-    lane: int
+    worker: int
     run: int
     at: float
 
@@ -125,7 +125,7 @@ class Story:
     ok_bins: tuple[float, ...]
     failed_bins: tuple[float, ...]
     usage: tuple[tuple[float, ...], ...]
-    lanes: Mapping[int, LaneTold]
+    workers: Mapping[int, WorkerStory]
     durations: Durations
     slowest: tuple[Slow, ...]
     failures: Mapping[str, FailureTold]

@@ -22,13 +22,13 @@ from batchmill.checkpoint.frames import FrameRef, FrameType, Kind, Verdict
 from batchmill.checkpoint.histogram import Clock, Durations, Thinned
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.reader import Holder, Reader, damaged, naming, open_reader
-from batchmill.checkpoint.story import ENDINGS, AlikeTold, Example, FailureTold, LaneTold, RunTold, Slow, Story
+from batchmill.checkpoint.story import ENDINGS, AlikeTold, Example, FailureTold, RunTold, Slow, Story, WorkerStory
 from batchmill.codec.outcomes import PEEK, Block, Head, glance, read_head
 from batchmill.errors import CheckpointDamaged
 from batchmill.model import report_of
 from batchmill.secrecy import mask_facts
 
-MOST_LANES = 1024  # told apart; those above are counted with the last one
+MOST_WORKERS = 1024  # told apart; those above are counted with the last one
 MOST_TYPES = 50  # of errors told apart, and kinds of message of each
 MOST_MESSAGES = 100
 MESSAGE = 200  # characters of a message
@@ -64,7 +64,7 @@ class _Teller:
         self._runs: list[RunTold] = []
         self._clock = Clock()
         self._ok, self._bad = self._clock.series(), self._clock.series()
-        self._lanes: dict[int, LaneTold] = {}
+        self._workers: dict[int, WorkerStory] = {}
         self._usage = Thinned()
         self._durations = Durations()
         self._slowest: list[tuple[float, int, int, FrameRef, Head, float]] = []
@@ -138,8 +138,8 @@ class _Teller:
             last.facts = {**last.facts, "input": None}  # a thousand names each; those of the last run are shown
         run = RunTold(number, started, last.at + last.seconds if last else 0.0, facts, ended=started)
         self._runs.append(run)
-        for lane in self._lanes.values():
-            lane.pid = -1
+        for worker in self._workers.values():
+            worker.pid = -1
         return run
 
     def _take_sample(self, run: RunTold, sample: Mapping[str, Any]) -> None:
@@ -152,17 +152,17 @@ class _Teller:
             self._usage.add(run.at + now - run.started, *numbers)
         for when, number, _, _, why in sample.get("ends", ()):
             kind = why if why in ENDINGS else "killed"
-            lane, at = self._lane(number), run.at + _near(when, run.started) - run.started
-            lane.ends[kind].add(at, at, 1)
-            if len(lane.ended) < MOST_TYPES:
-                lane.ended[str(why)] += 1
+            worker, at = self._worker(number), run.at + _near(when, run.started) - run.started
+            worker.ends[kind].add(at, at, 1)
+            if len(worker.ended) < MOST_TYPES:
+                worker.ended[str(why)] += 1
 
-    def _lane(self, number: int) -> LaneTold:
-        number = min(number, MOST_LANES - 1)
-        if number not in self._lanes:
+    def _worker(self, number: int) -> WorkerStory:
+        number = min(number, MOST_WORKERS - 1)
+        if number not in self._workers:
             ends = {kind: self._clock.series() for kind in ENDINGS}
-            self._lanes[number] = LaneTold(self._clock.series(), ends)
-        return self._lanes[number]
+            self._workers[number] = WorkerStory(self._clock.series(), ends)
+        return self._workers[number]
 
     def _take_outcomes(self, ref: FrameRef, head: Head) -> None:
         if not head.items:
@@ -182,18 +182,18 @@ class _Teller:
         self._failed += head.failed
         self._ok.add(at, at + took, head.ok)
         self._bad.add(at, at + took, head.failed)
-        self._take_lane(head, at, took)
+        self._take_worker(head, at, took)
         self._take_columns(ref, head, at, block)
 
-    def _take_lane(self, head: Head, at: float, took: float) -> None:
-        lane = self._lane(head.lane)
-        lane.busy.add(at, at + took, took)
-        lane.seconds += took
-        lane.items += head.items
-        lane.failed += head.failed
-        if head.pid != lane.pid:
-            lane.pid = head.pid
-            lane.processes += 1
+    def _take_worker(self, head: Head, at: float, took: float) -> None:
+        worker = self._worker(head.worker)
+        worker.busy.add(at, at + took, took)
+        worker.seconds += took
+        worker.items += head.items
+        worker.failed += head.failed
+        if head.pid != worker.pid:
+            worker.pid = head.pid
+            worker.processes += 1
 
     def _columns(self, ref: FrameRef, head: Head, *, ids: bool = False) -> Block:
         return glance(head, ref.length, lambda at, size: self._reader.read_at(ref.offset + at, size), ids=ids)
@@ -250,7 +250,7 @@ class _Teller:
             ok_bins=tuple(self._ok.bins()),
             failed_bins=tuple(self._bad.bins()),
             usage=tuple(self._usage.points()),
-            lanes=dict(sorted(self._lanes.items())),
+            workers=dict(sorted(self._workers.items())),
             durations=self._durations,
             slowest=slowest,
             failures=failures,
@@ -261,7 +261,7 @@ class _Teller:
             block = self._columns(ref, head, ids=True)
             ok, attempts = place not in block.failures, block.attempts.get(place, 1)
             line = head.line + block.lines[place]
-            yield Slow(block.ids[place], line, seconds, ok, attempts, head.lane, head.run, at)
+            yield Slow(block.ids[place], line, seconds, ok, attempts, head.worker, head.run, at)
 
     def _tell_failures(self) -> dict[str, FailureTold]:
         groups: dict[str, FailureTold] = {}

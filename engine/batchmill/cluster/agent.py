@@ -1,9 +1,9 @@
-"""The lanes of one machine for a run elsewhere: `python -m batchmill.cluster.agent`.
+"""The workers of one machine for a run elsewhere: `python -m batchmill.cluster.agent`.
 
     stdin: messages --> [orders] --> Pool, Guard ... Event --> [answers] --> stdout: messages     (wire.py has them)
 
 It lets the run's own Pool and Guard work here, so that blame, time-outs and memory limits are as exact as on one
-machine, and do not wait for a network. It ends, with all its lanes, when stdin does, or when nothing came from there
+machine, and do not wait for a network. It ends, with all its workers, when stdin does, or when nothing came from there
 for so long that the run may have its items run elsewhere.
 """
 
@@ -24,23 +24,23 @@ from batchmill.cluster.protocol import PULSE, AgentSetup, Death, framed, pack, r
 from batchmill.cluster.remote_output import Printed, Prints
 from batchmill.errors import ItemError
 from batchmill.pool import forkserver
-from batchmill.pool.base import Event, Lane
-from batchmill.pool.local import Pool
+from batchmill.pool.base import Event, Worker
+from batchmill.pool.local import LocalPool
 from batchmill.pool.processes import PATIENCE
 from batchmill.pool.worker_limits import Guard
 from batchmill.system.machine import Monitor, raise_descriptor_limit, thread_caps, usable_cores
 from batchmill.text import in_words
 from batchmill.worker import records
 from batchmill.worker.code_bundle import deliver, settled
-from batchmill.worker.main import LaneSetup
+from batchmill.worker.main import WorkerSetup
 
-TICK = 0.05  # seconds between looks at the lanes
-BOARD = 0.1  # seconds between looks at the board: a lane at the same item in two of them is worth a report
-CALM = 0.5  # seconds between reports of a board on which all lanes get on
+TICK = 0.05  # seconds between looks at the workers
+BOARD = 0.1  # seconds between looks at the board: a worker at the same item in two of them is worth a report
+CALM = 0.5  # seconds between reports of a board on which all workers get on
 USAGE = 1.0  # seconds between looks at CPU and memory
-SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running lane
+SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running worker
 _LAST = 3.0  # seconds for what is to be cleared up when the run is gone
-_TURN = 100  # messages dealt with before the next look at the lanes
+_TURN = 100  # messages dealt with before the next look at the workers
 
 
 _Numbers = tuple[int, int]  # of the record at hand, and of the last one opened
@@ -96,21 +96,21 @@ class Call(NamedTuple):
         return arguments[0] if arguments and isinstance(arguments[0], records.Order) else None
 
 
-class _Lanes(Pool):
-    """A pool whose limits and retirements are the run's to decide: there may be something on its way to a lane."""
+class _AgentPool(LocalPool):
+    """A pool whose limits and retirements are the run's to decide: there may be something on its way to a worker."""
 
-    ask: Callable[[Lane], None]
+    ask: Callable[[Worker], None]
 
-    def lift(self, lane: Lane) -> None:
-        """See Lanes.lift. What waits for the machine came before the limit, and that is for it too."""
+    def lift(self, worker: Worker) -> None:
+        """See WorkerPool.lift. What waits for the machine came before the limit, and that is for it too."""
 
-    def retire(self, lane: Lane) -> None:
-        """See Lanes.retire."""
-        self.ask(lane)
+    def retire(self, worker: Worker) -> None:
+        """See WorkerPool.retire."""
+        self.ask(worker)
 
 
 class Agent:
-    """The lanes of this machine; `send` takes messages to the run, `inbox` has Orders and what Lanes answer."""
+    """The workers of this machine; `send` takes messages to the run, `inbox` has Orders and what Workers answer."""
 
     def __init__(
         self,
@@ -122,10 +122,10 @@ class Agent:
     ) -> None:
         self._send = send
         self._inbox = inbox
-        self._prints = None if setup.lane.is_silent else Prints(inbox)
+        self._prints = None if setup.worker.is_silent else Prints(inbox)
         self._cores = usable_cores()[0]
         raise_descriptor_limit(len(setup.slots))
-        self._pool = _Lanes(
+        self._pool = _AgentPool(
             at_home(setup, folder, self._cores, environ),
             setup.kwargs,
             setup.slots.stop,
@@ -138,8 +138,8 @@ class Agent:
         self._guard = Guard(self._pool, setup.limits, TICK, self._say)
         self.lease = Lease(setup.lease, time.monotonic())
         self._monitor = Monitor()
-        self._asked: set[Lane] = set()
-        self._lowered: list[tuple[float, Lane]] = []
+        self._asked: set[Worker] = set()
+        self._lowered: list[tuple[float, Worker]] = []
         self._waiting: deque[Call] = deque()  # till the machine is clear, or was used alone
         self._alone: Call | None = None  # what has the machine for itself
         self._is_held = False  # till the run knows that nothing has it for itself any more
@@ -165,7 +165,7 @@ class Agent:
             self._pass_on(self._prints)
 
     def _pass_on(self, prints: Prints) -> None:
-        """All lanes have ended: what they printed last is still on its way."""
+        """All workers have ended: what they printed last is still on its way."""
         prints.close()
         deadline = time.monotonic() + PATIENCE
         while not self._inbox.empty() or (prints.is_open and time.monotonic() < deadline):
@@ -197,33 +197,35 @@ class Agent:
 
     def _do_start(self, slot: int) -> None:
         try:
-            lane = self._pool.start(slot)
+            worker = self._pool.start(slot)
         except OSError as error:
             self._send("gone", slot, 0, 0, Death(unstarted=str(error)))
             return
-        self._send("started", slot, lane.pid)
+        self._send("started", slot, worker.pid)
 
     def _do_submit(self, slot: int, number: int, call: bytes) -> None:
-        lane = self._pool.lanes.get(slot)
-        if lane is not None and lane.lowered:
-            Pool.lift(self._pool, lane)  # the run sends a lane with a limit nothing before all it had was answered
+        worker = self._pool.workers.get(slot)
+        if worker is not None and worker.lowered:
+            LocalPool.lift(
+                self._pool, worker
+            )  # the run sends a worker with a limit nothing before all it had was answered
         self._waiting.append(Call(slot, number, pickle.loads(call)))
         self._hand_out()
 
     def _do_lower(self, slot: int, serial: int, offset: int) -> None:
-        lane = self._pool.lanes.get(slot)
-        if lane is not None:
-            self._pool.lower(lane, serial, offset)
-            self._lowered.append((time.monotonic() + SEEN, lane))
+        worker = self._pool.workers.get(slot)
+        if worker is not None:
+            self._pool.lower(worker, serial, offset)
+            self._lowered.append((time.monotonic() + SEEN, worker))
 
     def _do_kill(self, slot: int) -> None:
-        if slot in self._pool.lanes:
-            self._pool.give_up(self._pool.lanes[slot])
+        if slot in self._pool.workers:
+            self._pool.give_up(self._pool.workers[slot])
 
     def _do_end(self, slot: int) -> None:
-        lane = self._pool.lanes.get(slot)
-        if lane is not None:
-            Pool.retire(self._pool, lane)
+        worker = self._pool.workers.get(slot)
+        if worker is not None:
+            LocalPool.retire(self._pool, worker)
 
     def _do_go(self, serial: int) -> None:
         """The run knows what is alone here: should the machine be lost from now on, nothing else is to blame."""
@@ -242,32 +244,32 @@ class Agent:
         self.is_over = True
 
     def _do_stop(self) -> None:
-        """What lanes are running may begin elsewhere at any moment; or nobody is left whom they could answer."""
+        """What workers are running may begin elsewhere at any moment; or nobody is left whom they could answer."""
         self.is_over, self._patience_at_end = True, 0.0
 
     # Handing out
 
     def _hand_out(self) -> None:
-        """Give lanes what waits, in order; a chunk that is to be alone waits for the machine, and all behind it."""
+        """Give workers what waits, in order; a chunk that is to be alone waits for the machine, and all behind it."""
         while self._waiting and self._alone is None:
-            busy = any(lane.outstanding for lane in self._pool.lanes.values())
+            busy = any(worker.outstanding for worker in self._pool.workers.values())
             if busy if self._waiting[0].is_alone else self._is_held:
                 return
             call = self._waiting.popleft()
             if not call.is_alone:
                 self._submit(call)
-            elif call.slot in self._pool.lanes:
+            elif call.slot in self._pool.workers:
                 self._alone = call
                 self._send("alone", call.serial)
 
     def _submit(self, call: Call) -> None:
-        lane = self._pool.lanes.get(call.slot)
-        if lane is not None:  # else it is gone, which the run was told
+        worker = self._pool.workers.get(call.slot)
+        if worker is not None:  # else it is gone, which the run was told
             function, arguments = call.call
-            self._pool.submit(lane, call.number, function, *arguments)
+            self._pool.submit(worker, call.number, function, *arguments)
 
     def _clear(self, slot: int, number: int | None = None) -> None:
-        """What had the machine for itself was answered, or (without `number`) its lane is gone."""
+        """What had the machine for itself was answered, or (without `number`) its worker is gone."""
         if self._alone is not None and self._alone.slot == slot and number in (None, self._alone.number):
             self._alone, self._is_held = None, True
             self._send("alone", 0)
@@ -275,26 +277,26 @@ class Agent:
     # Answers
 
     def _answer(self, event: Event) -> None:
-        lane = event.lane
-        self._pool.answered(lane, event.tag)
+        worker = event.worker
+        self._pool.answered(worker, event.tag)
         error = event.future.exception()
-        if lane.lost:
+        if worker.lost:
             return
         if error is not None:
             if isinstance(error, RuntimeError):
-                self._pool.broke(lane)
+                self._pool.broke(worker)
             else:
-                self._pool.spoiled(lane, in_words(error))
+                self._pool.spoiled(worker, in_words(error))
             return
         number = 0 if event.tag == ("hello", 0) else event.tag
-        self._send("reply", lane.slot, number, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
-        self._clear(lane.slot, number)
+        self._send("reply", worker.slot, number, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
+        self._clear(worker.slot, number)
         self._hand_out()
 
-    def _ask_to_retire(self, lane: Lane) -> None:
-        if lane not in self._asked:
-            self._asked.add(lane)
-            self._send("retire", lane.slot)
+    def _ask_to_retire(self, worker: Worker) -> None:
+        if worker not in self._asked:
+            self._asked.add(worker)
+            self._send("retire", worker.slot)
 
     def _say(self, text: str) -> None:
         self._send("message", text)
@@ -305,11 +307,11 @@ class Agent:
         if self.lease.is_over(now):
             self._do_stop()
         self._guard.look(now)
-        for lane in self._pool.gone():
-            self._gone(lane)
+        for worker in self._pool.gone():
+            self._gone(worker)
         while self._lowered and self._lowered[0][0] <= now:
-            lane = self._lowered.pop(0)[1]
-            self._send("lowered", *self._place(lane))
+            worker = self._lowered.pop(0)[1]
+            self._send("lowered", *self._place(worker))
         if now >= self._next_usage:
             self._next_usage = now + USAGE
             self._look_at_usage()
@@ -324,9 +326,9 @@ class Agent:
         self._told_held = None
 
     def _look_at_board(self, now: float) -> None:
-        """Report it when a lane begins to stand still or gets on again, for the run may act on that; how far lanes are
-        that get on is told now and then. Each report costs as much of both machines as a chunk does."""
-        board = {slot: (number, opened) for slot, number, opened in map(self._place, self._pool.lanes.values())}
+        """Report it when a worker begins to stand still or gets on again, for the run may act on that; how far workers
+        are that get on is told now and then. Each report costs as much of both machines as a chunk does."""
+        board = {slot: (number, opened) for slot, number, opened in map(self._place, self._pool.workers.values())}
         held = board.items() & self._seen.items()
         self._seen = board
         if held != self._told_held or (board != self._told and now >= self._next_calm):
@@ -334,35 +336,35 @@ class Agent:
             places = [(slot, *numbers) for slot, numbers in board.items()]
             self._send("board", places, [slot for slot, _ in board.items() - held], *self._usage)
 
-    def _place(self, lane: Lane) -> tuple[int, int, int]:
-        return lane.slot, self._pool.number(lane), self._pool.opened(lane)
+    def _place(self, worker: Worker) -> tuple[int, int, int]:
+        return worker.slot, self._pool.number(worker), self._pool.opened(worker)
 
-    def _gone(self, lane: Lane) -> None:
-        code = lane.executor.exitcode
-        verdict: ItemError | None = self._guard.verdict(lane, code)
-        memory = self._guard.memory_trouble(lane) if verdict is None else None
+    def _gone(self, worker: Worker) -> None:
+        code = worker.executor.exitcode
+        verdict: ItemError | None = self._guard.verdict(worker, code)
+        memory = self._guard.memory_trouble(worker) if verdict is None else None
         told = None if verdict is None else (verdict.type, verdict.message)
-        self._send("gone", *self._place(lane), Death(code, lane.disconnected, told, memory, raised=lane.raised))
-        self._guard.forget(lane)
-        self._asked.discard(lane)
-        self._lowered = [one for one in self._lowered if one[1] is not lane]  # its slot will be another's
-        self._waiting = deque(call for call in self._waiting if call.slot != lane.slot)
-        self._clear(lane.slot)
+        self._send("gone", *self._place(worker), Death(code, worker.disconnected, told, memory, raised=worker.raised))
+        self._guard.forget(worker)
+        self._asked.discard(worker)
+        self._lowered = [one for one in self._lowered if one[1] is not worker]  # its slot will be another's
+        self._waiting = deque(call for call in self._waiting if call.slot != worker.slot)
+        self._clear(worker.slot)
         self._hand_out()
 
 
-def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, str]) -> LaneSetup:
-    """The setup of a lane as it holds on this machine: the environment, its copies of the user's modules in `folder`.
+def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, str]) -> WorkerSetup:
+    """The setup of a worker as it holds on this machine: the environment, its copies of the user's modules in `folder`.
 
     The working directory is the run's, where there is one of that name here.
     """
-    lane, places = setup.lane, deliver(setup.files, folder)
+    worker, places = setup.worker, deliver(setup.files, folder)
     return replace(
-        lane,
-        spec=settled(lane.spec, places),
-        init=settled(lane.init, places),
+        worker,
+        spec=settled(worker.spec, places),
+        init=settled(worker.init, places),
         environ={**thread_caps(len(setup.slots), cores, environ), **environ},
-        directory=lane.directory if os.path.isdir(lane.directory) else folder,
+        directory=worker.directory if os.path.isdir(worker.directory) else folder,
         close=(),
     )
 
@@ -373,7 +375,7 @@ def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any], lease: Lease) 
         if message != PULSE:
             inbox.put(Order(unpack(message)))
     inbox.put(Order(["stop"]))
-    time.sleep(_LAST)  # no lane outlives this process: not even one that hangs is waited for
+    time.sleep(_LAST)  # no worker outlives this process: not even one that hangs is waited for
     os._exit(0)
 
 

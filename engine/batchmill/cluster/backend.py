@@ -1,8 +1,8 @@
-"""A batch's lanes on a Dask cluster: who is there, an agent on each, messages to and fro.
+"""A batch's workers on a Dask cluster: who is there, an agent on each, messages to and fro.
 
     scheduler --who is there--> Cluster (Members) --open_session--> host (in a worker) --> agent
                                    |                        ^
-                               RemoteLanes <--- exchange ---'    straight to the worker, or by way of the scheduler
+                               RemotePool <--- exchange ---'    straight to the worker, or by way of the scheduler
 
 Everything but the constructor and what Site asks runs in the event loop of the Dask client.
 """
@@ -26,12 +26,12 @@ from batchmill.cluster.dask_client import CLOSING, checked, connected, is_refuse
 from batchmill.cluster.membership import Members
 from batchmill.cluster.protocol import LEASE, AgentSetup, pack
 from batchmill.cluster.remote_limits import RemoteGuard, RemoteMonitor
-from batchmill.cluster.remote_pool import Machine, RemoteLanes
+from batchmill.cluster.remote_pool import Machine, RemotePool
 from batchmill.errors import (
     BatchmillError,
     ClusterLost,
     ClusterUnfit,
-    LanesLost,
+    WorkersLost,
 )
 from batchmill.model import Wake
 from batchmill.output.writer import Output
@@ -56,7 +56,7 @@ SLACK = 0.5  # seconds for an agent to end after its worker, or its lease
 
 
 class Cluster:
-    """The workers of a Dask cluster, as a Site: one lane per thread of each, unless `-j` says less.
+    """The workers of a Dask cluster, as a Site: one worker per thread of each, unless `-j` says less.
 
     `client` is a dask.distributed Client; without, the plan's settings say where the scheduler is. Raises InvalidUsage
     where Dask is not installed, ClusterLost where the scheduler cannot be reached.
@@ -96,7 +96,7 @@ class Cluster:
     @property
     def workers(self) -> int:
         """See Site."""
-        return self._found if self._attending is None else self._lanes.most or self._found
+        return self._found if self._attending is None else self._pool.most or self._found
 
     def facts(self) -> dict[str, Any]:
         """See Site."""
@@ -107,15 +107,15 @@ class Cluster:
             "cluster": mask_addresses(self.address),
         }
 
-    def lanes(
+    def pool(
         self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
-    ) -> RemoteLanes:
+    ) -> RemotePool:
         """See Site."""
-        self._setup = replace(self._setup, lane=replace(self._setup.lane, run=run))
-        self._make_desk = partial(OwnDesk, self._plan.lane_setup(1, run=run), max(1, usable_cores()[0] - 1), put)
-        self._lanes = RemoteLanes(put, Wake(), self._say, output, check=self._check_client)
+        self._setup = replace(self._setup, worker=replace(self._setup.worker, run=run))
+        self._make_desk = partial(OwnDesk, self._plan.worker_setup(1, run=run), max(1, usable_cores()[0] - 1), put)
+        self._pool = RemotePool(put, Wake(), self._say, output, check=self._check_client)
         self._attending = asyncio.run_coroutine_threadsafe(self._attend(), self._loop)
-        return self._lanes
+        return self._pool
 
     def _check_client(self) -> None:
         if not self._loop.is_running():
@@ -127,15 +127,15 @@ class Cluster:
 
     def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
         """See Site."""
-        return RemoteGuard(self._lanes, self._plan.watched, tick, message)  # type: ignore[arg-type]
+        return RemoteGuard(self._pool, self._plan.watched, tick, message)  # type: ignore[arg-type]
 
     def monitor(self) -> Monitor:
         """See Site."""
-        return RemoteMonitor(self._lanes)
+        return RemoteMonitor(self._pool)
 
     def places(self) -> dict[str, str] | None:
         """See Site."""
-        found = {str(slot): where for slot, where in self._lanes.hosts(self._placed)}
+        found = {str(slot): where for slot, where in self._pool.hosts(self._placed)}
         self._placed += len(found)
         return found or None
 
@@ -146,7 +146,7 @@ class Cluster:
                 self._await(self._leave(), CLOSING + 2)
         if self._attending is not None:
             self._attending.cancel()
-            self._lanes.last_words()
+            self._pool.last_words()
         self._own.close()
 
     async def _leave(self) -> None:
@@ -161,20 +161,20 @@ class Cluster:
     async def _attend(self) -> None:
         """Look who comes and goes, until the run is over."""
         try:
-            while not self._lanes.is_closed:
+            while not self._pool.is_closed:
                 sizes = await self._look(BUSY)
                 for name in self._members.left(sizes):
                     if name in self._links:
                         self._links[name].depart("it left the cluster")
                 free = {name: threads for name, threads in sizes.items() if name not in self._serving}
-                for name, lanes in self._members.invite(free, time.monotonic()).items():
-                    self._start(name, self._serve(name, lanes))
+                for name, workers in self._members.invite(free, time.monotonic()).items():
+                    self._start(name, self._serve(name, workers))
                 self._mind_absence()
                 await asyncio.sleep(LOOK)
         except BatchmillError as error:
-            self._lanes.fail(error)
+            self._pool.fail(error)
         except Exception as error:
-            self._lanes.fail(lost(self.address, error, self._plan.checkpoint))
+            self._pool.fail(lost(self.address, error, self._plan.checkpoint))
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._serving[name] = asyncio.ensure_future(work)
@@ -183,26 +183,26 @@ class Cluster:
     def _mind_absence(self) -> None:
         """Say once that there is nobody; end the run where all there are cannot work for it, and nobody ever could."""
         error = self._members.unfit
-        if any(machine.is_up for machine in self._lanes.machines):
+        if any(machine.is_up for machine in self._pool.machines):
             self._told_waiting = False
-        elif error is not None and not self._lanes.was_used:
-            self._lanes.fail(error)
+        elif error is not None and not self._pool.was_used:
+            self._pool.fail(error)
         elif not (self._told_waiting or self._members.are_coming):
             self._told_waiting = True
             self._tell(f"Waiting for workers of {self.address}: start some with `dask worker {self.address}`")
 
     def _tell(self, sentence: str) -> None:
-        self._lanes.later(lambda: self._say(sentence))
+        self._pool.later(lambda: self._say(sentence))
 
     def _tell_once(self, sentence: str) -> None:
         if sentence not in self._told:
             self._told.add(sentence)
             self._tell(sentence)
 
-    async def _serve(self, name: str, lanes: int) -> None:
+    async def _serve(self, name: str, workers: int) -> None:
         """A worker's part in the run, from its invitation to its end."""
         try:
-            machine, link = await asyncio.wait_for(self._open(name, lanes), JOINING)
+            machine, link = await asyncio.wait_for(self._open(name, workers), JOINING)
         except ClusterUnfit as error:
             self._refuse(name, error)
         except Exception as error:
@@ -214,25 +214,25 @@ class Cluster:
             try:
                 await self._talk(name, machine, link)
             except Exception as error:
-                self._lanes.fail(LanesLost(f"messages of {name}: {error!r}", "this is a defect of batchmill"))
+                self._pool.fail(WorkersLost(f"messages of {name}: {error!r}", "this is a defect of batchmill"))
             finally:
                 del self._links[name]
 
-    async def _open(self, name: str, lanes: int) -> tuple[Machine, Link]:
+    async def _open(self, name: str, workers: int) -> tuple[Machine, Link]:
         """Start an agent in a worker, if it can work for this run."""
         facts = (await self._client.run(agent_host.describe, workers=[name]))[name]
         self._check(name, facts)
         session = uuid.uuid4().hex
-        slots = self._lanes.reserve(facts["host"], lanes)
+        slots = self._pool.reserve(facts["host"], workers)
         try:
             setup = pickle.dumps(replace(self._setup, slots=slots))
             await self._client.run(agent_host.open_session, session, setup, workers=[name])
             call, round_trip = await self._way_to(name, session)
         except BaseException:
-            self._lanes.release(facts["host"], slots)
+            self._pool.release(facts["host"], slots)
             raise
         link = Link(self._loop, call)
-        return self._lanes.add(name, facts["host"], link, slots, round_trip=round_trip), link
+        return self._pool.add(name, facts["host"], link, slots, round_trip=round_trip), link
 
     async def _talk(self, name: str, machine: Machine, link: Link) -> None:
         """Pass messages to and fro until the worker's part is over."""
@@ -244,10 +244,10 @@ class Cluster:
                 self._members.joined(name)
 
         parting = await link.talk(take)
-        if self._lanes.is_closed:
+        if self._pool.is_closed:
             return
         if await is_refused(self.address):  # then it is not the worker that is to blame
-            self._lanes.fail(lost(self.address, OSError(), self._plan.checkpoint))
+            self._pool.fail(lost(self.address, OSError(), self._plan.checkpoint))
             return
         if not parting.is_over:
             await self._await_end(name, link, take)
@@ -288,7 +288,7 @@ class Cluster:
 
     def _leave_out(self, error: BatchmillError) -> None:
         """Say of a worker that it is refused: that is kept, for half a cluster may be idle every night."""
-        self._lanes.later(lambda: self._warn(str(error)))
+        self._pool.later(lambda: self._warn(str(error)))
 
     def _check(self, name: str, facts: dict[str, Any]) -> None:
         """Raise ClusterUnfit for a worker that cannot take part; warn of one that may give other results."""
@@ -332,16 +332,16 @@ class Cluster:
 
 def _agent_setup(plan: Plan) -> AgentSetup:
     """What an agent needs to know of a batch; the user's modules as they are now."""
-    lane = replace(plan.lane_setup(1), environ={})
-    if isinstance(lane.spec, FunctionSpec):
-        spec = anchored(lane.spec)
-        lane = replace(lane, spec=spec, init=located(lane.init, spec, lane.directory))
+    worker = replace(plan.worker_setup(1), environ={})
+    if isinstance(worker.spec, FunctionSpec):
+        spec = anchored(worker.spec)
+        worker = replace(worker, spec=spec, init=located(worker.init, spec, worker.directory))
     return AgentSetup(
         slots=range(0),
-        lane=lane,
+        worker=worker,
         kwargs=packed(dict(plan.kwargs)),
         limits=replace(plan.watched, max_items_per_worker=None),
-        files=collect(lane.spec, lane.init),
+        files=collect(worker.spec, worker.init),
     )
 
 

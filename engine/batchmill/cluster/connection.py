@@ -29,7 +29,7 @@ Call = Callable[..., Coroutine[Any, Any, dict[str, Any]]]  # of host.exchange
 class Parting(NamedTuple):
     """Why an agent is not talked to any more.
 
-    `is_over`: it has ended, with its lanes. `is_suspicious`: what it was running may be the cause.
+    `is_over`: it has ended, with its workers. `is_suspicious`: what it was running may be the cause.
     """
 
     why: str

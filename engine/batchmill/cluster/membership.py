@@ -1,14 +1,14 @@
-"""Which workers of a cluster take part in a run, and with how many lanes.
+"""Which workers of a cluster take part in a run, and with how many workers.
 
 A worker moves by this table; any other event raises IllegalMove and leaves everything as it was:
 
     state      event      next       and then
-    -          invited    JOINING    its share of the lanes is kept for it
+    -          invited    JOINING    its share of the workers is kept for it
     JOINING    joined     IN         earlier failures are forgotten
     JOINING    failed     RESTING    it is invited again after a pause, which doubles
     JOINING    failed     REFUSED    the same, for the MOST-th time in a row
     JOINING    refused    REFUSED
-    IN         refused    REFUSED    a lane of it has shown that it cannot work for this run
+    IN         refused    REFUSED    a worker of it has shown that it cannot work for this run
     IN         lost       -          it may join again: what was lost may have been the connection
     RESTING    invited    JOINING
     any        left       -          the scheduler does not know it any more
@@ -37,13 +37,14 @@ class State(Enum):
 class _Member:
     def __init__(self) -> None:
         self.state = State.JOINING
-        self.lanes = 0
+        self.workers = 0
         self.failures = 0
         self.again = 0.0  # when it may be invited again, monotonic seconds
 
 
 class Members:
-    """The workers of a cluster, by address. `wanted` are the lanes asked for: a number, a share ("50%"), or "auto"."""
+    """The workers of a cluster, by address. `wanted` are the workers asked for: a number, a share ("50%"), or
+    "auto"."""
 
     def __init__(self, wanted: int | str) -> None:
         self._wanted = wanted
@@ -51,7 +52,7 @@ class Members:
         self._errors: dict[str, BatchmillError] = {}
 
     def share(self, threads: int) -> int:
-        """How many lanes a worker of so many threads may have: one a thread, a share of them, or at most -j."""
+        """How many workers a worker of so many threads may have: one a thread, a share of them, or at most -j."""
         if isinstance(self._wanted, int):
             return min(threads, self._wanted)
         if self._wanted == "auto":
@@ -59,26 +60,26 @@ class Members:
         return max(1, int(threads * float(self._wanted.rstrip("%")) / 100 + 1e-9))
 
     def most(self, sizes: Mapping[str, int]) -> int:
-        """How many lanes there can be with workers of so many threads each; at least one."""
-        lanes = sum(map(self.share, sizes.values()))
-        return max(1, min(lanes, self._wanted) if isinstance(self._wanted, int) else lanes)
+        """How many workers there can be with workers of so many threads each; at least one."""
+        workers = sum(map(self.share, sizes.values()))
+        return max(1, min(workers, self._wanted) if isinstance(self._wanted, int) else workers)
 
     # Events
 
     def invite(self, sizes: Mapping[str, int], now: float) -> dict[str, int]:
-        """Who is to join now, of workers with so many threads each, and with how many lanes; `now` is monotonic."""
+        """Who is to join now, of workers with so many threads each, and with how many workers; `now` is monotonic."""
         invited = {}
         for name, threads in sizes.items():
             member = self._members.get(name)
             if member is not None and not (member.state is State.RESTING and now >= member.again):
                 continue
-            lanes = self.share(threads)
+            workers = self.share(threads)
             if isinstance(self._wanted, int):
-                lanes = min(lanes, self._wanted - sum(other.lanes for other in self._members.values()))
-            if lanes > 0:
+                workers = min(workers, self._wanted - sum(other.workers for other in self._members.values()))
+            if workers > 0:
                 member = self._members.setdefault(name, _Member())
-                member.state, member.lanes = State.JOINING, lanes
-                invited[name] = lanes
+                member.state, member.workers = State.JOINING, workers
+                invited[name] = workers
         return invited
 
     def joined(self, name: str) -> None:
@@ -90,7 +91,7 @@ class Members:
         """A worker could not join, for a reason that may pass; whether it was tried so often that it is refused."""
         member = self._at(name, State.JOINING)
         member.failures += 1
-        member.lanes = 0
+        member.workers = 0
         member.state = State.RESTING
         member.again = now + PAUSE * 2 ** (member.failures - 1)
         if member.failures == MOST:
@@ -100,7 +101,7 @@ class Members:
     def refused(self, name: str, error: BatchmillError) -> None:
         """A worker cannot take part, and never will."""
         member = self._at(name, State.JOINING, State.IN)
-        member.state, member.lanes, self._errors[name] = State.REFUSED, 0, error
+        member.state, member.workers, self._errors[name] = State.REFUSED, 0, error
 
     def lost(self, name: str) -> None:
         """A worker's agent has ended, or cannot be reached."""

@@ -1,29 +1,29 @@
-"""The messages between a run and the agent that has its lanes on another machine: as values and as bytes.
+"""The messages between a run and the agent that has its workers on another machine: as values and as bytes.
 
-A message is a msgpack array that begins with a word. To the agent, after the environment of its lanes (a pickled dict)
-and the setup (a pickled AgentSetup):
+A message is a msgpack array that begins with a word. To the agent, after the environment of its workers (a pickled
+dict) and the setup (a pickled AgentSetup):
 
     start slot | submit slot number call | lower slot serial offset | kill slot | end slot | go serial | ack
     bye | stop
 
-`bye` lets lanes end that are idle, `stop` ends all at once. `call` is a pickle of (function of batchmill, arguments).
+`bye` lets workers end that are idle, `stop` ends all at once. `call` is a pickle of (function of batchmill, arguments).
 From the agent:
 
     up pid | started slot pid | reply slot number result | alone serial | lowered place | retire slot
     board places moving cpu rss short | gone place death | output bytes | message text
     unfit text | broken text
 
-A place is what the board says of a lane: its slot, the number of the record at hand, that of the last one opened;
+A place is what the board says of a worker: its slot, the number of the record at hand, that of the last one opened;
 in `board` each is an array of its own.
 
 `reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its tally); `board`
-the places of all lanes, the slots of those that were at another one a moment before, the CPU seconds of the agent and
-its lanes so far, their resident bytes, and whether memory is short. It comes when a lane begins to stand still or gets
-on again, and now and then. `death` is a Death. `alone` says that nothing else runs there, and with 0 that this is over;
-the chunk, and with 0 what came after it, begins at the `go` that answers it.
-`ack` says that an `output` was printed: an agent has but a few on their way. `up` comes when the agent is ready,
-`unfit` when it cannot work here, `broken` when it ends with a defect of ours. On a pipe each message follows its
-length, a big-endian u32. The empty message (PULSE) says that the run is still there.
+the places of all workers, the slots of those that were at another one a moment before, the CPU seconds of the agent and
+its workers so far, their resident bytes, and whether memory is short. It comes when a worker begins to stand still or
+gets on again, and now and then. `death` is a Death. `alone` says that nothing else runs there, and with 0 that this is
+over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `ack` says that an `output` was
+printed: an agent has but a few on their way. `up` comes when the agent is ready, `unfit` when it cannot work here,
+`broken` when it ends with a defect of ours. On a pipe each message follows its length, a big-endian u32. The empty
+message (PULSE) says that the run is still there.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from typing import Any, NamedTuple
 import msgpack
 
 from batchmill.settings import Settings
-from batchmill.worker.main import LaneSetup
+from batchmill.worker.main import WorkerSetup
 
 LENGTH = struct.Struct(">I")
 PULSE = b""
-LEASE = 15.0  # seconds that an agent and its lanes live on without hearing of their run
+LEASE = 15.0  # seconds that an agent and its workers live on without hearing of their run
 
 
 @dataclass(frozen=True)
 class AgentSetup:
-    """What an agent needs to know: the `slots` of its lanes, what each of them is to be, and the limits it sees to.
+    """What an agent needs to know: the `slots` of its workers, what each of them is to be, and the limits it sees to.
 
     `kwargs` are pickled. `files` are the user's own modules (see parcel.Parcel). The agent ends after `lease` seconds
     without a message.
     """
 
     slots: range
-    lane: LaneSetup
+    worker: WorkerSetup
     kwargs: bytes
     limits: Settings
     files: dict[str, dict[str, bytes]]
@@ -61,7 +61,7 @@ class AgentSetup:
 
 
 class Death(NamedTuple):
-    """How a lane ended: its exit status, whether an item had closed its pipe, the error that it was killed for (type,
+    """How a worker ended: its exit status, whether an item had closed its pipe, the error that it was killed for (type,
     message), what points to memory as the cause, why it never began (a process could not be started), and what was
     raised there where no item was at work."""
 

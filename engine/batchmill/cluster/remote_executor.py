@@ -1,4 +1,4 @@
-"""The futures of what a lane elsewhere was given.
+"""The futures of what a worker elsewhere was given.
 
 The loop's calls come in its own thread, answers and ends in another one.
 """
@@ -14,7 +14,7 @@ from batchmill.cluster.protocol import Death, pickled
 
 
 class RemoteExecutor:
-    """The way to the lane in `slot` of an agent, to which `send` takes messages. See lanes.Executor."""
+    """The way to the worker in `slot` of an agent, to which `send` takes messages. See workers.Executor."""
 
     def __init__(self, send: Callable[..., None], slot: int) -> None:
         self._send = send
@@ -52,7 +52,7 @@ class RemoteExecutor:
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """See Executor."""
         if self.is_dead:
-            raise RuntimeError("the lane is gone")
+            raise RuntimeError("the worker is gone")
         number, future = self._next, self.expect()
         self._send("submit", self._slot, number, pickled(function, arguments))
         if self.is_dead:  # meanwhile, in another thread
@@ -72,7 +72,7 @@ class RemoteExecutor:
                 _, future = self._futures.popitem()
             except KeyError:  # another thread took it
                 return
-            future.set_exception(RuntimeError("the lane is gone"))
+            future.set_exception(RuntimeError("the worker is gone"))
 
     def shutdown(self) -> None:
         """See Executor."""

@@ -1,19 +1,19 @@
-"""The guard and the monitor of lanes elsewhere: what their agents say of them."""
+"""The guard and the monitor of workers elsewhere: what their agents say of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from batchmill.cluster.remote_pool import RemoteLanes
+from batchmill.cluster.remote_pool import RemotePool
 from batchmill.errors import ItemError
 from batchmill.model import Usage
-from batchmill.pool.base import Lane
+from batchmill.pool.base import Worker
 from batchmill.pool.worker_limits import Guard
 from batchmill.system.machine import Monitor
 
 
 class RemoteGuard(Guard):
-    """The limits on lanes elsewhere: the agents see to them, and say what came of it."""
+    """The limits on workers elsewhere: the agents see to them, and say what came of it."""
 
     _pool: Any
 
@@ -25,35 +25,35 @@ class RemoteGuard(Guard):
         """See Guard.tick."""
         return None
 
-    def verdict(self, lane: Lane, code: int | None) -> ItemError | None:
+    def verdict(self, worker: Worker, code: int | None) -> ItemError | None:
         """See Guard.verdict."""
-        error = RemoteLanes.executor(lane).death.error
+        error = RemotePool.executor(worker).death.error
         return None if error is None else ItemError(*error)
 
-    def memory_trouble(self, lane: Lane) -> str | None:
+    def memory_trouble(self, worker: Worker) -> str | None:
         """See Guard.memory_trouble."""
-        return RemoteLanes.executor(lane).death.memory
+        return RemotePool.executor(worker).death.memory
 
-    def may_have_more(self, lane: Lane) -> bool:
+    def may_have_more(self, worker: Worker) -> bool:
         """See Guard.may_have_more, for each machine."""
-        machine = self._pool.machine_of(lane)
+        machine = self._pool.machine_of(worker)
         if not machine.is_short:
             return True
-        return not any(other.outstanding for slot, other in self._pool.lanes.items() if slot in machine.slots)
+        return not any(other.outstanding for slot, other in self._pool.workers.items() if slot in machine.slots)
 
 
 class RemoteMonitor(Monitor):
-    """CPU and memory of the parent, and of all agents and their lanes, as they last said."""
+    """CPU and memory of the parent, and of all agents and their workers, as they last said."""
 
-    def __init__(self, lanes: RemoteLanes) -> None:
-        self._lanes_there = lanes
+    def __init__(self, pool: RemotePool) -> None:
+        self._remote = pool
         super().__init__()
 
     def sample(self, pids: Any) -> Usage:
         """See Monitor.sample."""
-        machines, (then, before) = self._lanes_there.machines, self._last
+        machines, (then, before) = self._remote.machines, self._last
         usage = super().sample(())
-        self.cpu_seconds += self._lanes_there.lost_cpu + sum(machine.cpu_seconds for machine in machines)
+        self.cpu_seconds += self._remote.lost_cpu + sum(machine.cpu_seconds for machine in machines)
         rss = usage.rss + sum(machine.rss for machine in machines)
         self.peak_rss = max(self.peak_rss, rss)
         now = self._clock()

@@ -1,6 +1,6 @@
-"""Lanes on other machines: a Lanes whose lanes are an agent's.
+"""Workers on other machines: a WorkerPool whose workers are an agent's.
 
-    RemoteLanes --messages--> Machine --Link--> agent --> its Pool, its lanes
+    RemotePool --messages--> Machine --Link--> agent --> its Pool, its workers
          ^                                        |
          '------ futures, board, ends <-----------'
 
@@ -19,8 +19,8 @@ from typing import Any, Protocol
 from batchmill.cluster.protocol import Death, pack, unpack
 from batchmill.cluster.remote_executor import RemoteExecutor
 from batchmill.cluster.remote_output import Printer
-from batchmill.errors import BatchmillError, ClusterUnfit, LanesLost
-from batchmill.pool.base import Event, Lane, Lanes
+from batchmill.errors import BatchmillError, ClusterUnfit, WorkersLost
+from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.text import plural
 from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, OPENED
 
@@ -36,11 +36,11 @@ class Link(Protocol):
 
 
 class Machine:
-    """An agent and its lanes, in `slots`. `name` is what people know it by, `host` where it is; a message takes
+    """An agent and its workers, in `slots`. `name` is what people know it by, `host` where it is; a message takes
     `round_trip` seconds there and back."""
 
     def __init__(
-        self, lanes: RemoteLanes, name: str, host: str, link: Link, slots: range, *, round_trip: float
+        self, workers: RemotePool, name: str, host: str, link: Link, slots: range, *, round_trip: float
     ) -> None:
         self.name = name
         self.host = host
@@ -54,7 +54,7 @@ class Machine:
         self.cpu_seconds = 0.0
         self.rss = 0
         self.alone = 0
-        self._lanes = lanes
+        self._pool = workers
         self._link = link
 
     def send(self, *message: Any) -> None:
@@ -70,10 +70,10 @@ class Machine:
         getattr(self, f"_on_{word}")(*rest)
 
     def lose(self, why: str, *, is_suspicious: bool = True) -> None:
-        """The machine, or the way to it, is lost, with all its lanes; `is_suspicious`: what ran may be the cause."""
+        """The machine, or the way to it, is lost, with all its workers; `is_suspicious`: what ran may be the cause."""
         if not self.is_lost:
             self.is_lost = True
-            self._lanes.lose(self, why, is_suspicious and self.unfit is None)
+            self._pool.lose(self, why, is_suspicious and self.unfit is None)
 
     def refuse(self, error: BatchmillError) -> None:
         """It cannot work for this run: let its agent end."""
@@ -88,66 +88,66 @@ class Machine:
 
     def _on_up(self, pid: int) -> None:
         self.is_up = True
-        self._lanes.wake()
+        self._pool.wake()
 
     def _on_started(self, slot: int, pid: int) -> None:
-        lane = self._lanes.at(self, slot)
-        if lane is not None:
-            lane.pid = self._lanes.executor(lane).pid = pid
+        worker = self._pool.at(self, slot)
+        if worker is not None:
+            worker.pid = self._pool.executor(worker).pid = pid
 
     def _on_reply(self, slot: int, number: int, result: bytes) -> None:
-        lane = self._lanes.at(self, slot)
-        if lane is not None:
-            self._lanes.executor(lane).answer(number, pickle.loads(result))
+        worker = self._pool.at(self, slot)
+        if worker is not None:
+            self._pool.executor(worker).answer(number, pickle.loads(result))
 
     def _on_alone(self, serial: int) -> None:
         self.alone = serial
         self.send("go", serial)
 
     def _on_lowered(self, *place: int) -> None:
-        lane = self._lanes.at(self, place[0])
-        if lane is not None:
-            self._lanes.publish(self, [place])
-            self._lanes.executor(lane).seen += 1
+        worker = self._pool.at(self, place[0])
+        if worker is not None:
+            self._pool.publish(self, [place])
+            self._pool.executor(worker).seen += 1
 
     def _on_board(
         self, places: list[list[int]], moving: list[int], cpu_seconds: float, rss: int, is_short: bool
     ) -> None:
         self.cpu_seconds, self.rss, self.is_short = cpu_seconds, rss, is_short
-        self._lanes.publish(self, places)
+        self._pool.publish(self, places)
         for slot, _, _ in places:
-            lane = self._lanes.at(self, slot)
-            if lane is not None:
-                lane.is_moving = slot in moving
+            worker = self._pool.at(self, slot)
+            if worker is not None:
+                worker.is_moving = slot in moving
 
     def _on_retire(self, slot: int) -> None:
-        lane = self._lanes.at(self, slot)
-        if lane is not None:
-            self._lanes.later(lambda: self._lanes.retire(lane))
+        worker = self._pool.at(self, slot)
+        if worker is not None:
+            self._pool.later(lambda: self._pool.retire(worker))
 
     def _on_gone(self, slot: int, number: int, opened: int, told: list[Any]) -> None:
-        lane = self._lanes.at(self, slot)
-        if lane is not None:
-            self._lanes.publish(self, [(slot, number, opened)])
-            death = self._lanes.executor(lane).death = Death(*told)
-            lane.unstarted, lane.raised = death.unstarted, death.raised
-            self._lanes.end(lane)
+        worker = self._pool.at(self, slot)
+        if worker is not None:
+            self._pool.publish(self, [(slot, number, opened)])
+            death = self._pool.executor(worker).death = Death(*told)
+            worker.unstarted, worker.raised = death.unstarted, death.raised
+            self._pool.end(worker)
 
     def _on_output(self, data: bytes) -> None:
-        self._lanes.print(data, lambda: self.send("ack"))
+        self._pool.print(data, lambda: self.send("ack"))
 
     def _on_message(self, text: str) -> None:
-        self._lanes.later(lambda: self._lanes.say(f"{self.name}: {text}"))
+        self._pool.later(lambda: self._pool.say(f"{self.name}: {text}"))
 
     def _on_unfit(self, text: str) -> None:
-        self.refuse(ClusterUnfit(f"worker {self.name} cannot have lanes: {text}", "look at what it lacks there"))
+        self.refuse(ClusterUnfit(f"worker {self.name} cannot have workers: {text}", "look at what it lacks there"))
 
     def _on_broken(self, text: str) -> None:
-        self._lanes.fail(LanesLost(f"the agent at {self.name} broke:\n{text}", "this is a defect of batchmill"))
+        self._pool.fail(WorkersLost(f"the agent at {self.name} broke:\n{text}", "this is a defect of batchmill"))
 
 
-class RemoteLanes(Lanes):
-    """Lanes on machines that come and go.
+class RemotePool(WorkerPool):
+    """Workers on machines that come and go.
 
     `say` takes a line for people, `output` is a descriptor for what items print, `check` raises
     where no message can come any more. Only `add`, `reserve` and what Machine calls is for other threads. What ends a
@@ -172,20 +172,20 @@ class RemoteLanes(Lanes):
         self._machines: list[Machine] = []
         self._left: list[tuple[str, range]] = []  # host and slots of those that are no more
         self._by_slot: dict[int, Machine] = {}
-        self._living: dict[int, Lane] = {}  # until their end was heard of
+        self._living: dict[int, Worker] = {}  # until their end was heard of
         self._later: deque[Callable[[], None]] = deque()
         self._failure: BatchmillError | None = None
         self._check = check
         self.say = say
         self.lost_cpu = 0.0
-        self.was_used = False  # a lane came up, and was given something
-        self.most = 0  # lanes that there was room for at once
+        self.was_used = False  # a worker came up, and was given something
+        self.most = 0  # workers that there was room for at once
         self.is_closed = False
 
     # Machines
 
     def add(self, name: str, host: str, link: Link, slots: range, *, round_trip: float = 0.0) -> Machine:
-        """A machine with room for lanes in those slots; it has them when it says that it is up."""
+        """A machine with room for workers in those slots; it has them when it says that it is up."""
         machine = Machine(self, name, host, link, slots, round_trip=round_trip)
         self._by_slot.update(dict.fromkeys(machine.slots, machine))
         self._machines.append(machine)
@@ -200,16 +200,16 @@ class RemoteLanes(Lanes):
             return []
         return [(slot, machine.host) for slot, machine in list(self._by_slot.items())[first:]]
 
-    def reserve(self, host: str, lanes: int) -> range:
+    def reserve(self, host: str, workers: int) -> range:
         """New slots for a machine; or those of a machine of the same host that was lost, and has been dealt with."""
-        taken = [lane.slot for lane in (*list(self.lanes.values()), *list(self._dying))]
+        taken = [worker.slot for worker in (*list(self.workers.values()), *list(self._dying))]
         for where, slots in self._left:
-            if where == host and len(slots) == lanes and not any(slot in slots for slot in taken):
+            if where == host and len(slots) == workers and not any(slot in slots for slot in taken):
                 self.release(where, slots, again=True)
                 return slots
         first = len(self._slots) // COLUMNS
-        self._slots.extend([0] * COLUMNS * lanes)
-        return range(first, first + lanes)
+        self._slots.extend([0] * COLUMNS * workers)
+        return range(first, first + workers)
 
     def release(self, host: str, slots: range, *, again: bool = False) -> None:
         """Slots that were reserved are free for another machine of that host; or are taken `again`."""
@@ -223,22 +223,22 @@ class RemoteLanes(Lanes):
         """Those that are there."""
         return tuple(machine for machine in list(self._machines) if not machine.is_lost)
 
-    def machine_of(self, lane: Lane) -> Machine:
-        """Where a lane is."""
-        return self._by_slot[lane.slot]
+    def machine_of(self, worker: Worker) -> Machine:
+        """Where a worker is."""
+        return self._by_slot[worker.slot]
 
     def lose(self, machine: Machine, why: str, is_suspicious: bool) -> None:
-        """A machine is lost: so are its lanes."""
+        """A machine is lost: so are its workers."""
         self.size -= len(machine.slots) - len(machine.spent)
         self.lost_cpu += machine.cpu_seconds
         self._machines.remove(machine)
         self.release(machine.host, machine.slots)
         if not self.is_closed and machine.unfit is None:
             self.later(lambda: self.say(f"Lost {machine.name}: {why}"))
-        for lane in [lane for slot, lane in list(self._living.items()) if slot in machine.slots]:
-            lane.machine_lost, lane.is_spared = machine.name, not is_suspicious
-            lane.alone = machine.alone
-            self.end(lane)
+        for worker in [worker for slot, worker in list(self._living.items()) if slot in machine.slots]:
+            worker.machine_lost, worker.is_spared = machine.name, not is_suspicious
+            worker.alone = machine.alone
+            self.end(worker)
         self.wake()
 
     def wake(self) -> None:
@@ -255,29 +255,29 @@ class RemoteLanes(Lanes):
         self._later.append(action)
         self.wake()
 
-    # Lanes, for a machine
+    # Workers, for a machine
 
-    def at(self, machine: Machine, slot: int) -> Lane | None:
-        """The lane in that slot whose end was not heard of yet."""
+    def at(self, machine: Machine, slot: int) -> Worker | None:
+        """The worker in that slot whose end was not heard of yet."""
         return self._living.get(slot) if slot in machine.slots else None
 
     @staticmethod
-    def executor(lane: Lane) -> RemoteExecutor:
-        """A lane's executor as what it is."""
-        assert isinstance(lane.executor, RemoteExecutor)
-        return lane.executor
+    def executor(worker: Worker) -> RemoteExecutor:
+        """A worker's executor as what it is."""
+        assert isinstance(worker.executor, RemoteExecutor)
+        return worker.executor
 
     def publish(self, machine: Machine, places: Sequence[Sequence[int]]) -> None:
-        """What lanes are at: for each its slot, the number of the record at hand, and that of the last one opened."""
+        """What workers are at: for each its slot, the number of the record at hand, and that of the last one opened."""
         for slot, number, opened in places:
             if slot in machine.slots and slot in self._living:
                 self._board[COLUMNS * slot] = number
                 self._board[COLUMNS * slot + OPENED] = opened
 
-    def end(self, lane: Lane) -> None:
-        """A lane is dead."""
-        executor = self.executor(lane)
-        self._living.pop(lane.slot, None)
+    def end(self, worker: Worker) -> None:
+        """A worker is dead."""
+        executor = self.executor(worker)
+        self._living.pop(worker.slot, None)
         executor.is_dead = True
         executor.fail()
 
@@ -285,64 +285,64 @@ class RemoteLanes(Lanes):
         """Items have printed; `then` is called when that is written."""
         self._printer.print(data, then)
 
-    # Lanes, for the loop
+    # Workers, for the loop
 
     def vacant(self) -> list[int]:
-        """See Lanes.vacant."""
-        if len(self.lanes) + len(self._dying) >= self.size:
+        """See WorkerPool.vacant."""
+        if len(self.workers) + len(self._dying) >= self.size:
             return []
-        taken = self.lanes.keys() | {lane.slot for lane in self._dying}
+        taken = self.workers.keys() | {worker.slot for worker in self._dying}
         able = [machine for machine in self.machines if machine.is_up and machine.unfit is None]
         return [slot for one in able for slot in one.slots if slot not in taken and slot not in one.spent]
 
-    def start(self, slot: int) -> Lane:
-        """See Lanes.start."""
+    def start(self, slot: int) -> Worker:
+        """See WorkerPool.start."""
         machine = self._by_slot[slot]
         for column in range(COLUMNS):
             self._board[COLUMNS * slot + column] = NO_LIMIT if column == LIMIT else 0
         executor = RemoteExecutor(machine.send, slot)
-        lane = Lane(slot, executor)
+        worker = Worker(slot, executor)
         tag = ("hello", 0)
-        lane.outstanding.append(tag)
-        lane.busy_since = time.monotonic()
-        executor.expect().add_done_callback(lambda done: self._put(Event(lane, tag, done)))
-        self.lanes[slot] = self._living[slot] = lane
+        worker.outstanding.append(tag)
+        worker.busy_since = time.monotonic()
+        executor.expect().add_done_callback(lambda done: self._put(Event(worker, tag, done)))
+        self.workers[slot] = self._living[slot] = worker
         machine.send("start", slot)
         if machine.is_lost:
-            lane.machine_lost = machine.name
-            self.end(lane)
-        return lane
+            worker.machine_lost = machine.name
+            self.end(worker)
+        return worker
 
-    def submit(self, lane: Lane, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
-        """See Lanes.submit."""
+    def submit(self, worker: Worker, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
+        """See WorkerPool.submit."""
         self.was_used = True
-        return super().submit(lane, tag, function, *arguments)
+        return super().submit(worker, tag, function, *arguments)
 
-    def lower(self, lane: Lane, serial: int, offset: int) -> None:
-        """See Lanes.lower."""
-        super().lower(lane, serial, offset)
-        executor = self.executor(lane)
+    def lower(self, worker: Worker, serial: int, offset: int) -> None:
+        """See WorkerPool.lower."""
+        super().lower(worker, serial, offset)
+        executor = self.executor(worker)
         if not executor.is_dead:
             executor.lowered += 1
-            self._by_slot[lane.slot].send("lower", lane.slot, serial, offset)
+            self._by_slot[worker.slot].send("lower", worker.slot, serial, offset)
 
-    def has_seen(self, lane: Lane) -> bool:
-        """See Lanes.has_seen."""
-        executor = self.executor(lane)
+    def has_seen(self, worker: Worker) -> bool:
+        """See WorkerPool.has_seen."""
+        executor = self.executor(worker)
         return executor.seen >= executor.lowered
 
-    def place(self, lane: Lane) -> str:
-        """See Lanes.place."""
-        return self.machine_of(lane).name
+    def place(self, worker: Worker) -> str:
+        """See WorkerPool.place."""
+        return self.machine_of(worker).name
 
-    def unfit(self, lane: Lane, error: BatchmillError) -> BatchmillError | None:
-        """See Lanes.unfit. The run goes on without the slot, or without the machine."""
-        machine = self.machine_of(lane)
-        if lane.unstarted and any(slot in machine.slots for slot in self.lanes):
-            machine.spent.add(lane.slot)
+    def unfit(self, worker: Worker, error: BatchmillError) -> BatchmillError | None:
+        """See WorkerPool.unfit. The run goes on without the slot, or without the machine."""
+        machine = self.machine_of(worker)
+        if worker.unstarted and any(slot in machine.slots for slot in self.workers):
+            machine.spent.add(worker.slot)
             self.size -= 1
-            able = plural(len(machine.slots) - len(machine.spent), "lane")
-            self.say(f"Only {able} could be started on {machine.name}: {lane.unstarted}")
+            able = plural(len(machine.slots) - len(machine.spent), "worker")
+            self.say(f"Only {able} could be started on {machine.name}: {worker.unstarted}")
         elif machine.unfit is None:
             said = f"worker {machine.name} cannot work for this run: {error.message}"
             machine.refuse(ClusterUnfit(said, "install there what it lacks, or put it beside the function's file"))
@@ -350,24 +350,24 @@ class RemoteLanes(Lanes):
 
     @property
     def round_trip(self) -> float:
-        """See Lanes.round_trip: the median of the machines'."""
+        """See WorkerPool.round_trip: the median of the machines'."""
         found = sorted(machine.round_trip for machine in self.machines)
         return found[len(found) // 2] if found else 0.0
 
     @property
     def pids(self) -> list[int]:
-        """See Lanes.pids: none is here."""
+        """See WorkerPool.pids: none is here."""
         return []
 
-    def gone(self) -> Iterator[Lane]:
-        """See Lanes.gone. Raises what ends the run."""
+    def gone(self) -> Iterator[Worker]:
+        """See WorkerPool.gone. Raises what ends the run."""
         self.catch_up()
         self._check()
         if self._failure is not None:
             raise self._failure
-        for lane in list(self.lanes.values()):
-            if self.executor(lane).is_dead and not lane.outstanding:  # an idle one: nothing else would tell
-                self.give_up(lane)
+        for worker in list(self.workers.values()):
+            if self.executor(worker).is_dead and not worker.outstanding:  # an idle one: nothing else would tell
+                self.give_up(worker)
         yield from super().gone()
 
     def catch_up(self) -> None:
@@ -381,9 +381,9 @@ class RemoteLanes(Lanes):
         self._printer.close()
 
     def close(self, patience: float) -> None:
-        """See Lanes.close."""
+        """See WorkerPool.close."""
         self.is_closed = True
         for machine in self.machines:
             machine.close()
-        self.lanes.clear()
+        self.workers.clear()
         self._dying.clear()

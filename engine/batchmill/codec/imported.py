@@ -3,7 +3,7 @@
 It never imports it.
 
 Where it was not, no value can be of that class; importing decimal, fractions, uuid and pathlib to find that out would
-take as long as starting a lane.
+take as long as starting a worker.
 """
 
 from __future__ import annotations

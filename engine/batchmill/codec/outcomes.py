@@ -91,17 +91,17 @@ class PayloadTooLarge(ValueError):
 class Head(NamedTuple):
     """The fixed part of an OUTCOMES payload.
 
-    `lane`, `run`, `generation`, `input` (its ordinal) and `pid` say where it comes from; `lines` counts the raw lines
+    `worker`, `run`, `generation`, `input` (its ordinal) and `pid` say where it comes from; `lines` counts the raw lines
     of the block that are covered, `items` those with an outcome here, of which `ok` and `failed`; `blank` the lines
     passed over. `first` is the 0-based position of the block's first line in the whole input, `line` its 1-based number
-    within its own, `size` the block's bytes, `seconds` the chunk's wall time in its lane, `started` the epoch second.
+    within its own, `size` the block's bytes, `seconds` the chunk's wall time in its worker, `started` the epoch second.
     `first_crc` is the crc32 of the first line, `digest` the BLAKE2b-16 of the block; `shard` of `shards` is 0/0 where
     there is none. The last two are filled in by `pack_outcomes`.
     """
 
     version: int = _VERSION
     flags: int = 0
-    lane: int = 0
+    worker: int = 0
     run: int = 1
     generation: int = 0
     input: int = 0
@@ -143,7 +143,7 @@ class Failure(NamedTuple):
     raw: bytes | None
 
 
-def pack_outcomes(  # noqa: PLR0917 - a lane passes its columns in the file's order
+def pack_outcomes(  # noqa: PLR0917 - a worker passes its columns in the file's order
     head: Head,
     ids: list[Any],
     results: Sequence[bytes],

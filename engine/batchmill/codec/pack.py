@@ -168,7 +168,7 @@ class Packing:
 
 
 class _Local(threading.local):
-    """A Packing for each thread that asks. A lookup takes longer than packing a number: a lane holds its own."""
+    """A Packing for each thread that asks. A lookup takes longer than packing a number: a worker holds its own."""
 
     def __init__(self) -> None:
         self.packing = Packing()

@@ -1,6 +1,6 @@
 """The fast way through JSON: orjson.
 
-Imported by lanes only, where it is installed. It never reads anything otherwise than the format's own `parse`, which
+Imported by workers only, where it is installed. It never reads anything otherwise than the format's own `parse`, which
 decides, and words the error, wherever the two could differ.
 
 They differ in three ways. orjson refuses what json reads (NaN, Infinity, 1e999, lone surrogates, 1,025 levels): then

@@ -1,7 +1,7 @@
 """What an input format means: where items end, how one is parsed, what its id is.
 
 A block is bytes that hold whole records, each closed by the format's separator but perhaps the last. The parent cuts
-and splits blocks without looking into records; a lane parses them. Adding a format is adding a row to `FORMATS`.
+and splits blocks without looking into records; a worker parses them. Adding a format is adding a row to `FORMATS`.
 
 In a table (csv, tsv) a separator inside of quotes closes nothing, so what is cut and counted are a block's `marks`: the
 block itself for all other formats. The header of a table is no record; it travels with each chunk.

@@ -1,6 +1,6 @@
 """The way from a record to an item with an id and a content checksum.
 
-Only lanes use it, and a dry run.
+Only workers use it, and a dry run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The choice of what JSON is read with: json, or orjson where it is installed.
 
-orjson is imported where lines are read, in a lane: an interrupt in the middle of its import is a SIGSEGV.
+orjson is imported where lines are read, in a worker: an interrupt in the middle of its import is a SIGSEGV.
 """
 
 from __future__ import annotations

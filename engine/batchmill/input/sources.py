@@ -358,7 +358,7 @@ class ItemSource:
 def _plain_id(id_of: Callable[[Any], Any], item: Any) -> Any:
     """The id of an item as the checkpoint will have it, or why there is none.
 
-    A lane that cannot unpickle an id of the script's own class would die of it, and the next one too.
+    A worker that cannot unpickle an id of the script's own class would die of it, and the next one too.
     """
     try:
         id = id_of(item)

@@ -1,4 +1,4 @@
-"""Putting outcomes in order whose frames are mixed item by item: what lanes do for it.
+"""Putting outcomes in order whose frames are mixed item by item: what workers do for it.
 
     frames --sort--> runs of lines in order, cut into pages --(spool.py)--> slices of all runs --merge--> output bytes
 

@@ -1,11 +1,11 @@
-"""The output of a run: outcomes in input order, made in the lanes, copied as bytes.
+"""The output of a run: outcomes in input order, made in the workers, copied as bytes.
 
 It never opens an outcome.
 
 Pieces come in as they are found or committed. To a file they are written at the end, under a temporary name; to stdout
 as far as the input is settled without a gap, unless they are so mixed that this would take longer than all the rest:
-then what is left comes at the end too. What is to be made (layout.py) is made by whichever lane is free, and written in
-order.
+then what is left comes at the end too. What is to be made (layout.py) is made by whichever worker is free, and written
+in order.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Output:
             yield self._make(stretch.low, stretch.high, parts_of(stretch, self._frames))
 
     def rendered(self, number: int, data: bytes, unsaid: Unsaid) -> None:
-        """A lane has made order `number`: write it when its turn comes."""
+        """A worker has made order `number`: write it when its turn comes."""
         self.unsaid += unsaid
         if self.is_unread:
             return

@@ -1,7 +1,7 @@
-"""The lanes of this machine: a worker process and its executor each.
+"""The workers of this machine: a worker process and its executor each.
 
-A lane is one worker process behind a ProcessPoolExecutor of its own (max_workers=1): when a worker dies its executor
-breaks, and that costs this lane alone.
+A worker is one worker process behind a ProcessPoolExecutor of its own (max_workers=1): when a worker dies its executor
+breaks, and that costs this worker alone.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Any
 
 from batchmill.errors import InvalidUsage
 from batchmill.pool import forkserver
-from batchmill.pool.base import Event, Lane, Lanes
+from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.executor import SingleProcessExecutor
 from batchmill.pool.processes import Inherited, Origin
 from batchmill.worker import main
 from batchmill.worker.board import Board
-from batchmill.worker.main import LaneSetup
+from batchmill.worker.main import WorkerSetup
 from batchmill.worker.records import ALARM, COLUMNS, LIMIT, NO_LIMIT, OVERDUE
 
 _PATIENCE = 0.25  # seconds that signals may have to wait while a fork server starts
 
 
-class Pool(Lanes):
-    """The lanes of a run on this machine.
+class LocalPool(WorkerPool):
+    """The workers of a run on this machine.
 
     `kwargs` (or their pickle) go to every call of the function; `output` is a descriptor that workers write to in place
-    of stderr, `lock` one that lanes lock to pass on what commands print (`passing`). By the start method fork, workers
-    inherit the program's own descriptors, `foreign`.
+    of stderr, `lock` one that workers lock to pass on what commands print (`passing`). By the start method fork,
+    workers inherit the program's own descriptors, `foreign`.
     """
 
     def __init__(
         self,
-        setup: LaneSetup,
+        setup: WorkerSetup,
         kwargs: dict[str, Any] | bytes,
         size: int,
         put: Callable[[Event], None],
@@ -56,27 +56,27 @@ class Pool(Lanes):
         self._given = [output, lock, stdout]
 
     def may_start(self) -> bool:
-        """See Lanes.may_start: modules that are preloaded may take their time."""
+        """See WorkerPool.may_start: modules that are preloaded may take their time."""
         return self._server is None or self._server.is_up(_PATIENCE)
 
-    def start(self, slot: int) -> Lane:
-        """See Lanes.start."""
+    def start(self, slot: int) -> Worker:
+        """See WorkerPool.start."""
         for column in range(COLUMNS):
             self._board[COLUMNS * slot + column] = NO_LIMIT if column == LIMIT else 0
         is_fork = self.start_method == "fork"
         given = [one if one is None or is_fork else Inherited(one) for one in self._given]
         origin = Origin(self.start_method, self._server, f"batchmill worker {slot}", self._foreign)
         executor = SingleProcessExecutor(origin, main.start, (self._shared, slot, *self._arguments, given))
-        lane = Lane(slot, executor)
+        worker = Worker(slot, executor)
         hello = executor.start(main.hello)
-        lane.outstanding.append(("hello", 0))
-        self._listen(lane, ("hello", 0), hello)
-        lane.pid = executor.pid
-        self.lanes[slot] = lane
-        return lane
+        worker.outstanding.append(("hello", 0))
+        self._listen(worker, ("hello", 0), hello)
+        worker.pid = executor.pid
+        self.workers[slot] = worker
+        return worker
 
     def close(self, patience: float) -> None:
-        """See Lanes.close; also all that workers have left behind."""
+        """See WorkerPool.close; also all that workers have left behind."""
         super().close(patience)
         if self._is_open:
             self._is_open = False
@@ -85,17 +85,17 @@ class Pool(Lanes):
             if self._server is not None:
                 forkserver.give_back(self._server)
 
-    def ask_to_raise(self, lane: Lane, number: int) -> None:
-        """Have the lane raise Timeout in the record with that number, if it is still at it."""
-        self._board[COLUMNS * lane.slot + OVERDUE] = number
+    def ask_to_raise(self, worker: Worker, number: int) -> None:
+        """Have the worker raise Timeout in the record with that number, if it is still at it."""
+        self._board[COLUMNS * worker.slot + OVERDUE] = number
         try:
-            os.kill(lane.pid, ALARM)
+            os.kill(worker.pid, ALARM)
         except OSError:
             pass  # it died just now: an Event will tell
 
 
 def packed(kwargs: dict[str, Any]) -> bytes:
-    """Keyword arguments on their way to a lane; raises InvalidUsage for what cannot be pickled."""
+    """Keyword arguments on their way to a worker; raises InvalidUsage for what cannot be pickled."""
     try:
         return pickle.dumps(kwargs)
     except Exception as error:  # what pickle raises for a lambda, for a lock and for a recursion differs

@@ -1,4 +1,4 @@
-"""How the lanes of a run come up: the first alone, then the rest, and when to give up."""
+"""How the workers of a run come up: the first alone, then the rest, and when to give up."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from batchmill.errors import BatchmillError, FunctionFailed, FunctionStarved, LanesLost, OutOfResources
-from batchmill.pool.base import Lane, Lanes
+from batchmill.errors import BatchmillError, FunctionFailed, FunctionStarved, OutOfResources, WorkersLost
+from batchmill.pool.base import Worker, WorkerPool
 from batchmill.system.scarcity import lack_in, lacking, out_of_memory
 from batchmill.text import describe_exit, plural
 from batchmill.worker.main import Ready
@@ -17,15 +17,15 @@ SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork
 KILLED = -signal.SIGKILL
 _REMEDY = "see what limits memory and processes there (ulimit -a, a container's own), or give fewer workers with -j"
 PROOF = 3  # machines on which an import must fail, before any succeeds, to end the run: one may lack a package
-IN_A_ROW = 5  # lanes in a row that may die while starting
+IN_A_ROW = 5  # workers in a row that may die while starting
 _STILL_IMPORTING = 10.0  # seconds
 
 
-def not_started(error: OSError, what: str, remedy: str = "") -> LanesLost:
+def not_started(error: OSError, what: str, remedy: str = "") -> WorkersLost:
     """The error of a run that cannot have the workers it needs; `what` says how many there can be, `remedy` what else
     helps."""
     said = f"{what} can be started"
-    found = lacking(error, said) or LanesLost(f"{said}: {error}")
+    found = lacking(error, said) or WorkersLost(f"{said}: {error}")
     found.remedy = "; ".join(filter(None, (found.remedy, remedy)))
     return found
 
@@ -44,110 +44,110 @@ def died_importing(code: int | None) -> FunctionFailed:
 
 
 class Starts:
-    """Starts lanes, and raises FunctionFailed or LanesLost where that has no hope. `patience` is seconds.
+    """Starts workers, and raises FunctionFailed or WorkersLost where that has no hope. `patience` is seconds.
 
-    `any_ready` says whether a lane was ever up: then the function can be imported.
+    `any_ready` says whether a worker was ever up: then the function can be imported.
     """
 
-    def __init__(self, lanes: Lanes, patience: float, message: Callable[[str], None]) -> None:
-        self._lanes = lanes
+    def __init__(self, pool: WorkerPool, patience: float, message: Callable[[str], None]) -> None:
+        self._pool = pool
         self._patience = patience
         self._message = message
         self._died: Counter[str] = Counter()  # in a row, by place
         self._unfit_places: set[str] = set()
         self._told = False
-        self._asked: float | None = None  # when the first lane was to start, if that had to wait
-        self.any_ready = any(lane.ready for lane in lanes.lanes.values())  # a pool may be warm
+        self._asked: float | None = None  # when the first worker was to start, if that had to wait
+        self.any_ready = any(worker.ready for worker in pool.workers.values())  # a pool may be warm
 
     def start_first(self) -> None:
-        """Start the first lane, where there is a place for it: it shows whether the function can be imported."""
-        for slot in self._lanes.vacant()[:1]:
+        """Start the first worker, where there is a place for it: it shows whether the function can be imported."""
+        for slot in self._pool.vacant()[:1]:
             self._start(slot)
 
     def start_missing(self) -> None:
-        """Start a lane in every slot that is free, once the first one was up."""
-        for slot in self._lanes.vacant() if self.any_ready else ():
+        """Start a worker in every slot that is free, once the first one was up."""
+        for slot in self._pool.vacant() if self.any_ready else ():
             if not self._start(slot):
                 break
 
     def _start(self, slot: int) -> bool:
-        """Start a lane in a free slot. False: go on with fewer, or not yet, where the loop would have to wait."""
+        """Start a worker in a free slot. False: go on with fewer, or not yet, where the loop would have to wait."""
         try:
-            if not self._lanes.may_start():
+            if not self._pool.may_start():
                 self._asked = self._asked or time.monotonic()
                 return False
-            self._lanes.start(slot)
+            self._pool.start(slot)
         except OSError as error:
-            if not self._lanes.lanes:
+            if not self._pool.workers:
                 raise not_started(error, "no worker") from error
             self._go_on_with_fewer(lack_in(error))
             return False
         return True
 
     def _go_on_with_fewer(self, why: str) -> None:
-        if len(self._lanes.lanes) == self._lanes.size:
+        if len(self._pool.workers) == self._pool.size:
             return  # it was one too many already
-        self._lanes.size = len(self._lanes.lanes)
-        self._message(f"Only {plural(self._lanes.size, 'worker')} could be started: {why}")
+        self._pool.size = len(self._pool.workers)
+        self._message(f"Only {plural(self._pool.size, 'worker')} could be started: {why}")
 
     def shrink(self, why: str) -> None:
-        """Go on with one lane fewer."""
-        self._lanes.shrink()
-        self._message(f"Only {plural(self._lanes.size, 'worker')} from now on: {why}")
+        """Go on with one worker fewer."""
+        self._pool.shrink()
+        self._message(f"Only {plural(self._pool.size, 'worker')} from now on: {why}")
 
-    def greet(self, lane: Lane, ready: Ready) -> bool:
-        """A lane says that it is up, or why it never will be; whether it is the first one of all."""
+    def greet(self, worker: Worker, ready: Ready) -> bool:
+        """A worker says that it is up, or why it never will be; whether it is the first one of all."""
         if isinstance(ready.error, (FunctionStarved, OutOfResources)):
-            self._starved(lane, ready.error)
+            self._starved(worker, ready.error)
             return False
         if ready.error is not None:
-            self._unfit(lane, ready.error)
+            self._unfit(worker, ready.error)
             return False
-        lane.ready = True
-        self._died[self._lanes.place(lane)] = 0
+        worker.ready = True
+        self._died[self._pool.place(worker)] = 0
         is_first, self.any_ready = not self.any_ready, True
         return is_first
 
-    def died(self, lane: Lane, memory: str | None = None) -> None:
-        """A lane died before it was up; `memory` says what points to that as the cause."""
-        code, place = lane.executor.exitcode, self._lanes.place(lane)
+    def died(self, worker: Worker, memory: str | None = None) -> None:
+        """A worker died before it was up; `memory` says what points to that as the cause."""
+        code, place = worker.executor.exitcode, self._pool.place(worker)
         self._died[place] += 1
         if code == KILLED and memory is not None:
-            self._starved(lane, out_of_memory(f"a worker {describe_exit(code)} while starting"))
-        elif lane.unstarted:
-            self._unfit(lane, OutOfResources(f"no worker can be started: {lane.unstarted}", _REMEDY))
+            self._starved(worker, out_of_memory(f"a worker {describe_exit(code)} while starting"))
+        elif worker.unstarted:
+            self._unfit(worker, OutOfResources(f"no worker can be started: {worker.unstarted}", _REMEDY))
         elif not self.any_ready and code != SERVER_LOST:
-            self._unfit(lane, died_importing(code))
+            self._unfit(worker, died_importing(code))
         elif self._died[place] > IN_A_ROW:
             how = describe_exit(code)
             said = f"{self._died[place]} workers in a row died while starting; the last one {how}"
-            self._unfit(lane, OutOfResources(said, _REMEDY))
+            self._unfit(worker, OutOfResources(said, _REMEDY))
 
-    def _unfit(self, lane: Lane, error: BatchmillError) -> None:
-        """A lane cannot come up. Before the first one did that may be the function's fault: PROOF places show it."""
-        place = self._lanes.place(lane)
+    def _unfit(self, worker: Worker, error: BatchmillError) -> None:
+        """A worker cannot come up. Before the first one did that may be the function's fault: PROOF places show it."""
+        place = self._pool.place(worker)
         self._unfit_places.add(place)
         is_proven = type(error) is not FunctionFailed or len(self._unfit_places) >= PROOF
-        found = error if is_proven and not (self.any_ready or lane.unstarted) else self._lanes.unfit(lane, error)
+        found = error if is_proven and not (self.any_ready or worker.unstarted) else self._pool.unfit(worker, error)
         if found is error and place:
             raise type(error)(f"on {place}: {error.message}", error.remedy)
         if found is not None:
             raise found
 
-    def _starved(self, lane: Lane, error: BatchmillError) -> None:
-        """A lane cannot come up for want of something: if there are others on this machine, they do the work."""
-        others = (other for other in self._lanes.lanes.values() if other is not lane)
-        if self._lanes.place(lane) or not any(other.ready for other in others):
-            self._unfit(lane, error)
+    def _starved(self, worker: Worker, error: BatchmillError) -> None:
+        """A worker cannot come up for want of something: if there are others on this machine, they do the work."""
+        others = (other for other in self._pool.workers.values() if other is not worker)
+        if self._pool.place(worker) or not any(other.ready for other in others):
+            self._unfit(worker, error)
         else:
-            self._lanes.give_up(lane)
+            self._pool.give_up(worker)
             self._go_on_with_fewer(error.message.splitlines()[-1])
 
     def watch(self, now: float) -> None:
         """Look at how long the first import takes, at `now` (monotonic seconds)."""
         if self.any_ready:
             return
-        begun = [lane.started for lane in self._lanes.lanes.values()] or [self._asked or now]
+        begun = [worker.started for worker in self._pool.workers.values()] or [self._asked or now]
         for waited in (now - moment for moment in begun):
             if waited > self._patience:
                 raise not_imported(self._patience)

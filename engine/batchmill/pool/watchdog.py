@@ -20,7 +20,7 @@ class Action(Enum):
 
 
 class Overdue(NamedTuple):
-    """The item with board number `number` on lane `slot` has taken `seconds`."""
+    """The item with board number `number` on worker `slot` has taken `seconds`."""
 
     slot: int
     number: int
@@ -36,7 +36,7 @@ class _Watch:
 
 
 class Watchdog:
-    """Watches the board. After `timeout` seconds an item is asked to raise, `patience` later its lane is killed."""
+    """Watches the board. After `timeout` seconds an item is asked to raise, `patience` later its worker is killed."""
 
     def __init__(self, timeout: float, patience: float, longest_tick: float) -> None:
         self._timeout = timeout
@@ -46,7 +46,7 @@ class Watchdog:
         self._last: float | None = None
 
     def look(self, now: float, board: Iterable[tuple[int, int]]) -> list[Overdue]:
-        """`board` has (slot, number of the running item) of every lane that runs one; what is to be done now."""
+        """`board` has (slot, number of the running item) of every worker that runs one; what is to be done now."""
         tick = 0.0 if self._last is None else min(max(0.0, now - self._last), self._longest_tick)
         self._last = now
         found, watched = [], {}

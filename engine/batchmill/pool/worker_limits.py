@@ -1,7 +1,7 @@
-"""The limits on lanes while they run: time per item, memory, items per lane.
+"""The limits on workers while they run: time per item, memory, items per worker.
 
-Every tick: an item that takes too long is first asked to raise, then its lane is killed; a lane above its memory, or
-with its share of items done, retires at the next item boundary; one far above its memory is killed.
+Every tick: an item that takes too long is first asked to raise, then its worker is killed; a worker above its memory,
+or with its share of items done, retires at the next item boundary; one far above its memory is killed.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import math
 from collections.abc import Callable
 
 from batchmill.errors import ItemError
-from batchmill.pool.base import Lane
-from batchmill.pool.local import Pool
+from batchmill.pool.base import Worker
+from batchmill.pool.local import LocalPool
 from batchmill.pool.watchdog import Action, Watchdog
 from batchmill.settings import Settings
 from batchmill.system.machine import available_memory, is_stopped, oom_kills, rss_of
 from batchmill.text import format_size
 from batchmill.worker.records import ALARM
 
-FAR_ABOVE = 1.5  # times --worker-memory at which a lane is not waited for any more
+FAR_ABOVE = 1.5  # times --worker-memory at which a worker is not waited for any more
 LOOK, CALM_LOOK = 0.2, 1.0  # seconds between looks at memory, with --worker-memory and without
-FIRST_LOOK = 0.1  # seconds till the first of those, without a limit: lanes are up by then, and psutil takes its time
+FIRST_LOOK = 0.1  # seconds till the first of those, without a limit: workers are up by then, and psutil takes its time
 STOPPED_LOOK = 5.0  # seconds between looks for stopped workers
 SHORT = 0.05  # share of all memory; less than that free is trouble
-_PATIENCE = (0.5, 5.0)  # least and greatest wait between asking an item to raise and killing its lane
+_PATIENCE = (0.5, 5.0)  # least and greatest wait between asking an item to raise and killing its worker
 
 
 class Guard:
-    """Watches the lanes of a pool, and knows for which item it killed one."""
+    """Watches the workers of a pool, and knows for which item it killed one."""
 
-    def __init__(self, pool: Pool, settings: Settings, tick: float, on_message: Callable[[str], None]) -> None:
+    def __init__(self, pool: LocalPool, settings: Settings, tick: float, on_message: Callable[[str], None]) -> None:
         self._pool = pool
         self._settings = settings
         self._on_message = on_message
@@ -42,8 +42,8 @@ class Guard:
         self._free: int | None = None
         self._oom_kills = oom_kills()
         self._told: set[int] = set()
-        self._asked: dict[Lane, tuple[int, ItemError]] = {}
-        self._condemned: dict[Lane, tuple[int, ItemError]] = {}
+        self._asked: dict[Worker, tuple[int, ItemError]] = {}
+        self._condemned: dict[Worker, tuple[int, ItemError]] = {}
 
     @property
     def tick(self) -> float | None:
@@ -67,58 +67,58 @@ class Guard:
             self._look_for_stopped()
 
     def _look_at_time(self, watchdog: Watchdog, now: float) -> None:
-        numbers = {slot: self._pool.number(lane) for slot, lane in self._pool.lanes.items()}
+        numbers = {slot: self._pool.number(worker) for slot, worker in self._pool.workers.items()}
         for overdue in watchdog.look(now, ((slot, number) for slot, number in numbers.items() if number)):
-            lane = self._pool.lanes[overdue.slot]
-            sentence = f"killed after {overdue.seconds:.3g} s (--timeout {self._settings.timeout:g}, pid {lane.pid})"
+            worker = self._pool.workers[overdue.slot]
+            sentence = f"killed after {overdue.seconds:.3g} s (--timeout {self._settings.timeout:g}, pid {worker.pid})"
             error = ItemError("Timeout", sentence)
             if overdue.action is Action.RAISE:
-                self._asked[lane] = (overdue.number, error)
-                self._pool.ask_to_raise(lane, overdue.number)
+                self._asked[worker] = (overdue.number, error)
+                self._pool.ask_to_raise(worker, overdue.number)
             else:
-                self._condemn(lane, overdue.number, error)
+                self._condemn(worker, overdue.number, error)
 
-    def _condemn(self, lane: Lane, number: int, error: ItemError) -> None:
-        """Kill a lane, and let the item with that number on the board fail with `error`."""
-        self._condemned[lane] = (number, error)
-        self._pool.give_up(lane)
+    def _condemn(self, worker: Worker, number: int, error: ItemError) -> None:
+        """Kill a worker, and let the item with that number on the board fail with `error`."""
+        self._condemned[worker] = (number, error)
+        self._pool.give_up(worker)
 
-    def verdict(self, lane: Lane, code: int | None) -> ItemError | None:
-        """The error of the item that a dead lane (exit status `code`) was killed for; None where it was not.
+    def verdict(self, worker: Worker, code: int | None) -> ItemError | None:
+        """The error of the item that a dead worker (exit status `code`) was killed for; None where it was not.
 
-        Nor where the lane had gone on to another item before the kill reached it: that one is innocent. An item that
+        Nor where the worker had gone on to another item before the kill reached it: that one is innocent. An item that
         puts back the default action of our signal dies of being asked to raise.
         """
-        found = self._condemned.get(lane) or (self._asked.get(lane) if code == -ALARM else None)
-        return found[1] if found is not None and found[0] == self._pool.number(lane) else None
+        found = self._condemned.get(worker) or (self._asked.get(worker) if code == -ALARM else None)
+        return found[1] if found is not None and found[0] == self._pool.number(worker) else None
 
-    def forget(self, lane: Lane) -> None:
-        """A dead lane has been dealt with."""
-        self._asked.pop(lane, None)
-        self._condemned.pop(lane, None)
+    def forget(self, worker: Worker) -> None:
+        """A dead worker has been dealt with."""
+        self._asked.pop(worker, None)
+        self._condemned.pop(worker, None)
 
     def _look_at_memory(self) -> None:
         most = self._settings.worker_memory
         if self._settings.min_free_memory is not None:
             self._free = available_memory()
-        for lane in list(self._pool.lanes.values()):
-            rss = lane.rss = rss_of(lane.pid)
+        for worker in list(self._pool.workers.values()):
+            rss = worker.rss = rss_of(worker.pid)
             if most is None:
                 continue
-            number = self._pool.number(lane)
+            number = self._pool.number(worker)
             if rss > FAR_ABOVE * most and number:
-                held = f"its worker (pid {lane.pid}) held {format_size(rss)}"
+                held = f"its worker (pid {worker.pid}) held {format_size(rss)}"
                 error = ItemError("OutOfMemory", f"killed: {held} (--worker-memory {format_size(most)})")
-                self._condemn(lane, number, error)
+                self._condemn(worker, number, error)
             elif rss > most:
-                self._pool.retire(lane)
+                self._pool.retire(worker)
 
-    def counted(self, lane: Lane, items: int) -> None:
-        """A lane has answered for so many more items."""
-        lane.items += items
+    def counted(self, worker: Worker, items: int) -> None:
+        """A worker has answered for so many more items."""
+        worker.items += items
         most = self._settings.max_items_per_worker
-        if most is not None and lane.items >= most:
-            self._pool.retire(lane)
+        if most is not None and worker.items >= most:
+            self._pool.retire(worker)
 
     @property
     def has_memory(self) -> bool:
@@ -126,21 +126,21 @@ class Guard:
         least = self._settings.min_free_memory
         return least is None or self._free is None or self._free >= least
 
-    def may_have_more(self, lane: Lane) -> bool:
-        """Whether memory allows to give the lane something: while it is short, only the first lane works on."""
+    def may_have_more(self, worker: Worker) -> bool:
+        """Whether memory allows to give the worker something: while it is short, only the first worker works on."""
         if self.has_memory:
             return True
-        busy = [other for other in self._pool.lanes.values() if other.outstanding]
+        busy = [other for other in self._pool.workers.values() if other.outstanding]
         return not busy
 
-    def items_left(self, lane: Lane) -> int | None:
-        """How many items the lane may still answer for, None for any number."""
+    def items_left(self, worker: Worker) -> int | None:
+        """How many items the worker may still answer for, None for any number."""
         most = self._settings.max_items_per_worker
-        return None if most is None else most - lane.items
+        return None if most is None else most - worker.items
 
-    def memory_trouble(self, lane: Lane) -> str | None:
-        """What points to memory as the cause of a lane's death, in words, or None."""
-        kills, free, rss = oom_kills(), available_memory(), lane.rss
+    def memory_trouble(self, worker: Worker) -> str | None:
+        """What points to memory as the cause of a worker's death, in words, or None."""
+        kills, free, rss = oom_kills(), available_memory(), worker.rss
         was_killed = kills > self._oom_kills
         self._oom_kills = kills
         if was_killed or free < SHORT * (free + rss):
@@ -148,7 +148,9 @@ class Guard:
         return None
 
     def _look_for_stopped(self) -> None:
-        for lane in self._pool.lanes.values():
-            if lane.pid not in self._told and is_stopped(lane.pid):
-                self._told.add(lane.pid)
-                self._on_message(f"Worker {lane.pid} is stopped; `kill -CONT {lane.pid}` lets it go on (see --timeout)")
+        for worker in self._pool.workers.values():
+            if worker.pid not in self._told and is_stopped(worker.pid):
+                self._told.add(worker.pid)
+                self._on_message(
+                    f"Worker {worker.pid} is stopped; `kill -CONT {worker.pid}` lets it go on (see --timeout)"
+                )

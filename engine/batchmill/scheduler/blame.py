@@ -1,25 +1,28 @@
-"""Whether a dead lane's item is to blame, and in which words."""
+"""Whether a dead worker's item is to blame, and in which words."""
 
 from __future__ import annotations
 
 from batchmill.errors import ItemError
 from batchmill.pool.startup import KILLED, SERVER_LOST
 
-KILLS = 10  # times an item may be on the board of a lane that somebody else seems to have killed, before it is charged
+KILLS = (
+    10  # times an item may be on the board of a worker that somebody else seems to have killed, before it is charged
+)
 DISCONNECTED = "closed its connection (does the item close descriptors that are not its own?)"
 
 
 class Blame:
-    """Judges the deaths of lanes. Keeps how often a record was on the board when its lane was killed from outside."""
+    """Judges the deaths of workers. Keeps how often a record was on the board when its worker was killed from
+    outside."""
 
     def __init__(self) -> None:
         self._kills: dict[int, int] = {}
 
     def is_its_own(self, first: int, code: int | None, memory: str | None, *, has_begun: bool = True) -> bool:
-        """Whether the record at position `first` is charged with the death of its lane (exit status `code`).
+        """Whether the record at position `first` is charged with the death of its worker (exit status `code`).
 
         An unknown status and a lost fork server (or the item's own `exit(-1)`) are someone else's doing, and so is
-        SIGKILL unless memory was short (`memory` says how), and whatever befell a lane that had worked before and had
+        SIGKILL unless memory was short (`memory` says how), and whatever befell a worker that had worked before and had
         not begun with this; but not if it happens again and again to the same record.
         """
         if (has_begun and code not in (None, SERVER_LOST, KILLED)) or (code == KILLED and memory is not None):
@@ -29,7 +32,7 @@ class Blame:
 
 
 def verdict(how: str, pid: int, tries: int, memory: str | None, *, was_opened: bool = True) -> ItemError:
-    """The error of an item that cost a lane (process `pid`) its life `tries` times; `how` in words."""
+    """The error of an item that cost a worker (process `pid`) its life `tries` times; `how` in words."""
     cause = f"; likely out of memory: {memory}" if memory is not None and "SIGKILL" in how else ""
     times = f", {tries} times" if tries > 1 else ""
     what = "running" if was_opened else "reading"

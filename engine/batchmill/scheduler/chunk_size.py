@@ -1,8 +1,8 @@
 """The size of the next chunk: seconds seen -> number of items.
 
 A chunk is cut by time, not by count. Its target duration keeps the parent's cost per chunk under a few percent of one
-core at this number of lanes (a chunk of D seconds on each of L lanes costs the parent L * cost / D of its core);
-towards the end it shrinks as in guided self-scheduling (Polychronopoulos and Kuck, 1987), so that no lane is left
+core at this number of workers (a chunk of D seconds on each of L workers costs the parent L * cost / D of its core);
+towards the end it shrinks as in guided self-scheduling (Polychronopoulos and Kuck, 1987), so that no worker is left
 with a long tail.
 """
 
@@ -13,9 +13,9 @@ import math
 PARENT_COST = 0.0005  # seconds of the parent's time per chunk, measured (bench/)
 PARENT_SHARE = 0.02  # of one core, that the parent may spend on chunks
 ROUND_TRIPS = 300  # to another machine and back, that a chunk should last: so much of both machines goes into messages
-DEEPEST = 64  # chunks that a lane holds at the most
+DEEPEST = 64  # chunks that a worker holds at the most
 SHORTEST, LONGEST = 0.05, 0.8  # seconds a chunk aims at
-OVERRUN = 1.5  # a lane returns what it has when its chunk took this many times its target
+OVERRUN = 1.5  # a worker returns what it has when its chunk took this many times its target
 LEAST_PATIENCE = 0.1  # seconds; taking back what waits behind a shorter item costs more than it brings
 STRAGGLER = 3.0  # times the mean: where all items are long, the long ones are no stragglers
 GROWTH = 8  # a chunk is at most so many times larger than the largest one seen: one fast item proves little
@@ -28,27 +28,27 @@ class Pace:
     `fixed` is the user's chunk size, or None for by time.
     """
 
-    def __init__(self, lanes: int, fixed: int | None = None) -> None:
+    def __init__(self, workers: int, fixed: int | None = None) -> None:
         self._fixed = fixed
         self._mean: float | None = None
         self._largest = 0
         self._aim = 0.0
-        self.fit(lanes)
+        self.fit(workers)
 
-    def fit(self, lanes: int, round_trip: float = 0.0) -> None:
-        """Aim at what suits so many lanes, to which a message takes `round_trip` seconds there and back."""
-        self._lanes = lanes = max(1, lanes)  # on a cluster there may be none just now
+    def fit(self, workers: int, round_trip: float = 0.0) -> None:
+        """Aim at what suits so many workers, to which a message takes `round_trip` seconds there and back."""
+        self._workers = workers = max(1, workers)  # on a cluster there may be none just now
         self._round_trip = round_trip
-        target = max(SHORTEST, lanes * PARENT_COST / PARENT_SHARE, round_trip * ROUND_TRIPS)
+        target = max(SHORTEST, workers * PARENT_COST / PARENT_SHARE, round_trip * ROUND_TRIPS)
         self.target = min(LONGEST, target)
 
     @property
     def slice(self) -> float:
-        """Seconds after which a lane returns what it has of its chunk; 0 means never (a fixed chunk size)."""
+        """Seconds after which a worker returns what it has of its chunk; 0 means never (a fixed chunk size)."""
         return 0.0 if self._fixed else self.target * OVERRUN
 
     def depth(self, window: int) -> int:
-        """Chunks that a lane should hold: `window`, or more where it would be through with those before the next one
+        """Chunks that a worker should hold: `window`, or more where it would be through with those before the next one
         could come: only chunks of a fixed size are ever so short."""
         if not self._round_trip or self._mean is None:
             return window
@@ -81,8 +81,9 @@ class Pace:
         size = min(self.target / max(self._mean, 1e-9), self._largest * GROWTH)
         if remaining is not None:
             # Half of an even share; but a chunk under ten times the parent's cost would only keep the parent busy, and
-            # more lanes than that would wait for the parent if their chunks took less than its round through them all.
-            least = max(10, self._lanes) * PARENT_COST / max(self._mean, 1e-9)
-            size = min(size, max(remaining / (2 * self._lanes), least))
+            # more workers than that would wait for the parent if their chunks took less than its round through them
+            # all.
+            least = max(10, self._workers) * PARENT_COST / max(self._mean, 1e-9)
+            size = min(size, max(remaining / (2 * self._workers), least))
         self._aim = size * self._mean
         return max(1, int(size))

@@ -1,4 +1,4 @@
-"""Which chunks are in flight, on which lane, and what is to be handed out again.
+"""Which chunks are in flight, on which worker, and what is to be handed out again.
 
 A chunk in flight (a flight) moves by this table; any other event raises IllegalMove and leaves everything as it was:
 
@@ -14,7 +14,7 @@ A chunk in flight (a flight) moves by this table; any other event raises Illegal
     HANDED     isolate    over      everything goes back; the suspect is to run alone
     SHORT      isolate    over      the same
 
-Blame (engine/README.md#blame): the record on the board gets the strike. A lane that died with no record on the board,
+Blame (engine/README.md#blame): the record on the board gets the strike. A worker that died with no record on the board,
 or with all of its machine, counts against its chunk; the second time the chunk's records go one by one.
 
 A chunk whose ids are to be read (`scan`) is a flight like any other, and waits in a queue of its own.
@@ -42,10 +42,10 @@ class State(Enum):
 
 @dataclass(slots=True)
 class Flight:
-    """A chunk handed to lane `lane` under the number `serial`."""
+    """A chunk handed to worker `worker` under the number `serial`."""
 
     serial: int
-    lane: int
+    worker: int
     chunk: Chunk
     state: State = State.HANDED
 
@@ -63,7 +63,7 @@ class Ledger:
 
     `divide` splits a chunk in two (formats.divide with the separator bound). A record whose strikes exceed
     `crash_retries` comes out of the queue condemned: with a verdict instead of a run. It is opened once more for its id
-    alone; one that did not survive being opened, or costs a lane even so, is sealed: nobody opens it again.
+    alone; one that did not survive being opened, or costs a worker even so, is sealed: nobody opens it again.
     """
 
     def __init__(self, divide: Divide, crash_retries: int = 1) -> None:
@@ -142,19 +142,20 @@ class Ledger:
         """Whether that flight is still in the air."""
         return serial in self._flights
 
-    def on_lane(self, lane: int) -> list[Flight]:
-        """The flights on a lane, oldest first."""
-        return [flight for flight in self._flights.values() if flight.lane == lane]
+    def on_worker(self, worker: int) -> list[Flight]:
+        """The flights on a worker, oldest first."""
+        return [flight for flight in self._flights.values() if flight.worker == worker]
 
-    def hand(self, chunk: Chunk, lane: int) -> Flight:
-        """Record that `chunk` goes to `lane`; the flight's serial names it from now on."""
-        flight = Flight(self._next_serial, lane, chunk)
+    def hand(self, chunk: Chunk, worker: int) -> Flight:
+        """Record that `chunk` goes to `worker`; the flight's serial names it from now on."""
+        flight = Flight(self._next_serial, worker, chunk)
         self._flights[flight.serial] = flight
         self._next_serial += 1
         return flight
 
     def returned(self, serial: int, records: int) -> Chunk:
-        """The lane answered for the first `records` records of flight `serial`; the rest waits again, first in line."""
+        """The worker answered for the first `records` records of flight `serial`; the rest waits again, first in
+        line."""
         flight = self._flight(serial)
         chunk = flight.chunk
         if not 0 <= records <= chunk.records:
@@ -166,13 +167,13 @@ class Ledger:
         return chunk
 
     def shorten(self, serial: int, at: int) -> None:
-        """Take the records from offset `at` on back from flight `serial`; its lane is known not to start them."""
+        """Take the records from offset `at` on back from flight `serial`; its worker is known not to start them."""
         flight = self._flight(serial)
         chunk = flight.chunk
         if not 0 <= at < chunk.records:
             raise IllegalMove(f"flight {serial} of {chunk.records} records cannot be shortened to {at}")
         if at == 0:
-            # An empty flight stays until its lane answers: only then may the lane be given more.
+            # An empty flight stays until its worker answers: only then may the worker be given more.
             flight.chunk, rest = chunk._replace(records=0, data=chunk.data[:0], skip=None, earlier=None), chunk
         else:
             flight.chunk, rest = self.divide(chunk, at)
@@ -180,9 +181,9 @@ class Ledger:
         self.put_first(rest)
 
     def lost(self, serial: int, suspect: int | None, *, blame: bool = True) -> Strike | None:
-        """The lane of flight `serial` is gone; `suspect` is the offset of the record it was running, if it was.
+        """The worker of flight `serial` is gone; `suspect` is the offset of the record it was running, if it was.
 
-        Everything waits again, first in line, the suspect alone. With `blame` False (the lane did not die of what it
+        Everything waits again, first in line, the suspect alone. With `blame` False (the worker did not die of what it
         ran) nobody is charged.
         """
         flight = self._flight(serial)
@@ -190,7 +191,7 @@ class Ledger:
         if suspect is not None and not 0 <= suspect < chunk.records:
             if suspect < 0 or flight.state is not State.SHORT:
                 raise IllegalMove(f"flight {serial} of {chunk.records} records was lost at record {suspect}")
-            # Published before its lane saw that it was taken back: it was not started, here.
+            # Published before its worker saw that it was taken back: it was not started, here.
             blame = False
         del self._flights[serial]
         if chunk.records == 0:
@@ -224,7 +225,7 @@ class Ledger:
             self.put_first(chunk)
 
     def isolate(self, serial: int, suspect: int | None) -> None:
-        """The lane of flight `serial` died of what ran there, or of what ran beside it: nobody is charged yet.
+        """The worker of flight `serial` died of what ran there, or of what ran beside it: nobody is charged yet.
 
         Everything waits again, first in line, the suspect to run alone; all of the chunk, where it is not known.
         """

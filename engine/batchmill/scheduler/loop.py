@@ -1,11 +1,12 @@
-"""The loop that keeps lanes busy and commits what they answer. Joins the parts; never knows a format or an option.
+"""The loop that keeps workers busy and commits what they answer. Joins the parts; never knows a format or an option.
 
-    intake --job--> [fill] --submit--> lane ... Event --> [replied] --commit--> checkpoint, tracker, output, sink
+    intake --job--> [fill] --submit--> worker ... Event --> [replied] --commit--> checkpoint, tracker, output, sink
        ^                                 |
        |                                 |--> [gone] --> ledger: the chunk runs again, the suspect alone
-       '--- what came back undone -------'--> recaller: from a lane that is held up, for one that is idle
+       '--- what came back undone -------'--> recaller: from a worker that is held up, for one that is idle
 
-One thread, one queue. Lanes, the feeder, the sync thread and signals put things on it; nothing else touches the state.
+One thread, one queue. Workers, the feeder, the sync thread and signals put things on it; nothing else touches the
+state.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 from batchmill.errors import BatchmillError, CheckpointUnwritable, ClusterLost, ClusterUnfit
 from batchmill.model import TIME_UP, Chunk, Stop
 from batchmill.output.writer import KEPT
-from batchmill.pool.base import Event, Lane, Lanes
+from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.startup import Starts
 from batchmill.pool.worker_limits import Guard
 from batchmill.scheduler.chunk_size import Pace
@@ -40,21 +41,21 @@ from batchmill.worker.reply import Part, Tally
 from batchmill.worker.sealer import Sealer
 
 TICK = 0.1  # seconds between looks at what sends no events
-BRISK = 0.02  # between looks while lanes wait for input, or for a dead one to be gone
+BRISK = 0.02  # between looks while workers wait for input, or for a dead one to be gone
 TURN = 16  # chunks handed out before the loop looks at what has come back: it tells how large the next should be
 
 
 class Watcher(Protocol):
-    """Who follows a run: `ok` and `failed` items so far, and what becomes of the lanes."""
+    """Who follows a run: `ok` and `failed` items so far, and what becomes of the workers."""
 
     ok: int
     failed: int
 
     def tick(self, now: float, pids: list[int], workers: int) -> None:
-        """At every turn of the loop: `now` is monotonic seconds; `pids` and `workers` are the lanes there are."""
+        """At every turn of the loop: `now` is monotonic seconds; `pids` and `workers` are the workers there are."""
 
-    def lane_ended(self, lane: int, pid: int, exit: int | None, why: str) -> None:
-        """See Tracker.lane_ended."""
+    def worker_ended(self, worker: int, pid: int, exit: int | None, why: str) -> None:
+        """See Tracker.worker_ended."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Loop:
     def __init__(
         self,
         *,
-        pool: Lanes,
+        pool: WorkerPool,
         events: queue.SimpleQueue[Any],
         intake: Intake,
         ledger: Ledger,
@@ -127,9 +128,9 @@ class Loop:
     # The loop
 
     def run(self) -> None:
-        """Keep the lanes busy until all is done.
+        """Keep the workers busy until all is done.
 
-        After an error lanes still return what they have, unless there are none any more or nothing can be committed.
+        After an error workers still return what they have, unless there are none any more or nothing can be committed.
         """
         while True:
             try:
@@ -147,7 +148,7 @@ class Loop:
 
     def _turn(self) -> None:
         more = self._fill()
-        self._tick()  # after handing out: it may take as long as starting a lane does
+        self._tick()  # after handing out: it may take as long as starting a worker does
         self._hear(0.0 if more else self._patience())
 
     def _hear(self, seconds: float) -> None:
@@ -196,7 +197,7 @@ class Loop:
     def _patience(self) -> float:
         if self._recaller.is_pending:
             return SOON
-        idle = any(lane.ready and not lane.outstanding for lane in self._pool.lanes.values())
+        idle = any(worker.ready and not worker.outstanding for worker in self._pool.workers.values())
         waits = (self._guard.tick, self._retrier.wait(self._clock()))
         return min(BRISK if self._pool.dying or idle else TICK, *(wait for wait in waits if wait is not None), TICK)
 
@@ -215,7 +216,7 @@ class Loop:
     # Handing out
 
     def _fill(self) -> bool:
-        """Give lanes with room something to do; whether some may be left that could have more."""
+        """Give workers with room something to do; whether some may be left that could have more."""
         more = self._have_made()
         return (not self.stopped and self._hand_out()) or more
 
@@ -224,52 +225,54 @@ class Loop:
         if self.stopped not in KEPT:
             return False
         more = self._desk.fill(self._has_room)
-        if self.stopped and self._desk.is_deserted:  # time was up, and took all lanes with it
+        if self.stopped and self._desk.is_deserted:  # time was up, and took all workers with it
             while not self._is_time_over() and self._desk.make_one_here():
                 more = True
         return more
 
     def _hand_out(self) -> bool:
-        """Give items to lanes with room, the idlest first."""
+        """Give items to workers with room, the idlest first."""
         given = 0
         for held in range(self._depth):
-            for lane in list(self._pool.lanes.values()):
-                if len(lane.outstanding) != held or not self._has_room(lane):
+            for worker in list(self._pool.workers.values()):
+                if len(worker.outstanding) != held or not self._has_room(worker):
                     continue
                 if given == TURN:
                     return True
                 if self._ledger.is_to_wait and not self._pool.isolates:
                     return False
-                if not self._give(lane):
+                if not self._give(worker):
                     self._share()
                     return False
                 given += 1
-        if not self._pool.lanes and not self._pool.dying and self._has_work():
+        if not self._pool.workers and not self._pool.dying and self._has_work():
             self._starts.start_first()
         return False
 
     def _share(self) -> None:
-        """Nothing is left to hand out: let lanes that have too much share it with those that are idle."""
-        lanes = self._pool.lanes.values()
-        self._recaller.plan(self._clock(), sum(1 for lane in lanes if not lane.outstanding and self._has_room(lane)))
+        """Nothing is left to hand out: let workers that have too much share it with those that are idle."""
+        workers = self._pool.workers.values()
+        self._recaller.plan(
+            self._clock(), sum(1 for worker in workers if not worker.outstanding and self._has_room(worker))
+        )
 
-    def _has_room(self, lane: Lane) -> bool:
-        if not lane.ready or lane.retiring or len(lane.outstanding) >= self._depth:
+    def _has_room(self, worker: Worker) -> bool:
+        if not worker.ready or worker.retiring or len(worker.outstanding) >= self._depth:
             return False
-        if lane.lowered and lane.outstanding:
+        if worker.lowered and worker.outstanding:
             return False
-        return self._guard.may_have_more(lane) and self._items_left(lane) != 0
+        return self._guard.may_have_more(worker) and self._items_left(worker) != 0
 
-    def _items_left(self, lane: Lane) -> int | None:
-        """How many items the lane may still be given beside those it has; None for any number."""
-        most = self._guard.items_left(lane)
+    def _items_left(self, worker: Worker) -> int | None:
+        """How many items the worker may still be given beside those it has; None for any number."""
+        most = self._guard.items_left(worker)
         if most is None:
             return None
-        return max(0, most - sum(flight.chunk.to_run for flight in self._ledger.on_lane(lane.slot)))
+        return max(0, most - sum(flight.chunk.to_run for flight in self._ledger.on_worker(worker.slot)))
 
     def _has_work(self) -> bool:
-        """Whether there is something to start the first lane for."""
-        if self._desk.needs_lane:
+        """Whether there is something to start the first worker for."""
+        if self._desk.needs_worker:
             return True
         chunk = self._next_chunk()
         if chunk is None:
@@ -290,61 +293,62 @@ class Loop:
             self.error = self.error or error
             return None
 
-    def _give(self, lane: Lane) -> bool:
-        chunk = self._next_chunk(self._items_left(lane))
+    def _give(self, worker: Worker) -> bool:
+        chunk = self._next_chunk(self._items_left(worker))
         if chunk is None:
             return False
         if chunk.sealed or (chunk.verdict is not None and chunk.ids is not None):  # its id is known: not even for that
-            self._seal(chunk, lane)
+            self._seal(chunk, worker)
             return True
-        flight = self._ledger.hand(chunk, lane.slot)
+        flight = self._ledger.hand(chunk, worker.slot)
         order = Order(flight.serial, self._pace.slice, self._tell.generation(), chunk)
         if chunk.scan:
-            self._pool.submit(lane, ("scan", flight.serial), records.scan_chunk, order)
+            self._pool.submit(worker, ("scan", flight.serial), records.scan_chunk, order)
         else:
-            self._pool.submit(lane, ("run", flight.serial), records.run_chunk, order)
+            self._pool.submit(worker, ("run", flight.serial), records.run_chunk, order)
         return True
 
-    def _seal(self, chunk: Chunk, lane: Lane) -> None:
-        """A record that no lane may open again: all that is needed of it is made here, where `lane` would have been."""
+    def _seal(self, chunk: Chunk, worker: Worker) -> None:
+        """A record that no worker may open again: all that is needed of it is made here, where `worker` would have
+        been."""
         if chunk.scan:
             self._intake.scanned(chunk, self._sealer.scan(chunk))
         else:
-            self._commit(chunk, [self._sealer.outcome(chunk, lane.slot, self._tell.generation())])
+            self._commit(chunk, [self._sealer.outcome(chunk, worker.slot, self._tell.generation())])
 
     # Answers
 
     def _answered(self, event: Event) -> None:
-        lane, (kind, number) = event.lane, event.tag
-        self._pool.answered(lane, event.tag)
-        if lane.lost:
+        worker, (kind, number) = event.worker, event.tag
+        self._pool.answered(worker, event.tag)
+        if worker.lost:
             return  # its flights are taken care of when it is gone
         error = event.future.exception()
         if error is not None:
-            self._broken(lane, kind, error)
+            self._broken(worker, kind, error)
             return
         if kind == "hello":
-            self._ready(lane, event.future.result())
+            self._ready(worker, event.future.result())
         elif kind in ("run", "scan") and self._ledger.has(number):
-            self._replied(lane, event.future)
+            self._replied(worker, event.future)
         elif kind == "render":
             self._desk.made(number, *event.future.result())
             self._mind_the_reader()
-        if lane.retiring:
-            self._pool.retire(lane)
+        if worker.retiring:
+            self._pool.retire(worker)
 
     def _mind_the_reader(self) -> None:
         if self._desk.is_unread:
             self.stop("SIGPIPE")
 
-    def _replied(self, lane: Lane, future: Future[Answer | Ids]) -> None:
+    def _replied(self, worker: Worker, future: Future[Answer | Ids]) -> None:
         answer = future.result()
         done = answer.records
         if answer.trouble and not done:
-            self._pool.spoiled(lane, answer.trouble)  # it counts as lost over what it had
+            self._pool.spoiled(worker, answer.trouble)  # it counts as lost over what it had
             return
         chunk = self._ledger.returned(answer.serial, done)
-        self._recaller.forget(lane, answer.serial)
+        self._recaller.forget(worker, answer.serial)
         if isinstance(answer, Ids):
             if done:
                 self._intake.scanned(self._head(chunk, done), answer.scan)
@@ -355,10 +359,10 @@ class Loop:
                 self._has_waited = True
                 self._tell.message(f"Waiting: {answer.lack}; items run when that is over")
             items = self._commit(chunk, answer.parts)
-            self._guard.counted(lane, items)
+            self._guard.counted(worker, items)
         if answer.trouble:
-            lane.is_spared = True
-            self._pool.give_up(lane)
+            worker.is_spared = True
+            self._pool.give_up(worker)
 
     def _head(self, chunk: Chunk, records: int) -> Chunk:
         return self._ledger.divide(chunk, records)[0] if records < chunk.records else chunk
@@ -378,32 +382,32 @@ class Loop:
                 self.stop(reason)
         return items
 
-    # Lanes
+    # Workers
 
-    def _ready(self, lane: Lane, ready: Ready) -> None:
-        if self._starts.greet(lane, ready):  # the others only now: an import that fails is one error
+    def _ready(self, worker: Worker, ready: Ready) -> None:
+        if self._starts.greet(worker, ready):  # the others only now: an import that fails is one error
             self._tell.ready(ready.source)
 
-    def _broken(self, lane: Lane, kind: str, error: BaseException) -> None:
-        """The lane's process died, or its executor did; what it was running is known once it is gone."""
+    def _broken(self, worker: Worker, kind: str, error: BaseException) -> None:
+        """The worker's process died, or its executor did; what it was running is known once it is gone."""
         if isinstance(error, RuntimeError):  # BrokenProcessPool is one
-            self._pool.broke(lane)
+            self._pool.broke(worker)
         elif kind in ("run", "scan"):
-            self._pool.spoiled(lane, in_words(error))
+            self._pool.spoiled(worker, in_words(error))
         else:  # no item was ever near it: a defect of ours
             raise error
 
-    def _gone(self, lane: Lane) -> None:
-        """A lane is confirmed dead: its chunks run again, and another lane takes its place."""
-        code = lane.executor.exitcode
-        if not (lane.ready or lane.machine_lost or self.stopped):
-            self._starts.died(lane, self._guard.memory_trouble(lane))
-        self._losses.take_back(lane, stopped=bool(self.stopped))
-        self._desk.lost(lane)
+    def _gone(self, worker: Worker) -> None:
+        """A worker is confirmed dead: its chunks run again, and another worker takes its place."""
+        code = worker.executor.exitcode
+        if not (worker.ready or worker.machine_lost or self.stopped):
+            self._starts.died(worker, self._guard.memory_trouble(worker))
+        self._losses.take_back(worker, stopped=bool(self.stopped))
+        self._desk.lost(worker)
         if not self.stopped:
-            self._tracker.lane_ended(lane.slot, lane.pid, code, self._losses.why(lane))
-        self._recaller.forget(lane)
-        self._guard.forget(lane)
+            self._tracker.worker_ended(worker.slot, worker.pid, code, self._losses.why(worker))
+        self._recaller.forget(worker)
+        self._guard.forget(worker)
 
     # Ticks and ends
 
@@ -411,8 +415,8 @@ class Loop:
         now = self._clock()
         self._recaller.look(now, self._pace.patience)
         self._recaller.check(now)
-        for lane in self._pool.gone():
-            self._gone(lane)
+        for worker in self._pool.gone():
+            self._gone(worker)
         self._desk.look()
         if not self.stopped:
             if self._pool.isolates or not self._ledger.is_alone:
@@ -426,7 +430,7 @@ class Loop:
             self._kill_all()
         if self._time_limit is not None:
             self._mind_the_time(self._time_limit, now)
-        self._tracker.tick(now, self._pool.pids, len(self._pool.lanes))
+        self._tracker.tick(now, self._pool.pids, len(self._pool.workers))
 
     def _mind_the_time(self, limit: TimeLimit, now: float) -> None:
         phase = limit.phase(now)
@@ -442,34 +446,36 @@ class Loop:
         return self._time_limit is not None and self._time_limit.phase(self._clock()) is Phase.OVER
 
     def _cut_off(self) -> None:
-        """Kill the lanes that still run items: nobody is blamed, the items run again."""
-        busy = [lane for lane in self._pool.lanes.values() if any(tag[0] != "render" for tag in lane.outstanding)]
-        running = sum(1 for lane in busy if self._pool.running(lane))
-        for lane in busy:
-            self._pool.give_up(lane)
+        """Kill the workers that still run items: nobody is blamed, the items run again."""
+        busy = [
+            worker for worker in self._pool.workers.values() if any(tag[0] != "render" for tag in worker.outstanding)
+        ]
+        running = sum(1 for worker in busy if self._pool.running(worker))
+        for worker in busy:
+            self._pool.give_up(worker)
         if running:
             was = "1 item was" if running == 1 else f"{running} items were"
             remedy = "" if self._tracker.ok + self._tracker.failed else "; none ended in time: give more"
             self._tell.message(f"{was} still running when the time was up, and stopped to be run again{remedy}")
 
     def stop(self, reason: str, insist: bool = False) -> None:
-        """Hand out nothing more and let lanes return what they have; asked to `insist`, kill them."""
+        """Hand out nothing more and let workers return what they have; asked to `insist`, kill them."""
         if self.stopped and not (self.stopped == TIME_UP and reason.startswith("SIG")):
             if insist:
                 self._kill_all()
             return
         self.stopped = reason
         self._deadline = None if reason == TIME_UP else self._clock() + self._grace
-        running = sum(1 for lane in self._pool.lanes.values() if self._pool.running(lane))
+        running = sum(1 for worker in self._pool.workers.values() if self._pool.running(worker))
         if running and reason.startswith("SIG") and reason != "SIGPIPE":
             waited = f"up to {self._grace:g} s for {plural(running, 'item')}"
             self._tell.message(f"Stopping: waiting {waited}; once more stops at once")
-        for lane in list(self._pool.lanes.values()):
-            self._pool.lower(lane, 0, 0)
-            if not lane.ready:
-                self._pool.give_up(lane)
+        for worker in list(self._pool.workers.values()):
+            self._pool.lower(worker, 0, 0)
+            if not worker.ready:
+                self._pool.give_up(worker)
 
     def _kill_all(self) -> None:
         self._killed = True
-        for lane in list(self._pool.lanes.values()):
-            self._pool.give_up(lane)
+        for worker in list(self._pool.workers.values()):
+            self._pool.give_up(worker)

@@ -1,4 +1,4 @@
-"""The way of a failed item back to the lanes.
+"""The way of a failed item back to the workers.
 
 It never holds an item's bytes that the checkpoint holds.
 """

@@ -18,7 +18,7 @@ STRAGGLER = 3.0  # times the mean of its chunk: an item is hardly longer, and ne
 SEEN = 200  # chunks remembered
 CLOSING_SHARE, CLOSING = 0.02, (0.3, 5.0)  # of the limit, and least and most seconds: sync, close, report
 SLACK = 0.15  # seconds by which the loop, which looks ten times a second, may be late
-RENDERED = 20 << 20  # bytes of outcomes written per second; measured: 100 M and more on two lanes
+RENDERED = 20 << 20  # bytes of outcomes written per second; measured: 100 M and more on two workers
 MOST = 0.5  # of the limit that writing the output may claim beforehand
 
 

@@ -1,7 +1,7 @@
 """What is to be done next: the input less what is done, and the chunks that came back.
 
     source --> matcher --> (skip)
-                 |  \\--unmatched--> scan in a lane --> masked chunk --\\
+                 |  \\--unmatched--> scan in a worker --> masked chunk --\\
                  \\--all matched: the rest is new ---------------------> ledger --> next()
 
 While outcomes of earlier runs are unmatched, the input is searched block by block. Records that match no block are held
@@ -87,7 +87,7 @@ class Intake:
     def next(self, starved: bool = False, most: int | None = None) -> Chunk | None:
         """The next chunk, of at most `most` records to run; None where there is none now.
 
-        `starved`: no lane has anything to do, so nothing is held back.
+        `starved`: no worker has anything to do, so nothing is held back.
         """
         scan = self._ledger.take_scan()
         if scan is not None or self.is_limited:

@@ -1,14 +1,14 @@
-"""Taking records back from a lane that is held up, for one that is not.
+"""Taking records back from a worker that is held up, for one that is not.
 
 It never takes what may have been started.
 
 A straggler holds its chunk-mates and the queued chunk hostage (engine/README.md#stragglers). Taking back has two steps:
-lower the lane's limit, and a tick later look at its board. What the board has not reached by then, the lane never
+lower the worker's limit, and a tick later look at its board. What the board has not reached by then, the worker never
 starts: it publishes a record before it looks at the limit.
 
-Two things call for it. Lanes are idle and no input is left: they get halves of what the others have. Or a record runs
+Two things call for it. Workers are idle and no input is left: they get halves of what the others have. Or a record runs
 much longer than its chunk was meant to: then what waits behind it is taken back at once, while there is still time to
-run it beside the straggler; with four stragglers in a row, each soon has a lane of its own.
+run it beside the straggler; with four stragglers in a row, each soon has a worker of its own.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchmill.pool.base import Lane, Lanes
+from batchmill.pool.base import Worker, WorkerPool
 from batchmill.scheduler.in_flight import Flight, Ledger, doubling
 
 SOON = 0.002  # seconds after which a lowered limit is sure to have been seen
-HELD_UP = 0.005  # seconds a lane must have been at its chunk before anything is taken back from it
+HELD_UP = 0.005  # seconds a worker must have been at its chunk before anything is taken back from it
 LOOK = 0.1  # seconds between looks for stragglers
 RELIEFS = 4  # stragglers dealt with per look: each costs the parent a handful of chunks
 
 
 class _Place(NamedTuple):
-    """A record of a flight; places on one lane are in the order in which they run."""
+    """A record of a flight; places on one worker are in the order in which they run."""
 
     serial: int
     offset: int
@@ -36,22 +36,23 @@ class _Place(NamedTuple):
 
 @dataclass
 class _Recall:
-    """A lane whose limit was lowered to `place`; that it saw it in time is known at `due`. `relief`: of a straggler."""
+    """A worker whose limit was lowered to `place`; that it saw it in time is known at `due`. `relief`: of a
+    straggler."""
 
-    lane: Lane
+    worker: Worker
     place: _Place
     due: float
     relief: bool = False
 
 
 class Recaller:
-    """Takes records back, one recall per lane at a time. `refund` is told how many records came back."""
+    """Takes records back, one recall per worker at a time. `refund` is told how many records came back."""
 
-    def __init__(self, pool: Lanes, ledger: Ledger, refund: Callable[[int], None]) -> None:
+    def __init__(self, pool: WorkerPool, ledger: Ledger, refund: Callable[[int], None]) -> None:
         self._pool = pool
         self._ledger = ledger
         self._refund = refund
-        self._recalls: dict[Lane, _Recall] = {}
+        self._recalls: dict[Worker, _Recall] = {}
         self._seen: dict[int, tuple[_Place, float]] = {}  # by slot: the record that runs, and since when
         self._next_look = 0.0
 
@@ -60,81 +61,82 @@ class Recaller:
         """Whether a limit was lowered, and `check` is to be called soon."""
         return bool(self._recalls)
 
-    def forget(self, lane: Lane, serial: int | None = None) -> None:
-        """The flight was answered, or (without `serial`) the lane is gone: nothing is to be taken from it any more."""
-        recall = self._recalls.get(lane)
+    def forget(self, worker: Worker, serial: int | None = None) -> None:
+        """The flight was answered, or (without `serial`) the worker is gone: nothing is to be taken from it any
+        more."""
+        recall = self._recalls.get(worker)
         if recall is not None and serial in (None, recall.place.serial):
-            del self._recalls[lane]
+            del self._recalls[worker]
 
     def plan(self, now: float, idle: int) -> None:
-        """Nothing is left for so many idle lanes: lower the limits of those with most records not started."""
+        """Nothing is left for so many idle workers: lower the limits of those with most records not started."""
         wanted = idle - len(self._recalls)
         if wanted <= 0:
             return
         found = (self._not_started(flight, now) for flight in self._ledger)
         best = heapq.nlargest(wanted, (one for one in found if one is not None), key=lambda one: one[0])
-        for _, lane, place in best:
-            if lane not in self._recalls:
-                self._lower(lane, place, now)
+        for _, worker, place in best:
+            if worker not in self._recalls:
+                self._lower(worker, place, now)
 
-    def _not_started(self, flight: Flight, now: float) -> tuple[int, Lane, _Place] | None:
-        """(records to take back, the lane, from where on) of a flight; None where there is nothing worth it.
+    def _not_started(self, flight: Flight, now: float) -> tuple[int, Worker, _Place] | None:
+        """(records to take back, the worker, from where on) of a flight; None where there is nothing worth it.
 
         All of a chunk that waits behind another; half of what is left of the one that is running.
         """
-        lane, records = self._pool.lanes.get(flight.lane), flight.chunk.records
-        if lane is None or lane in self._recalls or not records or now - lane.busy_since < HELD_UP:
+        worker, records = self._pool.workers.get(flight.worker), flight.chunk.records
+        if worker is None or worker in self._recalls or not records or now - worker.busy_since < HELD_UP:
             return None
-        running = self._running(lane)
+        running = self._running(worker)
         if running is None:
             return None
         serial, offset = running
         if serial < flight.serial:
-            return records, lane, _Place(flight.serial, 0)
+            return records, worker, _Place(flight.serial, 0)
         half = (records - offset) // 2
-        return (half, lane, _Place(serial, records - half)) if serial == flight.serial and half else None
+        return (half, worker, _Place(serial, records - half)) if serial == flight.serial and half else None
 
-    def _running(self, lane: Lane) -> _Place | None:
-        """What the lane is running, unless it has answered for it since: the board may be that of a moment ago."""
-        running = self._pool.running(lane)
+    def _running(self, worker: Worker) -> _Place | None:
+        """What the worker is running, unless it has answered for it since: the board may be that of a moment ago."""
+        running = self._pool.running(worker)
         return _Place(*running) if running is not None and self._ledger.has(running[0]) else None
 
-    def _lower(self, lane: Lane, place: _Place, now: float, relief: bool = False) -> None:
-        self._pool.lower(lane, place.serial, place.offset)
-        self._recalls[lane] = _Recall(lane, place, now + SOON, relief)
+    def _lower(self, worker: Worker, place: _Place, now: float, relief: bool = False) -> None:
+        self._pool.lower(worker, place.serial, place.offset)
+        self._recalls[worker] = _Recall(worker, place, now + SOON, relief)
 
     def look(self, now: float, patience: float) -> None:
-        """Relieve the lanes that have been at one record for more than `patience` seconds of what waits behind it."""
+        """Relieve the workers that have been at one record for more than `patience` seconds of what waits behind it."""
         if now < self._next_look:
             return
         self._next_look = now + LOOK
         held_up = []
-        for lane in self._pool.lanes.values():
-            running = self._running(lane)
-            place, since = self._seen.get(lane.slot, (None, now))
-            if running is None or running != place or lane.is_moving:
-                self._seen[lane.slot] = (running or _Place(0, 0), now)
-            elif now - since > patience and not lane.lowered:
-                held_up.append((since, place, lane))
-        for _, place, lane in heapq.nsmallest(RELIEFS, held_up, key=lambda one: one[0]):
-            self._lower(lane, _Place(place.serial, place.offset + 1), now, relief=True)
+        for worker in self._pool.workers.values():
+            running = self._running(worker)
+            place, since = self._seen.get(worker.slot, (None, now))
+            if running is None or running != place or worker.is_moving:
+                self._seen[worker.slot] = (running or _Place(0, 0), now)
+            elif now - since > patience and not worker.lowered:
+                held_up.append((since, place, worker))
+        for _, place, worker in heapq.nsmallest(RELIEFS, held_up, key=lambda one: one[0]):
+            self._lower(worker, _Place(place.serial, place.offset + 1), now, relief=True)
 
     def check(self, now: float) -> None:
-        """A tick after a limit was lowered: what the lane has not started by now, it never will."""
+        """A tick after a limit was lowered: what the worker has not started by now, it never will."""
         for recall in [recall for recall in self._recalls.values() if now >= recall.due]:
-            if not self._pool.has_seen(recall.lane):  # asked first: what the board says must be younger
+            if not self._pool.has_seen(recall.worker):  # asked first: what the board says must be younger
                 continue
-            running = self._pool.running(recall.lane)
+            running = self._pool.running(recall.worker)
             if running is not None:  # else it is between records, or its reply is on the way: look again
-                del self._recalls[recall.lane]
+                del self._recalls[recall.worker]
                 # A record beyond the place was published before it could see the limit.
                 recall.place = max(recall.place, _Place(running[0], running[1] + 1))
                 self._take_back(recall)
 
     def _take_back(self, recall: _Recall) -> None:
-        """What the lane has from the place on goes back to the ledger, the last first: each goes to the front."""
+        """What the worker has from the place on goes back to the ledger, the last first: each goes to the front."""
         serial, offset = recall.place
-        flights = sorted(self._ledger.on_lane(recall.lane.slot), key=lambda flight: flight.serial, reverse=True)
+        flights = sorted(self._ledger.on_worker(recall.worker.slot), key=lambda flight: flight.serial, reverse=True)
         for flight in flights:
             if flight.serial >= serial:
                 at = offset if flight.serial == serial else 0

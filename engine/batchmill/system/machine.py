@@ -20,7 +20,7 @@ from batchmill.version import __version__
 if TYPE_CHECKING:
     import psutil
 
-DESCRIPTORS_PER_LANE = 8  # counted on CPython 3.11-3.13: `ulimit -n 1024` ended at lane 127
+DESCRIPTORS_PER_WORKER = 8  # counted on CPython 3.11-3.13: `ulimit -n 1024` ended at worker 127
 DESCRIPTORS_SPARE = 24  # inputs, checkpoint, output, the fork server
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -41,7 +41,7 @@ def usable_cores(
 ) -> tuple[int, str]:
     """The cores this process may use, and what says so: the least of the limits that are set.
 
-    Limits: CPU affinity, the cgroup's CPU quota rounded up (a lane on half a core is better than none),
+    Limits: CPU affinity, the cgroup's CPU quota rounded up (a worker on half a core is better than none),
     SLURM_CPUS_PER_TASK, and PYTHON_CPU_COUNT or the option of Python that overrules it (`-X cpu_count`).
     """
     environ = os.environ if environ is None else environ
@@ -75,7 +75,7 @@ def worker_count(
 
 
 def thread_caps(workers: int, cores: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables to set before the user's imports, so that numeric libraries in all lanes fit into `cores`."""
+    """The variables to set before the user's imports, so that numeric libraries in all workers fit into `cores`."""
     threads = str(max(1, cores // max(1, workers)))
     left_out = _FOLLOW_OMP if environ.get("OMP_NUM_THREADS") else set()
     return {name: threads for name in THREAD_VARIABLES if not environ.get(name) and name not in left_out}
@@ -149,15 +149,15 @@ def available_memory(*, root: str = "/") -> int:
     return min([psutil.virtual_memory().available, *_free_in_cgroups(root)])
 
 
-def raise_descriptor_limit(lanes: int) -> int:
-    """Raise the soft limit of open files as far as `lanes` need it; return how many lanes it allows (at least 1).
+def raise_descriptor_limit(workers: int) -> int:
+    """Raise the soft limit of open files as far as `workers` need it; return how many workers it allows (at least 1).
 
     Not to the hard limit: that may be 10**9, and old programs close every descriptor up to it one by one.
     """
     import resource
 
     spare = _open_descriptors() + DESCRIPTORS_SPARE
-    wanted = spare + lanes * DESCRIPTORS_PER_LANE
+    wanted = spare + workers * DESCRIPTORS_PER_WORKER
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -167,8 +167,8 @@ def raise_descriptor_limit(lanes: int) -> int:
         except (OSError, ValueError):  # macOS has a lower limit of its own beside the hard one
             pass
     if soft == resource.RLIM_INFINITY:
-        return lanes
-    return max(1, min(lanes, (soft - spare) // DESCRIPTORS_PER_LANE))
+        return workers
+    return max(1, min(workers, (soft - spare) // DESCRIPTORS_PER_WORKER))
 
 
 def _open_descriptors() -> int:
@@ -221,12 +221,12 @@ class _Seen:
 
 
 class Monitor:
-    """Samples the CPU and memory of this process, the parent, and its lanes.
+    """Samples the CPU and memory of this process, the parent, and its workers.
 
-    `cpu_seconds` is what all of them used since the monitor was made (the lanes' own children included, once those have
-    ended), also of lanes that died; `peak_rss` the largest sum of resident bytes seen, in which pages that lanes share
-    count once for each of them. With `offspring`, memory is also that of the processes that lanes have started. `clock`
-    gives seconds.
+    `cpu_seconds` is what all of them used since the monitor was made (the workers' own children included, once those
+    have ended), also of workers that died; `peak_rss` the largest sum of resident bytes seen, in which pages that
+    workers share count once for each of them. With `offspring`, memory is also that of the processes that workers have
+    started. `clock` gives seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, offspring: bool = False) -> None:
@@ -234,38 +234,39 @@ class Monitor:
         self.peak_rss = 0
         self._clock = clock
         self._offspring = offspring
-        self._lanes: dict[int, _Seen] = {}
+        self._workers: dict[int, _Seen] = {}
         self._gone = 0.0
-        self._parent: _Seen | None = None  # psutil is not imported before the first lane is on its way
+        self._parent: _Seen | None = None  # psutil is not imported before the first worker is on its way
         self._before = sum(os.times()[:2])
         self._last = (clock(), 0.0)
         self._percent = 0.0
 
     def sample(self, pids: Iterable[int]) -> Usage:
-        """Usage now, with `pids` as the lanes; `cpu_percent` is of the time since the last sample (100 = one core)."""
+        """Usage now, with `pids` as the workers; `cpu_percent` is of the time since the last sample (100 = one
+        core)."""
         import psutil
 
         self._keep(set(pids))
         parent = self._parent = self._parent or _Seen(psutil.Process())
-        self._look(parent, children=False)  # its children may be the lanes
-        for seen in self._lanes.values():
+        self._look(parent, children=False)  # its children may be the workers
+        for seen in self._workers.values():
             self._look(seen, children=True)
-        lanes = list(self._lanes.values())
-        self.cpu_seconds = max(0.0, parent.seconds - self._before) + self._gone + sum(seen.seconds for seen in lanes)
-        rss = parent.rss + sum(seen.rss for seen in lanes)
+        workers = list(self._workers.values())
+        self.cpu_seconds = max(0.0, parent.seconds - self._before) + self._gone + sum(seen.seconds for seen in workers)
+        rss = parent.rss + sum(seen.rss for seen in workers)
         if self._offspring:
-            rss += sum(map(offspring_memory, self._lanes))
+            rss += sum(map(offspring_memory, self._workers))
         self.peak_rss = max(self.peak_rss, rss)
         return Usage(self._since_last(), rss, parent.rss, _load())
 
     def _keep(self, pids: set[int]) -> None:
         import psutil
 
-        for pid in self._lanes.keys() - pids:
-            self._gone += self._lanes.pop(pid).seconds
-        for pid in pids - self._lanes.keys():
+        for pid in self._workers.keys() - pids:
+            self._gone += self._workers.pop(pid).seconds
+        for pid in pids - self._workers.keys():
             try:
-                self._lanes[pid] = _Seen(psutil.Process(pid))
+                self._workers[pid] = _Seen(psutil.Process(pid))
             except psutil.Error:
                 pass
 

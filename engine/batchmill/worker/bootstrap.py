@@ -1,7 +1,7 @@
-"""What makes a process a lane: its group, its signals, its descriptors, and that it never outlives the parent.
+"""What makes a process a worker: its group, its signals, its descriptors, and that it never outlives the parent.
 
     fork server, fresh interpreter --> live(descriptors) --.
-    fork of the program -------------> live_forked --------+--> become_lane --> the executor's loop --> [end]
+    fork of the program -------------> live_forked --------+--> become_worker --> the executor's loop --> [end]
 
 From here on nothing of ours reaches what an item starts: descriptors are closed on exec and in forked children, and
 signals are there as the program had them.
@@ -31,7 +31,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # sent to all process
 
 _F_SETSIG = 10  # fcntl's, Linux; not in the fcntl module before 3.13
 _EASIER_VICTIM = 500  # of 1000 points in the kernel's choice whom to kill for memory
-_PARENTS_OWN = (signal.SIGPIPE, signal.SIGUSR1)  # a forked lane would inherit the parent's handlers
+_PARENTS_OWN = (signal.SIGPIPE, signal.SIGUSR1)  # a forked worker would inherit the parent's handlers
 _passed: list[int] = []  # descriptors that came with the order to live, for what is unpickled to claim
 _foreign: set[int] = set()  # descriptors that are not batchmill's: the program's, or those of a preloaded module
 _own: set[int] = set()  # those that are, and that no process started by an item may have
@@ -76,7 +76,7 @@ def live(descriptors: Sequence[int], foreign: Iterable[int] = ()) -> NoReturn:
         birth: Birth = pickle.loads(data)
     os.close(file)
     tracker = None if birth.tracker is None else birth.tracker.detach()
-    become_lane(sentinel, {*foreign, *(() if tracker is None else (tracker,))})
+    become_worker(sentinel, {*foreign, *(() if tracker is None else (tracker,))})
     _prepare(birth, tracker)
     target, args = pickle.loads(birth.call)
     own = _Process(target=target, name=birth.name, args=args)
@@ -87,7 +87,7 @@ def live_forked(
     sentinel: int, foreign: Iterable[int], name: str, target: Callable[..., Any], args: Sequence[Any]
 ) -> NoReturn:
     """Be the worker that was forked from the program itself; `foreign` are the descriptors that are the program's."""
-    become_lane(sentinel, foreign)
+    become_worker(sentinel, foreign)
     _work(_Process(target=target, name=name, args=args), (os.getppid(), process.current_process().name), sentinel)
 
 
@@ -127,7 +127,7 @@ def _work(own: multiprocessing.Process, parent: tuple[int, str], sentinel: int) 
         os._exit(code)
 
 
-def become_lane(sentinel: int, foreign: Iterable[int]) -> None:
+def become_worker(sentinel: int, foreign: Iterable[int]) -> None:
     """Make this process the leader of a group that dies with the parent and does not mind the parent's signals.
 
     `foreign` are the open descriptors that are not batchmill's.
@@ -204,7 +204,7 @@ def _become_stranger() -> None:
 
 
 def _be_first_victim() -> None:
-    """When memory runs out, let the kernel take a lane, and never the parent: that costs one item."""
+    """When memory runs out, let the kernel take a worker, and never the parent: that costs one item."""
     try:
         with open("/proc/self/oom_score_adj", "r+") as file:
             adjusted = min(1000, int(file.read()) + _EASIER_VICTIM)
@@ -215,10 +215,10 @@ def _be_first_victim() -> None:
 
 
 def _die_with_parent(sentinel: int) -> None:
-    """No lane outlives the parent, not even inside C code that never lets go of the interpreter.
+    """No worker outlives the parent, not even inside C code that never lets go of the interpreter.
 
-    On Linux the kernel itself kills the lane's group when the parent's end of the sentinel pipe closes (row 32 of
-    tests/README.md#the-fault-matrix: PR_SET_PDEATHSIG does not, for the parent of a lane is the fork server).
+    On Linux the kernel itself kills the worker's group when the parent's end of the sentinel pipe closes (row 32 of
+    tests/README.md#the-fault-matrix: PR_SET_PDEATHSIG does not, for the parent of a worker is the fork server).
     Elsewhere a thread waits.
     """
     if sys.platform == "linux":
@@ -273,7 +273,7 @@ def redirect(is_silent: bool, inherited: int | None) -> None:
     for extra in {null, target} - {0, 1, 2}:
         os.close(extra)
     sys.breakpointhook = _no_breakpoint
-    # The fork server's own streams may be anything; a lane's are line-buffered text, and never raise for a character.
+    # The fork server's own streams may be anything; a worker's are line-buffered text, and never raise for a character.
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the life of the process, as the next
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = open(  # noqa: SIM115

@@ -1,15 +1,15 @@
-"""A command as a process of a lane: its start, its streams, its end.
+"""A command as a process of a worker: its start, its streams, its end.
 
-It never knows of items, and never lets a command outlive its lane.
+It never knows of items, and never lets a command outlive its worker.
 
-    Commands.run --posix_spawn--> the command, in the lane's second group, beside the group's keeper
+    Commands.run --posix_spawn--> the command, in the worker's second group, beside the group's keeper
                  <--two pipes---- stdout, stderr: as it writes them, the first bytes kept, the rest counted
 
-The keeper is a shell that waits for the end of a pipe whose other end only the lane holds: however the lane ends (and
-it ends with the parent, see `lane`), the keeper kills the group. Tried instead: PR_SET_PDEATHSIG would have to be set
-in the command itself, and with it a fork of Python's own for each.
+The keeper is a shell that waits for the end of a pipe whose other end only the worker holds: however the worker ends
+(and it ends with the parent, see `worker`), the keeper kills the group. Tried instead: PR_SET_PDEATHSIG would have to
+be set in the command itself, and with it a fork of Python's own for each.
 
-Spawning costs 70 µs of the lane's time (vfork inside), pipes and poll 50 µs more; subprocess.run costs twice that.
+Spawning costs 70 µs of the worker's time (vfork inside), pipes and poll 50 µs more; subprocess.run costs twice that.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PASSING = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.ETXTBSY}  # what may
 _PIPEFUL = 16  # pieces: more than a pipe holds
 _SHELL = "/bin/sh"
 _KEEPER = 'trap "" HUP INT TERM; read -r _; kill -KILL 0'
-# What Python or the lane ignores must not be ignored by a command too.
+# What Python or the worker ignores must not be ignored by a command too.
 _DEFAULT = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -72,7 +72,7 @@ class Capture:
         self.dropped += len(data)
         self._last = (self._last + data)[-TAIL:]
         if self._whole:
-            import tempfile  # not every lane needs it
+            import tempfile  # not every worker needs it
 
             try:
                 if self._rest is None:
@@ -306,7 +306,7 @@ class _Group:
         self._environ = environ
         self._keeper = 0
         self._end = -1
-        Finalize(None, self.kill, exitpriority=0)  # an idle lane that ends leaves no zombie of its keeper behind
+        Finalize(None, self.kill, exitpriority=0)  # an idle worker that ends leaves no zombie of its keeper behind
 
     @property
     def id(self) -> int:

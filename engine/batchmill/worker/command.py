@@ -1,8 +1,8 @@
 """What a command per item means: words to a spec, an item to a result or a failure.
 
-Only lanes start one.
+Only workers start one.
 
-parent                                                lane
+parent                                                worker
 ["gzip", "-9", "{}"]  --CommandSpec, check-->  Runner: Template --words--> Commands.run --> a map, or ItemFailed
 """
 
@@ -177,7 +177,7 @@ def essence(outcome: Mapping[str, Any] | Failure) -> tuple[Any, ...]:
     return outcome["exit"], outcome["stdout"], outcome.get("stdout_dropped", 0)
 
 
-# In a lane
+# In a worker
 
 
 class TaskIdentifier(Identifier):
@@ -282,9 +282,9 @@ class Runner:
 
 
 def _peak(maxrss: int) -> int | None:
-    """Peak memory of a command in bytes; None where it is no more than this lane's.
+    """Peak memory of a command in bytes; None where it is no more than this worker's.
 
-    The kernel counts the moment between vfork and exec too, in which the command's memory is the lane's.
+    The kernel counts the moment between vfork and exec too, in which the command's memory is the worker's.
     """
     return maxrss * _RSS_UNIT if maxrss > getrusage(RUSAGE_SELF).ru_maxrss else None
 

@@ -2,14 +2,14 @@
 
 It never imports user code in the parent.
 
-    parent                                             lane
+    parent                                             worker
     "score.py:crunch"  --parse------+
                                     +--> FunctionSpec --resolve--> Resolved(function, init, source_digest)
     score.crunch       --of_callable+
 
-`parse` reads the outline of the user's file only, so that a wrong name is refused before any lane starts; where that
-cannot tell (a star import, `exec`), the lane decides. The rule for sys.path is Python's own: the directory of the file,
-or the working directory for a module, comes first, in the lane and after batchmill's own imports.
+`parse` reads the outline of the user's file only, so that a wrong name is refused before any worker starts; where that
+cannot tell (a star import, `exec`), the worker decides. The rule for sys.path is Python's own: the directory of the
+file, or the working directory for a module, comes first, in the worker and after batchmill's own imports.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ TRACEBACK_LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """How a lane finds the function. Small, and picklable by name alone.
+    """How a worker finds the function. Small, and picklable by name alone.
 
     `kind` is "file" (`path` loaded under the name `module`), "module" (imported) or "pickle" (`blob`). `name` may be
-    dotted. `directory` is what comes first on sys.path (None: the path the lane has already). `main` marks functions of
-    `__main__`: the lane's `__main__` becomes their module. `label` is a name given by the user. `named` is False where
-    nothing but a given name could tell the function from another one (a lambda, a partial, an object).
+    dotted. `directory` is what comes first on sys.path (None: the path the worker has already). `main` marks functions
+    of `__main__`: the worker's `__main__` becomes their module. `label` is a name given by the user. `named` is False
+    where nothing but a given name could tell the function from another one (a lambda, a partial, an object).
     """
 
     kind: str
@@ -83,7 +83,7 @@ class FunctionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A lane's own function and initializer; `source_digest` is the hex digest of its source, or ""."""
+    """A worker's own function and initializer; `source_digest` is the hex digest of its source, or ""."""
 
     function: Callable[..., Any]
     init: Callable[[], Any] | None
@@ -102,7 +102,7 @@ def parse(text: str, cwd: str) -> FunctionSpec:
     """The spec of `path/file.py:name` or `package.module:name`, relative to the directory `cwd`.
 
     Raises UnknownFunction (malformed, or surely no such name), InputMissing (no such file), FunctionFailed (the file
-    has a syntax error). A module's name is checked where its file lies in `cwd`; elsewhere the lane finds out.
+    has a syntax error). A module's name is checked where its file lies in `cwd`; elsewhere the worker finds out.
     """
     where, _, name = text.rpartition(":")
     path = os.path.join(cwd, where)
@@ -166,7 +166,7 @@ def _is_missing(module: str, cwd: str) -> bool:
         return False
     try:
         return all(finder.find_spec(top, None) is None for finder in sys.meta_path)
-    except Exception:  # other people's finders; when unsure, the lane decides
+    except Exception:  # other people's finders; when unsure, the worker decides
         return False
 
 
@@ -222,7 +222,7 @@ def _stem(path: str) -> str:
 
 
 def of_callable(function: Callable[..., Any], name: str | None = None) -> FunctionSpec:
-    """The spec of a callable: by name where a lane can import it, else pickled by value with cloudpickle.
+    """The spec of a callable: by name where a worker can import it, else pickled by value with cloudpickle.
 
     `name` becomes the identity. Raises InvalidUsage for what cannot be called, is async or a generator, or needs
     cloudpickle where that is not installed.
@@ -243,7 +243,7 @@ def _by_name(function: Callable[..., Any], holder: str, qualname: str) -> Functi
         return _of_main(module, qualname)
     file = getattr(module, "__file__", None) or ""
     folder = os.path.dirname(os.path.realpath(file))
-    # A lane gets the parent's sys.path; a file that was loaded past it must be loaded as a file there too.
+    # A worker gets the parent's sys.path; a file that was loaded past it must be loaded as a file there too.
     by_path = "." not in holder and file.endswith(".py") and os.path.isfile(file)
     if by_path and folder not in {os.path.realpath(entry) for entry in sys.path}:
         return FunctionSpec("file", holder, qualname, path=os.path.abspath(file), directory=folder)
@@ -304,7 +304,7 @@ def _refuse_unfit(function: Any, shown: str) -> None:
 
 
 def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resolved:
-    """Import what `spec` names, and `init` (NAME in the function's module, MODULE:NAME, or a spec). Lanes only.
+    """Import what `spec` names, and `init` (NAME in the function's module, MODULE:NAME, or a spec). Workers only.
 
     Changes sys.path, sys.modules and, for functions of a script, `__main__` of this process. Raises UnknownFunction (no
     such module or name), InvalidUsage (async, generator, not callable), InputMissing (the file has gone) and

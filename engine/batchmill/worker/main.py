@@ -1,4 +1,4 @@
-"""The setting up of a lane for the items of a run."""
+"""The setting up of a worker for the items of a run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from batchmill.worker.command import CommandSpec, Runner, TaskIdentifier
 from batchmill.worker.function import FunctionSpec, check_arguments, failure, resolve
 from batchmill.worker.passthrough import Passer
 from batchmill.worker.records import ALARM, note_fork, note_touch, on_alarm
-from batchmill.worker.records import lane as _lane
+from batchmill.worker.records import this_worker as _this
 
 
 @dataclass(frozen=True)
-class LaneSetup:
-    """What every lane of a run needs to know; pickled once per lane."""
+class WorkerSetup:
+    """What every worker of a run needs to know; pickled once per worker."""
 
     spec: FunctionSpec | CommandSpec | None
     init: str | FunctionSpec | None
@@ -45,80 +45,80 @@ class LaneSetup:
     timeout: float | None = None
     preload: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()  # keyword arguments that are secret whatever their names
-    close: tuple[int, ...] = ()  # descriptors that a forked lane inherited and must let go
+    close: tuple[int, ...] = ()  # descriptors that a forked worker inherited and must let go
     own: OwnFiles = NO_FILES  # what the run itself writes, where commands are told of files
 
 
 class Ready(NamedTuple):
-    """A lane's first word: it is up, or `error` says why it never will be."""
+    """A worker's first word: it is up, or `error` says why it never will be."""
 
     pid: int
     source: str
     error: BatchmillError | None
 
 
-def in_lane() -> bool:
-    """Whether this process is a lane."""
-    return _lane.started
+def in_worker() -> bool:
+    """Whether this process is a worker."""
+    return _this.started
 
 
 def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, inherited: list[int | None]) -> None:
-    """The lane's initializer. Never raises: what goes wrong is said by `hello`.
+    """The worker's initializer. Never raises: what goes wrong is said by `hello`.
 
     `inherited` holds the descriptor for what items print, that of the lock to pass it on, and where to; None for none.
     The keyword arguments are unpickled last: they may hold values of classes that only the function's module defines.
     """
-    setup: LaneSetup = pickle.loads(packed_setup)
+    setup: WorkerSetup = pickle.loads(packed_setup)
     for descriptor in setup.close:
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(setup.environ)
     faulthandler.disable()  # a crash is reported by the parent, in one line
     handle(ALARM, on_alarm)
-    _lane.started = True
+    _this.started = True
     os.register_at_fork(after_in_child=note_fork)
-    _lane.board = board.numbers
-    _lane.slot = slot
-    _lane.setup = setup
-    _lane.pack = Packing().result
-    _lane.baseline = Baseline(note_touch)
+    _this.board = board.numbers
+    _this.slot = slot
+    _this.setup = setup
+    _this.pack = Packing().result
+    _this.baseline = Baseline(note_touch)
     identifier = TaskIdentifier if isinstance(setup.spec, CommandSpec) else Identifier
-    _lane.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
+    _this.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
     try:
         os.chdir(setup.directory)
         output, lock, stdout = inherited
         passer = None if lock is None or stdout is None else Passer(lock, os.dup(stdout), 2)
         redirect(setup.is_silent, output)
         seal()
-        _lane.baseline.watch()
+        _this.baseline.watch()
         for module in setup.preload:  # mostly there already; what is not must not be passed over in silence
             importlib.import_module(module)
         if isinstance(setup.spec, CommandSpec):
             _prepare_command(setup.spec, passer)
         elif setup.spec is not None:
-            resolved = _lane.resolved = resolve(setup.spec, setup.init)
+            resolved = _this.resolved = resolve(setup.spec, setup.init)
             kwargs = pickle.loads(packed_kwargs)
             secrets: list[Any] = []
             mask_arguments(kwargs, setup.hidden, secrets)
             learn(secrets)
             check_arguments(setup.spec, resolved.function, kwargs)
-            _lane.function = bound(resolved.function, kwargs)
+            _this.function = bound(resolved.function, kwargs)
             _initialize(resolved.init)
     except BatchmillError as error:
-        _lane.error = error
+        _this.error = error
     except BaseException as error:
-        _lane.error = failure("starting a worker", error)
-    if _lane.error is not None:
-        _lane.error.message = hide(_lane.error.message)
-        _lane.error.args = (_lane.error.message,)
-    _lane.baseline.remember()
+        _this.error = failure("starting a worker", error)
+    if _this.error is not None:
+        _this.error.message = hide(_this.error.message)
+        _this.error.args = (_this.error.message,)
+    _this.baseline.remember()
 
 
 def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
-    setup = _lane.setup
+    setup = _this.setup
     runner = Runner(spec, setup.format, os.environb, setup.timeout, passer, own=setup.own)
     runner.check()
-    _lane.function = runner
+    _this.function = runner
 
 
 def bound(function: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[Any], Any]:
@@ -132,9 +132,9 @@ def _initialize(init: Callable[[], Any] | None) -> None:
     try:
         init()
     except BaseException as error:
-        _lane.error = failure(f"--init {getattr(init, '__name__', type(init).__name__)}", error)
+        _this.error = failure(f"--init {getattr(init, '__name__', type(init).__name__)}", error)
 
 
 def hello() -> Ready:
-    """Say that the lane is up, or why not."""
-    return Ready(os.getpid(), _lane.resolved.source_digest if _lane.resolved else "", _lane.error)
+    """Say that the worker is up, or why not."""
+    return Ready(os.getpid(), _this.resolved.source_digest if _this.resolved else "", _this.error)

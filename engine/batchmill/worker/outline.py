@@ -67,7 +67,7 @@ def no_name(name: str, where: str, functions: Iterable[str], known: Iterable[str
 def _parse(source: bytes, where: str) -> ast.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the lane's import says them once more
+            warnings.simplefilter("ignore")  # the worker's import says them once more
             return ast.parse(source, where)
     except SyntaxError as error:
         place = f" in line {error.lineno}" if error.lineno else ""  # a NUL byte has none

@@ -1,7 +1,7 @@
-"""Passing on what commands print, from the lanes to our own stdout and stderr: whole, and never two at once.
+"""Passing on what commands print, from the workers to our own stdout and stderr: whole, and never two at once.
 
-A lane writes by itself, as soon as a command has ended, while it holds a lock that dies with it; the parent never sees
-a byte of it, but learns what went wrong.
+A worker writes by itself, as soon as a command has ended, while it holds a lock that dies with it; the parent never
+sees a byte of it, but learns what went wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from batchmill.files.storage import write_whole
 
 
 class Passing:
-    """The parent's side: a context manager whose file `fileno()` goes to the lanes, to lock and to write errors in."""
+    """The parent's side: a context manager whose file `fileno()` goes to the workers, to lock and to write errors
+    in."""
 
     def __init__(self) -> None:
         self._file = new_file()
@@ -35,7 +36,7 @@ class Passing:
 
     @property
     def trouble(self) -> int:
-        """The number of the error that kept a lane from writing to stdout; 0 for none."""
+        """The number of the error that kept a worker from writing to stdout; 0 for none."""
         return int(os.pread(self._file, 16, 0) or 0)
 
     @property
@@ -44,7 +45,7 @@ class Passing:
         return self.trouble == errno.EPIPE
 
     def check(self) -> None:
-        """Raise OutputLost where a lane could not write, and not because nobody reads."""
+        """Raise OutputLost where a worker could not write, and not because nobody reads."""
         number = self.trouble
         if number and number != errno.EPIPE:
             remedy = "with --resume, the commands whose output is lost run again"
@@ -52,7 +53,7 @@ class Passing:
 
 
 class Passer:
-    """A lane's side. `lock` is the parent's file, `out` and `err` are where to write."""
+    """A worker's side. `lock` is the parent's file, `out` and `err` are where to write."""
 
     def __init__(self, lock: int, out: int, err: int) -> None:
         self._lock = lock

@@ -1,9 +1,9 @@
 """A worker's way through the records of a chunk: opens them, and runs them or tells their ids.
 
-The board is a shared array of 64-bit numbers, COLUMNS per lane: the number of the record at hand (0: none), a limit,
+The board is a shared array of 64-bit numbers, COLUMNS per worker: the number of the record at hand (0: none), a limit,
 the number of a record that has taken too long, and that of the last record that was opened to be run. A record's number
-is serial << 32 | offset + 1, which only grows, so that the parent can stop a lane at once (limit 0), take back what was
-not started (a limit inside the chunk), and know whom to blame, and whether it was being opened or run. The lane
+is serial << 32 | offset + 1, which only grows, so that the parent can stop a worker at once (limit 0), take back what
+was not started (a limit inside the chunk), and know whom to blame, and whether it was being opened or run. The worker
 publishes first and then looks at the limit; the parent lowers the limit and then looks at the board again a tick later
 (engine/README.md#stragglers).
 
@@ -33,10 +33,10 @@ from batchmill.worker.reply import Part, Postponed, Reply
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32
-COLUMNS = 4  # numbers on the board per lane:
+COLUMNS = 4  # numbers on the board per worker:
 AT_HAND, LIMIT, OVERDUE, OPENED = range(COLUMNS)
 ALARM = signal.SIGUSR2  # sent by the parent after it wrote the number of an overdue record
-MAX_REPLY = 4 << 20  # bytes of packed results after which a lane returns what it has
+MAX_REPLY = 4 << 20  # bytes of packed results after which a worker returns what it has
 LOOK = 0.002  # seconds of a chunk after which it is looked for what items left behind
 STUBBORN = 100  # times that something may be raised while an answer is made
 _CALL = dumps(Chunk)  # something to unpickle, as the executor does with its next call
@@ -75,11 +75,11 @@ class Ids(NamedTuple):
 
 
 class State:
-    """The state of this lane: set once by `worker.start`, read by everything else here and there."""
+    """The state of this worker: set once by `worker.start`, read by everything else here and there."""
 
     board: memoryview
     slot: int
-    setup: Any  # a worker.LaneSetup
+    setup: Any  # a worker.WorkerSetup
     identifier: Identifier
     baseline: Baseline
     resolved: Resolved | None = None
@@ -88,13 +88,13 @@ class State:
     error: BatchmillError | None = None
     started: bool = False
     is_theirs: bool = False  # a record is being opened or run: what is raised now is its own
-    is_touched: bool = False  # this is not quite the process any more that it was, or not the lane at all
+    is_touched: bool = False  # this is not quite the process any more that it was, or not the worker at all
     forked: bool = False
     trouble: str = ""  # why it is unfit for more
     lack: str = ""  # why the rest of the chunk is handed back
 
 
-lane = State()
+this_worker = State()
 
 
 class Timeout(BaseException):
@@ -103,28 +103,28 @@ class Timeout(BaseException):
 
 def on_alarm(signum: int, frame: object) -> None:
     """The parent says that a record takes too long: raise in it, if it is still the one at hand."""
-    board, slot = lane.board, COLUMNS * lane.slot
-    if lane.is_theirs and board[slot] and board[slot] == board[slot + OVERDUE]:
-        raise Timeout(f"timed out after {lane.setup.timeout:g} s")
+    board, slot = this_worker.board, COLUMNS * this_worker.slot
+    if this_worker.is_theirs and board[slot] and board[slot] == board[slot + OVERDUE]:
+        raise Timeout(f"timed out after {this_worker.setup.timeout:g} s")
 
 
 def note_touch() -> None:
     """An item has changed what the next ones begin with."""
-    lane.is_touched = True
+    this_worker.is_touched = True
 
 
 def note_fork() -> None:
     """This process was forked by an item."""
-    lane.is_touched = lane.forked = True
+    this_worker.is_touched = this_worker.forked = True
 
 
 def _put_back(status: object = None) -> None:
-    """Undo what an item has changed. A process that it forked and let return ends: it must not answer in the lane's
+    """Undo what an item has changed. A process that it forked and let return ends: it must not answer in the worker's
     place, or take its work. As in any Python program, SystemExit says with which status."""
-    if lane.forked:
+    if this_worker.forked:
         _exit(status if isinstance(status, int) else 0 if status is None else 1)
-    lane.baseline.restore()
-    lane.is_touched = False
+    this_worker.baseline.restore()
+    this_worker.is_touched = False
 
 
 def _undisturbed(work: Callable[[], None], answer: Callable[[], _T], disturb: Callable[[ItemError], None]) -> _T:
@@ -139,18 +139,18 @@ def _undisturbed(work: Callable[[], None], answer: Callable[[], _T], disturb: Ca
             if trouble is None:
                 work()
                 made = answer()
-                lane.baseline.restore_builtins()
+                this_worker.baseline.restore_builtins()
                 _put_back()
                 loads(_CALL)
                 return made
-            lane.baseline.restore_builtins()
+            this_worker.baseline.restore_builtins()
             _put_back()
             disturb(_told(trouble))
             return answer()
         except BaseException as error:
             trouble = error
             try:
-                lane.baseline.calm()
+                this_worker.baseline.calm()
             except BaseException:
                 pass  # of the alarm too
     _exit(UNFIT)
@@ -158,11 +158,11 @@ def _undisturbed(work: Callable[[], None], answer: Callable[[], _T], disturb: Ca
 
 def _told(trouble: BaseException) -> ItemError:
     """What was raised where no item was at work, in words, which become why this worker is unfit."""
-    board, at_hand = lane.board, COLUMNS * lane.slot
+    board, at_hand = this_worker.board, COLUMNS * this_worker.slot
     board[at_hand] = board[at_hand + OPENED]  # its own methods are called: time and memory limits hold for that too
     told = describe(trouble)
     board[at_hand] = 0
-    lane.trouble = in_words(told)
+    this_worker.trouble = in_words(told)
     return told
 
 
@@ -175,17 +175,23 @@ def run_chunk(order: Order) -> Answer:
     Stops before a record that the limit forbids or that cannot be run for now, and after one that ends past the
     order's seconds or fills the reply.
     """
-    if lane.trouble:
-        return Answer(order.serial, 0, [], lane.trouble)
-    lane.lack = ""
-    chunk, setup, identifier = order.chunk, lane.setup, lane.identifier
+    if this_worker.trouble:
+        return Answer(order.serial, 0, [], this_worker.trouble)
+    this_worker.lack = ""
+    chunk, setup, identifier = order.chunk, this_worker.setup, this_worker.identifier
     shard, shards = setup.shard or (0, 0)
-    head = Head(lane=lane.slot, run=setup.run, generation=order.generation, pid=getpid(), started=time(),
+    head = Head(worker=this_worker.slot, run=setup.run, generation=order.generation, pid=getpid(), started=time(),
                 shard=shard, shards=shards)  # fmt: skip
     reply = Reply(perf_counter())
 
     def answer() -> Answer:
-        return Answer(order.serial, reply.lines, reply.close(chunk, identifier.format, head), lane.trouble, lane.lack)
+        return Answer(
+            order.serial,
+            reply.lines,
+            reply.close(chunk, identifier.format, head),
+            this_worker.trouble,
+            this_worker.lack,
+        )
 
     def disturb(error: ItemError) -> None:
         # Nothing ran yet: it comes from an item of an earlier chunk. But it must not come again and again.
@@ -202,22 +208,22 @@ def _run(order: Order, reply: Reply) -> None:
     try:
         _run_records(order, reply)
     except Postponed as error:
-        lane.lack = error.lack
+        this_worker.lack = error.lack
         reply.drop()
         reply.at_hand = None
 
 
 def _run_records(order: Order, reply: Reply) -> None:
     """Run records into the reply. The engine's hot loop: once per item."""
-    chunk, board, at_hand = order.chunk, lane.board, COLUMNS * lane.slot
+    chunk, board, at_hand = order.chunk, this_worker.board, COLUMNS * this_worker.slot
     limit, opened, base = at_hand + LIMIT, at_hand + OPENED, (order.serial << RECORD_BITS) + 1
-    identifier, clock, keeps = lane.identifier, perf_counter, lane.setup.with_item
+    identifier, clock, keeps = this_worker.identifier, perf_counter, this_worker.setup.with_item
     skip, verdict, (add_id, add_content, add_result, add_end) = chunk.skip, chunk.verdict, reply.adders()
     deadline = reply.ends[0] + order.seconds if order.seconds else float("inf")
     number = id = content = 0
     pause = min(deadline, reply.ends[0] + LOOK)
     try:
-        lane.baseline.follow()
+        this_worker.baseline.follow()
         records = identifier.records(chunk)
         identify = identifier.identify
         for number, record in enumerate(records, base):
@@ -227,13 +233,13 @@ def _run_records(order: Order, reply: Reply) -> None:
             if skip is not None and skip[number - base]:
                 reply.mask(number - base)
                 continue
-            lane.is_theirs = True
+            this_worker.is_theirs = True
             try:
                 found = identify(chunk, number - base, record)
             except BaseException as error:
                 found = _unread(chunk, number - base, error)
             if found is None:
-                lane.is_theirs = False
+                this_worker.is_theirs = False
                 reply.pass_over(number - base, identifier.is_blank(record))
                 continue
             id, raw, item, content, bad = found
@@ -253,26 +259,26 @@ def _run_records(order: Order, reply: Reply) -> None:
                     return
                 pause = min(deadline, clock() + LOOK)
     except BaseException:
-        lane.baseline.restore_builtins()
+        this_worker.baseline.restore_builtins()
         is_undone = board[opened] == number and number - base == reply.lines
         reply.at_hand = (id, content) if is_undone else None
         raise
     finally:
-        lane.is_theirs, board[at_hand] = False, 0
+        this_worker.is_theirs, board[at_hand] = False, 0
 
 
 def _unread(chunk: Chunk, offset: int, error: BaseException) -> Found | None:
-    record = lane.identifier.records(chunk)[offset]
-    return lane.identifier.unread(chunk, offset, record, describe(error))
+    record = this_worker.identifier.records(chunk)[offset]
+    return this_worker.identifier.unread(chunk, offset, record, describe(error))
 
 
 def _kept(reply: Reply, outcome: bytes | ItemError, raw: bytes) -> bytes:
     """The next row's result, beside which the item is kept that came as `raw`: if it failed, or all are."""
-    lane.is_theirs = False
-    if lane.is_touched:
+    this_worker.is_theirs = False
+    if this_worker.is_touched:
         _put_back()
-    kept = lane.identifier.kept(raw)
-    if lane.setup.with_item:
+    kept = this_worker.identifier.kept(raw)
+    if this_worker.setup.with_item:
         reply.keep(kept)
     return outcome if isinstance(outcome, bytes) else reply.fail(outcome, kept)
 
@@ -280,20 +286,20 @@ def _kept(reply: Reply, outcome: bytes | ItemError, raw: bytes) -> bytes:
 def _call(item: Any) -> bytes | ItemError:
     """The function's packed result, or what it raised: SystemExit and KeyboardInterrupt of an item cost that item."""
     try:
-        result = lane.function(item)
-        if lane.is_touched:
+        result = this_worker.function(item)
+        if this_worker.is_touched:
             _put_back()
-        packed = lane.pack(result)
-        lane.is_theirs = False
+        packed = this_worker.pack(result)
+        this_worker.is_theirs = False
         return packed
     except BaseException as error:
-        lane.is_theirs = False
+        this_worker.is_theirs = False
         if isinstance(error, Postponed):
             raise
         try:
-            lane.baseline.calm()
-            lane.baseline.restore_builtins()
-            if lane.is_touched:
+            this_worker.baseline.calm()
+            this_worker.baseline.restore_builtins()
+            if this_worker.is_touched:
                 _put_back(error.code if isinstance(error, SystemExit) else 1)
             return describe(error)
         except BaseException as another:  # it came meanwhile
@@ -306,35 +312,35 @@ def _call(item: Any) -> bytes | ItemError:
 def scan_chunk(order: Order) -> Ids:
     """The typed ids and content checksums of a chunk's records, without running any. Stops as `run_chunk` does."""
     scan = Scan([], array("I"))
-    if lane.trouble:
-        return Ids(order.serial, 0, scan, lane.trouble)
+    if this_worker.trouble:
+        return Ids(order.serial, 0, scan, this_worker.trouble)
 
     def answer() -> Ids:
         del scan.keys[len(scan.contents) :]
-        return Ids(order.serial, len(scan.keys), scan, lane.trouble)
+        return Ids(order.serial, len(scan.keys), scan, this_worker.trouble)
 
     return _undisturbed(lambda: _scan_records(order, scan), answer, lambda error: None)
 
 
 def _scan_records(order: Order, scan: Scan) -> None:
-    chunk, board, at_hand = order.chunk, lane.board, COLUMNS * lane.slot
-    base, identifier = (order.serial << RECORD_BITS) + 1, lane.identifier
+    chunk, board, at_hand = order.chunk, this_worker.board, COLUMNS * this_worker.slot
+    base, identifier = (order.serial << RECORD_BITS) + 1, this_worker.identifier
     try:
-        lane.baseline.follow()
+        this_worker.baseline.follow()
         for number, record in enumerate(identifier.records(chunk), base):
             board[at_hand] = number
             if number >= board[at_hand + LIMIT]:
                 return
-            lane.is_theirs = True
+            this_worker.is_theirs = True
             try:
                 found = identifier.identify(chunk, number - base, record)
                 key = None if found is None else id_key(found[0])
             except BaseException as error:
                 found = _unread(chunk, number - base, error)
                 key = None if found is None else id_key(found[0])
-            lane.is_theirs = False
+            this_worker.is_theirs = False
             scan.keys.append(key)
             scan.contents.append(0 if found is None else found[3])
             found = None
     finally:
-        lane.is_theirs, board[at_hand] = False, 0
+        this_worker.is_theirs, board[at_hand] = False, 0

@@ -164,7 +164,7 @@ class Reply:
     # What it becomes
 
     def close(self, chunk: Chunk, format: Format | None, head: Head) -> list[Part]:
-        """The records that are covered as parts, most often one. `head` has what only the lane knows (lane, run,
+        """The records that are covered as parts, most often one. `head` has what only the worker knows (worker, run,
         generation, pid, when it started, shard)."""
         for give_up in (None, self._give_up_result, self._give_up_item, self._give_up_id):
             if give_up is not None:

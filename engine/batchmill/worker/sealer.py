@@ -32,8 +32,8 @@ class Sealer:
         found = self._found(chunk)
         return Scan([None if found is None else id_key(found[0])], array("I", [0 if found is None else found[3]]))
 
-    def outcome(self, chunk: Chunk, lane: int, generation: int) -> Part:
-        """The outcome of a sealed record, as if lane `lane` had answered for it."""
+    def outcome(self, chunk: Chunk, worker: int, generation: int) -> Part:
+        """The outcome of a sealed record, as if worker `worker` had answered for it."""
         assert chunk.verdict is not None
         reply, found = Reply(0.0), self._found(chunk)
         if found is None:
@@ -46,7 +46,9 @@ class Sealer:
                 reply.keep(kept)
             reply.add(id, content, reply.fail(chunk.verdict, kept), 0.0)
         shard, shards = self._shard
-        head = Head(lane=lane, run=self._run, generation=generation, started=time.time(), shard=shard, shards=shards)
+        head = Head(
+            worker=worker, run=self._run, generation=generation, started=time.time(), shard=shard, shards=shards
+        )
         (part,) = reply.close(chunk, self._identifier.format, head)
         return part
 

@@ -1,7 +1,7 @@
-"""Lanes that only pretend to work: a clock that is a number, a queue that moves it, a pool with the face of
+"""Workers that only pretend to work: a clock that is a number, a queue that moves it, a pool with the face of
 batchmill.pool.local.Pool.
 
-A lane does what worker.run_chunk does, in no time: publish a record, look at the limit, run it, stop after one that
+A worker does what worker.run_chunk does, in no time: publish a record, look at the limit, run it, stop after one that
 ends past the order's seconds. What the parent spends moves its clock, and nobody else's.
 """
 
@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
 from batchmill.model import Chunk
-from batchmill.pool.base import Event, Executor, Lane
+from batchmill.pool.base import Event, Executor, Worker
 from batchmill.worker.main import Ready
 from batchmill.worker.records import NO_LIMIT, RECORD_BITS, Answer, Order
 from batchmill.worker.reply import Tally
@@ -26,14 +26,14 @@ class Overhead(NamedTuple):
     """What the engine costs beside the items, in seconds.
 
     `chunk` and `item` are the parent's CPU time per chunk and per item, `tick` that of a look without events;
-    `lane_chunk` and `lane_item` are a lane's own; `hop` is how long a message is under way.
+    `worker_chunk` and `worker_item` are a worker's own; `hop` is how long a message is under way.
     """
 
     chunk: float = 0.0004
     item: float = 2e-7
     tick: float = 0.00005
-    lane_chunk: float = 0.0002
-    lane_item: float = 2e-6
+    worker_chunk: float = 0.0002
+    worker_item: float = 2e-6
     hop: float = 0.0002
 
 
@@ -47,11 +47,11 @@ class Answered(NamedTuple):
         return self.value
 
     def exception(self) -> None:
-        """Simulated lanes do not break."""
+        """Simulated workers do not break."""
 
 
-class SimulatedLane(Lane):
-    """A lane, and what its process would know: the orders that reached it, and how far it is with the first."""
+class SimulatedWorker(Worker):
+    """A worker, and what its process would know: the orders that reached it, and how far it is with the first."""
 
     def __init__(self, slot: int, started: float) -> None:
         super().__init__(slot, cast("Executor", None))
@@ -77,13 +77,13 @@ class World:
     def __init__(self, costs: list[float], overhead: Overhead) -> None:
         self.now = 0.0
         self.overhead = overhead
-        self.sums = list(accumulate((cost + overhead.lane_item for cost in costs), initial=0.0))
+        self.sums = list(accumulate((cost + overhead.worker_item for cost in costs), initial=0.0))
         self.inbox: deque[Event] = deque()
         self.chunks = 0
         self.parent = 0.0  # seconds the parent was busy
         self.last_end = 0.0  # when the last record was run
         self.done = 0  # records that were run
-        self._future: list[tuple[float, int, SimulatedLane, int, Event | None]] = []
+        self._future: list[tuple[float, int, SimulatedWorker, int, Event | None]] = []
         self._number = 0
 
     def clock(self) -> float:
@@ -95,10 +95,10 @@ class World:
         self.now += seconds
         self.parent += seconds
 
-    def plan(self, at: float, lane: SimulatedLane, event: Event | None = None) -> None:
-        """Something happens at a lane, or (`event`) reaches the parent, at that time."""
+    def plan(self, at: float, worker: SimulatedWorker, event: Event | None = None) -> None:
+        """Something happens at a worker, or (`event`) reaches the parent, at that time."""
         self._number += 1
-        heapq.heappush(self._future, (at, self._number, lane, lane.moves, event))
+        heapq.heappush(self._future, (at, self._number, worker, worker.moves, event))
 
     def settle(self, until: float | None = None) -> None:
         """Let happen what is due by now."""
@@ -107,13 +107,13 @@ class World:
             self._happen()
 
     def _happen(self) -> float:
-        at, _, lane, moves, event = heapq.heappop(self._future)
+        at, _, worker, moves, event = heapq.heappop(self._future)
         if event is not None:
             self.inbox.append(event)
-        elif moves == lane.moves:
-            self._answer(lane, at)
-            if lane.waiting:
-                self._begin(lane, at)
+        elif moves == worker.moves:
+            self._answer(worker, at)
+            if worker.waiting:
+                self._begin(worker, at)
         return at
 
     def wait(self, seconds: float) -> bool:
@@ -127,19 +127,19 @@ class World:
             self.now = max(self.now, self._happen())
         return True
 
-    # A lane
+    # A worker
 
-    def send(self, lane: SimulatedLane, tag: Any, order: Order) -> None:
-        """An order is on its way to a lane."""
-        lane.waiting.append((self.now + self.overhead.hop, tag, order))
-        if lane.order is None:
-            self._begin(lane, self.now)
+    def send(self, worker: SimulatedWorker, tag: Any, order: Order) -> None:
+        """An order is on its way to a worker."""
+        worker.waiting.append((self.now + self.overhead.hop, tag, order))
+        if worker.order is None:
+            self._begin(worker, self.now)
 
-    def _begin(self, lane: SimulatedLane, at: float) -> None:
-        arrives, lane.tag, order = lane.waiting.popleft()
-        lane.order, lane.begun = order, max(at, arrives, lane.free)
-        lane.stop = min(self._in_time(order), max(0, self._allowed(lane, order)))
-        self._end_at(lane, lane.stop)
+    def _begin(self, worker: SimulatedWorker, at: float) -> None:
+        arrives, worker.tag, order = worker.waiting.popleft()
+        worker.order, worker.begun = order, max(at, arrives, worker.free)
+        worker.stop = min(self._in_time(order), max(0, self._allowed(worker, order)))
+        self._end_at(worker, worker.stop)
 
     def _in_time(self, order: Order) -> int:
         """Records run before the order's seconds are over, the one that ends past them included."""
@@ -149,45 +149,45 @@ class World:
         return bisect_right(self.sums, self.sums[first] + order.seconds, first + 1, first + records) - first
 
     @staticmethod
-    def _allowed(lane: SimulatedLane, order: Order) -> int:
-        return lane.limit - ((order.serial << RECORD_BITS) + 1)
+    def _allowed(worker: SimulatedWorker, order: Order) -> int:
+        return worker.limit - ((order.serial << RECORD_BITS) + 1)
 
-    def _end_at(self, lane: SimulatedLane, stop: int) -> None:
-        assert lane.order is not None
-        first = lane.order.chunk.first
-        lane.stop, lane.ends = stop, lane.begun + self.sums[first + stop] - self.sums[first]
-        lane.moves += 1
-        self.plan(lane.ends, lane)
+    def _end_at(self, worker: SimulatedWorker, stop: int) -> None:
+        assert worker.order is not None
+        first = worker.order.chunk.first
+        worker.stop, worker.ends = stop, worker.begun + self.sums[first + stop] - self.sums[first]
+        worker.moves += 1
+        self.plan(worker.ends, worker)
 
-    def _answer(self, lane: SimulatedLane, at: float) -> None:
-        order, done = lane.order, lane.stop
+    def _answer(self, worker: SimulatedWorker, at: float) -> None:
+        order, done = worker.order, worker.stop
         assert order is not None
         self.chunks += 1
         self.done += done
         self.last_end = max(self.last_end, at) if done else self.last_end
-        tally = Tally(done, done, done, 0, 0, 0, at - lane.begun, None, None, ())
+        tally = Tally(done, done, done, 0, 0, 0, at - worker.begun, None, None, ())
         answer = Answer(order.serial, done, [(b"", tally)])
-        event = Event(lane, lane.tag, cast("Any", Answered(answer)))
-        lane.order, lane.free = None, at + self.overhead.lane_chunk
-        self.plan(lane.free + self.overhead.hop, lane, event)
+        event = Event(worker, worker.tag, cast("Any", Answered(answer)))
+        worker.order, worker.free = None, at + self.overhead.worker_chunk
+        self.plan(worker.free + self.overhead.hop, worker, event)
 
-    def offset(self, lane: SimulatedLane) -> int | None:
-        """The offset in its chunk of the record that a lane is running, None between chunks."""
-        order = lane.order
-        if order is None or not lane.stop or not lane.begun <= self.now < lane.ends:
+    def offset(self, worker: SimulatedWorker) -> int | None:
+        """The offset in its chunk of the record that a worker is running, None between chunks."""
+        order = worker.order
+        if order is None or not worker.stop or not worker.begun <= self.now < worker.ends:
             return None
         first = order.chunk.first
-        reached = bisect_right(self.sums, self.sums[first] + self.now - lane.begun, first, first + lane.stop)
+        reached = bisect_right(self.sums, self.sums[first] + self.now - worker.begun, first, first + worker.stop)
         return max(0, reached - 1 - first)
 
-    def lower(self, lane: SimulatedLane, number: int) -> None:
-        """Lower a lane's limit: what it has published by now it still runs."""
-        lane.limit = min(lane.limit, number)
-        offset = self.offset(lane)
-        if lane.order is not None and (offset is not None or self.now < lane.begun):
-            stop = min(lane.stop, max(self._allowed(lane, lane.order), 0 if offset is None else offset + 1))
-            if stop < lane.stop:
-                self._end_at(lane, stop)
+    def lower(self, worker: SimulatedWorker, number: int) -> None:
+        """Lower a worker's limit: what it has published by now it still runs."""
+        worker.limit = min(worker.limit, number)
+        offset = self.offset(worker)
+        if worker.order is not None and (offset is not None or self.now < worker.begun):
+            stop = min(worker.stop, max(self._allowed(worker, worker.order), 0 if offset is None else offset + 1))
+            if stop < worker.stop:
+                self._end_at(worker, stop)
 
 
 class SimulatedQueue:
@@ -212,7 +212,7 @@ class SimulatedPool:
         self._world = world
         self.size = size
         self.round_trip = 0.0
-        self.lanes: dict[int, Lane] = {}
+        self.workers: dict[int, Worker] = {}
         self.dying = 0
         self.pids: list[int] = []
 
@@ -220,64 +220,64 @@ class SimulatedPool:
         """See Pool.may_start."""
         return True
 
-    def start(self, slot: int) -> Lane:
-        """A lane that is up at once: starting up is no part of what is compared."""
-        lane = SimulatedLane(slot, self._world.now)
-        lane.outstanding.append(("hello", 0))
-        self.lanes[slot] = lane
-        self._world.inbox.append(Event(lane, ("hello", 0), cast("Any", Answered(Ready(lane.pid, "", None)))))
-        return lane
+    def start(self, slot: int) -> Worker:
+        """A worker that is up at once: starting up is no part of what is compared."""
+        worker = SimulatedWorker(slot, self._world.now)
+        worker.outstanding.append(("hello", 0))
+        self.workers[slot] = worker
+        self._world.inbox.append(Event(worker, ("hello", 0), cast("Any", Answered(Ready(worker.pid, "", None)))))
+        return worker
 
-    def submit(self, lane: SimulatedLane, tag: Any, function: object, order: Order) -> bool:
+    def submit(self, worker: SimulatedWorker, tag: Any, function: object, order: Order) -> bool:
         """See Pool.submit. Costs the parent half of a chunk, and its items."""
         world = self._world
         world.spend(world.overhead.chunk / 2 + world.overhead.item * order.chunk.records)
         world.settle()
-        if lane.lowered and not lane.outstanding:
-            lane.limit, lane.lowered = NO_LIMIT, False
-        if not lane.outstanding:
-            lane.busy_since = world.now
-        lane.outstanding.append(tag)
-        world.send(lane, tag, order)
+        if worker.lowered and not worker.outstanding:
+            worker.limit, worker.lowered = NO_LIMIT, False
+        if not worker.outstanding:
+            worker.busy_since = world.now
+        worker.outstanding.append(tag)
+        world.send(worker, tag, order)
         return True
 
-    def answered(self, lane: Lane, tag: Any) -> None:
+    def answered(self, worker: Worker, tag: Any) -> None:
         """See Pool.answered. Costs the parent the other half of a chunk."""
-        lane.outstanding.remove(tag)
+        worker.outstanding.remove(tag)
         self._world.spend(self._world.overhead.chunk / 2 if tag[0] == "run" else 0.0)
-        lane.busy_since = self._world.now
+        worker.busy_since = self._world.now
 
-    def number(self, lane: SimulatedLane) -> int:
+    def number(self, worker: SimulatedWorker) -> int:
         """See Pool.number."""
         self._world.settle()
-        offset = self._world.offset(lane)
-        return 0 if offset is None or lane.order is None else (lane.order.serial << RECORD_BITS) + 1 + offset
+        offset = self._world.offset(worker)
+        return 0 if offset is None or worker.order is None else (worker.order.serial << RECORD_BITS) + 1 + offset
 
-    def running(self, lane: SimulatedLane) -> tuple[int, int] | None:
+    def running(self, worker: SimulatedWorker) -> tuple[int, int] | None:
         """See Pool.running."""
-        number = self.number(lane)
+        number = self.number(worker)
         return (number >> RECORD_BITS, (number & ((1 << RECORD_BITS) - 1)) - 1) if number else None
 
-    def lower(self, lane: SimulatedLane, serial: int, offset: int) -> None:
+    def lower(self, worker: SimulatedWorker, serial: int, offset: int) -> None:
         """See Pool.lower."""
         self._world.settle()
-        self._world.lower(lane, (serial << RECORD_BITS) + 1 + offset)
-        lane.lowered = True
+        self._world.lower(worker, (serial << RECORD_BITS) + 1 + offset)
+        worker.lowered = True
 
-    def place(self, lane: Lane) -> str:
-        """See Lanes.place."""
+    def place(self, worker: Worker) -> str:
+        """See WorkerPool.place."""
         return ""
 
-    def has_seen(self, lane: Lane) -> bool:
-        """See Lanes.has_seen."""
+    def has_seen(self, worker: Worker) -> bool:
+        """See WorkerPool.has_seen."""
         return True
 
     def vacant(self) -> list[int]:
-        """See Lanes.vacant."""
-        return [slot for slot in range(self.size) if slot not in self.lanes]
+        """See WorkerPool.vacant."""
+        return [slot for slot in range(self.size) if slot not in self.workers]
 
-    def gone(self) -> Iterator[Lane]:
-        """No simulated lane ever dies."""
+    def gone(self) -> Iterator[Worker]:
+        """No simulated worker ever dies."""
         return iter(())
 
 

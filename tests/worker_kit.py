@@ -1,4 +1,4 @@
-"""A lane without a process, the worker's code set up in this interpreter, and batches run on it. Tests nothing."""
+"""A worker without a process, the worker's code set up in this interpreter, and batches run on it. Tests nothing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from batchmill.settings import Settings
 from batchmill.worker import main, records
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.function import Resolved
-from batchmill.worker.main import LaneSetup
+from batchmill.worker.main import WorkerSetup
 from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, Answer, Order
 from batchmill.worker.reply import Tally
 
 
 @contextmanager
-def lane(
+def worker(
     function: Callable[..., Any] = repr,
     *,
     format: str | None = "jsonl",
@@ -37,11 +37,11 @@ def lane(
     ids_needed: bool = True,
     run: int = 1,
 ) -> Iterator[array[int]]:
-    """Make this interpreter a lane at slot 0; gives the board: [record, limit, ...]."""
-    state, board = records.lane, array("q", [NO_LIMIT if column == LIMIT else 0 for column in range(COLUMNS)])
+    """Make this interpreter a worker at slot 0; gives the board: [record, limit, ...]."""
+    state, board = records.this_worker, array("q", [NO_LIMIT if column == LIMIT else 0 for column in range(COLUMNS)])
     before = dict(vars(state))
     state.board, state.slot = memoryview(board), 0
-    state.setup = LaneSetup(
+    state.setup = WorkerSetup(
         spec=None,
         init=None,
         format=format,
@@ -74,18 +74,18 @@ def chunk_of(
 
 
 def run_chunk(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation: int = 1) -> tuple[Block, Tally]:
-    """What the lane answers for a chunk, in one part."""
+    """What the worker answers for a chunk, in one part."""
     ((payload, tally),) = answered(chunk, serial=serial, seconds=seconds, generation=generation).parts
     return Block(payload), tally
 
 
 def answered(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation: int = 1) -> Answer:
-    """The lane's answer for a chunk as it is."""
+    """The worker's answer for a chunk as it is."""
     return records.run_chunk(Order(serial, seconds, generation, chunk))
 
 
 class Stage:
-    """A batch with all of its real parts but the processes; closed by `stack`. `work` is what its lane calls."""
+    """A batch with all of its real parts but the processes; closed by `stack`. `work` is what its worker calls."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Stage:
         self.intake = session._loop._intake
         self.matcher = session._matcher
         self.board = stack.enter_context(
-            lane(
+            worker(
                 work,
                 format=batch.plan.format,
                 id_field=batch.plan.settings.id_field,
@@ -123,12 +123,12 @@ class Stage:
         )
 
     def order(self, chunk: Chunk, at: int) -> Order:
-        """Hand a chunk to lane `at`."""
+        """Hand a chunk to worker `at`."""
         generation = self.matcher.generation if self.matcher else self._session._history.index.generation
         return Order(self.ledger.hand(chunk, at).serial, 0.0, generation, chunk)
 
     def answer(self, order: Order) -> tuple[int, Block] | None:
-        """The lane's answer is taken in: (frame seq, what was committed); None where the lane covered nothing."""
+        """The worker's answer is taken in: (frame seq, what was committed); None where the worker covered nothing."""
         answer = records.run_chunk(order)
         ((payload, tally),) = answer.parts
         chunk = self.ledger.returned(answer.serial, answer.records)
@@ -140,7 +140,7 @@ class Stage:
         return recorder._new.row(len(recorder._new) - 1).seq, Block(payload)
 
     def scan(self, order: Order) -> None:
-        """The lane's answer for a chunk whose ids are to be read is taken in."""
+        """The worker's answer for a chunk whose ids are to be read is taken in."""
         ids = records.scan_chunk(order)
         chunk = self.ledger.returned(ids.serial, ids.records)
         if ids.records:
@@ -179,7 +179,7 @@ def play(
     until: int | None = None,
     **options: Any,
 ) -> Played | None:
-    """Run a batch on a Stage with one lane; None if it was killed after committing `until` chunks."""
+    """Run a batch on a Stage with one worker; None if it was killed after committing `until` chunks."""
     calls: list[Any] = []
 
     def called(item: Any) -> Any:
