@@ -25,7 +25,7 @@ from typing import Any
 import process_cost
 from batchmill.input import json_choice
 from batchmill.input.formats import IdRule
-from batchmill.input.items import Identifier
+from batchmill.input.items import ItemReader
 from batchmill.model import Chunk
 from machine import describe
 
@@ -77,7 +77,7 @@ def in_a_worker(
 
 def identify_all(chunk: Chunk) -> float:
     """Seconds of CPU."""
-    identifier, begun = Identifier("jsonl", IdRule(), None, True), time.process_time()
+    identifier, begun = ItemReader("jsonl", IdRule(), None, True), time.process_time()
     records = identifier.records(chunk)
     identify = identifier.identify
     for offset, record in enumerate(records):

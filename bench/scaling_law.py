@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from batchmill.benchmark import scaling
 from batchmill.benchmark.scaling import Cell, Fit, Round
-from batchmill.benchmark.schedule import Asked, Survey, Task
+from batchmill.benchmark.schedule import Asked, RoundTask, Survey
 from machine import describe
 from simulate import simulate
 from simulated_workers import Overhead
@@ -70,7 +70,7 @@ class SimulatedRunner:
         """See Runner."""
         return 1 / self._law.single
 
-    def run(self, task: Task, number: int, deadline: float) -> Round | None:
+    def run(self, task: RoundTask, number: int, deadline: float) -> Round | None:
         """See Runner."""
         slower = task.workers / self._law.rate(task.workers) * self._random.lognormvariate(0, NOISE)
         draw = random.Random(task.records)  # the same sample in every cell

@@ -1,10 +1,10 @@
 """The question how close the engine's scheduling comes to the best there is.
 
-The real Loop, Intake, Ledger, Pace and Recaller hand chunks to simulated workers on a simulated clock; the engine's own
-costs, as measured (--measure), pass on that clock too. Two references without any cost of their own: the lower bound
-max(sum / workers, longest item), and one-item self-scheduling in arrival order, the best that can be done without
-knowing costs. The goal: within 2% of the latter (10% for runs of 3 s), plus at most one item, for 2 to 256 workers; the
-exit status is 1 where it is missed.
+The real Loop, WorkQueue, InFlight, ChunkSizer and WorkStealer hand chunks to simulated workers on a simulated clock;
+the engine's own costs, as measured (--measure), pass on that clock too. Two references without any cost of their own:
+the lower bound max(sum / workers, longest item), and one-item self-scheduling in arrival order, the best that can be
+done without knowing costs. The goal: within 2% of the latter (10% for runs of 3 s), plus at most one item, for 2 to 256
+workers; the exit status is 1 where it is missed.
 
     python bench/simulate.py [--workers 2 8 64] [--seconds 3 30] [--shape lognormal ...] [--measure]
                              [--matrix | --json]
@@ -21,16 +21,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
-from batchmill.batch.progress import Tracker
+from batchmill.batch.progress import Progress
 from batchmill.pool.local import LocalPool
-from batchmill.pool.worker_limits import Guard
-from batchmill.scheduler.chunk_size import Pace
-from batchmill.scheduler.in_flight import Ledger
+from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.scheduler.chunk_size import ChunkSizer
+from batchmill.scheduler.in_flight import InFlight
 from batchmill.scheduler.loop import Callbacks, Loop
-from batchmill.scheduler.rendering import Desk
+from batchmill.scheduler.rendering import OutputMaker
 from batchmill.scheduler.retrier import Retrier
 from batchmill.scheduler.run_limits import TimeLimit
-from batchmill.scheduler.work_queue import Intake
+from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.settings import Settings
 from batchmill.worker.sealer import Sealer
 from machine import describe
@@ -141,14 +141,14 @@ def self_scheduling(costs: Iterable[float], workers: int) -> float:
 # The engine
 
 
-class _Unguarded(Guard):
+class _Unguarded(WorkerLimits):
     """Simulated workers have no memory and no time-outs."""
 
     def look(self, now: float) -> None:
         pass
 
 
-class _Untracked(Tracker):
+class _Untracked(Progress):
     """Nobody watches."""
 
     def tick(self, now: float, pids: list[int], workers: int) -> None:
@@ -189,19 +189,19 @@ def _loop(world: World, workers: int, window: int, knows_total: bool, time_limit
     settings = Settings()
     pool = cast("LocalPool", SimulatedPool(world, workers))
     source = SimulatedSource(len(world.sums) - 1, knows_total)
-    pace, ledger = Pace(workers), Ledger(divide)
+    chunk_sizer, in_flight = ChunkSizer(workers), InFlight(divide)
     return Loop(
         pool=pool,
         events=cast("Any", SimulatedQueue(world)),
-        intake=Intake(source, None, ledger=ledger, pace=pace, matcher=None, settled=_ignore),
-        ledger=ledger,
-        pace=pace,
+        work_queue=WorkQueue(source, None, in_flight=in_flight, chunk_sizer=chunk_sizer, matcher=None, settled=_ignore),
+        in_flight=in_flight,
+        chunk_sizer=chunk_sizer,
         guard=_Unguarded(pool, settings, 0.1, _ignore),
-        retrier=Retrier(0, 0.0, ledger, _ignore, None),
-        tracker=_Untracked(
+        retrier=Retrier(0, 0.0, in_flight, _ignore, None),
+        progress=_Untracked(
             total=_ignore, before=_ignore, append=_ignore, on_progress=None, interval=1.0, is_sharded=False
         ),
-        desk=Desk(pool, None),
+        output_maker=OutputMaker(pool, None),
         sealer=cast("Sealer", None),
         callbacks=Callbacks(commit=_ignore, strike=_ignore, generation=lambda: 1, ready=_ignore, message=_ignore),
         window=window,

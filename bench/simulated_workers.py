@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, cast
 from batchmill.model import Chunk
 from batchmill.pool.base import Event, Executor, Worker
 from batchmill.worker.main import Ready
-from batchmill.worker.records import NO_LIMIT, RECORD_BITS, Answer, Order
-from batchmill.worker.reply import Tally
+from batchmill.worker.records import NO_LIMIT, RECORD_BITS, Answer, ChunkJob
+from batchmill.worker.reply import ReplySummary
 
 
 class Overhead(NamedTuple):
@@ -58,9 +58,9 @@ class SimulatedWorker(Worker):
         self.started = started
         self.pid = slot + 1
         self.limit = NO_LIMIT
-        self.waiting: deque[tuple[float, Any, Order]] = deque()  # when it arrives, and what
+        self.waiting: deque[tuple[float, Any, ChunkJob]] = deque()  # when it arrives, and what
         self.tag: Any = None  # of the order that runs
-        self.order: Order | None = None
+        self.order: ChunkJob | None = None
         self.begun = 0.0  # may lie ahead: the order is on its way
         self.free = 0.0  # when it can begin another
         self.stop = 0  # records of it that will be run
@@ -129,7 +129,7 @@ class World:
 
     # A worker
 
-    def send(self, worker: SimulatedWorker, tag: Any, order: Order) -> None:
+    def send(self, worker: SimulatedWorker, tag: Any, order: ChunkJob) -> None:
         """An order is on its way to a worker."""
         worker.waiting.append((self.now + self.overhead.hop, tag, order))
         if worker.order is None:
@@ -141,7 +141,7 @@ class World:
         worker.stop = min(self._in_time(order), max(0, self._allowed(worker, order)))
         self._end_at(worker, worker.stop)
 
-    def _in_time(self, order: Order) -> int:
+    def _in_time(self, order: ChunkJob) -> int:
         """Records run before the order's seconds are over, the one that ends past them included."""
         first, records = order.chunk.first, order.chunk.records
         if not order.seconds:
@@ -149,7 +149,7 @@ class World:
         return bisect_right(self.sums, self.sums[first] + order.seconds, first + 1, first + records) - first
 
     @staticmethod
-    def _allowed(worker: SimulatedWorker, order: Order) -> int:
+    def _allowed(worker: SimulatedWorker, order: ChunkJob) -> int:
         return worker.limit - ((order.serial << RECORD_BITS) + 1)
 
     def _end_at(self, worker: SimulatedWorker, stop: int) -> None:
@@ -165,8 +165,8 @@ class World:
         self.chunks += 1
         self.done += done
         self.last_end = max(self.last_end, at) if done else self.last_end
-        tally = Tally(done, done, done, 0, 0, 0, at - worker.begun, None, None, ())
-        answer = Answer(order.serial, done, [(b"", tally)])
+        summary = ReplySummary(done, done, done, 0, 0, 0, at - worker.begun, None, None, ())
+        answer = Answer(order.serial, done, [(b"", summary)])
         event = Event(worker, worker.tag, cast("Any", Answered(answer)))
         worker.order, worker.free = None, at + self.overhead.worker_chunk
         self.plan(worker.free + self.overhead.hop, worker, event)
@@ -228,7 +228,7 @@ class SimulatedPool:
         self._world.inbox.append(Event(worker, ("hello", 0), cast("Any", Answered(Ready(worker.pid, "", None)))))
         return worker
 
-    def submit(self, worker: SimulatedWorker, tag: Any, function: object, order: Order) -> bool:
+    def submit(self, worker: SimulatedWorker, tag: Any, function: object, order: ChunkJob) -> bool:
         """See Pool.submit. Costs the parent half of a chunk, and its items."""
         world = self._world
         world.spend(world.overhead.chunk / 2 + world.overhead.item * order.chunk.records)

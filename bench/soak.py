@@ -27,7 +27,7 @@ from machine import describe
 
 if TYPE_CHECKING:
     from soak_rows import Row
-    from soak_trial import Means, Tally
+    from soak_trial import Means, ReplySummary
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 _ENOUGH = 5  # trials, some of which must have met their fault
@@ -49,7 +49,7 @@ def main() -> None:
         print(flush=True)
         tallies = [soaked(row, seconds, Path(name), means, options) for row, seconds in shares(chosen, options.seconds)]
     show(chosen, tallies)
-    sys.exit(0 if sum(tally.breaches for tally in tallies) == 0 else 1)
+    sys.exit(0 if sum(summary.breaches for summary in tallies) == 0 else 1)
 
 
 def _options() -> argparse.Namespace:
@@ -148,40 +148,40 @@ def shares(rows: list[Row], seconds: float) -> Iterator[tuple[Row, float]]:
         yield row, left * row.weight / sum(later.weight for later in rows[number:])
 
 
-def soaked(row: Row, seconds: float, base: Path, means: Means, options: argparse.Namespace) -> Tally:
+def soaked(row: Row, seconds: float, base: Path, means: Means, options: argparse.Namespace) -> ReplySummary:
     """Trials of one row, at least one, until its time is over or it has no more."""
-    from soak_trial import Bench
+    from soak_trial import Benchmark
 
     end = time.monotonic() + seconds
-    bench = Bench(row.number, base / f"row{row.number}", means, options.seed)
+    bench = Benchmark(row.number, base / f"row{row.number}", means, options.seed)
     only, number = options.trial, options.trial or 0
     if row.needs_strace and means.strace is None:
         bench.note("not run: it needs strace")
-        return bench.tally
+        return bench.summary
     with bench.caught("preparing"):
         row.prepare(bench)
         while bench.trial(number, row.trial) and only is None and time.monotonic() < end:
             number += 1
-    if bench.tally.trials >= _ENOUGH and not bench.tally.faults:
+    if bench.summary.trials >= _ENOUGH and not bench.summary.faults:
         bench.breach("wrong", "no fault was ever met: this row shows nothing")
-    print(f"row {row.number}: {bench.tally.trials} trials, {bench.tally.faults} faults", flush=True)
-    return bench.tally
+    print(f"row {row.number}: {bench.summary.trials} trials, {bench.summary.faults} faults", flush=True)
+    return bench.summary
 
 
 # The table
 
 
-def show(rows: list[Row], tallies: list[Tally]) -> None:
+def show(rows: list[Row], tallies: list[ReplySummary]) -> None:
     """One line a row, and one for all."""
-    figures = [tally.figures for tally in tallies]
+    figures = [summary.figures for summary in tallies]
     table = [HEADINGS, *(_cells(f"{row.number} {row.title}", line) for row, line in zip(rows, figures))]
     table.append(_cells("all", [sum(column) for column in zip(*figures)]))
     widths = [max(len(line[column]) for line in table) for column in range(len(HEADINGS))]
     print()
     for line in table:
         print("  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]))
-    for row, tally in zip(rows, tallies):
-        for note in tally.notes:
+    for row, summary in zip(rows, tallies):
+        for note in summary.notes:
             print(f"row {row.number}: {note.splitlines()[0]}")
 
 

@@ -9,7 +9,7 @@ import math
 import random
 
 from fault_kit import METHODS, finish, numbered, strikes, witnessed
-from soak_trial import ARGUMENTS, Bench, Fault, Trial, standing
+from soak_trial import ARGUMENTS, Benchmark, Fault, Trial, standing
 
 ITEMS = 60
 DEEP = "[" * 100_000  # with that recursion limit, reading it ends a worker of Python 3.11 and older
@@ -60,7 +60,7 @@ def _method(chance: random.Random) -> tuple[str, str]:
     return ("--start-method", chance.choice(METHODS))
 
 
-def _append(bench: Bench, code: str) -> None:
+def _append(bench: Benchmark, code: str) -> None:
     with open(bench.template / "f.py", "a") as file:
         file.write(code)
 
@@ -70,7 +70,7 @@ def _run(trial: Trial, statuses: tuple[int, ...], *arguments: str) -> None:
     done, seen = {id for id, outcome in trial.done.items() if outcome.ok}, len(witnessed(trial.folder))
     ended = finish(*ARGUMENTS, *trial.bench.arguments, *arguments, cwd=trial.folder)
     ran = witnessed(trial.folder)[seen:]
-    trial.bench.tally.items += len(ran)
+    trial.bench.summary.items += len(ran)
     if ended.status not in statuses:
         trial.bench.breach("wrong", f"exit status {ended.status} ({trial.said[-1]}): {ended.err.strip()[-2000:]}")
     if again := done.intersection(ran):
@@ -87,7 +87,7 @@ def _may_be_charged(trial: Trial) -> None:
 # D2
 
 
-def prepare_unread(bench: Bench) -> None:
+def prepare_unread(bench: Benchmark) -> None:
     bench.items(numbered(ITEMS, sleep=0.002))
     _append(bench, UNLIMITED)
 
@@ -104,7 +104,7 @@ def unread(trial: Trial, number: int) -> bool:
     trial.said.append(f"unreadable at {places}, {method[1]}")
     for _ in range(2):
         _run(trial, (1,), *LIMITS, *method)
-        trial.bench.tally.faults += len(places)
+        trial.bench.summary.faults += len(places)
         failed = [outcome for outcome in trial.done.values() if not outcome.ok]
         if len(failed) != len(places) or len(trial.done) != ITEMS:
             said = f"{len(failed)} failed of {len(trial.done)}: {failed[:3]}"
@@ -118,7 +118,7 @@ def unread(trial: Trial, number: int) -> bool:
 # D3
 
 
-def prepare_alarm(bench: Bench) -> None:
+def prepare_alarm(bench: Benchmark) -> None:
     bench.items(numbered(300))
     _append(bench, ALARM)
 
@@ -130,7 +130,7 @@ def late_alarm(trial: Trial, number: int) -> bool:
     method = _method(trial.chance)
     trial.said.append(f"alarms after {seconds:.6f} s, {method[1]}")
     _run(trial, (0, 1), *method)
-    trial.bench.tally.faults += 1
+    trial.bench.summary.faults += 1
     failed = [outcome for outcome in trial.done.values() if not outcome.ok]
     strange = [outcome for outcome in failed if outcome.error is None or "left behind" not in outcome.error.message]
     if strange or len(trial.done) != 300:
@@ -144,7 +144,7 @@ def late_alarm(trial: Trial, number: int) -> bool:
 # D5
 
 
-def prepare_children(bench: Bench) -> None:
+def prepare_children(bench: Benchmark) -> None:
     bench.items(numbered(ITEMS))
     _append(bench, CHILDREN)
 

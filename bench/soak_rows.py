@@ -20,7 +20,7 @@ from fault_kit import CHECKPOINT, Run, committed, numbered, witnessed
 from process_kit import send
 from soak_items import children, late_alarm, prepare_alarm, prepare_children, prepare_unread, unread
 from soak_starts import crowded, limited_runs, prepare_crowd, prepare_limited
-from soak_trial import BROKEN_DISK, KILLED, LIMIT, Bench, Fault, Steps, Trial, mill, standing, stop_all, workers
+from soak_trial import BROKEN_DISK, KILLED, LIMIT, Benchmark, Fault, Steps, Trial, mill, standing, stop_all, workers
 
 WRITES = "pwritev,pwritev2"  # Python's pwritev is either
 CALLS = f"{WRITES},fdatasync,fsync,ftruncate,flock,linkat,rename"  # what engine/batchmill/disk.py makes of files
@@ -38,7 +38,7 @@ class Row:
     number: int
     title: str
     weight: float
-    prepare: Callable[[Bench], None]
+    prepare: Callable[[Benchmark], None]
     trial: Callable[[Trial, int], bool]
     needs_strace: bool = False
 
@@ -149,7 +149,7 @@ def slow_sync(seconds: float, when: str) -> Fault:
 # Rows 1, 2, 3 and 13: the parent and its file
 
 
-def prepare_killed(bench: Bench) -> None:
+def prepare_killed(bench: Benchmark) -> None:
     bench.items(numbered(300, sleep=0.004, text="x" * 50))
 
 
@@ -161,12 +161,12 @@ def killed(trial: Trial, number: int) -> bool:
     return True
 
 
-def prepare_small(bench: Bench) -> None:
+def prepare_small(bench: Benchmark) -> None:
     bench.items(numbered(60, sleep=0.002, text="x" * 50), *OFTEN)
 
 
 def every_call(
-    bench: Bench, calls: str, prepare: Callable[[Trial], None] = lambda trial: None
+    bench: Benchmark, calls: str, prepare: Callable[[Trial], None] = lambda trial: None
 ) -> list[tuple[str, int]]:
     """(system call, n) for every one that a run makes, and two more, which then are not reached."""
     counts: dict[str, int] = {}
@@ -180,7 +180,7 @@ def every_call(
     return bench.order((call, n) for call, count in counts.items() for n in range(1, count + 3))
 
 
-def prepare_calls(bench: Bench) -> None:
+def prepare_calls(bench: Benchmark) -> None:
     prepare_small(bench)
     bench.points = every_call(bench, CALLS)
 
@@ -193,7 +193,7 @@ def killed_at_call(trial: Trial, number: int) -> bool:
     return True
 
 
-def prepare_torn(bench: Bench) -> None:
+def prepare_torn(bench: Benchmark) -> None:
     prepare_small(bench)
 
     def half(trial: Trial, number: int) -> bool:
@@ -241,7 +241,7 @@ def killed_recovering(trial: Trial, number: int) -> bool:
     return True
 
 
-def prepare_failing(bench: Bench) -> None:
+def prepare_failing(bench: Benchmark) -> None:
     prepare_small(bench)
     points = [(*point, error, ever) for point in every_call(bench, FAILING) for error in ("ENOSPC", "EIO")
               for ever in (False, True)]  # fmt: skip
@@ -259,11 +259,11 @@ def failing_at_call(trial: Trial, number: int) -> bool:
 # Rows 21, 35, 39: workers, time and what is scarce
 
 
-def prepare_twenty(bench: Bench) -> None:
+def prepare_twenty(bench: Benchmark) -> None:
     bench.items(numbered(300, sleep=0.02))
 
 
-def prepare_clocks(bench: Bench) -> None:
+def prepare_clocks(bench: Benchmark) -> None:
     """The same, waiting in poll: libfaketime 0.9.10 makes Python's sleep raise EINVAL in a process with two clocks."""
     prepare_twenty(bench)
     function = bench.template / "f.py"
@@ -288,7 +288,7 @@ def stopped(trial: Trial, number: int) -> bool:
     return True
 
 
-def prepare_scarce(bench: Bench) -> None:
+def prepare_scarce(bench: Benchmark) -> None:
     bench.items(numbered(SLOW_ITEMS, sleep=0.001, text="x" * 20_000), "--chunk-size", f"{SLOW_CHUNK}",
                 "--window", f"{WINDOW}", "--checkpoint-interval", "50ms")  # fmt: skip
 
@@ -380,7 +380,7 @@ def _point(chance: random.Random) -> tuple[str, int]:
     return chance.choice(list(calls)), chance.randint(1, 8)
 
 
-def prepare_two(bench: Bench) -> None:
+def prepare_two(bench: Benchmark) -> None:
     bench.items(numbered(200, sleep=0.01, text="x" * 50), *OFTEN)
 
 

@@ -7,13 +7,13 @@ import resource
 from crowd_kit import STATES, anyone, crowd, leave
 from fault_kit import numbered, witnessed
 from limit_kit import LACKING, as_somebody, can_be_somebody, limited
-from soak_trial import BROKEN_DISK, Bench, Fault, Trial, standing
+from soak_trial import BROKEN_DISK, Benchmark, Fault, Trial, standing
 
 MOST = 20  # commands at once
 TIMES = 3  # runs under a limit before one without
 
 
-def prepare_crowd(bench: Bench) -> None:
+def prepare_crowd(bench: Benchmark) -> None:
     bench.items(numbered(12, sleep=0.01))
 
 
@@ -25,13 +25,13 @@ def crowded(trial: Trial, number: int) -> bool:
     leave(trial.folder, state)
     for breach in crowd(trial.folder, names):
         trial.bench.breach(*breach)
-    trial.bench.tally.faults += 1
-    trial.bench.tally.items += len(witnessed(trial.folder))
+    trial.bench.summary.faults += 1
+    trial.bench.summary.items += len(witnessed(trial.folder))
     trial.done = standing(trial.folder)
     return True
 
 
-def prepare_limited(bench: Bench) -> None:
+def prepare_limited(bench: Benchmark) -> None:
     bench.items(numbered(60, sleep=0.002), "-j", "4")
 
 

@@ -49,7 +49,7 @@ class Means:
 
 
 @dataclass
-class Tally:
+class ReplySummary:
     """What came out of a row. `wrong` counts breaches that are no loss, no second run and no hang."""
 
     trials: int = 0
@@ -90,14 +90,14 @@ class Fault:
     counts: bool = False  # whether starting the run is all there is to it
 
 
-class Bench:
+class Benchmark:
     """One row: a folder with its input and what must come out, copied for every trial."""
 
     def __init__(self, row: int, folder: Path, means: Means, seed: int) -> None:
         self.row = row
         self.means = means
         self.seed = seed
-        self.tally = Tally()
+        self.summary = ReplySummary()
         self.template = folder / "template"
         self.template.mkdir(parents=True)
         self.points: list[Any] = []
@@ -122,13 +122,13 @@ class Bench:
         folder = self.template.parent / f"trial{number}"
         shutil.copytree(self.template, folder)
         trial = Trial(self, folder, random.Random(f"{self.seed}/{self.row}/{number}"))
-        before = self.tally.breaches
+        before = self.summary.breaches
         with self.caught(f"trial {number}"):
             more = body(trial, number)
             if more:
-                self.tally.trials += 1
+                self.summary.trials += 1
                 trial.finish()
-        if self.tally.breaches > before:
+        if self.summary.breaches > before:
             kept = Path(f"{folder.parent.parent}-kept-row{self.row}-trial{number}")
             shutil.copytree(folder, kept)
             self.note(f"trial {number} is kept in {kept} (faults: {'; '.join(trial.said)})")
@@ -146,19 +146,19 @@ class Bench:
 
     def breach(self, kind: str, what: str, count: int = 1) -> None:
         """Count what must not be, and say it at once."""
-        setattr(self.tally, kind, getattr(self.tally, kind) + count)
+        setattr(self.summary, kind, getattr(self.summary, kind) + count)
         self.note(f"--seed {self.seed} --row {self.row}, {self._where}: {what}")
 
     def note(self, text: str) -> None:
         """Say it now and below the table."""
         print(f"row {self.row}: {text}", flush=True)
-        self.tally.notes.append(text)
+        self.summary.notes.append(text)
 
 
 class Trial:
     """One batch: run with faults as often as the row likes, then to its end; the oracle looks after each run."""
 
-    def __init__(self, bench: Bench, folder: Path, chance: random.Random) -> None:
+    def __init__(self, bench: Benchmark, folder: Path, chance: random.Random) -> None:
         self.bench = bench
         self.means = bench.means
         self.folder = folder
@@ -173,7 +173,7 @@ class Trial:
     def hit(self) -> None:
         """Count a fault, after noting what was committed before it."""
         self.mark()
-        self.bench.tally.faults += 1
+        self.bench.summary.faults += 1
 
     def mark(self) -> None:
         """What is committed now must not be in the witness from here on."""
@@ -183,7 +183,7 @@ class Trial:
     def go(self, *faults: Fault, limit: float = LIMIT) -> int | None:
         """Run once under faults; the exit status, None where it hung."""
         self.said.append(" + ".join(fault.name for fault in faults) or "none")
-        self.bench.tally.faults += sum(fault.counts for fault in faults)
+        self.bench.summary.faults += sum(fault.counts for fault in faults)
         seen = len(witnessed(self.folder))
         self._marks = [(frozenset(self.done), seen)]
         arguments = [word for fault in faults for word in fault.arguments]
@@ -194,7 +194,7 @@ class Trial:
             before=partial(_all, [fault.before for fault in faults if fault.before]),
         ) as run:  # fmt: skip
             ended = self._drive(run, [fault.steps(self, run) for fault in faults if fault.steps], limit)
-        self.bench.tally.items += len(witnessed(self.folder)) - seen
+        self.bench.summary.items += len(witnessed(self.folder)) - seen
         self._check(ended, faults)
         return None if ended is None else ended.status
 
@@ -284,9 +284,9 @@ class Trial:
             allowed.discard(FINE)  # never 0 after an error
         said = ended.err.strip()
         if ended.status == KILLED and any(fault.inject for fault in faults if KILLED in fault.statuses):
-            self.bench.tally.faults += 1
+            self.bench.summary.faults += 1
         if broken and self.injected():
-            self.bench.tally.faults += 1
+            self.bench.summary.faults += 1
         if ended.status not in allowed:
             self._breach("wrong", f"exit status {ended.status} ({self.said[-1]}): {said[-2000:]}")
         elif "Traceback" in said or (ended.status in BROKEN_DISK and not said):

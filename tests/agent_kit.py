@@ -19,12 +19,12 @@ from batchmill.settings import Settings
 from batchmill.worker import records
 from batchmill.worker.function import FunctionSpec
 from batchmill.worker.main import WorkerSetup
-from batchmill.worker.records import Order
+from batchmill.worker.records import ChunkJob
 
 LIMIT = 30.0
 
 
-class Nowhere:
+class NullCheckpoint:
     """A Link that keeps what is sent."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class Agent:
         data = "".join(f"{item}\n" for item in items).encode()
         chunk = Chunk(serial * 100, 1, 0, len(items), data, alone=alone)
         number = self._numbers[slot] = self._numbers.get(slot, 0) + 1
-        order = pickled(records.run_chunk, (Order(serial, 0.0, 1, chunk),))
+        order = pickled(records.run_chunk, (ChunkJob(serial, 0.0, 1, chunk),))
         self.send("submit", slot, number, order)
 
     def until(self, word: str, *rest: Any, limit: float = LIMIT) -> list[Any]:

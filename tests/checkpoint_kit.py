@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from batchmill.checkpoint.frames import FileHeader, FrameRef, FrameType, Pread, Scan, Verdict, frame_bytes
+from batchmill.checkpoint.frames import FileHeader, FileScan, FrameRef, FrameType, Pread, Verdict, frame_bytes
 from batchmill.checkpoint.index import Extent
 from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, pack_value, read_head
 from batchmill.files.storage import Disk
@@ -25,7 +25,7 @@ def pread_of(data: bytes) -> Pread:
 
 def scan_bytes(data: bytes, header: FileHeader = HEADER) -> tuple[list[tuple[int, int, bytes]], Verdict]:
     """(seq, type, payload) of every frame, and the verdict."""
-    scan = Scan(pread_of(data), len(data), header, peek=1 << 26)
+    scan = FileScan(pread_of(data), len(data), header, peek=1 << 26)
     found = [(ref.seq, ref.type, payload) for ref, payload in scan]
     assert scan.verdict is not None
     return found, scan.verdict

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.reader import Reader
-from batchmill.codec.outcomes import Block
+from batchmill.codec.outcomes import OutcomeBlock
 from fault_kit import CHECKPOINT, Ended, finish, lines_of, running, until, witnessed
 from process_kit import processes
 
@@ -108,7 +108,7 @@ def _kept(folder: Path) -> dict[bytes, Counter[Any]]:
         if path.stat().st_size:
             with Reader(str(path)) as reader:
                 frames = reader.frames(payloads=True)
-                ids = [id for ref, data in frames if ref.type == FrameType.OUTCOMES for id in Block(data).ids]
+                ids = [id for ref, data in frames if ref.type == FrameType.OUTCOMES for id in OutcomeBlock(data).ids]
                 kept[reader.header.id] = Counter(ids)
     return kept
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from batchmill.checkpoint.frames import FileHeader, FrameType, Scan, frame_bytes
+from batchmill.checkpoint.frames import FileHeader, FileScan, FrameType, frame_bytes
 from batchmill.codec.outcomes import HEAD_SIZE, PEEK, Head, pack_value, read_head, unpack_value
 
 # Read, or damaged; of something else, or a newer version (META says so).
@@ -72,7 +72,7 @@ def run(folder: Path, words: Sequence[str]) -> None:
 
 def frames_of(path: Path) -> list[Frame]:
     data = path.read_bytes()
-    scan = Scan(lambda at, size: data[at : at + size], len(data), FileHeader.unpack(data), peek=1 << 27)
+    scan = FileScan(lambda at, size: data[at : at + size], len(data), FileHeader.unpack(data), peek=1 << 27)
     return [Frame(ref.type, payload) for ref, payload in scan]
 
 

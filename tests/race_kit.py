@@ -16,7 +16,7 @@ from typing import Any
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.reader import Reader
 from batchmill.checkpoint.writer import Checkpoint
-from batchmill.codec.outcomes import Block, pack_map
+from batchmill.codec.outcomes import OutcomeBlock, pack_map
 from checkpoint_kit import outcomes_payload
 
 CHECKPOINT = "x.ckpt"
@@ -74,7 +74,7 @@ def put(folder: Path, state: str) -> bytes:
 def ids_in(payload: bytes) -> list[str]:
     """The ids in a frame of outcomes, none in another."""
     try:
-        return Block(payload).ids
+        return OutcomeBlock(payload).ids
     except Exception:
         return []
 

@@ -72,9 +72,9 @@ def work(told: dict[str, Any], settings: Settings, chance: random.Random) -> Non
     done = {id for _, payload in read_frames(CHECKPOINT) for id in ids_in(payload)} if len(history.index) else set()
     run = begin_run(checkpoint, history, {})
     left = [item for item in ITEMS if item not in done]
-    pace = chance.choice((0.0, 0.002, 0.1))
+    chunk_sizer = chance.choice((0.0, 0.002, 0.1))
     for item in left if told["how"] == "to the end" else left[: chance.randint(0, len(left))]:
-        time.sleep(pace)
+        time.sleep(chunk_sizer)
         checkpoint.append(FrameType.OUTCOMES, outcomes_payload(ITEMS.index(item), [item]))
         told["ran"].append(item)
     if told["how"] == "killed":

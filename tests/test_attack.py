@@ -14,7 +14,7 @@ import batchmill
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.salvage import salvage
 from batchmill.checkpoint.writer import read_frames
-from batchmill.codec.outcomes import Block
+from batchmill.codec.outcomes import OutcomeBlock
 from batchmill.errors import CheckpointDamaged, InvalidUsage
 from batchmill.pool.startup import SERVER_LOST
 from batchmill.scheduler.blame import KILLS, Blame
@@ -253,7 +253,7 @@ def outcome_frames(cwd: Path) -> list[int]:
 def replaced_frame(cwd: Path) -> int:
     """The seq of a frame of which a later one replaced something."""
     for ref, payload in read_frames(str(cwd / CHECKPOINT)):
-        if ref.type == FrameType.OUTCOMES and (supersedes := Block(payload).supersedes):
+        if ref.type == FrameType.OUTCOMES and (supersedes := OutcomeBlock(payload).supersedes):
             return int(supersedes[0][1])
     raise AssertionError("nothing was replaced")
 

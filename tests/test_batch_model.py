@@ -1,4 +1,5 @@
-"""Ledger, matching and checkpoint together, against a dictionary: no committed outcome is lost, changed or made again.
+"""InFlight, matching and checkpoint together, against a dictionary: no committed outcome is lost, changed or made
+again.
 
 Batches run here with all of their real parts but the processes: a random generator says when a worker answers, how far
 it came, and when it dies; when the parent is killed; and how the input is edited before the next run.
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from batchmill.checkpoint import matching
-from batchmill.codec.outcomes import Block, digest_id, id_key, outcomes
+from batchmill.codec.outcomes import OutcomeBlock, digest_id, id_key, outcomes
 from batchmill.errors import ItemError
 from batchmill.model import Report
 from batchmill.output import layout, ordering, spool
@@ -26,7 +27,7 @@ from batchmill.output.results import open_checkpoint, write_results
 from batchmill.scheduler import work_queue
 from batchmill.scheduler.in_flight import Flight
 from batchmill.settings import Settings
-from batchmill.worker.records import NO_LIMIT, RECORD_BITS, Order
+from batchmill.worker.records import NO_LIMIT, RECORD_BITS, ChunkJob
 from checkpoint_kit import QuickDisk
 from worker_kit import Stage
 
@@ -124,7 +125,7 @@ class Plan:
         return not any(self.runs.values())
 
 
-class Desk:
+class OutputMaker:
     """One run, its workers played by this process."""
 
     def __init__(self, world: World, stage: Stage, plan: Plan, rng: random.Random) -> None:
@@ -132,7 +133,7 @@ class Desk:
         self.plan = plan
         self.rng = rng
         self.stage = stage
-        self.flights: dict[int, Order] = {}
+        self.flights: dict[int, ChunkJob] = {}
         self.charged: set[int] = set()
 
     def run(self, kill: float) -> Report | None:
@@ -141,20 +142,20 @@ class Desk:
         for _ in range(20_000):
             if self.rng.random() < kill:
                 return None
-            if self.stage.intake.is_over and not self.flights:
+            if self.stage.work_queue.is_over and not self.flights:
                 return self.stage.finish()
             self.rng.choice(moves)()
         raise AssertionError("the run does not end")
 
     def hand(self) -> None:
-        chunk = self.stage.intake.next(not self.flights)
+        chunk = self.stage.work_queue.next(not self.flights)
         if chunk is not None:
             order = self.stage.order(chunk, self.rng.randrange(WORKERS))
             self.flights[order.serial] = order
 
     def any_flight(self) -> Flight | None:
         """A chunk in flight, as the ledger knows it."""
-        flights = list(self.stage.ledger)
+        flights = list(self.stage.in_flight)
         return self.rng.choice(flights) if flights else None
 
     def reply(self) -> None:
@@ -176,7 +177,7 @@ class Desk:
         if committed is not None:
             self.note(*committed)
 
-    def note(self, seq: int, block: Block) -> None:
+    def note(self, seq: int, block: OutcomeBlock) -> None:
         """Hold what was committed against the plan, and keep it."""
         live = self.world.live
         replaced = {place: (old_seq, old_place) for place, old_seq, old_place, _ in block.supersedes}
@@ -194,35 +195,35 @@ class Desk:
         flight = self.any_flight()
         if flight is not None and flight.chunk.records:
             before = flight.chunk.to_run
-            self.stage.ledger.shorten(flight.serial, self.rng.randrange(flight.chunk.records))
-            self.stage.intake.refund(before - flight.chunk.to_run)
+            self.stage.in_flight.shorten(flight.serial, self.rng.randrange(flight.chunk.records))
+            self.stage.work_queue.refund(before - flight.chunk.to_run)
 
     def lose(self) -> None:
         """A worker dies, most of the time because of what it ran."""
         number = self.rng.randrange(WORKERS)
-        lost = sorted(self.stage.ledger.on_worker(number), key=lambda flight: -flight.serial)
+        lost = sorted(self.stage.in_flight.on_worker(number), key=lambda flight: -flight.serial)
         for flight in lost:
             del self.flights[flight.serial]
-            self.stage.intake.refund(flight.chunk.to_run)
+            self.stage.work_queue.refund(flight.chunk.to_run)
             is_current = flight is lost[-1]
             records = flight.chunk.records
             suspect = self.rng.randrange(records) if is_current and records and self.rng.random() < 0.8 else None
-            strike = self.stage.ledger.lost(flight.serial, suspect, blame=is_current)
+            strike = self.stage.in_flight.lost(flight.serial, suspect, blame=is_current)
             if strike is None:
                 continue
             self.stage.strike({"position": strike.first, "count": strike.count, "exit": -11})
-            if self.stage.ledger.condemned(strike) and self.may_be_condemned(strike.first):
-                self.stage.ledger.condemn(strike.first, ItemError("WorkerDied", "the worker died"))
+            if self.stage.in_flight.condemned(strike) and self.may_be_condemned(strike.first):
+                self.stage.in_flight.condemn(strike.first, ItemError("WorkerDied", "the worker died"))
 
     def may_be_condemned(self, position: int) -> bool:
         """Only what has an id of its own: the model cannot tell two outcomes of one content, one failed, one not."""
-        for chunk in (*self.stage.ledger._ready, *self.stage.ledger._scans):
+        for chunk in (*self.stage.in_flight._ready, *self.stage.in_flight._scans):
             if chunk.first == position and chunk.records == 1 and isinstance(chunk.data, bytes):
                 return b'"only' in chunk.data
         return False
 
 
-class Story:
+class Timeline:
     """A checkpoint's life: runs, kills, and an input that changes between them."""
 
     def __init__(self, directory: Path, rng: random.Random) -> None:
@@ -300,7 +301,7 @@ class Story:
         expected = plan.skipped, plan.failed, plan.changed
         with ExitStack() as stack:
             stage = Stage(self.world.call, [self.input], self.checkpoint, stack, output=self.output, **settings)
-            report = Desk(self.world, stage, plan, self.rng).run(kill)
+            report = OutputMaker(self.world, stage, plan, self.rng).run(kill)
         if report is None:
             self.tear()
             return False
@@ -353,7 +354,7 @@ def test_no_committed_outcome_is_lost_changed_or_made_again(
 ) -> None:
     rng = random.Random(seed)
     monkeypatch.setattr("batchmill.checkpoint.writer.Disk", QuickDisk)
-    story = Story(tmp_path, rng)
+    timeline = Timeline(tmp_path, rng)
     for _ in range(6):
         monkeypatch.setattr(work_queue, "_HELD", rng.choice((0, 200, 8 << 20)))
         monkeypatch.setattr(work_queue, "_SCAN", rng.choice((1, 4, 5000)))
@@ -362,8 +363,8 @@ def test_no_committed_outcome_is_lost_changed_or_made_again(
         monkeypatch.setattr(layout, "_FREE", rng.choice((0, 0, 2_000_000)))
         monkeypatch.setattr(layout, "_WINDOW", rng.choice((4, 32, 1 << 14)))
         monkeypatch.setattr(spool, "_UNIT", rng.choice((1, 300, 4 << 20)))
-        story.run(kill=rng.choice((0.0, 0.01, 0.05)))
-        story.check_checkpoint()
-        story.edit()
-    assert story.run(kill=0.0)
-    story.check_checkpoint()
+        timeline.run(kill=rng.choice((0.0, 0.01, 0.05)))
+        timeline.check_checkpoint()
+        timeline.edit()
+    assert timeline.run(kill=0.0)
+    timeline.check_checkpoint()

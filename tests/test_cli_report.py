@@ -104,7 +104,7 @@ def test_nothing_in_a_checkpoint_becomes_markup(work: Path) -> None:
                machine={"cpu": EVIL, "memory": EVIL}, versions={EVIL: EVIL}, path=EVIL)  # fmt: skip
     writer.outcomes(0, [1.0] * 3, failures={0: (EVIL, EVIL)})
     writer.sample(3, ends=[[ZERO + 1, 0, 1, None, EVIL]])
-    page = render(writer.story())
+    page = render(writer.timeline())
     root = body(page)
     assert {element.tag for element in root.iter()} & {"script", "img", "style", "iframe", "a", "form"} == set()
     assert [name for element in root.iter() for name in element.attrib if name.startswith("on")] == []
@@ -136,7 +136,7 @@ def test_a_live_run_is_said_to_be_running(work: Path) -> None:
 def test_a_checkpoint_without_outcomes_gives_a_page_that_says_so(work: Path) -> None:
     writer = Writer(work / "y.ckpt")
     writer.run(0)
-    text = words(body(render(writer.story())))
+    text = words(body(render(writer.timeline())))
     assert "There is no outcome yet" in text
     assert "Runs" in text
 
@@ -146,7 +146,7 @@ def test_any_spread_of_seconds_can_be_drawn(work: Path, seconds: list[float]) ->
     writer = Writer(work / "y.ckpt")
     writer.run(0)
     writer.outcomes(0, seconds)
-    page = render(writer.story())
+    page = render(writer.timeline())
     assert "nan" not in page.replace("unterminated", "")
     assert re.findall(r"\binf\b", page) == []
     assert "How long items took" in words(body(page))
@@ -160,7 +160,7 @@ def test_many_runs_workers_and_failures_make_a_page_below_half_a_megabyte(work: 
             failures = {n: (f"Error{'abcdefghijklmnopqrstuvwxyz'[n]}", "word " * 30 + "x" * worker) for n in range(20)}
             writer.outcomes(number * 1000 + worker, [worker + 0.01] * 20, failures=failures, worker=worker, pid=number)
             writer.sample(number * 1000 + worker, ends=[[ZERO + number * 1000 + worker, worker, 1, 0, "recycled"]])
-    page = render(writer.story())
+    page = render(writer.timeline())
     assert len(page.encode()) < 500_000
     assert "in the middle are left out" in words(body(page))
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import batchmill as engine
-from batchmill.batch.progress import Tracker
+from batchmill.batch.progress import Progress
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.writer import Reader
 from batchmill.settings import Settings
@@ -117,7 +117,7 @@ def test_the_counts_of_a_live_run_never_contradict_each_other(work: Path) -> Non
 
 
 def test_a_run_that_could_not_report_says_which_error_ended_it(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tracker, "report", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(Progress, "report", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         engine.run(abs, [1, -2], checkpoint=str(work / "x.ckpt"), workers=1)
     text = status("x.ckpt", work)

@@ -20,7 +20,7 @@ import pytest
 import batchmill
 from batchmill.batch.batch import Batch
 from batchmill.cluster import agent_host
-from batchmill.cluster.backend import Cluster, doubts
+from batchmill.cluster.backend import DaskBackend, doubts
 from batchmill.cluster.connection import Call
 from batchmill.cluster.dask_client import checked, connected
 from batchmill.errors import ClusterUnfit, InputMissing, InvalidUsage
@@ -330,7 +330,7 @@ def test_workers_that_cannot_be_reached_from_here_are_reached_by_way_of_the_sche
 ) -> None:
     tried: list[str] = []
 
-    def nothing(self: Cluster, name: str, session: str) -> Call:
+    def nothing(self: DaskBackend, name: str, session: str) -> Call:
         async def call(**message: Any) -> dict[str, Any]:
             tried.append(name)
             raise OSError("no route to host")
@@ -338,7 +338,7 @@ def test_workers_that_cannot_be_reached_from_here_are_reached_by_way_of_the_sche
         return call
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Cluster, "_direct", nothing)
+    monkeypatch.setattr(DaskBackend, "_direct", nothing)
     ready(tmp_path, 40)
     report = batchmill.run("g.py:pid", "items.jsonl", checkpoint=CHECKPOINT, output="out.jsonl",
                            cluster=cluster.address)  # fmt: skip

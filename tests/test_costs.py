@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.worker.records import Order, run_chunk
+from batchmill.worker.records import ChunkJob, run_chunk
 from cli_kit import environment
 from worker_kit import chunk_of, worker
 
@@ -143,7 +143,7 @@ def work(item: Any) -> Any:
 def worker_calls(items: int) -> Counter[str]:
     """The calls of Python functions, and of others, that a worker makes for a chunk."""
     data = b"".join(b'{"id": %d, "x": %d}\n' % (number, number * 3) for number in range(items))
-    order, seen = Order(1, 0.0, 1, chunk_of(data)), Counter[str]()
+    order, seen = ChunkJob(1, 0.0, 1, chunk_of(data)), Counter[str]()
 
     def count(frame: FrameType, event: str, what: Any) -> None:
         seen[event] += 1
@@ -155,7 +155,7 @@ def worker_calls(items: int) -> Counter[str]:
             answer = run_chunk(order)
         finally:
             sys.setprofile(None)
-    assert [tally.ok for _, tally in answer.parts] == [items]
+    assert [summary.ok for _, summary in answer.parts] == [items]
     return seen
 
 

@@ -14,9 +14,9 @@ from typing import Any, cast
 import pytest
 
 from batchmill.errors import WorkersLost
-from batchmill.output.ordering import RenderOrder
-from batchmill.output.writer import Output
-from batchmill.scheduler.rendering import OwnDesk
+from batchmill.output.ordering import RenderJob
+from batchmill.output.writer import OutputWriter
+from batchmill.scheduler.rendering import LocalOutputMaker
 from batchmill.worker.main import WorkerSetup
 from cluster_kit import DaskCluster, dask_cluster
 from fault_kit import CHECKPOINT, FUNCTIONS, LIMIT, Run, committed, finish, numbered, prepare, running, until, witnessed
@@ -185,15 +185,15 @@ class Alone:
         )  # fmt: skip
         self.output = _Wanted(*orders)
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.desk = OwnDesk(setup, 2, self._events.put, cast("Output", self.output))
+        self.output_maker = LocalOutputMaker(setup, 2, self._events.put, cast("OutputWriter", self.output))
 
     def turn(self) -> bool:
         """One turn of the loop; whether all is made."""
-        self.desk.fill(lambda worker: False)
+        self.output_maker.fill(lambda worker: False)
         while not self._events.empty():
             self._events.get_nowait().action()
-        self.desk.look()
-        return self.desk.is_done
+        self.output_maker.look()
+        return self.output_maker.is_done
 
 
 def test_work_that_kills_whatever_worker_makes_it_ends_the_run(tmp_path: Path) -> None:
@@ -202,15 +202,15 @@ def test_work_that_kills_whatever_worker_makes_it_ends_the_run(tmp_path: Path) -
         with pytest.raises(WorkersLost, match="died making the output; the last one exited with status 7"):
             until(alone.turn, "the error")
     finally:
-        alone.desk.close()
+        alone.output_maker.close()
 
 
 def test_workers_that_die_while_work_is_handed_to_them_hold_up_nothing(tmp_path: Path) -> None:
-    alone = Alone(tmp_path, *[RenderOrder(0, 0, (), "jsonl", False, False, "jsonl")] * 1000)
+    alone = Alone(tmp_path, *[RenderJob(0, 0, (), "jsonl", False, False, "jsonl")] * 1000)
     killed: set[int] = set()
 
     def kill() -> bool:
-        pool = alone.desk._pool.workers.values()
+        pool = alone.output_maker._pool.workers.values()
         doomed = {worker.pid for worker in pool if worker.ready and len(alone.output.made) > 100 * len(killed)}
         send(signal.SIGKILL, doomed - killed)
         killed.update(doomed)
@@ -220,6 +220,6 @@ def test_workers_that_die_while_work_is_handed_to_them_hold_up_nothing(tmp_path:
     thread.start()
     thread.join(LIMIT)
     assert not thread.is_alive(), "it waits for itself"
-    alone.desk.close()
+    alone.output_maker.close()
     assert len(alone.output.made) == 1000
     assert len(killed) > 5

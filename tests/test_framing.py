@@ -17,10 +17,10 @@ from batchmill.checkpoint.frames import (
     MAX_FRAME,
     OVERHEAD,
     FileHeader,
+    FileScan,
     FrameRef,
     FrameType,
     Kind,
-    Scan,
     find_damaged_frames,
     find_frames,
     frame_bytes,
@@ -170,7 +170,7 @@ def test_a_missing_repeated_or_swapped_frame_is_corrupt_even_where_nothing_was_p
 def test_more_damage_than_a_crash_can_leave_is_corrupt() -> None:
     built = small_file(3)
     size = len(built.data) + CAP + MAX_FRAME + 1
-    scan = Scan(lambda at, n: built.data[at : at + n].ljust(min(n, size - at), b"\0"), size, HEADER)
+    scan = FileScan(lambda at, n: built.data[at : at + n].ljust(min(n, size - at), b"\0"), size, HEADER)
     assert scan.run().kind is Kind.CORRUPT
 
 
@@ -195,7 +195,7 @@ def test_a_scan_reads_at_most_a_mebibyte_at_once_however_large_the_frames() -> N
         asked.append(size)
         return built.data[offset : offset + size]
 
-    shown = [len(first) for _, first in Scan(pread, len(built.data), HEADER)]
+    shown = [len(first) for _, first in FileScan(pread, len(built.data), HEADER)]
     assert max(asked) <= 1 << 20
     assert sum(asked) < 1.5 * len(built.data)
     assert max(shown) == framing.PEEK
@@ -209,7 +209,7 @@ def test_a_scan_of_heads_leaves_payloads_unread() -> None:
         asked.append(size)
         return built.data[offset : offset + size]
 
-    scan = Scan(pread, len(built.data), HEADER, verify=False, peek=10)
+    scan = FileScan(pread, len(built.data), HEADER, verify=False, peek=10)
     assert [len(first) for _, first in scan][1:] == [10] * 20
     assert sum(asked) < 200_000
     assert scan.verdict is not None

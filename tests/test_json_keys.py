@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from batchmill.codec.json_form import Plain
-from batchmill.codec.outcomes import Block, Head, pack_outcomes, pack_result, unpack_value
+from batchmill.codec.outcomes import Head, OutcomeBlock, pack_outcomes, pack_result, unpack_value
 from batchmill.codec.unsaid import Unsaid
 from batchmill.output import rows
 from batchmill.output.json_lines import render
@@ -44,14 +44,14 @@ ONE_TEXT: dict[str, tuple[dict[Any, Any], list[Any]]] = {
 WRAPS = (lambda v: v, lambda v: [v], lambda v: {"k": v}, lambda v: (0, {"k": (v,)}), lambda v: {2: v})
 
 
-def block_of(*values: Any, ids: list[Any] | None = None) -> Block:
+def block_of(*values: Any, ids: list[Any] | None = None) -> OutcomeBlock:
     count = len(values)
     head = Head(lines=count, items=count, ok=count)
     packed = list(map(pack_result, values))
-    return Block(pack_outcomes(head, ids or list(range(count)), packed, (), [0.0] * count, [0] * count))
+    return OutcomeBlock(pack_outcomes(head, ids or list(range(count)), packed, (), [0.0] * count, [0] * count))
 
 
-def lines_of(block: Block) -> tuple[list[Any], Unsaid]:
+def lines_of(block: OutcomeBlock) -> tuple[list[Any], Unsaid]:
     data, unsaid = render(block, None, format="jsonl", all=False, with_item=False)
     return [json.loads(line, object_pairs_hook=distinct) for line in data.splitlines()], unsaid
 

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from batchmill.checkpoint.index import Piece
-from batchmill.codec.outcomes import Block
+from batchmill.codec.outcomes import OutcomeBlock
 from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import OutputLost
 from batchmill.output import external_sort, json_lines, layout, rows, spool, writer
-from batchmill.output.external_sort import MergeOrder, Page, SortOrder, fulfil, pages
+from batchmill.output.external_sort import MergeJob, Page, SortJob, fulfil, pages
 from batchmill.output.layout import Layout
-from batchmill.output.ordering import RenderOrder
+from batchmill.output.ordering import RenderJob
 from batchmill.output.results import Results, open_checkpoint, write_results
 from batchmill.output.spool import Spool
-from batchmill.output.writer import Output
+from batchmill.output.writer import OutputWriter
 from checkpoint_kit import QuickDisk, Shelf, outcomes_payload
 from worker_kit import play
 
@@ -50,7 +50,7 @@ def sorts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     sort = external_sort.sort
 
-    def watched(order: SortOrder, *rest: Any) -> Any:
+    def watched(order: SortJob, *rest: Any) -> Any:
         seen.extend(part.seq for part in order.frames.parts)
         return sort(order, *rest)
 
@@ -107,7 +107,7 @@ def plain_way(results: Results, format: str, all: bool) -> bytes:
     render = rows.render if format in rows.FORMATS else json_lines.render
     for number in range(len(index)):
         row = index.row(number)
-        block = Block(results.payload(row.seq))
+        block = OutcomeBlock(results.payload(row.seq))
         for place, offset in enumerate(block.offsets):
             if place not in index.gone.get(row.seq, ()):
                 where = index.position_of((row.seq, place), offset)
@@ -195,8 +195,8 @@ def shuffled(frames: int = 40, held: int = 25) -> tuple[dict[int, bytes], list[P
     return payloads, random.Random(8).sample(pieces, len(pieces))
 
 
-def order_of(low: int, high: int, parts: Any) -> RenderOrder:
-    return RenderOrder(low, high, parts, "jsonl", all=False, with_item=False)
+def order_of(low: int, high: int, parts: Any) -> RenderJob:
+    return RenderJob(low, high, parts, "jsonl", all=False, with_item=False)
 
 
 @pytest.mark.usefixtures("small")
@@ -216,7 +216,7 @@ def test_each_frame_is_read_once_and_slices_are_bounded() -> None:
     sizes: list[int] = []
 
     def watched(order: Any) -> tuple[bytes, Unsaid]:
-        if isinstance(order, MergeOrder):
+        if isinstance(order, MergeJob):
             sizes.append(sum(map(len, order.pages)))
         return fulfil(order)
 
@@ -230,14 +230,14 @@ def test_each_frame_is_read_once_and_slices_are_bounded() -> None:
 @pytest.mark.usefixtures("small")
 def test_nothing_is_merged_before_all_is_sorted(tmp_path: Path) -> None:
     payloads, pieces = shuffled()
-    out = Output(str(tmp_path / "out"), "jsonl", False, Shelf(payloads.__getitem__))
+    out = OutputWriter(str(tmp_path / "out"), "jsonl", False, Shelf(payloads.__getitem__))
     for piece in pieces:
         out.add(piece)
     out.finish()
     orders: list[Any] = []
     while (order := out.next_order()) is not None:
         orders.append(order)
-    assert {type(order) for _, order in orders} == {SortOrder}
+    assert {type(order) for _, order in orders} == {SortJob}
     assert not out.is_done
     for number, order in reversed(orders):
         out.rendered(number, *fulfil(order))
@@ -254,7 +254,7 @@ def test_a_mixed_stream_comes_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(writer, "_FREE", 500)
     text: list[bytes] = []
     payloads, pieces = shuffled()
-    out = Output("-", "jsonl", False, Shelf(payloads.__getitem__))
+    out = OutputWriter("-", "jsonl", False, Shelf(payloads.__getitem__))
     monkeypatch.setattr(out._target, "write", text.append)
     counts = []
     for piece in sorted(pieces):
@@ -278,7 +278,7 @@ def test_a_few_that_moved_are_not_scattered() -> None:
     for seq in range(10):
         made.add(Piece(1, 10 * seq, 10 * seq + 10, seq))
     made.add(Piece(1, 100, 101, 4, 0, 3))
-    assert {type(order) for order in made.orders()} == {RenderOrder}
+    assert {type(order) for order in made.orders()} == {RenderJob}
 
 
 @pytest.mark.usefixtures("small")

@@ -11,9 +11,9 @@ from typing import Any, cast
 from batchmill.input import formats
 from batchmill.model import Chunk
 from batchmill.pool.base import Worker, WorkerPool
-from batchmill.pool.worker_limits import Guard
-from batchmill.scheduler.crashes import Losses
-from batchmill.scheduler.in_flight import Ledger
+from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.scheduler.crashes import CrashHandler
+from batchmill.scheduler.in_flight import InFlight
 from batchmill.worker.records import COLUMNS, RECORD_BITS
 
 divide = partial(formats.divide, format=formats.FORMATS["lines"])
@@ -24,14 +24,14 @@ class Machines:
 
     def __init__(self, crash_retries: int = 1) -> None:
         self.board = [0] * COLUMNS * 2
-        self.ledger = Ledger(divide, crash_retries)
+        self.in_flight = InFlight(divide, crash_retries)
         self.refunded = 0
         self.strikes: list[dict[str, Any]] = []
         pool = WorkerPool(2, lambda event: None, self.board)
         guard = cast(
-            "Guard", SimpleNamespace(verdict=lambda worker, code: None, memory_trouble=lambda worker: "little")
+            "WorkerLimits", SimpleNamespace(verdict=lambda worker, code: None, memory_trouble=lambda worker: "little")
         )
-        self.losses = Losses(pool, self.ledger, guard, self._refund, self.strikes.append)
+        self.losses = CrashHandler(pool, self.in_flight, guard, self._refund, self.strikes.append)
         self.workers = pool
 
     def _refund(self, items: int) -> None:
@@ -39,9 +39,9 @@ class Machines:
 
     def hand(self, chunk: Chunk | None = None, worker: int = 0) -> int:
         """Hand out a chunk, or what waits first; its serial."""
-        found = chunk or self.ledger.take(100)
+        found = chunk or self.in_flight.take(100)
         assert found is not None
-        return self.ledger.hand(found, worker).serial
+        return self.in_flight.hand(found, worker).serial
 
     def lose(
         self, at: tuple[int, int] | None, alone: int = 0, slot: int = 0, *, stopped: bool = False, spared: bool = False
@@ -61,7 +61,7 @@ class Machines:
     @property
     def waiting(self) -> list[tuple[int, int, bool]]:
         """(first record, records, to run alone) of what waits."""
-        return [(chunk.first, chunk.records, chunk.alone) for chunk in self.ledger._ready]
+        return [(chunk.first, chunk.records, chunk.alone) for chunk in self.in_flight._ready]
 
 
 def chunk(first: int, records: int, losses: int = 1) -> Chunk:
@@ -125,7 +125,7 @@ def test_a_record_that_was_alone_each_time_a_machine_was_lost_fails_after_its_st
         alone = machines.hand()
         machines.lose((alone, 0), alone=alone)
         assert machines.strikes[-1] == {"position": 7, "count": count, "exit": None}
-    condemned = machines.ledger.take(1)
+    condemned = machines.in_flight.take(1)
     assert condemned is not None
     assert condemned.verdict is not None
     assert condemned.verdict.type == "WorkerDied"
@@ -133,7 +133,7 @@ def test_a_record_that_was_alone_each_time_a_machine_was_lost_fails_after_its_st
     assert not condemned.sealed, "it is opened once more, for its own id"
     assert condemned.alone
     machines.lose((opening := machines.hand(condemned), 0), alone=opening)
-    sealed = machines.ledger.take(1)
+    sealed = machines.in_flight.take(1)
     assert sealed is not None
     assert (sealed.sealed, sealed.verdict) == (True, condemned.verdict)
 
@@ -160,12 +160,12 @@ def test_who_is_killed_for_want_of_memory_beside_others_runs_alone_before_it_is_
     machines.kill((machines.hand(chunk(0, 3)), 1))
     assert machines.waiting == [(0, 1, False), (1, 1, True), (2, 1, False)]
     machines.hand(worker=1)
-    assert machines.ledger.is_to_wait, "what is to be alone is next"
-    machines.ledger.returned(other, 1)
-    machines.ledger.returned(other + 2, 1)
-    assert not machines.ledger.is_to_wait
+    assert machines.in_flight.is_to_wait, "what is to be alone is next"
+    machines.in_flight.returned(other, 1)
+    machines.in_flight.returned(other + 2, 1)
+    assert not machines.in_flight.is_to_wait
     alone = machines.hand()
-    assert machines.ledger.is_to_wait, "it is in the air"
+    assert machines.in_flight.is_to_wait, "it is in the air"
     assert machines.strikes == []
     machines.kill((alone, 0))
     assert machines.strikes == [{"position": 1, "count": 1, "exit": -9}]
@@ -183,5 +183,5 @@ def test_as_many_as_there_are_workers_that_did_no_harm_alone_are_a_worker_too_ma
     found = []
     for first in range(4):
         machines.kill((machines.hand(chunk(first, 1)), 0))
-        found.append(machines.losses.survived(machines.ledger.returned(machines.hand(), 1)))
+        found.append(machines.losses.survived(machines.in_flight.returned(machines.hand(), 1)))
     assert found == [False, True, False, True]

@@ -15,7 +15,7 @@ import pytest
 from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.payloads import check, read_map
-from batchmill.codec.outcomes import Block, Head, pack_map, pack_outcomes, pack_value, read_head
+from batchmill.codec.outcomes import Head, OutcomeBlock, pack_map, pack_outcomes, pack_value, read_head
 from batchmill.errors import CheckpointDamaged
 from cli_kit import batchmill as program
 from cli_kit import environment
@@ -134,7 +134,7 @@ def is_refused(ended: subprocess.CompletedProcess[str]) -> bool:
 
 def test_a_block_with_another_number_of_records_than_its_digest_is_of_is_not_taken_for_it(work: Path) -> None:
     frames = frames_of(work / "good.ckpt")
-    head, ids = read_head(frames[FIRST].payload), Block(frames[FIRST].payload).ids
+    head, ids = read_head(frames[FIRST].payload), OutcomeBlock(frames[FIRST].payload).ids
     more = head.items + 1
     longer = pack_outcomes(
         head._replace(lines=head.lines + 1, items=more, ok=head.items, failed=1),

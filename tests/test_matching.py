@@ -44,7 +44,7 @@ def items(ids: Sequence[Any]) -> list[str]:
     return [item(id) for id in ids]
 
 
-class Bench:
+class Benchmark:
     """An input, a checkpoint and an output, run again and again."""
 
     def __init__(self, directory: Path) -> None:
@@ -80,55 +80,55 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path) -> Benchmark:
+    return Benchmark(tmp_path)
 
 
 # --- by block --------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_runs_when_nothing_changed(bench: Bench, scans: list[int]) -> None:
+def test_nothing_runs_when_nothing_changed(bench: Benchmark, scans: list[int]) -> None:
     bench.run(items(range(20)))
     played = bench.run(items(range(20)))
     assert (played.calls, played.report.skipped, played.report.total, scans) == ([], 20, 20, [])
 
 
-def test_lines_inserted_at_the_head_leave_the_blocks_behind_them_alone(bench: Bench, scans: list[int]) -> None:
+def test_lines_inserted_at_the_head_leave_the_blocks_behind_them_alone(bench: Benchmark, scans: list[int]) -> None:
     bench.run(items(range(30)))
     assert bench.ran(items(["a", "b", *range(30)])) == ["a", "b"]
     assert scans == []
 
 
-def test_a_line_inserted_in_the_middle_runs_alone(bench: Bench) -> None:
+def test_a_line_inserted_in_the_middle_runs_alone(bench: Benchmark) -> None:
     bench.run(items(range(30)))
     assert bench.ran(items([*range(16), "new", *range(16, 30)])) == ["new"]
 
 
-def test_halves_that_changed_places_are_found_by_block(bench: Bench, scans: list[int]) -> None:
+def test_halves_that_changed_places_are_found_by_block(bench: Benchmark, scans: list[int]) -> None:
     bench.run(items(range(30)))
     assert bench.ran(items([*range(15, 30), *range(15)])) == []
     assert scans == []
 
 
-def test_lines_taken_out_leave_the_others_done(bench: Bench) -> None:
+def test_lines_taken_out_leave_the_others_done(bench: Benchmark) -> None:
     bench.run(items(range(30)))
     played = bench.run(items([i for i in range(30) if i % 7]))
     assert (played.calls, played.report.skipped) == ([], 25)
 
 
-def test_lines_added_at_the_end_run(bench: Bench, scans: list[int]) -> None:
+def test_lines_added_at_the_end_run(bench: Benchmark, scans: list[int]) -> None:
     bench.run(items(range(10)))
     assert bench.ran(items(range(13))) == [10, 11, 12]
     assert scans == []
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3])
-def test_a_last_line_without_a_newline_is_found_when_it_gets_one(bench: Bench, chunk_size: int) -> None:
+def test_a_last_line_without_a_newline_is_found_when_it_gets_one(bench: Benchmark, chunk_size: int) -> None:
     bench.run(items(range(7)), closed=False, chunk_size=chunk_size)
     assert bench.ran(items(range(9)), chunk_size=chunk_size) == [7, 8]
 
 
-def test_a_last_line_that_grew_is_another_item(bench: Bench) -> None:
+def test_a_last_line_that_grew_is_another_item(bench: Benchmark) -> None:
     bench.input.write_text("1\n23")
     play(repr, [bench.input], bench.checkpoint, chunk_size=5)
     bench.input.write_text("1\n234\n")
@@ -137,7 +137,7 @@ def test_a_last_line_that_grew_is_another_item(bench: Bench) -> None:
     assert played.calls == [234]
 
 
-def test_carriage_returns_that_come_and_go_change_no_item(bench: Bench) -> None:
+def test_carriage_returns_that_come_and_go_change_no_item(bench: Benchmark) -> None:
     bench.run(items(range(7)))
     bench.input.write_bytes(bench.input.read_bytes().replace(b"\n", b"\r\n"))
     played = play(bench.work, [bench.input], bench.checkpoint, chunk_size=3)
@@ -145,7 +145,7 @@ def test_carriage_returns_that_come_and_go_change_no_item(bench: Bench) -> None:
     assert (played.calls, played.report.skipped, played.report.changed) == ([], 7, 0)
 
 
-def test_blank_lines_are_not_counted_as_items(bench: Bench) -> None:
+def test_blank_lines_are_not_counted_as_items(bench: Benchmark) -> None:
     bench.run(["", *items(range(4)), "", ""])
     played = bench.run(["", *items(range(4)), "", "", ""])
     assert (played.calls, played.report.total, played.report.skipped) == ([], 4, 4)
@@ -154,13 +154,13 @@ def test_blank_lines_are_not_counted_as_items(bench: Bench) -> None:
 # --- by item ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_input_in_another_order_is_still_done(bench: Bench) -> None:
+def test_an_input_in_another_order_is_still_done(bench: Benchmark) -> None:
     bench.run(items(range(20)))
     played = bench.run(items(range(19, -1, -1)))
     assert (played.calls, played.report.skipped) == ([], 20)
 
 
-def test_a_new_occurrence_before_the_done_ones_runs_and_no_other_does(bench: Bench) -> None:
+def test_a_new_occurrence_before_the_done_ones_runs_and_no_other_does(bench: Benchmark) -> None:
     """Matching by id alone would take `a` for `c`, and then run `b` a second time."""
     bench.run([item(1, "a"), item(1, "b")])
     played = bench.run([item(1, "c"), item(1, "a"), item(1, "b")])
@@ -168,26 +168,26 @@ def test_a_new_occurrence_before_the_done_ones_runs_and_no_other_does(bench: Ben
     assert played.report.changed == 0
 
 
-def test_repeated_items_are_done_as_often_as_they_were_run(bench: Bench) -> None:
+def test_repeated_items_are_done_as_often_as_they_were_run(bench: Benchmark) -> None:
     bench.run([item(1)] * 4, chunk_size=1)
     played = bench.run([item(1)] * 6, chunk_size=1)
     assert (len(played.calls), played.report.skipped) == (2, 4)
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, "1"), (1, 1.0), (1, True), ("a", "A")])
-def test_an_id_of_another_type_is_another_item(bench: Bench, first: Any, second: Any) -> None:
+def test_an_id_of_another_type_is_another_item(bench: Benchmark, first: Any, second: Any) -> None:
     bench.run([item(first)])
     assert [id_key(id) for id in bench.ran([item(second), item(first)])] == [id_key(second)]
 
 
-def test_a_done_item_whose_content_changed_keeps_its_result_and_is_counted(bench: Bench) -> None:
+def test_a_done_item_whose_content_changed_keeps_its_result_and_is_counted(bench: Benchmark) -> None:
     bench.run([item(i, "old") for i in range(6)])
     played = bench.run([item(i, "new" if i in (2, 5) else "old") for i in range(6)])
     assert (played.calls, played.report.changed, played.report.skipped) == ([], 2, 6)
     assert any("2 changed items kept their old result" in message for message in played.messages)
 
 
-def test_a_changed_item_runs_again_when_asked_to_and_its_result_is_replaced(bench: Bench) -> None:
+def test_a_changed_item_runs_again_when_asked_to_and_its_result_is_replaced(bench: Benchmark) -> None:
     bench.run([item(i, "old") for i in range(6)])
     lines = [item(i, "new" if i in (2, 5) else "old") for i in range(6)]
     assert bench.ran(lines, rerun_changed=True) == [2, 5]
@@ -196,7 +196,7 @@ def test_a_changed_item_runs_again_when_asked_to_and_its_result_is_replaced(benc
     assert bench.ran(lines, rerun_changed=True) == []
 
 
-def test_a_failed_item_runs_again_and_its_outcome_is_replaced(bench: Bench) -> None:
+def test_a_failed_item_runs_again_and_its_outcome_is_replaced(bench: Benchmark) -> None:
     bench.bad = {2, 4}
     bench.run(items(range(7)))
     bench.bad = {4}
@@ -206,7 +206,7 @@ def test_a_failed_item_runs_again_and_its_outcome_is_replaced(bench: Bench) -> N
     assert found == [(i, i != 4, 2 if i in (2, 4) else 1) for i in range(7)]
 
 
-def test_a_failed_item_stays_failed_when_it_is_not_to_be_retried(bench: Bench) -> None:
+def test_a_failed_item_stays_failed_when_it_is_not_to_be_retried(bench: Benchmark) -> None:
     bench.bad = {2, 4}
     bench.run(items(range(7)))
     bench.bad = set()
@@ -214,7 +214,7 @@ def test_a_failed_item_stays_failed_when_it_is_not_to_be_retried(bench: Bench) -
     assert (played.calls, played.report.failed, played.report.skipped, played.report.exit_code) == ([], 2, 5, 1)
 
 
-def test_an_item_that_failed_and_moved_is_retried_once(bench: Bench) -> None:
+def test_an_item_that_failed_and_moved_is_retried_once(bench: Benchmark) -> None:
     bench.bad = {2}
     bench.run(items(range(7)))
     bench.bad = set()
@@ -222,7 +222,7 @@ def test_an_item_that_failed_and_moved_is_retried_once(bench: Bench) -> None:
     assert bench.written == [2, 0, 1, 3, 4, 5, 6]
 
 
-def test_two_records_of_one_content_do_not_share_an_outcome_that_was_retried(bench: Bench) -> None:
+def test_two_records_of_one_content_do_not_share_an_outcome_that_was_retried(bench: Benchmark) -> None:
     """The first is found by its id, the second with its block: only one of them was ever run."""
     bench.bad = {1}
     bench.run(items([0, 1, 2, 3, 4, 5]))
@@ -234,7 +234,7 @@ def test_two_records_of_one_content_do_not_share_an_outcome_that_was_retried(ben
 
 
 def test_a_second_record_runs_when_a_scan_has_taken_the_retried_outcome(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.bad = {1}
     bench.run(items([0, 1, 2, 3, 4, 5]))
@@ -249,47 +249,47 @@ def test_a_second_record_runs_when_a_scan_has_taken_the_retried_outcome(
 # --- the order of results --------------------------------------------------------------------------------------------
 
 
-def test_results_follow_the_input_s_new_order(bench: Bench) -> None:
+def test_results_follow_the_input_s_new_order(bench: Benchmark) -> None:
     bench.run(items(range(9)))
     bench.run(items([5, 4, 3, 8, 7, 6, 2, 1, 0]))
     assert bench.results == bench.written == [5, 4, 3, 8, 7, 6, 2, 1, 0]
 
 
-def test_results_stay_in_order_when_records_move_before_blocks_that_do_not(bench: Bench) -> None:
+def test_results_stay_in_order_when_records_move_before_blocks_that_do_not(bench: Benchmark) -> None:
     """The blocks are found first: what held-back records turn out to be later must not leave them behind."""
     bench.run(items(range(12)))
     bench.run(items([1, 0, *range(2, 12)]))
     assert bench.results == bench.written == [1, 0, *range(2, 12)]
 
 
-def test_results_follow_one_order_after_another(bench: Bench) -> None:
+def test_results_follow_one_order_after_another(bench: Benchmark) -> None:
     for order in ([0, 1, 2, 3, 4, 5], [3, 4, 5, 0, 1, 2], [5, 3, 4, 0, 1, 2], [0, 1, 2, 3, 4, 5], [9, 5, 0]):
         bench.run(items(order))
         assert bench.written == order
     assert bench.results == [1, 2, 3, 4, 9, 5, 0] or bench.results[-3:] == [9, 5, 0]
 
 
-def test_what_is_no_longer_in_the_input_is_in_the_results_and_not_in_the_output(bench: Bench) -> None:
+def test_what_is_no_longer_in_the_input_is_in_the_results_and_not_in_the_output(bench: Benchmark) -> None:
     bench.run(items(range(6)))
     bench.run(items([4, 5]))
     assert bench.written == [4, 5]
     assert sorted(bench.results) == list(range(6))
 
 
-def test_new_items_stand_between_the_old_ones(bench: Bench) -> None:
+def test_new_items_stand_between_the_old_ones(bench: Benchmark) -> None:
     bench.run(items(range(9)))
     bench.run(items([0, 1, 2, "x", 3, 4, "y", 5, 6, 7, 8, "z"]))
     assert bench.results == bench.written == [0, 1, 2, "x", 3, 4, "y", 5, 6, 7, 8, "z"]
 
 
-def test_a_frame_whose_only_outcome_moved_can_be_read(bench: Bench) -> None:
+def test_a_frame_whose_only_outcome_moved_can_be_read(bench: Benchmark) -> None:
     bench.run(items([0]), chunk_size=1)
     bench.run(items(["new", 0]), chunk_size=1)
     bench.run(items([0, "new"]), chunk_size=1)
     assert bench.results == [0, "new"]
 
 
-def test_a_run_that_was_killed_before_it_wrote_its_order_leaves_all_results_readable(bench: Bench) -> None:
+def test_a_run_that_was_killed_before_it_wrote_its_order_leaves_all_results_readable(bench: Benchmark) -> None:
     bench.run(items(range(9)))
     bench.input.write_text("\n".join(items([8, 7, "x", 6, 5, 4, "y", *range(4)])) + "\n")
     assert play(bench.work, [bench.input], bench.checkpoint, chunk_size=1, until=1) is None
@@ -312,7 +312,7 @@ def test_inputs_in_another_order_are_still_done(tmp_path: Path) -> None:
     assert ([call["id"] for call in first.calls], second.calls) == ([*range(5), *range(10, 15)], [])
 
 
-def test_a_shard_resumes_on_its_own_items_only(bench: Bench) -> None:
+def test_a_shard_resumes_on_its_own_items_only(bench: Benchmark) -> None:
     first = bench.ran(items(range(40)), shard="1/3")
     assert 0 < len(first) < 40
     assert bench.ran(items(range(40)), shard="1/3") == []
@@ -320,7 +320,7 @@ def test_a_shard_resumes_on_its_own_items_only(bench: Bench) -> None:
     assert sorted(first + rest) == list(range(40))
 
 
-def test_the_limit_counts_items_and_the_next_run_takes_the_next_ones(bench: Bench) -> None:
+def test_the_limit_counts_items_and_the_next_run_takes_the_next_ones(bench: Benchmark) -> None:
     bench.input.write_text("\n".join(items(range(10))))
     assert play(bench.work, [bench.input], bench.checkpoint, chunk_size=2, until=2) is None
     assert bench.ran(items(range(10)), chunk_size=2) == [4, 5, 6, 7, 8, 9]

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from batchmill.cluster.membership import MOST, PAUSE, Members
+from batchmill.cluster.membership import MOST, PAUSE, Membership
 from batchmill.errors import ClusterUnfit, IllegalMove
 
 OLD = ClusterUnfit("too old")
 
 
-def joined(*names: str, wanted: int | str = "auto", threads: int = 4) -> Members:
-    members = Members(wanted)
+def joined(*names: str, wanted: int | str = "auto", threads: int = 4) -> Membership:
+    members = Membership(wanted)
     members.invite(dict.fromkeys(names, threads), 0.0)
     for name in names:
         members.joined(name)
@@ -27,11 +27,11 @@ def joined(*names: str, wanted: int | str = "auto", threads: int = 4) -> Members
 def test_a_worker_has_a_worker_for_each_thread_or_the_share_that_was_asked_for(
     wanted: int | str, shares: list[int]
 ) -> None:
-    assert [Members(wanted).share(threads) for threads in (1, 4, 16)] == shares
+    assert [Membership(wanted).share(threads) for threads in (1, 4, 16)] == shares
 
 
 def test_a_number_of_workers_is_for_all_workers_together_in_the_order_they_come() -> None:
-    members = Members(6)
+    members = Membership(6)
     assert members.most({"a": 4, "b": 4}) == 6
     assert members.invite({"a": 4, "b": 4, "c": 4}, 0.0) == {"a": 4, "b": 2}
     assert members.invite({"a": 4, "b": 4, "c": 4}, 1.0) == {}
@@ -40,7 +40,7 @@ def test_a_number_of_workers_is_for_all_workers_together_in_the_order_they_come(
 
 
 def test_there_is_at_least_one_worker_even_where_nobody_is() -> None:
-    assert Members("auto").most({}) == 1
+    assert Membership("auto").most({}) == 1
 
 
 def test_who_is_lost_may_join_again_and_who_is_in_is_not_asked() -> None:
@@ -53,7 +53,7 @@ def test_who_is_lost_may_join_again_and_who_is_in_is_not_asked() -> None:
 
 
 def test_who_fails_rests_twice_as_long_each_time_and_is_refused_at_last() -> None:
-    members, now, pause = Members("auto"), 100.0, PAUSE
+    members, now, pause = Membership("auto"), 100.0, PAUSE
     for _ in range(MOST - 1):
         assert members.invite({"a": 4}, now) == {"a": 4}
         assert not members.failed("a", now, OLD)
@@ -67,7 +67,7 @@ def test_who_fails_rests_twice_as_long_each_time_and_is_refused_at_last() -> Non
 
 
 def test_failures_before_a_success_are_forgotten() -> None:
-    members = Members("auto")
+    members = Membership("auto")
     for _ in range(3 * MOST):
         members.invite({"a": 4}, 0.0)
         members.failed("a", 0.0, OLD)
@@ -97,7 +97,7 @@ def test_a_refused_worker_gives_its_workers_back() -> None:
     assert members.invite({"a": 4, "b": 4}, 0.0) == {"b": 4}
 
 
-ILLEGAL: dict[str, Callable[[Members], object]] = {
+ILLEGAL: dict[str, Callable[[Membership], object]] = {
     "joined, of who was not invited": lambda members: members.joined("x"),
     "joined, twice": lambda members: members.joined("in"),
     "failed, of who is in": lambda members: members.failed("in", 0.0, OLD),

@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.checkpoint.index import Index, Piece, add_piece, is_whole
-from batchmill.codec.outcomes import MASKED, Block, Head
+from batchmill.codec.outcomes import MASKED, Head, OutcomeBlock
 from batchmill.codec.unsaid import NOTHING
 from batchmill.output import ordering
 from batchmill.output.layout import parts_of
-from batchmill.output.ordering import Part, RenderOrder, in_order, render_order, stretches
+from batchmill.output.ordering import Part, RenderJob, in_order, render_order, stretches
 from checkpoint_kit import Shelf, outcomes_payload
 
 
-def blocks_of(parts: list[Part]) -> list[Block]:
-    return [Block(part.payload) for part in parts]
+def blocks_of(parts: list[Part]) -> list[OutcomeBlock]:
+    return [OutcomeBlock(part.payload) for part in parts]
 
 
 def index_of(*frames: tuple[int, int, int, int]) -> Index:
@@ -273,7 +273,7 @@ def test_a_stretch_is_rendered_in_order(without: Any) -> None:
         Part(6, outcomes_payload(2, ["c", "d"]), (Piece(1, 2, 4, 6),)),
         Part(5, outcomes_payload(0, ["a", "b"]), (Piece(1, 0, 2, 5),), without),
     )
-    text, unsaid = render_order(RenderOrder(0, 4, parts, "jsonl", all=False, with_item=False))
+    text, unsaid = render_order(RenderJob(0, 4, parts, "jsonl", all=False, with_item=False))
     ids = [line.split(b'"')[3].decode() for line in text.splitlines()]
     assert (ids, unsaid) == ([id for id in "abcd" if not (without and id == "b")], NOTHING)
 

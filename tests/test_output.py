@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from batchmill.checkpoint.index import Piece
 from batchmill.errors import OutputLost
 from batchmill.output.ordering import render_order
-from batchmill.output.writer import Frontier, Output
+from batchmill.output.writer import Frontier, OutputWriter
 from checkpoint_kit import Shelf, outcomes_payload
 
 
@@ -27,7 +27,7 @@ class Press:
 
     def __init__(self, target: str, gone: dict[int, set[int]] | None = None) -> None:
         self.frames: dict[int, bytes] = {}
-        self.output = Output(target, "jsonl", False, Shelf(self.frames.__getitem__, gone))
+        self.output = OutputWriter(target, "jsonl", False, Shelf(self.frames.__getitem__, gone))
 
     def commit(self, seq: int, first: int, ids: list[Any], *, settled: bool = True) -> None:
         self.frames[seq] = outcomes_payload(first, ids)

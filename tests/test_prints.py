@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent_kit import LIMIT, Agent, Nowhere
+from agent_kit import LIMIT, Agent, NullCheckpoint
 from batchmill.cluster.protocol import pack
 from batchmill.cluster.remote_pool import RemotePool
 from batchmill.model import Wake
@@ -151,7 +151,7 @@ def test_what_is_printed_is_acknowledged_when_it_is_written_and_holds_up_nothing
     reader, writer = os.pipe()
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     workers = RemotePool(events.put, Wake(), lambda text: None, writer)
-    link = Nowhere()
+    link = NullCheckpoint()
     machine = workers.add("tcp://a:1", "a", link, workers.reserve("a", 1))
     machine.receive(pack("output", b"x" * (1 << 20)))  # more than a pipe holds: a write would block here
     machine.receive(pack("output", b"y"))
@@ -172,7 +172,7 @@ def test_what_is_printed_is_acknowledged_when_it_is_written_and_holds_up_nothing
 def test_what_nobody_reads_is_not_waited_for_at_the_end_for_ever_and_goes_nowhere_else(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     workers = RemotePool(lambda event: None, Wake(), lambda text: None, writer)
-    machine = workers.add("tcp://a:1", "a", Nowhere(), workers.reserve("a", 1))
+    machine = workers.add("tcp://a:1", "a", NullCheckpoint(), workers.reserve("a", 1))
     machine.receive(pack("output", b"x" * (1 << 20)))
     begun = time.monotonic()
     workers.last_words()

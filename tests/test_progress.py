@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from batchmill.batch.progress import Tracker
+from batchmill.batch.progress import Progress
 from batchmill.model import Snapshot, Usage
 from batchmill_cli.running.progress import Screen, choose_mode, fit, redraw, terminal_width, wipe
 from batchmill_cli.running.worker_output import Relay
@@ -167,8 +167,8 @@ def test_the_lines_of_a_message_are_indented_below_its_first() -> None:
         assert written(read_end) == b"stopped: Traceback\n    File x\n  E: \\x1b[2J\n"
 
 
-def tracker(seen: list[Snapshot], before: list[int], *, resumes: bool) -> Tracker:
-    return Tracker(
+def progress(seen: list[Snapshot], before: list[int], *, resumes: bool) -> Progress:
+    return Progress(
         total=lambda: 100, before=lambda: (before[0], 0), append=lambda *frame: None, on_progress=seen.append,
         interval=0.0, is_sharded=False, resumes=resumes,
     )  # fmt: skip
@@ -177,7 +177,7 @@ def tracker(seen: list[Snapshot], before: list[int], *, resumes: bool) -> Tracke
 def test_a_resumed_run_shows_nothing_before_it_knows_what_is_done() -> None:
     seen: list[Snapshot] = []
     before = [0]
-    resumed = tracker(seen, before, resumes=True)
+    resumed = progress(seen, before, resumes=True)
     resumed.tick(math.inf, [], 2)
     assert seen == []
     before[0] = 41
@@ -187,12 +187,12 @@ def test_a_resumed_run_shows_nothing_before_it_knows_what_is_done() -> None:
 
 def test_a_new_run_shows_that_nothing_is_done_yet() -> None:
     seen: list[Snapshot] = []
-    tracker(seen, [0], resumes=False).tick(math.inf, [], 2)
+    progress(seen, [0], resumes=False).tick(math.inf, [], 2)
     assert [str(snapshot) for snapshot in seen] == ["0/100 0.0% | 0 failed | 0.00/s | 2w"]
 
 
 def test_cpu_is_not_spoken_of_before_a_whole_second_was_measured() -> None:
-    young = tracker([], [0], resumes=False)
+    young = progress([], [0], resumes=False)
     young.tick(time.monotonic(), [], 2)
     assert (young.sample()["rss"], young.snapshot().usage) == (0, None)
 

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 from batchmill.model import Chunk
 from batchmill.pool.base import Worker
 from batchmill.pool.local import LocalPool
-from batchmill.scheduler.in_flight import Ledger
-from batchmill.scheduler.work_stealing import HELD_UP, LOOK, RELIEFS, SOON, Recaller
+from batchmill.scheduler.in_flight import InFlight
+from batchmill.scheduler.work_stealing import HELD_UP, LOOK, RELIEFS, SOON, WorkStealer
 from simulated_workers import divide
 
 PATIENCE = 1.0
@@ -43,13 +43,13 @@ class House:
     def __init__(self, workers: int, chunks: dict[int, list[int]]) -> None:
         """`chunks` are the sizes of what each worker has."""
         self.board = Board(workers)
-        self.ledger = Ledger(divide)
+        self.in_flight = InFlight(divide)
         self.refunded = 0
-        self.recaller = Recaller(cast("LocalPool", self.board), self.ledger, self._refund)
+        self.stealer = WorkStealer(cast("LocalPool", self.board), self.in_flight, self._refund)
         first = 0
         for worker, sizes in chunks.items():
             for size in sizes:
-                self.ledger.hand(Chunk(first, first + 1, 0, size, b""), worker)
+                self.in_flight.hand(Chunk(first, first + 1, 0, size, b""), worker)
                 first += size
 
     def _refund(self, records: int) -> None:
@@ -58,7 +58,7 @@ class House:
     def back(self) -> list[tuple[int, int]]:
         """(first, records) of what waits again."""
         taken = []
-        while (chunk := self.ledger.take(10**9)) is not None:
+        while (chunk := self.in_flight.take(10**9)) is not None:
             taken.append((chunk.first, chunk.records))
         return taken
 
@@ -68,19 +68,19 @@ def test_a_worker_that_moves_is_not_relieved_though_its_board_stands_still() -> 
     house.board.at[0] = (1, 3)
     house.board.workers[0].is_moving = True
     for look in range(1, 10):
-        house.recaller.look(look * (PATIENCE + LOOK), PATIENCE)
+        house.stealer.look(look * (PATIENCE + LOOK), PATIENCE)
     assert house.board.lowered == []
     house.board.workers[0].is_moving = False
     for look in range(10, 12):
-        house.recaller.look(look * (PATIENCE + LOOK), PATIENCE)
+        house.stealer.look(look * (PATIENCE + LOOK), PATIENCE)
     assert house.board.lowered == [(0, 1, 4)]
 
 
 def test_a_chunk_that_waits_behind_another_is_taken_back_whole() -> None:
     house = House(2, {0: [10, 10]})
     house.board.at[0] = (1, 3)
-    house.recaller.plan(HELD_UP, idle=1)
-    house.recaller.check(HELD_UP + SOON)
+    house.stealer.plan(HELD_UP, idle=1)
+    house.stealer.check(HELD_UP + SOON)
     assert house.board.lowered == [(0, 2, 0)]
     assert house.back() == [(10, 10)]
     assert house.refunded == 10
@@ -89,59 +89,59 @@ def test_a_chunk_that_waits_behind_another_is_taken_back_whole() -> None:
 def test_of_the_chunk_that_runs_half_of_the_rest_is_taken_back() -> None:
     house = House(2, {0: [11]})
     house.board.at[0] = (1, 1)
-    house.recaller.plan(HELD_UP, idle=1)
-    house.recaller.check(HELD_UP + SOON)
+    house.stealer.plan(HELD_UP, idle=1)
+    house.stealer.check(HELD_UP + SOON)
     assert house.back() == [(6, 5)]
 
 
 def test_what_the_worker_began_before_it_could_see_the_limit_stays_with_it() -> None:
     house = House(2, {0: [11]})
     house.board.at[0] = (1, 1)
-    house.recaller.plan(HELD_UP, idle=1)
+    house.stealer.plan(HELD_UP, idle=1)
     house.board.at[0] = (1, 8)
-    house.recaller.check(HELD_UP + SOON)
+    house.stealer.check(HELD_UP + SOON)
     assert house.back() == [(9, 2)]
 
 
 def test_a_worker_that_shows_nothing_is_looked_at_again() -> None:
     house = House(2, {0: [11]})
     house.board.at[0] = (1, 1)
-    house.recaller.plan(HELD_UP, idle=1)
+    house.stealer.plan(HELD_UP, idle=1)
     del house.board.at[0]
-    house.recaller.check(HELD_UP + SOON)
-    assert house.recaller.is_pending
+    house.stealer.check(HELD_UP + SOON)
+    assert house.stealer.is_pending
     assert house.back() == []
 
 
 def test_nothing_is_taken_back_of_an_answered_flight() -> None:
     house = House(2, {0: [11]})
     house.board.at[0] = (1, 1)
-    house.recaller.plan(HELD_UP, idle=1)
-    house.recaller.forget(house.board.workers[0], 1)
-    house.recaller.check(HELD_UP + SOON)
-    assert not house.recaller.is_pending
+    house.stealer.plan(HELD_UP, idle=1)
+    house.stealer.forget(house.board.workers[0], 1)
+    house.stealer.check(HELD_UP + SOON)
+    assert not house.stealer.is_pending
     assert house.back() == []
 
 
 def test_as_many_workers_share_as_there_are_idle_ones() -> None:
     house = House(6, {worker: [10, 10 + worker] for worker in range(4)})
     house.board.at.update({worker: (2 * worker + 1, 0) for worker in range(4)})
-    house.recaller.plan(HELD_UP, idle=2)
-    house.recaller.plan(HELD_UP, idle=2)
+    house.stealer.plan(HELD_UP, idle=2)
+    house.stealer.plan(HELD_UP, idle=2)
     assert sorted(slot for slot, _, _ in house.board.lowered) == [2, 3]
 
 
 def test_a_worker_that_has_just_begun_is_left_alone() -> None:
     house = House(2, {0: [10, 10]})
     house.board.at[0] = (1, 0)
-    house.recaller.plan(HELD_UP / 2, idle=1)
+    house.stealer.plan(HELD_UP / 2, idle=1)
     assert house.board.lowered == []
 
 
 def relieved(house: House) -> None:
-    house.recaller.look(0.0, PATIENCE)
-    house.recaller.look(PATIENCE + LOOK, PATIENCE)
-    house.recaller.check(PATIENCE + LOOK + SOON)
+    house.stealer.look(0.0, PATIENCE)
+    house.stealer.look(PATIENCE + LOOK, PATIENCE)
+    house.stealer.check(PATIENCE + LOOK + SOON)
 
 
 def test_a_straggler_is_relieved_of_all_behind_it_and_its_neighbours_go_one_by_one() -> None:
@@ -155,9 +155,9 @@ def test_a_straggler_is_relieved_of_all_behind_it_and_its_neighbours_go_one_by_o
 def test_a_worker_that_goes_on_is_no_straggler() -> None:
     house = House(1, {0: [10]})
     house.board.at[0] = (1, 1)
-    house.recaller.look(0.0, PATIENCE)
+    house.stealer.look(0.0, PATIENCE)
     house.board.at[0] = (1, 2)
-    house.recaller.look(PATIENCE + LOOK, PATIENCE)
+    house.stealer.look(PATIENCE + LOOK, PATIENCE)
     assert house.board.lowered == []
 
 
@@ -165,7 +165,7 @@ def test_a_worker_is_relieved_once_until_it_has_answered() -> None:
     house = House(1, {0: [10]})
     house.board.at[0] = (1, 1)
     relieved(house)
-    house.recaller.look(2 * PATIENCE + 2 * LOOK, PATIENCE)
+    house.stealer.look(2 * PATIENCE + 2 * LOOK, PATIENCE)
     assert house.board.lowered == [(0, 1, 2)]
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from agent_kit import AgentProcess, Nowhere
+from agent_kit import AgentProcess, NullCheckpoint
 from batchmill.cluster.dask_client import lost
 from batchmill.cluster.protocol import AgentSetup, Death, pack
 from batchmill.cluster.remote_executor import RemoteExecutor
-from batchmill.cluster.remote_limits import RemoteGuard
+from batchmill.cluster.remote_limits import RemoteLimits
 from batchmill.cluster.remote_pool import Machine, RemotePool
-from batchmill.codec.outcomes import Block, outcomes
+from batchmill.codec.outcomes import OutcomeBlock, outcomes
 from batchmill.errors import WorkersLost
 from batchmill.model import Chunk, Wake
 from batchmill.pool.base import Event, Worker
@@ -68,7 +68,7 @@ class There:
             environ={}, directory=str(folder), is_silent=False, timeout=limits.timeout,
         )  # fmt: skip
         self.workers = RemotePool(self.events.put, Wake(), self.messages.append)
-        self.guard = RemoteGuard(self.workers, limits, 0.1, self.messages.append)  # type: ignore[arg-type]
+        self.guard = RemoteLimits(self.workers, limits, 0.1, self.messages.append)  # type: ignore[arg-type]
 
     def join(self, host: str) -> Machine:
         """A machine joins with its agent."""
@@ -101,7 +101,7 @@ class There:
     def run(self, worker: Worker, serial: int, *items: str) -> None:
         """Have a worker run a chunk of those lines."""
         chunk = Chunk(0, 1, 0, len(items), "".join(f"{item}\n" for item in items).encode())
-        self.workers.submit(worker, ("run", serial), records.run_chunk, records.Order(serial, 0.0, 1, chunk))
+        self.workers.submit(worker, ("run", serial), records.run_chunk, records.ChunkJob(serial, 0.0, 1, chunk))
 
     def event(self, worker: Worker) -> Event:
         """What it answers next; what others answer meanwhile is kept for them."""
@@ -120,7 +120,7 @@ class There:
     def results(self, worker: Worker) -> list[Any]:
         """What the items of its next chunk returned, as far as they were run."""
         answer = self.answer(worker)
-        return [outcome.result for payload, _ in answer.parts for _, outcome in outcomes(Block(payload), None)]
+        return [outcome.result for payload, _ in answer.parts for _, outcome in outcomes(OutcomeBlock(payload), None)]
 
     def lost(self, worker: Worker) -> Worker:
         """The same worker, once it is confirmed dead."""
@@ -185,7 +185,7 @@ def test_an_item_that_takes_too_long_is_ended_by_its_agent_and_told_as_a_timeout
     found = there.event(worker)
     if found.future.exception(0) is None:  # its own alarm was enough
         ((payload, _),) = found.future.result(0).parts
-        failed = [outcome.error for _, outcome in outcomes(Block(payload), None) if not outcome.ok]
+        failed = [outcome.error for _, outcome in outcomes(OutcomeBlock(payload), None) if not outcome.ok]
         assert [error.type for error in failed if error is not None] == ["Timeout"]
     else:
         there.workers.give_up(worker)
@@ -275,7 +275,7 @@ def workers_nowhere(say: Callable[[str], None] = lambda text: None) -> RemotePoo
 
 def test_a_worker_started_on_a_machine_that_was_just_lost_died_with_it() -> None:
     pool = workers_nowhere()
-    machine = pool.add("tcp://a:1", "a", Nowhere(), pool.reserve("a", 1))
+    machine = pool.add("tcp://a:1", "a", NullCheckpoint(), pool.reserve("a", 1))
     machine.receive(pack("up", 1))
     (slot,) = pool.vacant()
     machine.lose("it left")
@@ -286,11 +286,11 @@ def test_a_worker_started_on_a_machine_that_was_just_lost_died_with_it() -> None
 
 def test_where_workers_are_is_known_from_the_moment_their_machine_joins_and_stays_so() -> None:
     pool = workers_nowhere()
-    first = pool.add("tcp://a:1", "a", Nowhere(), pool.reserve("a", 2))
+    first = pool.add("tcp://a:1", "a", NullCheckpoint(), pool.reserve("a", 2))
     assert pool.hosts() == [(0, "a"), (1, "a")]
     first.lose("it left before anybody looked")
-    pool.add("tcp://b:1", "b", Nowhere(), pool.reserve("b", 1))
-    pool.add("tcp://a:2", "a", Nowhere(), pool.reserve("a", 2))
+    pool.add("tcp://b:1", "b", NullCheckpoint(), pool.reserve("b", 1))
+    pool.add("tcp://a:2", "a", NullCheckpoint(), pool.reserve("a", 2))
     assert pool.hosts() == [(0, "a"), (1, "a"), (2, "b")]
     assert pool.hosts(2) == [(2, "b")]
     assert pool.hosts(3) == []
@@ -298,17 +298,17 @@ def test_where_workers_are_is_known_from_the_moment_their_machine_joins_and_stay
 
 def test_the_most_workers_there_were_are_those_that_were_there_at_once() -> None:
     pool = workers_nowhere()
-    pool.add("tcp://a:1", "a", Nowhere(), pool.reserve("a", 2)).lose("it left")
+    pool.add("tcp://a:1", "a", NullCheckpoint(), pool.reserve("a", 2)).lose("it left")
     assert pool.most == 2
-    pool.add("tcp://b:1", "b", Nowhere(), pool.reserve("b", 1))
+    pool.add("tcp://b:1", "b", NullCheckpoint(), pool.reserve("b", 1))
     assert pool.most == 2
-    pool.add("tcp://c:1", "c", Nowhere(), pool.reserve("c", 3))
+    pool.add("tcp://c:1", "c", NullCheckpoint(), pool.reserve("c", 3))
     assert pool.most == 4
 
 
 def test_a_limit_is_seen_when_all_that_were_sent_are() -> None:
     pool = workers_nowhere()
-    machine = pool.add("tcp://a:1", "a", Nowhere(), pool.reserve("a", 1))
+    machine = pool.add("tcp://a:1", "a", NullCheckpoint(), pool.reserve("a", 1))
     machine.receive(pack("up", 1))
     worker = pool.start(*pool.vacant())
     assert isinstance(worker.executor, RemoteExecutor)
@@ -329,7 +329,7 @@ def test_a_lost_scheduler_promises_only_what_is_kept(checkpoint: str | None, sai
 
 def test_a_machine_that_cannot_work_for_the_run_gets_no_workers_and_what_it_had_is_no_suspect() -> None:
     pool = workers_nowhere()
-    link = Nowhere()
+    link = NullCheckpoint()
     machine = pool.add("tcp://a:1", "a", link, pool.reserve("a", 2))
     machine.receive(pack("up", 1))
     worker = pool.start(pool.vacant()[0])
@@ -345,7 +345,7 @@ def test_a_machine_that_cannot_work_for_the_run_gets_no_workers_and_what_it_had_
 def test_where_fewer_processes_can_be_started_a_machine_has_fewer_workers() -> None:
     said: list[str] = []
     pool = workers_nowhere(said.append)
-    machine = pool.add("tcp://a:1", "a", Nowhere(), pool.reserve("a", 3))
+    machine = pool.add("tcp://a:1", "a", NullCheckpoint(), pool.reserve("a", 3))
     machine.receive(pack("up", 1))
     for slot in pool.vacant():
         pool.start(slot)
@@ -364,7 +364,7 @@ def test_where_fewer_processes_can_be_started_a_machine_has_fewer_workers() -> N
 
 def test_a_machine_on_which_no_process_can_be_started_is_left_out() -> None:
     pool = workers_nowhere()
-    machine = pool.add("tcp://a:1", "a", Nowhere(), pool.reserve("a", 1))
+    machine = pool.add("tcp://a:1", "a", NullCheckpoint(), pool.reserve("a", 1))
     machine.receive(pack("up", 1))
     worker = pool.start(0)
     machine.receive(pack("gone", 0, 0, 0, Death(unstarted="no more processes")))
@@ -377,10 +377,10 @@ def test_a_machine_on_which_no_process_can_be_started_is_left_out() -> None:
 def test_messages_take_as_long_as_to_most_machines() -> None:
     pool = workers_nowhere()
     assert pool.round_trip == 0.0
-    near = pool.add("tcp://a:1", "a", Nowhere(), pool.reserve("a", 1), round_trip=0.001)
-    pool.add("tcp://b:1", "b", Nowhere(), pool.reserve("b", 1), round_trip=0.002)
-    pool.add("tcp://c:1", "c", Nowhere(), pool.reserve("c", 1), round_trip=0.5)
+    near = pool.add("tcp://a:1", "a", NullCheckpoint(), pool.reserve("a", 1), round_trip=0.001)
+    pool.add("tcp://b:1", "b", NullCheckpoint(), pool.reserve("b", 1), round_trip=0.002)
+    pool.add("tcp://c:1", "c", NullCheckpoint(), pool.reserve("c", 1), round_trip=0.5)
     assert pool.round_trip == 0.002
     near.lose("it left")
-    pool.add("tcp://d:1", "d", Nowhere(), pool.reserve("d", 1), round_trip=0.5)
+    pool.add("tcp://d:1", "d", NullCheckpoint(), pool.reserve("d", 1), round_trip=0.5)
     assert pool.round_trip == 0.5

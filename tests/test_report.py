@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchmill.model import FailureExample, FailureGroup, Report
-from batchmill_cli.running.report import Commands, is_shown, news, percent, render, report_object, resume_command, span
+from batchmill_cli.running.report import NextSteps, is_shown, news, percent, render, report_object, resume_command, span
 from batchmill_cli.terminal.json_output import as_json
 
 
@@ -31,7 +31,7 @@ GOOD = {"failed": 0, "completed": 900, "exit_code": 0, "failures": ()}
 
 
 def test_the_first_line_is_the_news() -> None:
-    first = render(report(), Commands(), "host7").splitlines()[0]
+    first = render(report(), NextSteps(), "host7").splitlines()[0]
     assert first == "batchmill: 3 of 5000 items failed (exit 1) - nightly.ckpt on host7"
 
 
@@ -59,7 +59,7 @@ def test_the_news_names_what_ended_the_run(changes: dict[str, Any], said: str) -
 
 
 def test_every_number_is_there() -> None:
-    text = render(report(), Commands(), "host7")
+    text = render(report(), NextSteps(), "host7")
     assert "5000 total, 897 completed, 4100 skipped (done before), 3 failed, 0 left" in text
     assert "99.9%" in text
     assert "(41m14s), 8 workers, 0.36 items/s" in text
@@ -67,7 +67,7 @@ def test_every_number_is_there() -> None:
 
 
 def test_failures_are_grouped_the_commonest_first_and_named() -> None:
-    lines = render(report(), Commands(), "h").splitlines()
+    lines = render(report(), NextSteps(), "h").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("errors"))
     assert lines[start : start + 5] == [
         "errors    2x ValueError",
@@ -81,7 +81,7 @@ def test_failures_are_grouped_the_commonest_first_and_named() -> None:
 def test_many_types_of_failure_do_not_flood_a_mail() -> None:
     examples = tuple(FailureExample(n, n, "bad") for n in range(5))
     groups = tuple(FailureGroup(f"Error{n}", 9, examples) for n in range(50))
-    lines = render(report(failures=groups), Commands(), "h").splitlines()
+    lines = render(report(failures=groups), NextSteps(), "h").splitlines()
     assert len(lines) < 35
     assert any(line.endswith("and 40 more types") for line in lines)
 
@@ -89,12 +89,12 @@ def test_many_types_of_failure_do_not_flood_a_mail() -> None:
 def test_what_comes_from_items_cannot_steer_a_terminal() -> None:
     nasty = "\x1b[2Jid\r\n\x00\u202e\ud800"
     failures = (FailureGroup(nasty, 1, (FailureExample(nasty, 1, nasty),)),)
-    text = render(report(failures=failures, warnings=(nasty,), checkpoint=nasty), Commands(), nasty)
+    text = render(report(failures=failures, warnings=(nasty,), checkpoint=nasty), NextSteps(), nasty)
     assert all(char == "\n" or char.isprintable() for char in text)
 
 
 def test_the_commands_that_continue_show_and_collect_are_printed() -> None:
-    commands = Commands("batchmill run x --resume", "batchmill failures c", "batchmill results c -o FILE")
+    commands = NextSteps("batchmill run x --resume", "batchmill failures c", "batchmill results c -o FILE")
     lines = render(report(), commands, "h").splitlines()
     assert lines[-3:] == [
         "continue  batchmill run x --resume",
@@ -104,33 +104,33 @@ def test_the_commands_that_continue_show_and_collect_are_printed() -> None:
 
 
 def test_an_output_that_is_not_under_its_name_is_named_before_the_commands() -> None:
-    lines = render(report(), Commands(output="out.jsonl.partial", collect="batchmill results c"), "h").splitlines()
+    lines = render(report(), NextSteps(output="out.jsonl.partial", collect="batchmill results c"), "h").splitlines()
     assert lines[-2:] == ["output    out.jsonl.partial", "collect   batchmill results c"]
 
 
 def test_a_success_rate_is_not_said_of_nothing() -> None:
     nothing = report(**{**GOOD, "completed": 0, "skipped": 0})
-    assert "success   -" in render(nothing, Commands(), "h").splitlines()
+    assert "success   -" in render(nothing, NextSteps(), "h").splitlines()
     assert report_object(nothing)["success_rate"] is None
-    assert "success   99.9%" in render(report(), Commands(), "h").splitlines()
+    assert "success   99.9%" in render(report(), NextSteps(), "h").splitlines()
 
 
 def test_a_run_that_kept_nothing_has_a_headline_without_a_gap() -> None:
-    first = render(report(checkpoint=None), Commands(), "host7").splitlines()[0]
+    first = render(report(checkpoint=None), NextSteps(), "host7").splitlines()[0]
     assert first == "batchmill: 3 of 5000 items failed (exit 1) on host7"
 
 
 def test_a_traceback_in_a_warning_stays_lines_and_is_indented() -> None:
     text = render(
-        report(warnings=("Stopped: all failed; the last one: Traceback\n  File x\nE: a\x1b",)), Commands(), "h"
+        report(warnings=("Stopped: all failed; the last one: Traceback\n  File x\nE: a\x1b",)), NextSteps(), "h"
     )
     assert "note      Stopped: all failed; the last one: Traceback\n              File x\n            E: a\\x1b" in text
     assert "\\x0a" not in text
 
 
 def test_repeats_and_warnings_are_notes() -> None:
-    assert "note      1 repeated id, each its own item" in render(report(repeated=1), Commands(), "h")
-    text = render(report(repeated=2, warnings=("7 changed items kept their old result",), **GOOD), Commands(), "h")
+    assert "note      1 repeated id, each its own item" in render(report(repeated=1), NextSteps(), "h")
+    text = render(report(repeated=2, warnings=("7 changed items kept their old result",), **GOOD), NextSteps(), "h")
     assert "note      2 repeated ids, each its own item\n          7 changed items kept" in text
 
 

@@ -70,7 +70,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
             writer.sample(begin + second, rss=rng.randrange(1 << 30), parent_rss=1 << 25, ends=ends[: second % 4])
         if number != 1:
             writer.end(begin + 62, stopped="limit" if number == 0 else "", total=3600)
-    (work / "x.html").write_text(render(writer.story()), encoding="utf-8")
+    (work / "x.html").write_text(render(writer.timeline()), encoding="utf-8")
     return (work / "x.html").as_uri()
 
 

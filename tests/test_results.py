@@ -181,11 +181,11 @@ def test_a_live_checkpoint_is_read_as_it_was_when_it_was_opened(tmp_path: Path) 
     source.write_text("".join(f'{{"id": {id}}}\n' for id in range(4)))
     with ExitStack() as stack:
         stage = Stage(work, [source], tmp_path / "c.ckpt", stack, chunk_size=2)
-        chunk = stage.intake.next()
+        chunk = stage.work_queue.next()
         assert chunk is not None
         stage.answer(stage.order(chunk, 0))
         results = stack.enter_context(batchmill.open_checkpoint(tmp_path / "c.ckpt"))
-        chunk = stage.intake.next()
+        chunk = stage.work_queue.next()
         assert chunk is not None
         stage.answer(stage.order(chunk, 0))
         assert [outcome.id for outcome in results.outcomes()] == [0, 1]

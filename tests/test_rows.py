@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.codec.outcomes import Block, Head, pack_outcomes, pack_result
+from batchmill.codec.outcomes import Head, OutcomeBlock, pack_outcomes, pack_result
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.output import rows
 from batchmill.output.sinks import check_format, open_target
@@ -26,21 +26,21 @@ TEXT = st.text(st.sampled_from("a=+-@1.e\t\r\n\"',\x1b\ud800\u202eé"), max_size
 VALUE = TEXT | st.integers() | st.floats() | st.none() | st.booleans() | st.lists(TEXT, max_size=2)
 
 
-def block_of(ids: list[Any], results: list[Any], failures: list[Any] | None = None) -> Block:
+def block_of(ids: list[Any], results: list[Any], failures: list[Any] | None = None) -> OutcomeBlock:
     count, failed = len(ids), len(failures or [])
     head = Head(lines=count, items=count, ok=count - failed, failed=failed)
     numbers = [0.5] * count
-    return Block(pack_outcomes(head, ids, list(map(pack_result, results)), failures or (), numbers, [0] * count))
+    return OutcomeBlock(pack_outcomes(head, ids, list(map(pack_result, results)), failures or (), numbers, [0] * count))
 
 
-def as_csv(block: Block, all: bool = False) -> list[list[str]]:
+def as_csv(block: OutcomeBlock, all: bool = False) -> list[list[str]]:
     data, _ = rows.render(block, None, format="csv", all=all, with_item=False, source="jsonl")
     table = list(csv.reader(io.StringIO((rows.opening("csv", all=all, with_item=False) + data).decode(), newline="")))
     assert table[0] == ["id", "result", *(["error_type", "error_message"] if all else [])]
     return table[1:]
 
 
-def as_rows(block: Block, all: bool = True) -> list[list[Any]]:
+def as_rows(block: OutcomeBlock, all: bool = True) -> list[list[Any]]:
     data, _ = rows.render(block, None, format="sqlite", all=all, with_item=False, source="jsonl")
     unpacker = msgpack.Unpacker()
     unpacker.feed(data)
@@ -121,7 +121,7 @@ def test_failed_items_come_with_all_and_their_errors_are_escaped() -> None:
 )
 def test_an_item_stands_beside_its_result_as_its_function_saw_it(source: str, kept: bytes, item: str) -> None:
     head = Head(lines=1, items=1, ok=1)
-    block = Block(pack_outcomes(head, [1], [pack_result(None)], (), [0.0], [0], items=[kept]))
+    block = OutcomeBlock(pack_outcomes(head, [1], [pack_result(None)], (), [0.0], [0], items=[kept]))
     data, _ = rows.render(block, None, format="csv", all=False, with_item=True, source=source)
     assert next(csv.reader([data.decode()]))[2] == item
 

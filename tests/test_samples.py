@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import psutil
 
-from batchmill.batch.progress import MOST_ENDS, Tracker
+from batchmill.batch.progress import MOST_ENDS, Progress
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.reader import read_frames
 from batchmill.codec.outcomes import unpack_map
@@ -35,8 +35,8 @@ def maps(path: Path, kind: FrameType) -> list[dict[str, Any]]:
     return [unpack_map(payload) for ref, payload in read_frames(str(path)) if ref.type == kind]
 
 
-def tracker(frames: list[dict[str, Any]]) -> Tracker:
-    return Tracker(
+def progress(frames: list[dict[str, Any]]) -> Progress:
+    return Progress(
         total=lambda: 100, before=lambda: (0, 0), append=lambda _, payload: frames.append(unpack_map(payload)),
         on_progress=None, interval=1.0, is_sharded=False,
     )  # fmt: skip
@@ -69,7 +69,7 @@ def test_a_machine_without_a_name_for_its_processor_still_has_one(tmp_path: Path
 def test_samples_are_close_together_at_first_and_ten_seconds_apart_later() -> None:
     frames: list[dict[str, Any]] = []
     begun = time.monotonic()
-    sampled = tracker(frames)
+    sampled = progress(frames)
     counts = []
     for until in (30, 300, 3600):
         frames.clear()
@@ -82,7 +82,7 @@ def test_samples_are_close_together_at_first_and_ten_seconds_apart_later() -> No
 
 
 def test_a_sample_names_so_many_ends_and_counts_the_others() -> None:
-    sampled = tracker([])
+    sampled = progress([])
     for pid in range(MOST_ENDS + 7):
         sampled.worker_ended(1, pid, 0, "recycled")
     first, second = sampled.sample(), sampled.sample()

@@ -9,7 +9,7 @@ import pytest
 
 from batchmill.errors import BatchmillError, FunctionFailed, InvalidUsage, WorkersLost
 from batchmill.pool.base import Worker, WorkerPool
-from batchmill.pool.startup import IN_A_ROW, PROOF, Starts
+from batchmill.pool.startup import IN_A_ROW, PROOF, Startup
 from batchmill.worker.main import Ready
 
 MISSING = FunctionFailed("importing f.py raised ModuleNotFoundError", "look")
@@ -34,8 +34,8 @@ def worker(slot: int, exitcode: int | None = None) -> Worker:
     return Worker(slot, cast("Any", SimpleNamespace(exitcode=exitcode)))
 
 
-def starts(pool: WorkerPool) -> Starts:
-    return Starts(pool, 60.0, lambda text: None)
+def starts(pool: WorkerPool) -> Startup:
+    return Startup(pool, 60.0, lambda text: None)
 
 
 def test_an_import_that_fails_on_one_machine_is_tried_on_another() -> None:

@@ -12,7 +12,7 @@ import pytest
 from batchmill.benchmark import scaling
 from batchmill.benchmark.sample import Sample, SampleSource, draw
 from batchmill.benchmark.scaling import Fit, Round
-from batchmill.benchmark.schedule import Asked, Schedule, Step, Survey, Task, parse_chunk_sizes, parse_counts
+from batchmill.benchmark.schedule import Asked, RoundTask, Schedule, Step, Survey, parse_chunk_sizes, parse_counts
 from batchmill.errors import InvalidUsage
 from batchmill.input.formats import FORMATS, divide, split_records
 from batchmill.input.sources import ByteSource
@@ -27,7 +27,7 @@ class LawfulRunner:
         self.law, self.noise = law, noise
         self.now = 0.0
         self.stopped = ""
-        self.tasks: list[tuple[int, Task]] = []
+        self.tasks: list[tuple[int, RoundTask]] = []
         self.stop_after: int | None = None
         self._random = random.Random(seed)
 
@@ -38,7 +38,7 @@ class LawfulRunner:
         self.now += 1 / self.law.single
         return 1 / self.law.single
 
-    def run(self, task: Task, number: int, deadline: float) -> Round | None:
+    def run(self, task: RoundTask, number: int, deadline: float) -> Round | None:
         if len(self.tasks) == self.stop_after:
             self.stopped = "SIGINT"
             return None

@@ -18,10 +18,10 @@ from batchmill.errors import InvalidUsage
 from batchmill.input import sources as source_module
 from batchmill.input import streams as feed_module
 from batchmill.input.formats import FORMATS, Format, IdRule, divide
-from batchmill.input.items import Identifier
+from batchmill.input.items import ItemReader
 from batchmill.input.rewrite import as_input
 from batchmill.input.sources import ByteSource
-from batchmill.input.streams import Census, Headed
+from batchmill.input.streams import Headed, RecordCounter
 from batchmill.input.tables import Table
 from batchmill.model import Chunk
 from test_source import Waker, drain
@@ -68,7 +68,7 @@ def quoted_newlines_blanked(data: bytes) -> bytes:
 
 def items_of(chunks: list[Chunk], format: str) -> Iterator[tuple[int, Any]]:
     """(line, item or the message of what is none) of every row."""
-    identifier = Identifier(format, IdRule(None), None, ids_needed=True)
+    identifier = ItemReader(format, IdRule(None), None, ids_needed=True)
     for chunk in chunks:
         for offset, record in enumerate(identifier.records(chunk)):
             found = identifier.identify(chunk, offset, record)
@@ -239,7 +239,7 @@ def test_a_header_that_does_not_end_is_refused_before_it_fills_the_memory(monkey
 def test_the_census_counts_the_rows_that_are_read(tmp_path: Path, tail: bytes) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b'a,"b\nb"\n1,2' + tail)
-    census = Census([], CSV)
+    census = RecordCounter([], CSV)
     census._count([str(path), str(path)])
     assert census.total == 2 * sum(chunk.records for chunk in read(path))
 
@@ -253,14 +253,14 @@ def test_the_lines_of_failed_rows_are_those_of_the_file(tmp_path: Path) -> None:
 
     block = b'1,"a\nb"\n\n2,c\n"3\n\n",d\n4,e\n'
     with worker(work, format="csv"):
-        reply, tally = run_chunk(chunk_of(block, format="csv", header=b"id,v", line=5))
-    assert [example.line for example in tally.groups[0][2]] == [5, 8, 9, 12]
+        reply, summary = run_chunk(chunk_of(block, format="csv", header=b"id,v", line=5))
+    assert [example.line for example in summary.groups[0][2]] == [5, 8, 9, 12]
     assert list(reply.lines) == [0, 3, 4, 7]
 
 
 def test_another_header_makes_other_content_of_the_same_bytes() -> None:
     def identified(header: bytes) -> tuple[Any, int]:
-        identifier, chunk = Identifier("csv", IdRule(None), None, ids_needed=True), chunk_of(b"1,2", header=header)
+        identifier, chunk = ItemReader("csv", IdRule(None), None, ids_needed=True), chunk_of(b"1,2", header=header)
         [record] = identifier.records(chunk)
         found = identifier.identify(chunk, 0, record)
         assert found is not None

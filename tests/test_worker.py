@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from batchmill.codec.ids import digest_block
-from batchmill.codec.outcomes import MASKED, Block, id_key, outcomes
+from batchmill.codec.outcomes import MASKED, OutcomeBlock, id_key, outcomes
 from batchmill.errors import ItemError
 from batchmill.model import Chunk, Earlier
 from batchmill.worker import records
-from batchmill.worker.records import RECORD_BITS, Order
+from batchmill.worker.records import RECORD_BITS, ChunkJob
 from batchmill.worker.reply import Postponed
 from worker_kit import answered, chunk_of, run_chunk, worker
 
@@ -41,11 +41,11 @@ def pickles(*items: Any, ids: tuple[Any, ...] | None = None, first: int = 0) -> 
 def test_each_record_has_its_id_result_content_and_position() -> None:
     data = b'{"id": 1, "v": 2}\n\n {"id": "x", "v": 3} \n'
     with worker(lambda item: item["v"] * 10):
-        block, tally = run_chunk(chunk_of(data, first=100, line=7, input=2))
+        block, summary = run_chunk(chunk_of(data, first=100, line=7, input=2))
     found = [(position, o.id, o.result, o.line, o.input) for position, o in outcomes(block)]
     assert found == [(100, 1, 20, 7, 2), (102, "x", 30, 9, 2)]
     assert list(block.contents) == [zlib.crc32(raw) for raw in (b'{"id": 1, "v": 2}', b'{"id": "x", "v": 3}')]
-    assert (tally.lines, tally.items, tally.ok, tally.failed, tally.blank) == (3, 2, 2, 0, 1)
+    assert (summary.lines, summary.items, summary.ok, summary.failed, summary.blank) == (3, 2, 2, 0, 1)
 
 
 def test_a_head_says_which_bytes_the_reply_stands_for() -> None:
@@ -60,7 +60,7 @@ def test_a_head_says_which_bytes_the_reply_stands_for() -> None:
 
 def test_an_exception_fails_its_item_and_no_other() -> None:
     with worker(raising, format="lines"):
-        block, tally = run_chunk(chunk_of(b"a\nbad\nc", format="lines"))
+        block, summary = run_chunk(chunk_of(b"a\nbad\nc", format="lines"))
     found = [outcome for _, outcome in outcomes(block)]
     assert [outcome.ok for outcome in found] == [True, False, True]
     error = found[1].error
@@ -69,7 +69,7 @@ def test_an_exception_fails_its_item_and_no_other() -> None:
     assert error.traceback.splitlines()[1].strip().startswith("File")
     assert str(Path(records.__file__).parent) not in error.traceback
     assert found[1].item == b"bad"
-    assert tally.groups[0][:2] == ("ValueError", 1)
+    assert summary.groups[0][:2] == ("ValueError", 1)
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, RecursionError])
@@ -110,9 +110,9 @@ def test_a_message_of_any_length_and_letters_is_bounded_and_readable() -> None:
 
 def test_a_record_that_does_not_parse_is_a_failed_item_with_its_line() -> None:
     with worker(raising):
-        block, tally = run_chunk(chunk_of(b'1\n{"a":\n3\n', line=11))
+        block, summary = run_chunk(chunk_of(b'1\n{"a":\n3\n', line=11))
     assert [outcome.ok for _, outcome in outcomes(block)] == [True, False, True]
-    assert tally.groups[0][2][0].line == 12
+    assert summary.groups[0][2][0].line == 12
 
 
 def test_a_failed_item_above_the_limit_is_not_kept() -> None:
@@ -138,15 +138,15 @@ def test_the_item_is_kept_beside_its_result_when_asked_for() -> None:
 def test_a_worker_stops_before_the_record_that_the_limit_forbids() -> None:
     with worker() as board:
         board[1] = (5 << RECORD_BITS) + 3
-        block, tally = run_chunk(chunk_of(b"1\n2\n3\n4\n"), serial=5)
-    assert (block.ids, tally.lines) == ([1, 2], 2)
+        block, summary = run_chunk(chunk_of(b"1\n2\n3\n4\n"), serial=5)
+    assert (block.ids, summary.lines) == ([1, 2], 2)
 
 
 def test_a_limit_of_nothing_stops_a_worker_at_once() -> None:
     with worker() as board:
         board[1] = 0
-        _, tally = run_chunk(chunk_of(b"1\n2\n"), serial=5)
-    assert (tally.lines, tally.items) == (0, 0)
+        _, summary = run_chunk(chunk_of(b"1\n2\n"), serial=5)
+    assert (summary.lines, summary.items) == (0, 0)
 
 
 @pytest.mark.parametrize("skip", [b"\0\1\1\1", b"\0\0\1\1", b"\1\1\1\1", b"\0\1\1\0"])
@@ -154,8 +154,8 @@ def test_masked_records_behind_the_limit_are_not_covered(skip: bytes) -> None:
     """What was taken back has gone elsewhere, whether it was to run or not."""
     with worker() as board:
         board[1] = (1 << RECORD_BITS) + 2 + 1
-        _, tally = run_chunk(chunk_of(b"1\n2\n3\n4\n")._replace(skip=skip))
-    assert tally.lines == 2
+        _, summary = run_chunk(chunk_of(b"1\n2\n3\n4\n")._replace(skip=skip))
+    assert summary.lines == 2
 
 
 def test_the_limit_may_be_lowered_while_an_item_runs() -> None:
@@ -165,8 +165,8 @@ def test_the_limit_may_be_lowered_while_an_item_runs() -> None:
         return item
 
     with worker(work) as board:
-        block, tally = run_chunk(chunk_of(b"1\n2\n3\n4\n"))
-    assert (block.ids, tally.lines) == ([1, 2], 2)
+        block, summary = run_chunk(chunk_of(b"1\n2\n3\n4\n"))
+    assert (block.ids, summary.lines) == ([1, 2], 2)
 
 
 def test_the_board_names_the_record_that_runs_and_is_cleared_after() -> None:
@@ -180,8 +180,8 @@ def test_the_board_names_the_record_that_runs_and_is_cleared_after() -> None:
 
 def test_a_worker_returns_what_it_has_when_its_time_is_over() -> None:
     with worker(lambda item: time.sleep(0.02)):
-        _, tally = run_chunk(chunk_of(b"1\n2\n3\n4\n"), seconds=0.001)
-    assert (tally.lines, tally.items) == (1, 1)
+        _, summary = run_chunk(chunk_of(b"1\n2\n3\n4\n"), seconds=0.001)
+    assert (summary.lines, summary.items) == (1, 1)
 
 
 def test_a_worker_returns_what_it_has_when_the_reply_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,8 +195,8 @@ def test_a_worker_returns_what_it_has_when_the_reply_is_full(monkeypatch: pytest
 
 def test_masked_records_are_not_run_and_the_frame_says_so() -> None:
     with worker():
-        block, tally = run_chunk(chunk_of(b"1\n2\n3\n")._replace(skip=b"\0\1\0"))
-    assert (block.ids, list(block.offsets), tally.lines) == ([1, 3], [0, 2], 3)
+        block, summary = run_chunk(chunk_of(b"1\n2\n3\n")._replace(skip=b"\0\1\0"))
+    assert (block.ids, list(block.offsets), summary.lines) == ([1, 3], [0, 2], 3)
     assert block.head.flags & MASKED
 
 
@@ -204,9 +204,9 @@ def test_a_condemned_record_fails_without_being_run() -> None:
     calls: list[Any] = []
     verdict = ItemError("WorkerDied", "the worker died twice")
     with worker(calls.append):
-        block, tally = run_chunk(chunk_of(b'{"id": 3}\n')._replace(verdict=verdict))
+        block, summary = run_chunk(chunk_of(b'{"id": 3}\n')._replace(verdict=verdict))
     assert calls == []
-    assert (block.ids, tally.failed) == ([3], 1)
+    assert (block.ids, summary.failed) == ([3], 1)
     assert block.failures[0].message == "the worker died twice"
 
 
@@ -232,15 +232,15 @@ def test_an_outcome_replaces_the_earlier_one_and_counts_the_attempt() -> None:
 )
 def test_the_tally_has_the_least_and_greatest_id_where_they_increase(data: bytes, span: tuple[Any, Any]) -> None:
     with worker():
-        _, tally = run_chunk(chunk_of(data))
-    assert (tally.low, tally.high) == span
+        _, summary = run_chunk(chunk_of(data))
+    assert (summary.low, summary.high) == span
 
 
 def test_a_scan_tells_ids_and_contents_and_runs_nothing() -> None:
     calls: list[Any] = []
     data = b'{"id": 1}\n\n{"id": "1"}\nnot json\n'
     with worker(calls.append):
-        scan = records.scan_chunk(Order(1, 0.0, 1, chunk_of(data))).scan
+        scan = records.scan_chunk(ChunkJob(1, 0.0, 1, chunk_of(data))).scan
         block, _ = run_chunk(chunk_of(data))
     assert len(calls) == 2
     assert [key for key in scan.keys if key is not None] == [id_key(id) for id in block.ids]
@@ -377,8 +377,8 @@ def test_an_item_that_cannot_be_run_for_now_is_handed_back_and_so_is_what_is_beh
 
     with worker(work, with_item=True):
         answer = answered(chunk_of(b"1\n2\n3\n"))
-        ((payload, tally),) = answer.parts
+        ((payload, summary),) = answer.parts
         assert (answer.records, answer.lack, answer.trouble) == (1, "no more processes", "")
-        assert (tally.items, [outcome.result for _, outcome in outcomes(Block(payload))]) == (1, [1])
+        assert (summary.items, [outcome.result for _, outcome in outcomes(OutcomeBlock(payload))]) == (1, [1])
         assert answered(chunk_of(b"2\n")).records == 0
         assert answered(chunk_of(b"3\n")).lack == ""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchmill.batch.batch import Batch, _Session
-from batchmill.codec.outcomes import Block
+from batchmill.codec.outcomes import OutcomeBlock
 from batchmill.codec.pack import Packing
 from batchmill.input.formats import FORMATS, IdRule
-from batchmill.input.items import Identifier
+from batchmill.input.items import ItemReader
 from batchmill.model import Chunk, Report
 from batchmill.output.external_sort import fulfil
 from batchmill.settings import Settings
@@ -21,8 +21,8 @@ from batchmill.worker import main, records
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.function import Resolved
 from batchmill.worker.main import WorkerSetup
-from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, Answer, Order
-from batchmill.worker.reply import Tally
+from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, Answer, ChunkJob
+from batchmill.worker.reply import ReplySummary
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def worker(
         directory="/",
         is_silent=True,
     )
-    state.identifier = Identifier(format, IdRule(id_field), shard, ids_needed)
+    state.identifier = ItemReader(format, IdRule(id_field), shard, ids_needed)
     state.pack = Packing().result
     state.baseline = Baseline(records.note_touch)
     state.resolved = Resolved(function, None, "digest")
@@ -73,15 +73,17 @@ def chunk_of(
     return Chunk(first, line, input, FORMATS[format].count(data), data, header=header)
 
 
-def run_chunk(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation: int = 1) -> tuple[Block, Tally]:
+def run_chunk(
+    chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation: int = 1
+) -> tuple[OutcomeBlock, ReplySummary]:
     """What the worker answers for a chunk, in one part."""
-    ((payload, tally),) = answered(chunk, serial=serial, seconds=seconds, generation=generation).parts
-    return Block(payload), tally
+    ((payload, summary),) = answered(chunk, serial=serial, seconds=seconds, generation=generation).parts
+    return OutcomeBlock(payload), summary
 
 
 def answered(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation: int = 1) -> Answer:
     """The worker's answer for a chunk as it is."""
-    return records.run_chunk(Order(serial, seconds, generation, chunk))
+    return records.run_chunk(ChunkJob(serial, seconds, generation, chunk))
 
 
 class Stage:
@@ -108,8 +110,8 @@ class Stage:
         self._session = session = _Session(batch.plan, batch._events, stack, self.messages.append, began=0.0)
         session.build(None, None, None)
         session.begin()
-        self.ledger = session._ledger
-        self.intake = session._loop._intake
+        self.in_flight = session._in_flight
+        self.work_queue = session._loop._work_queue
         self.matcher = session._matcher
         self.board = stack.enter_context(
             worker(
@@ -122,40 +124,40 @@ class Stage:
             )
         )
 
-    def order(self, chunk: Chunk, at: int) -> Order:
+    def order(self, chunk: Chunk, at: int) -> ChunkJob:
         """Hand a chunk to worker `at`."""
         generation = self.matcher.generation if self.matcher else self._session._history.index.generation
-        return Order(self.ledger.hand(chunk, at).serial, 0.0, generation, chunk)
+        return ChunkJob(self.in_flight.hand(chunk, at).serial, 0.0, generation, chunk)
 
-    def answer(self, order: Order) -> tuple[int, Block] | None:
+    def answer(self, order: ChunkJob) -> tuple[int, OutcomeBlock] | None:
         """The worker's answer is taken in: (frame seq, what was committed); None where the worker covered nothing."""
         answer = records.run_chunk(order)
-        ((payload, tally),) = answer.parts
-        chunk = self.ledger.returned(answer.serial, answer.records)
-        self.intake.refund(chunk.to_run - tally.items)
-        if not tally.lines:
+        ((payload, summary),) = answer.parts
+        chunk = self.in_flight.returned(answer.serial, answer.records)
+        self.work_queue.refund(chunk.to_run - summary.items)
+        if not summary.lines:
             return None
-        recorder = self._session._recorder
-        recorder.commit(chunk, payload, tally)
-        return recorder._new.row(len(recorder._new) - 1).seq, Block(payload)
+        committer = self._session._committer
+        committer.commit(chunk, payload, summary)
+        return committer._new.row(len(committer._new) - 1).seq, OutcomeBlock(payload)
 
-    def scan(self, order: Order) -> None:
+    def scan(self, order: ChunkJob) -> None:
         """The worker's answer for a chunk whose ids are to be read is taken in."""
         ids = records.scan_chunk(order)
-        chunk = self.ledger.returned(ids.serial, ids.records)
+        chunk = self.in_flight.returned(ids.serial, ids.records)
         if ids.records:
-            done = self.ledger.divide(chunk, ids.records)[0] if ids.records < chunk.records else chunk
-            self.intake.scanned(done, ids.scan)
+            done = self.in_flight.divide(chunk, ids.records)[0] if ids.records < chunk.records else chunk
+            self.work_queue.scanned(done, ids.scan)
 
     def strike(self, values: dict[str, Any]) -> None:
         """A record is charged with a crash."""
-        self._session._recorder.strike(values)
+        self._session._committer.strike(values)
 
     def finish(self) -> Report:
         """Write the output and the report."""
         output = self._session._output
         if output is not None:
-            self._session._recorder.settled(0, 0)
+            self._session._committer.settled(0, 0)
             output.finish()
             while (found := output.next_order()) is not None:
                 output.rendered(found[0], *fulfil(found[1]))
@@ -198,8 +200,8 @@ def play(
 
 def _play_one(stage: Stage) -> bool:
     """Run the next chunk; False where none is left."""
-    while not stage.intake.is_over:
-        chunk = stage.intake.next(starved=True)
+    while not stage.work_queue.is_over:
+        chunk = stage.work_queue.next(starved=True)
         if chunk is not None and chunk.scan:
             stage.scan(stage.order(chunk, 0))
         elif chunk is not None:

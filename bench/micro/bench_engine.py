@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from batchmill.checkpoint.frames import FileHeader, FrameType, Scan, frame_bytes
+from batchmill.checkpoint.frames import FileHeader, FileScan, FrameType, frame_bytes
 from batchmill.checkpoint.index import Piece
-from batchmill.codec.outcomes import Block, Head, pack_outcomes, pack_result, read_head
+from batchmill.codec.outcomes import Head, OutcomeBlock, pack_outcomes, pack_result, read_head
 from batchmill.input import formats
 from batchmill.input.formats import FORMATS, IdRule
-from batchmill.input.items import Identifier
+from batchmill.input.items import ItemReader
 from batchmill.input.sources import ByteSource
 from batchmill.model import Chunk
-from batchmill.output.ordering import Part, RenderOrder, render_order
-from batchmill.scheduler.chunk_size import Pace
-from batchmill.scheduler.in_flight import Ledger
-from batchmill.scheduler.work_queue import Intake
+from batchmill.output.ordering import Part, RenderJob, render_order
+from batchmill.scheduler.chunk_size import ChunkSizer
+from batchmill.scheduler.in_flight import InFlight
+from batchmill.scheduler.work_queue import WorkQueue
 
 ITEMS = 5000
 HEADER = FileHeader(bytes(range(16)))
@@ -53,7 +53,7 @@ def bench_a_frame_is_made(benchmark: BenchmarkFixture, payload: bytes) -> None:
 def bench_a_file_of_100_frames_is_scanned(benchmark: BenchmarkFixture, payload: bytes) -> None:
     frames = (b"".join((head, payload, crc)) for head, crc in _frames(payload))
     data = HEADER.pack() + b"".join(frames)
-    verdict = benchmark(lambda: Scan(lambda at, size: data[at : at + size], len(data), HEADER).run())
+    verdict = benchmark(lambda: FileScan(lambda at, size: data[at : at + size], len(data), HEADER).run())
     assert verdict.frames == 100
 
 
@@ -77,7 +77,7 @@ def bench_a_head_is_read(benchmark: BenchmarkFixture, payload: bytes) -> None:
 
 
 def bench_a_block_s_ids_are_read(benchmark: BenchmarkFixture, payload: bytes) -> None:
-    benchmark(lambda: Block(payload).ids)
+    benchmark(lambda: OutcomeBlock(payload).ids)
 
 
 # Formats, source
@@ -92,7 +92,7 @@ def bench_a_block_is_cut(benchmark: BenchmarkFixture) -> None:
 
 
 def bench_records_are_parsed_and_identified(benchmark: BenchmarkFixture) -> None:
-    identifier = Identifier("jsonl", IdRule(None), None, True)
+    identifier = ItemReader("jsonl", IdRule(None), None, True)
 
     def identify() -> None:
         for offset, record in enumerate(identifier.records(CHUNK)):
@@ -118,21 +118,21 @@ def bench_a_file_is_cut_into_chunks(benchmark: BenchmarkFixture, tmp_path: Path)
 
 
 def bench_a_chunk_s_size_is_found(benchmark: BenchmarkFixture) -> None:
-    pace = Pace(64)
+    chunk_sizer = ChunkSizer(64)
 
     def step() -> None:
-        size = pace.next_size(1e6)
-        pace.seen(size, size * 1e-5)
+        size = chunk_sizer.next_size(1e6)
+        chunk_sizer.seen(size, size * 1e-5)
 
     benchmark(step)
 
 
 def bench_a_chunk_is_handed_out_and_returned(benchmark: BenchmarkFixture) -> None:
-    ledger = _ledger()
+    in_flight = _in_flight()
 
     def step() -> None:
-        flight = ledger.hand(CHUNK, 0)
-        ledger.returned(flight.serial, ITEMS)
+        flight = in_flight.hand(CHUNK, 0)
+        in_flight.returned(flight.serial, ITEMS)
 
     benchmark(step)
 
@@ -141,11 +141,18 @@ def bench_a_chunk_is_taken_from_the_intake(benchmark: BenchmarkFixture, tmp_path
     (tmp_path / "items.jsonl").write_bytes(BLOCK)
 
     def drain() -> int:
-        ledger, pace = _ledger(), Pace(2, fixed=50)
+        in_flight, chunk_sizer = _in_flight(), ChunkSizer(2, fixed=50)
         source = ByteSource([str(tmp_path / "items.jsonl")], FORMATS["jsonl"], lambda: None)
-        intake = Intake(source, FORMATS["jsonl"], ledger=ledger, pace=pace, matcher=None, settled=lambda *_: None)
+        work_queue = WorkQueue(
+            source,
+            FORMATS["jsonl"],
+            in_flight=in_flight,
+            chunk_sizer=chunk_sizer,
+            matcher=None,
+            settled=lambda *_: None,
+        )
         chunks = 0
-        while intake.next() is not None:
+        while work_queue.next() is not None:
             chunks += 1
         source.close()
         return chunks
@@ -153,8 +160,8 @@ def bench_a_chunk_is_taken_from_the_intake(benchmark: BenchmarkFixture, tmp_path
     assert benchmark(drain) == ITEMS // 50
 
 
-def _ledger() -> Ledger:
-    return Ledger(lambda chunk, at: formats.divide(chunk, at, formats.FORMATS["lines"]))
+def _in_flight() -> InFlight:
+    return InFlight(lambda chunk, at: formats.divide(chunk, at, formats.FORMATS["lines"]))
 
 
 # Results
@@ -164,11 +171,11 @@ def _ledger() -> Ledger:
 @pytest.mark.parametrize("failed", [0, 5])
 def bench_a_block_becomes_output(benchmark: BenchmarkFixture, format: str, failed: int) -> None:
     part = Part(1, packed(failed), (Piece(0, 0, ITEMS, 1),))
-    order = RenderOrder(0, ITEMS, (part,), format, all=False, with_item=False)
+    order = RenderJob(0, ITEMS, (part,), format, all=False, with_item=False)
     assert benchmark(render_order, order)[0]
 
 
 def bench_two_interleaved_frames_become_output(benchmark: BenchmarkFixture, payload: bytes) -> None:
     parts = tuple(Part(seq, payload, (Piece(0, 0, ITEMS, seq),), range(seq, ITEMS, 2)) for seq in (0, 1))
-    order = RenderOrder(0, ITEMS, parts, "jsonl", all=False, with_item=False)
+    order = RenderJob(0, ITEMS, parts, "jsonl", all=False, with_item=False)
     assert benchmark(render_order, order)[0]

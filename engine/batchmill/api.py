@@ -13,7 +13,7 @@ from typing import Any
 from batchmill.batch.apart import SLICE, Apart, run_apart
 from batchmill.batch.batch import Batch
 from batchmill.batch.commit import Sink
-from batchmill.codec.outcomes import Block, outcomes
+from batchmill.codec.outcomes import OutcomeBlock, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
 from batchmill.model import Outcome, Report, Snapshot
 from batchmill.settings import Settings
@@ -80,13 +80,13 @@ class _Channel:
     """
 
     def __init__(self) -> None:
-        self._blocks: queue.SimpleQueue[tuple[Block, list[int] | None] | None] = queue.SimpleQueue()
+        self._blocks: queue.SimpleQueue[tuple[OutcomeBlock, list[int] | None] | None] = queue.SimpleQueue()
         self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.is_left = False
         for _ in range(_BLOCKS_AHEAD):
             self._room.put(None)
 
-    def put(self, block: Block, final: list[int] | None) -> None:
+    def put(self, block: OutcomeBlock, final: list[int] | None) -> None:
         """Hand over a block when there is room for it; where the reader has left, drop it."""
         if not self.is_left:
             self._room.get()
@@ -101,7 +101,7 @@ class _Channel:
         self.is_left = True
         self._room.put(None)
 
-    def read(self, is_over: Callable[[], bool]) -> Iterator[tuple[Block, list[int] | None]]:
+    def read(self, is_over: Callable[[], bool]) -> Iterator[tuple[OutcomeBlock, list[int] | None]]:
         """The blocks up to the end, which has come at the latest when `is_over()` and there are no more."""
         while True:
             try:
@@ -154,7 +154,7 @@ class Stream:
         self._apart.start()
         return self
 
-    def blocks(self) -> Iterator[tuple[Block, list[int] | None]]:
+    def blocks(self) -> Iterator[tuple[OutcomeBlock, list[int] | None]]:
         """The committed blocks, in the order in which they were, and which of their outcomes are final (None: all).
 
         Raises what ended the batch.
@@ -230,10 +230,10 @@ def map(
 
     Raises what `run` raises, too.
     """
-    found: list[tuple[Block, list[int] | None]] = []
+    found: list[tuple[OutcomeBlock, list[int] | None]] = []
     failed: list[ItemsFailed] = []
 
-    def take(block: Block, final: list[int] | None) -> None:
+    def take(block: OutcomeBlock, final: list[int] | None) -> None:
         found.append((block, final))
         failed.extend(_failures(block, final))
         if failed:
@@ -249,7 +249,7 @@ def map(
     return [outcome.result for _, outcome in placed]
 
 
-def _failures(block: Block, final: list[int] | None) -> Iterator[ItemsFailed]:
+def _failures(block: OutcomeBlock, final: list[int] | None) -> Iterator[ItemsFailed]:
     """The failures in a block that no retry can make good."""
     for place, failure in block.failures.items():
         if final is None or place in final:

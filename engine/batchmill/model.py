@@ -233,7 +233,7 @@ class Wake(NamedTuple):
     """New input may be there."""
 
 
-class Scan(NamedTuple):
+class IdScan(NamedTuple):
     """What a worker read off a chunk: per record the typed id (None: blank, or another shard's) and content
     checksum."""
 

@@ -20,7 +20,7 @@ from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, des
 from batchmill.files.storage import names_aside, sibling
 from batchmill.input import formats
 from batchmill.input.formats import FORMATS, Format, IdRule
-from batchmill.input.items import Identifier
+from batchmill.input.items import ItemReader
 from batchmill.input.json_choice import VARIABLE, check_choice
 from batchmill.input.sources import ByteSource, ItemSource, Source
 from batchmill.input.streams import columns_of
@@ -78,10 +78,10 @@ class Plan:
         """How the INPUTs are cut and parsed; None for Python items."""
         return None if self.format is None else FORMATS[self.format]
 
-    def identifier(self) -> Identifier:
+    def identifier(self) -> ItemReader:
         """What understands the records."""
         ids_needed = self.checkpoint is not None
-        return Identifier(self.format, IdRule(self.settings.id_field), self.settings.shard, ids_needed)
+        return ItemReader(self.format, IdRule(self.settings.id_field), self.settings.shard, ids_needed)
 
     def open_source(self, notify: Callable[[], None]) -> Source:
         """The input, ready to be read; raises InputMissing."""

@@ -91,7 +91,7 @@ def command(context: click.Context, /, inputs: tuple[str, ...], function: str | 
     and no checkpoint is opened. The answer is the smallest count within 5% of the fastest.
     """
     from batchmill.batch.signals import Watch, deaf
-    from batchmill.benchmark.benchmark import Bench
+    from batchmill.benchmark.benchmark import Benchmark
 
     subject, asked = Subject.of(function, command_of(context), inputs, options), asked_of(options)
     plan = subject.plan([*streams_in_use(data=True), *files.uses(options)])
@@ -101,7 +101,7 @@ def command(context: click.Context, /, inputs: tuple[str, ...], function: str | 
         from batchmill_cli.bench import plot
 
         plot.check()
-    bench, talk = Bench(plan, asked), Talk(subject)
+    bench, talk = Benchmark(plan, asked), Talk(subject)
     talk.warn_beforehand(asked)
 
     def stop(number: int, insist: bool) -> None:

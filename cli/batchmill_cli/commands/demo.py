@@ -16,8 +16,8 @@ from batchmill.text import escape
 from batchmill_cli.options.click_options import Command, Option, Whole, given
 from batchmill_cli.options.command_lines import program_name
 from batchmill_cli.options.paths import CHECKPOINT
-from batchmill_cli.running.batch import Manner, close, crunch
-from batchmill_cli.running.report import Commands, results
+from batchmill_cli.running.batch import Presentation, close, crunch
+from batchmill_cli.running.report import NextSteps, results
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.quoting import join, quote
 
@@ -45,7 +45,7 @@ def command(checkpoint: str, **options: Any) -> int:
     say = stdio.tell
     say(f"{len(files)} files of {root}: parse, count branches, compress. Ctrl-C stops it; again, and it resumes.")
     asked = {"output": None, "quiet": False, "json": False, "progress": "auto", "progress_interval": None}
-    manner = Manner.of(asked, verbose=True)
+    manner = Presentation.of(asked, verbose=True)
     settings = Settings.of(
         {**given(options), "format": "files", "resume": True, "fresh_if_finished": True, "progress_interval": 0.1}
     )
@@ -53,7 +53,7 @@ def command(checkpoint: str, **options: Any) -> int:
                        manner)  # fmt: skip
     again = join(["demo", *sys.argv[sys.argv.index("demo") + 1 :]])
     program, path = program_name(absolute=False), quote(checkpoint)
-    commands = Commands(
+    commands = NextSteps(
         resume=f"{program} {again}" if ended.report.exit_code else "",
         show=f"{program} failures {path}" if ended.report.failed else "",
         collect=f"{program} results {path} -o FILE" if results(ended.report) else "",

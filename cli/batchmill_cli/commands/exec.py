@@ -13,7 +13,7 @@ from batchmill_cli.options.batch import OPTIONS, check_together, named, settings
 from batchmill_cli.options.click_options import Option, WithCommand, command_of, is_verbose
 from batchmill_cli.options.command import COMMAND_OPTIONS, NAMES, spec_of, with_lines
 from batchmill_cli.options.paths import FILE
-from batchmill_cli.running.batch import Manner, close, crunch, next_commands
+from batchmill_cli.running.batch import Presentation, close, crunch, next_commands
 from batchmill_cli.terminal import stdio
 
 # Of `run`, what is about Python, or about workers that hold the user's own code and memory.
@@ -73,7 +73,7 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
     passes = options["output"] is None and not options["json"]
     try:
         check_together(options)
-        manner = Manner.of(options, verbose=is_verbose(context), prints=passes)
+        manner = Presentation.of(options, verbose=is_verbose(context), prints=passes)
         settings = settings_of(with_lines(options, inputs))
         spec = spec_of(command_of(context), own, is_raw=settings.output_format == "raw")
     except InvalidUsage as error:
@@ -93,5 +93,5 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
         return _close(ended, options, manner)
 
 
-def _close(ended: Any, options: Mapping[str, Any], manner: Manner) -> int:
+def _close(ended: Any, options: Mapping[str, Any], manner: Presentation) -> int:
     return close(ended, next_commands(ended, options, manner), manner)

@@ -10,7 +10,7 @@ from batchmill.errors import InvalidUsage
 from batchmill_cli.options.batch import CLUSTER_OPTIONS, OPTIONS, check_together, named, settings_of
 from batchmill_cli.options.click_options import Command, is_verbose
 from batchmill_cli.options.paths import FILE, FUNCTION
-from batchmill_cli.running.batch import Manner, close, crunch, next_commands
+from batchmill_cli.running.batch import Presentation, close, crunch, next_commands
 from batchmill_cli.terminal import stdio
 
 
@@ -36,7 +36,7 @@ def command(context: click.Context, /, function: str, inputs: tuple[str, ...], *
     """
     try:
         check_together(options)
-        manner = Manner.of(options, verbose=is_verbose(context))
+        manner = Presentation.of(options, verbose=is_verbose(context))
         settings = settings_of(options)
     except InvalidUsage as error:
         raise named(error, context) from None

@@ -13,7 +13,7 @@ from batchmill.text import escape, format_clock, format_rate, format_size, plura
 from batchmill_cli.options.click_options import Command, Option
 from batchmill_cli.options.command_lines import program_name, run_again
 from batchmill_cli.options.paths import CHECKPOINT
-from batchmill_cli.running.report import Commands, moment, next_steps, no_report, percent, render, report_object, span
+from batchmill_cli.running.report import NextSteps, moment, next_steps, no_report, percent, render, report_object, span
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.json_output import as_json
 from batchmill_cli.terminal.quoting import quote
@@ -141,13 +141,13 @@ def _sample(sample: Mapping[str, Any]) -> str:
     return f"{workers}, cpu {cpu:.0f}%, rss {format_size(rss)} at {moment(sample['time'])}"
 
 
-def _commands(status: Status) -> Commands:
+def _commands(status: Status) -> NextSteps:
     """What to type next: continue what is not finished and not running; what failed; the results so far."""
     absolute = not stdio.is_terminal(1)
     program = program_name(absolute=absolute)
     path = quote(os.path.abspath(status.path) if absolute else status.path)
     is_over = status.live is not None or (status.report is not None and status.report.exit_code == 0)
-    return Commands(
+    return NextSteps(
         resume="" if is_over or not status.runs else run_again(status.runs[-1], status.path, absolute=absolute),
         show=f"{program} failures {path}" if status.failed else "",
         collect=f"{program} results {path} -o FILE" if status.done else "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from batchmill.checkpoint.story import ENDINGS, Story, WorkerStory
+from batchmill.checkpoint.story import ENDINGS, Timeline, WorkerStory
 from batchmill.text import format_rate, format_size, plural
 from batchmill_cli.html_report.markup import Column, Markup, details, join, table, tag, thinned
 from batchmill_cli.html_report.plots import (
@@ -35,12 +35,12 @@ SIGNS = {"died": "crashed", "killed": "killed by a limit", "recycled": "replaced
 BAR_GAP = 2.0
 
 
-def over_time(story: Story) -> Iterator[Markup]:
+def over_time(timeline: Timeline) -> Iterator[Markup]:
     """Throughput, CPU and memory over the time worked."""
-    yield _throughput(story)
-    if story.usage:
-        yield _cpu(story)
-        yield _memory(story)
+    yield _throughput(timeline)
+    if timeline.usage:
+        yield _cpu(timeline)
+        yield _memory(timeline)
 
 
 def _figure(plot: Plot, heading: str, note: str, legend: Sequence[Markup], behind: Markup) -> Markup:
@@ -55,32 +55,32 @@ def _sample(kind: str, text: str) -> Markup:
     return tag("li", tag("svg", tag("path", class_=kind, d=shape), class_="key", aria_hidden="true"), text)
 
 
-def _cuts(story: Story, *, named: bool = False) -> list[Line]:
+def _cuts(timeline: Timeline, *, named: bool = False) -> list[Line]:
     """Where the second run and those after it begin."""
-    if story.seconds <= 0 or len(story.runs) > MOST_CUTS + 1:
+    if timeline.seconds <= 0 or len(timeline.runs) > MOST_CUTS + 1:
         return []
-    return [Line(run.at / story.seconds, f"run {run.number}" if named else "") for run in story.runs[1:]]
+    return [Line(run.at / timeline.seconds, f"run {run.number}" if named else "") for run in timeline.runs[1:]]
 
 
 def _coarse(bins: Sequence[float], factor: int) -> list[float]:
     return [sum(bins[begin : begin + factor]) for begin in range(0, len(bins), factor)]
 
 
-def _throughput(story: Story) -> Markup:
-    count = max(len(story.ok_bins), len(story.failed_bins), 1)
+def _throughput(timeline: Timeline) -> Markup:
+    count = max(len(timeline.ok_bins), len(timeline.failed_bins), 1)
     factor = -(-count // MOST_STEPS)
-    width = min(story.width * factor, story.seconds) or story.width
-    failed = _rates(story.failed_bins, factor, width, story.seconds)
-    ok = _rates(story.ok_bins, factor, width, story.seconds)
+    width = min(timeline.width * factor, timeline.seconds) or timeline.width
+    failed = _rates(timeline.failed_bins, factor, width, timeline.seconds)
+    ok = _rates(timeline.ok_bins, factor, width, timeline.seconds)
     tried = [good + bad for good, bad in zip(ok, [*failed, *[0.0] * len(ok)])] or [0.0]
     ticks = round_ticks(max(tried))
-    top, height, wide = ticks[-1], 150.0, WIDE * width / (story.seconds or width)
-    average = sum(run.items for run in story.runs) / story.seconds if story.seconds else 0.0
+    top, height, wide = ticks[-1], 150.0, WIDE * width / (timeline.seconds or width)
+    average = sum(run.items for run in timeline.runs) / timeline.seconds if timeline.seconds else 0.0
     plot = Plot(
         "throughput", "Items per second over the time worked",
         f"{format_rate(average)} items per second on average, {format_rate(max(tried))} at most in"
-        f" {short_time(width)}.", height, clock_ticks(story.seconds),
-        [Tick(value / top, short_count(value)) for value in ticks], lines=_cuts(story, named=True),
+        f" {short_time(width)}.", height, clock_ticks(timeline.seconds),
+        [Tick(value / top, short_count(value)) for value in ticks], lines=_cuts(timeline, named=True),
     )  # fmt: skip
     plot.add("area", steps(tried, wide, top, height))
     plot.add("area bad", steps(failed, wide, top, height))
@@ -108,42 +108,43 @@ def _rates(bins: Sequence[float], factor: int, width: float, seconds: float) -> 
     return rates
 
 
-def _cpu(story: Story) -> Markup:
-    points = [(at, percent_of_core / 100) for at, percent_of_core, *_ in story.usage]
-    workers = max((int(run.facts.get("workers") or 0) for run in story.runs), default=0)
+def _cpu(timeline: Timeline) -> Markup:
+    points = [(at, percent_of_core / 100) for at, percent_of_core, *_ in timeline.usage]
+    workers = max((int(run.facts.get("workers") or 0) for run in timeline.runs), default=0)
     ticks = round_ticks(max(workers, *(0.95 * value for _, value in points)), 3)  # just above is as good as at
     top, height = ticks[-1], 90.0
     mean = sum(value for _, value in points) / len(points)
     plot = Plot(
         "cpu", "CPU over the time worked",
         f"On average {mean:.1f} cores in use by {plural(workers, 'worker')} and their parent.", height,
-        clock_ticks(story.seconds), [Tick(value / top, f"{value:g}") for value in ticks], lines=_cuts(story),
+        clock_ticks(timeline.seconds), [Tick(value / top, f"{value:g}") for value in ticks], lines=_cuts(timeline),
         levels=[(workers / top, plural(workers, "worker"))] if workers else [],
     )  # fmt: skip
-    for part in _by_run(story, points):
+    for part in _by_run(timeline, points):
         plot.add("curve", polyline(part, top, height))
     rows = [(span(points[n][0]), f"{points[n][1]:.2f}") for n in thinned(len(points))]
     behind = table("Cores in use by all workers and their parent", [Column("at"), Column("cores")], rows)
     return _figure(plot, "CPU", "cores in use", [], behind)
 
 
-def _memory(story: Story) -> Markup:
-    ticks = binary_ticks(max(rss for _, _, rss, _ in story.usage), 3)
+def _memory(timeline: Timeline) -> Markup:
+    ticks = binary_ticks(max(rss for _, _, rss, _ in timeline.usage), 3)
     top, height = ticks[-1], 90.0
-    peak = max(rss for _, _, rss, _ in story.usage)
+    peak = max(rss for _, _, rss, _ in timeline.usage)
     plot = Plot(
         "memory", "Resident memory over the time worked",
         f"{format_size(peak)} at most in a sample, of which"
-        f" {format_size(max(parent for *_, parent in story.usage))} in the parent.", height,
-        clock_ticks(story.seconds), [Tick(value / top, _round_size(value)) for value in ticks], lines=_cuts(story),
+        f" {format_size(max(parent for *_, parent in timeline.usage))} in the parent.", height,
+        clock_ticks(timeline.seconds), [Tick(value / top, _round_size(value)) for value in ticks],
+        lines=_cuts(timeline),
     )  # fmt: skip
-    for part in _by_run(story, [(at, rss) for at, _, rss, _ in story.usage]):
+    for part in _by_run(timeline, [(at, rss) for at, _, rss, _ in timeline.usage]):
         plot.add("curve", polyline(part, top, height))
-    for part in _by_run(story, [(at, parent) for at, _, _, parent in story.usage]):
+    for part in _by_run(timeline, [(at, parent) for at, _, _, parent in timeline.usage]):
         plot.add("curve second", polyline(part, top, height))
     rows = [
-        (span(story.usage[n][0]), format_size(story.usage[n][2]), format_size(story.usage[n][3]))
-        for n in thinned(len(story.usage))
+        (span(timeline.usage[n][0]), format_size(timeline.usage[n][2]), format_size(timeline.usage[n][3]))
+        for n in thinned(len(timeline.usage))
     ]
     legend = [_sample("curve", "workers and parent"), _sample("curve second", "parent alone")]
     behind = table("Resident bytes", [Column("at"), Column("all"), Column("parent")], rows)
@@ -154,50 +155,52 @@ def _round_size(size: float) -> str:
     return format_size(size).replace(".0G", "G") if size else "0"
 
 
-def _by_run(story: Story, points: Sequence[tuple[float, float]]) -> Iterator[list[tuple[float, float]]]:
+def _by_run(timeline: Timeline, points: Sequence[tuple[float, float]]) -> Iterator[list[tuple[float, float]]]:
     """The points of each run by themselves, as shares of the width: nothing was measured between runs."""
-    ends = [run.at for run in story.runs[1:]] + [math.inf]
+    ends = [run.at for run in timeline.runs[1:]] + [math.inf]
     part: list[tuple[float, float]] = []
     for at, value in points:
         while at > ends[0] and len(ends) > 1:
             yield part
             part, ends = [], ends[1:]
-        part.append((at / story.seconds if story.seconds else 0.0, value))
+        part.append((at / timeline.seconds if timeline.seconds else 0.0, value))
     yield part
 
 
 # Workers
 
 
-def workers(story: Story) -> Markup:
+def workers(timeline: Timeline) -> Markup:
     """What each worker did when, and where its process ended."""
-    groups = _groups(list(story.workers.items()))
+    groups = _groups(list(timeline.workers.items()))
     pitch = 22 if len(groups) <= 8 else 16 if len(groups) <= 24 else 11
     rows = len(groups)
     every = 1 if pitch > 12 else 4
     plot = Plot(
-        "workers", "Workers over the time worked", _about_workers(story), float(rows * pitch),
-        clock_ticks(story.seconds),
+        "workers", "Workers over the time worked", _about_workers(timeline), float(rows * pitch),
+        clock_ticks(timeline.seconds),
         [Tick(1 - (n + 0.5) / rows, _name(group)) for n, group in enumerate(groups) if n % every == 0],
-        lines=_cuts(story),
+        lines=_cuts(timeline),
     )  # fmt: skip
-    factor = -(-max((len(worker.busy.bins()) for worker in story.workers.values()), default=1) // MOST_STEPS)
-    width = story.width * factor
+    factor = -(-max((len(worker.busy.bins()) for worker in timeline.workers.values()), default=1) // MOST_STEPS)
+    width = timeline.width * factor
     paths: dict[str, list[str]] = {"track": [], "b1": [], "b2": [], "b3": []}
     marks: list[Mark] = []
     for row, group in enumerate(groups):
         top = row * pitch + 2.0
         paths["track"].append(box(0, top, WIDE, pitch - 4.0))
-        for level, begin, end in _stretches(_shares(group, factor, width, story.seconds)):
+        for level, begin, end in _stretches(_shares(group, factor, width, timeline.seconds)):
             if level:
-                scale = WIDE * width / story.seconds
+                scale = WIDE * width / timeline.seconds
                 wide = min(end * scale, WIDE) - begin * scale
                 paths[f"b{level}"].append(box(begin * scale, top, wide, pitch - 4.0))
-        marks += _marks(story, group, row * pitch + pitch / 2)
+        marks += _marks(timeline, group, row * pitch + pitch / 2)
     for kind, boxes in paths.items():
         plot.add(kind, join(map(Markup, boxes)))
     plot.marks = marks
-    return _figure(plot, "Workers", "one row per worker: how busy it was", _worker_legend(marks), _worker_table(story))
+    return _figure(
+        plot, "Workers", "one row per worker: how busy it was", _worker_legend(marks), _worker_table(timeline)
+    )
 
 
 def _groups(pairs: Sequence[tuple[int, WorkerStory]]) -> list[list[tuple[int, WorkerStory]]]:
@@ -210,17 +213,17 @@ def _name(group: Sequence[tuple[int, WorkerStory]]) -> str:
     return str(first) if first == last else f"{first}–{last}"
 
 
-def _about_workers(story: Story) -> str:
-    ended = {kind: int(sum(sum(worker.ends[kind].bins()) for worker in story.workers.values())) for kind in ENDINGS}
+def _about_workers(timeline: Timeline) -> str:
+    ended = {kind: int(sum(sum(worker.ends[kind].bins()) for worker in timeline.workers.values())) for kind in ENDINGS}
     said = ", ".join(f"{count} {SIGNS[kind]}" for kind, count in ended.items() if count)
-    busy = f"{plural(len(story.workers), 'worker')}, busy {percent(busy_share(story))} of the time"
+    busy = f"{plural(len(timeline.workers), 'worker')}, busy {percent(busy_share(timeline))} of the time"
     return f"{busy}. Processes: {said or 'none replaced'}."
 
 
-def busy_share(story: Story) -> float:
+def busy_share(timeline: Timeline) -> float:
     """The share of the workers' time in which they worked."""
-    there = len(story.workers) * story.seconds
-    return min(1.0, sum(worker.seconds for worker in story.workers.values()) / there) if there else 0.0
+    there = len(timeline.workers) * timeline.seconds
+    return min(1.0, sum(worker.seconds for worker in timeline.workers.values()) / there) if there else 0.0
 
 
 def _shares(group: Sequence[tuple[int, WorkerStory]], factor: int, width: float, seconds: float) -> list[float]:
@@ -244,14 +247,14 @@ def _stretches(shares: Sequence[float]) -> Iterator[tuple[int, int, int]]:
             begin = place
 
 
-def _marks(story: Story, group: Sequence[tuple[int, WorkerStory]], y: float) -> list[Mark]:
+def _marks(timeline: Timeline, group: Sequence[tuple[int, WorkerStory]], y: float) -> list[Mark]:
     """One mark for all ends of a kind that would overlap; the worst last, on top."""
-    if not story.seconds:
+    if not timeline.seconds:
         return []
     marks = []
     for kind in ENDINGS:
         found = {
-            round((place + 0.5) * story.width / story.seconds / MARK_SPACE)
+            round((place + 0.5) * timeline.width / timeline.seconds / MARK_SPACE)
             for _, worker in group
             for place, count in enumerate(worker.ends[kind].bins())
             if count
@@ -271,14 +274,14 @@ def _worker_legend(marks: Sequence[Mark]) -> list[Markup]:
     return [*(_sample(kind, said) for kind, said in shades), *signs]
 
 
-def _worker_table(story: Story) -> Markup:
+def _worker_table(timeline: Timeline) -> Markup:
     columns = [Column(name) for name in ("worker", "items", "failed", "busy", "share", "processes")]
-    chosen = thinned(len(story.workers))
+    chosen = thinned(len(timeline.workers))
     rows = []
-    for place, (name, worker) in enumerate(story.workers.items()):
+    for place, (name, worker) in enumerate(timeline.workers.items()):
         if place in chosen:
             why = ", ".join(f"{count} {kind}" for kind, count in worker.ended.most_common(5))
-            busy = percent(min(1.0, worker.seconds / story.seconds)) if story.seconds else "-"
+            busy = percent(min(1.0, worker.seconds / timeline.seconds)) if timeline.seconds else "-"
             rows.append((name, worker.items, worker.failed, span(worker.seconds), busy, worker.processes, why))
     return table("Workers, over all runs", [*columns, Column("replaced because", is_number=False)], rows)
 
@@ -286,9 +289,9 @@ def _worker_table(story: Story) -> Markup:
 # Durations
 
 
-def durations(story: Story) -> Markup:
+def durations(timeline: Timeline) -> Markup:
     """How long items took, on a logarithmic scale."""
-    seen = story.durations
+    seen = timeline.durations
     rough = list(seen.bins(10))
     decades = math.log10(rough[-1].high / rough[0].low)
     bins = list(seen.bins(10 if decades > 1.5 else 20 if decades > 0.7 else 40))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchmill.checkpoint.frames import Kind
-from batchmill.checkpoint.story import AlikeTold, FailureTold, RunTold, Story
+from batchmill.checkpoint.story import AlikeTold, FailureTold, RunTold, Timeline
 from batchmill.settings import Settings
 from batchmill.text import format_rate, format_size, plural
 from batchmill.version import __version__
@@ -31,9 +31,9 @@ MOST_INPUTS = 3
 USUAL = ("progress_interval",)  # of settings: the command line always sets it
 
 
-def render(story: Story) -> str:
+def render(timeline: Timeline) -> str:
     """The whole document."""
-    title = _title(story)
+    title = _title(timeline)
     head = tag(
         "head", Markup('<meta charset="utf-8">'),
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
@@ -41,53 +41,53 @@ def render(story: Story) -> str:
         Markup('<meta name="referrer" content="no-referrer">'),
         tag("title", f"{title} - batchmill report"), tag("style", Markup(STYLE)),
     )  # fmt: skip
-    body = tag("body", Markup(SYMBOLS), _header(story, title), tag("main", *_sections(story)), _footer(story))
+    body = tag("body", Markup(SYMBOLS), _header(timeline, title), tag("main", *_sections(timeline)), _footer(timeline))
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _sections(story: Story) -> Iterator[Markup]:
-    yield _totals(story)
-    if story.workers and story.seconds > 0:
-        yield _course(story)
-    if story.durations.count:
-        yield tag("section", tag("h2", "Items"), _quantiles(story), figures.durations(story), _slowest(story))
-    if story.failures:
-        yield _failures(story)
-    if story.runs:
-        yield _runs(story)
-        yield _settings(story)
+def _sections(timeline: Timeline) -> Iterator[Markup]:
+    yield _totals(timeline)
+    if timeline.workers and timeline.seconds > 0:
+        yield _course(timeline)
+    if timeline.durations.count:
+        yield tag("section", tag("h2", "Items"), _quantiles(timeline), figures.durations(timeline), _slowest(timeline))
+    if timeline.failures:
+        yield _failures(timeline)
+    if timeline.runs:
+        yield _runs(timeline)
+        yield _settings(timeline)
 
 
 # Top and bottom
 
 
-def _title(story: Story) -> str:
-    function = story.last.facts.get("function") if story.last else None
-    return str(function or story.meta.get("function") or os.path.basename(story.path))
+def _title(timeline: Timeline) -> str:
+    function = timeline.last.facts.get("function") if timeline.last else None
+    return str(function or timeline.meta.get("function") or os.path.basename(timeline.path))
 
 
-def _header(story: Story, title: str) -> Markup:
-    inputs = story.last.facts.get("input") if story.last else None
+def _header(timeline: Timeline, title: str) -> Markup:
+    inputs = timeline.last.facts.get("input") if timeline.last else None
     shown = [os.path.basename(name.rstrip("/")) or name for name in map(str, inputs or ())]
     more = f" and {len(shown) - MOST_INPUTS} more" if len(shown) > MOST_INPUTS else ""
     on = f"on {', '.join(shown[:MOST_INPUTS])}{more} · " if shown else ""
-    kind, words = _state(story)
+    kind, words = _state(timeline)
     icon = Markup(
         '<svg viewBox="0 0 20 20" aria-hidden="true"><circle cx="10" cy="10" r="9" fill="none"'
         f' stroke="currentColor" stroke-width="1.6"/>{ICONS[kind]}</svg>'
     )
     return tag(
         "header", tag("p", "batchmill report", class_="eyebrow"), tag("h1", plain(title, 200)),
-        tag("p", on, "checkpoint ", tag("code", plain(os.path.basename(story.path), 200)), class_="soft"),
+        tag("p", on, "checkpoint ", tag("code", plain(os.path.basename(timeline.path), 200)), class_="soft"),
         tag("p", icon, tag("span", words), class_=f"state {kind}"),
     )  # fmt: skip
 
 
-def _state(story: Story) -> tuple[str, str]:
+def _state(timeline: Timeline) -> tuple[str, str]:
     """How it stands: the name of an icon, and the sentence beside it."""
-    last, now = story.last, moment(story.as_of)
-    if story.live is not None:
-        since = f" since {moment(story.live.started)}" if story.live.pid and not story.is_new else ""
+    last, now = timeline.last, moment(timeline.as_of)
+    if timeline.live is not None:
+        since = f" since {moment(timeline.live.started)}" if timeline.live.pid and not timeline.is_new else ""
         return "on", f"Still running{since}: this is how it stood at {now}"
     if last is None:
         return "odd", "Nothing was run yet"
@@ -100,63 +100,63 @@ def _state(story: Story) -> tuple[str, str]:
     return "good" if code == 0 else "odd" if last.report.stopped else "bad", sentence
 
 
-def _footer(story: Story) -> Markup:
-    read = f"{plural(story.frames, 'frame')}, {format_size(story.size)}"
-    zone = time.strftime("%Z", time.localtime(story.as_of))
+def _footer(timeline: Timeline) -> Markup:
+    read = f"{plural(timeline.frames, 'frame')}, {format_size(timeline.size)}"
+    zone = time.strftime("%Z", time.localtime(timeline.as_of))
     return tag(
-        "footer", tag("p", "Read from ", tag("code", plain(os.path.abspath(story.path), 500)), f" ({read}) at"
-        f" {moment(story.as_of)} {zone} by batchmill {__version__}. Times are local to where this page was made."),
+        "footer", tag("p", "Read from ", tag("code", plain(os.path.abspath(timeline.path), 500)), f" ({read}) at"
+        f" {moment(timeline.as_of)} {zone} by batchmill {__version__}. Times are local to where this page was made."),
     )  # fmt: skip
 
 
 # Sections
 
 
-def _totals(story: Story) -> Markup:
-    left = max(0, story.total - story.done - story.failed) if story.total is not None else None
-    tiles = tag("dl", *(_tile(*tile) for tile in _tiles(story, left)), class_="tiles")
-    return tag("section", tag("h2", "Totals"), tiles, _bar(story, left), *_notes(story))
+def _totals(timeline: Timeline) -> Markup:
+    left = max(0, timeline.total - timeline.done - timeline.failed) if timeline.total is not None else None
+    tiles = tag("dl", *(_tile(*tile) for tile in _tiles(timeline, left)), class_="tiles")
+    return tag("section", tag("h2", "Totals"), tiles, _bar(timeline, left), *_notes(timeline))
 
 
 def _tile(name: str, value: object, note: object = "", kind: str | None = None) -> Markup:
     return tag("div", tag("dt", name), tag("dd", value, tag("small", note) if note else ""), class_=kind)
 
 
-def _tiles(story: Story, left: int | None) -> Iterator[tuple[Any, ...]]:
-    known = story.done + story.failed
-    yield "Done", f"{story.done:,}", f"of {story.total:,}" if story.total is not None else "total not known"
-    share_failed = f"{percent(story.failed / known)} of those tried" if known and story.failed else ""
-    yield "Failed", f"{story.failed:,}", share_failed, "bad" if story.failed else None
+def _tiles(timeline: Timeline, left: int | None) -> Iterator[tuple[Any, ...]]:
+    known = timeline.done + timeline.failed
+    yield "Done", f"{timeline.done:,}", f"of {timeline.total:,}" if timeline.total is not None else "total not known"
+    share_failed = f"{percent(timeline.failed / known)} of those tried" if known and timeline.failed else ""
+    yield "Failed", f"{timeline.failed:,}", share_failed, "bad" if timeline.failed else None
     if left:
         yield "Left", f"{left:,}", ""
-    if not story.runs:
+    if not timeline.runs:
         return
-    runs = plural(len(story.runs), "run")
-    yield "Time worked", span(story.seconds), f"in {runs}"
-    tried = sum(run.items for run in story.runs)
-    if story.seconds:
+    runs = plural(len(timeline.runs), "run")
+    yield "Time worked", span(timeline.seconds), f"in {runs}"
+    tried = sum(run.items for run in timeline.runs)
+    if timeline.seconds:
         yield (
             "Throughput",
-            f"{format_rate(tried / story.seconds)}/s",
-            f"{tried:,} outcomes" + (", retries included" if story.replaced else ""),
+            f"{format_rate(tried / timeline.seconds)}/s",
+            f"{tried:,} outcomes" + (", retries included" if timeline.replaced else ""),
         )
-    yield "Workers busy", percent(figures.busy_share(story)), plural(len(story.workers), "worker")
-    reports = [run.report for run in story.runs if run.report]
-    rss = max([*(report.peak_rss for report in reports), *(int(rss) for _, _, rss, _ in story.usage)], default=0)
+    yield "Workers busy", percent(figures.busy_share(timeline)), plural(len(timeline.workers), "worker")
+    reports = [run.report for run in timeline.runs if run.report]
+    rss = max([*(report.peak_rss for report in reports), *(int(rss) for _, _, rss, _ in timeline.usage)], default=0)
     if reports:
-        partly = "" if len(reports) == len(story.runs) else "of runs that ended with a report"
+        partly = "" if len(reports) == len(timeline.runs) else "of runs that ended with a report"
         yield "CPU time", span(sum(report.cpu_seconds for report in reports)), partly
     if rss:
         yield "Peak memory", format_size(rss), "all processes"
 
 
-def _bar(story: Story, left: int | None) -> Markup:
-    known = story.done + story.failed
+def _bar(timeline: Timeline, left: int | None) -> Markup:
+    known = timeline.done + timeline.failed
     total = known + (left or 0)
     if not total:
         return Markup("")
-    about = f"{story.done} done, {story.failed} failed" + (f", {left} left" if left else "")
-    ok, failed = story.done / total, story.failed / total
+    about = f"{timeline.done} done, {timeline.failed} failed" + (f", {left} left" if left else "")
+    ok, failed = timeline.done / total, timeline.failed / total
     failed = max(failed, 0.002) if failed else 0.0
     return tag(
         "svg", tag("title", about), tag("rect", class_="ok", x="0", width=share(ok), height="10"),
@@ -165,37 +165,38 @@ def _bar(story: Story, left: int | None) -> Markup:
     )  # fmt: skip
 
 
-def _notes(story: Story) -> Iterator[Markup]:
+def _notes(timeline: Timeline) -> Iterator[Markup]:
     said = []
-    if story.verdict.kind is Kind.CRASH_DAMAGE:
+    if timeline.verdict.kind is Kind.CRASH_DAMAGE:
         said.append(
-            f"The checkpoint's end is damaged, as by a power failure: {plural(story.verdict.bytes, 'byte')} after byte"
-            f" {story.verdict.offset:,} are left out here. `batchmill verify` says more."
+            "The checkpoint's end is damaged, as by a power failure:"
+            f" {plural(timeline.verdict.bytes, 'byte')} after byte {timeline.verdict.offset:,} are left out here."
+            " `batchmill verify` says more."
         )
-    elif story.verdict.kind is Kind.TORN and story.live is None:
+    elif timeline.verdict.kind is Kind.TORN and timeline.live is None:
         said.append("The last frame was cut short when the run was killed; what it held runs again.")
-    if story.is_new:
+    if timeline.is_new:
         said.append("A new run has just begun, and has not said anything yet.")
-    if story.replaced:
-        said.append(f"{plural(story.replaced, 'outcome')} of earlier tries were replaced by later ones.")
-    if not story.done + story.failed:
+    if timeline.replaced:
+        said.append(f"{plural(timeline.replaced, 'outcome')} of earlier tries were replaced by later ones.")
+    if not timeline.done + timeline.failed:
         said.append("There is no outcome yet.")
     if said:
         yield tag("p", join(said, " "), class_="soft small")
-    warnings = story.last.report.warnings if story.last and story.last.report else ()
+    warnings = timeline.last.report.warnings if timeline.last and timeline.last.report else ()
     for warning in warnings[:10]:
         yield tag("p", "Note: ", plain(warning, 400), class_="soft small")
 
 
-def _course(story: Story) -> Markup:
-    joined = " Runs are laid end to end, without the time between them." if len(story.runs) > 1 else ""
-    about = f"The horizontal axis is the time worked, {span(story.seconds)}.{joined}"
-    parts = [*figures.over_time(story), figures.workers(story)]
+def _course(timeline: Timeline) -> Markup:
+    joined = " Runs are laid end to end, without the time between them." if len(timeline.runs) > 1 else ""
+    about = f"The horizontal axis is the time worked, {span(timeline.seconds)}.{joined}"
+    parts = [*figures.over_time(timeline), figures.workers(timeline)]
     return tag("section", tag("h2", "Over time"), tag("p", about, class_="soft small"), *parts)
 
 
-def _quantiles(story: Story) -> Markup:
-    seen = story.durations
+def _quantiles(timeline: Timeline) -> Markup:
+    seen = timeline.durations
     text = (
         f"Half of all tries took less than {short_time(seen.quantile(0.5))}, 99 % less than"
         f" {short_time(seen.quantile(0.99))}; the longest {short_time(seen.longest)}. Together"
@@ -204,14 +205,14 @@ def _quantiles(story: Story) -> Markup:
     return tag("p", text, class_="soft small")
 
 
-def _slowest(story: Story) -> Markup:
+def _slowest(timeline: Timeline) -> Markup:
     rows = [
         (
             tag("code", plain(show_id(slow.id))), slow.line, short_time(slow.seconds),
             "ok" if slow.ok else tag("span", "failed", class_="no"), slow.attempts,
             slow.worker, slow.run, span(slow.at),
         )
-        for slow in story.slowest
+        for slow in timeline.slowest
     ]  # fmt: skip
     columns = [
         Column("id", is_number=False), Column("line"), Column("took"), Column("outcome", is_number=False),
@@ -220,12 +221,12 @@ def _slowest(story: Story) -> Markup:
     return join([tag("h3", "The slowest"), table("The slowest tries, the longest first", columns, rows, is_seen=False)])
 
 
-def _failures(story: Story) -> Markup:
-    shown = list(story.failures.items())[:MOST_TYPES]
-    more = len(story.failures) - len(shown)
+def _failures(timeline: Timeline) -> Markup:
+    shown = list(timeline.failures.items())[:MOST_TYPES]
+    more = len(timeline.failures) - len(shown)
     rest = f" The {MOST_TYPES} commonest types are shown, {more} more are not." if more > 0 else ""
     about = (
-        f"{plural(story.failed, 'item')} failed, by type; messages that differ in numbers alone are taken together."
+        f"{plural(timeline.failed, 'item')} failed, by type; messages that differ in numbers alone are taken together."
         f"{rest} "
     )
     hint = join([about, tag("code", "batchmill failures"), " names all of them."])
@@ -255,34 +256,34 @@ def _examples(alike: AlikeTold) -> Markup:
     return join([join(named, ", "), f" and {more:,} more" if more > 0 else ""])
 
 
-def _runs(story: Story) -> Markup:
-    cut = len(story.runs) - FIRST_RUNS - LAST_RUNS
-    shown = [*story.runs[:FIRST_RUNS], *story.runs[-LAST_RUNS:]] if cut > 0 else story.runs
+def _runs(timeline: Timeline) -> Markup:
+    cut = len(timeline.runs) - FIRST_RUNS - LAST_RUNS
+    shown = [*timeline.runs[:FIRST_RUNS], *timeline.runs[-LAST_RUNS:]] if cut > 0 else timeline.runs
     numbers = map(Column, ("took", "tried", "failed", "items/s", "workers", "crashes"))
     began, ended, where = (Column(name, is_number=False) for name in ("began", "ended", "on"))
     columns = [Column("run"), began, *numbers, ended, where]
     left_out = f"; {cut} in the middle are left out" if cut > 0 else ""
-    rows = [_run_row(story, run) for run in shown]
+    rows = [_run_row(timeline, run) for run in shown]
     return tag(
         "section",
         tag("h2", "Runs"),
-        table(f"{plural(len(story.runs), 'run')}{left_out}", columns, rows, is_seen=cut > 0),
+        table(f"{plural(len(timeline.runs), 'run')}{left_out}", columns, rows, is_seen=cut > 0),
     )
 
 
-def _run_row(story: Story, run: RunTold) -> Sequence[object]:
+def _run_row(timeline: Timeline, run: RunTold) -> Sequence[object]:
     rate = format_rate(run.items / run.seconds) if run.seconds else "-"
     pid, host = run.facts.get("pid", "?"), run.facts.get("host", "?")
     workers, began = run.facts.get("workers", "?"), tag("span", moment(run.started), class_="whole")
     return (
         run.number, began, span(run.seconds), f"{run.items:,}", f"{run.failed:,}", rate, workers,
-        run.strikes, _ending(story, run), plain(f"{host}, pid {pid}", 80),
+        run.strikes, _ending(timeline, run), plain(f"{host}, pid {pid}", 80),
     )  # fmt: skip
 
 
-def _ending(story: Story, run: RunTold) -> Markup:
+def _ending(timeline: Timeline, run: RunTold) -> Markup:
     if run.report is None:
-        is_running = story.live is not None and not story.is_new and run is story.last
+        is_running = timeline.live is not None and not timeline.is_new and run is timeline.last
         return plain("running") if is_running else tag("span", "no report", class_="no")
     stopped, code = run.report.stopped, run.report.exit_code
     return plain(f"{cause(stopped) if stopped else 'finished'} (exit {code})", 80)
@@ -291,21 +292,21 @@ def _ending(story: Story, run: RunTold) -> Markup:
 # Settings and the machine
 
 
-def _settings(story: Story) -> Markup:
-    assert story.last is not None
-    last = story.last.facts
+def _settings(timeline: Timeline) -> Markup:
+    assert timeline.last is not None
+    last = timeline.last.facts
     kept = last.get("settings")
     settings: Mapping[str, Any] = kept if isinstance(kept, Mapping) else {}
     defaults = Settings().as_dict()
     changed = [(name, value) for name, value in settings.items() if name not in USUAL and value != defaults.get(name)]
     chosen = facts((option(name), tag("code", shown(value))) for name, value in changed)
     everything = facts((option(name), tag("code", shown(value))) for name, value in settings.items())
-    of_which = f" of run {story.last.number}" if len(story.runs) > 1 else ""
+    of_which = f" of run {timeline.last.number}" if len(timeline.runs) > 1 else ""
     return tag(
         "section", tag("h2", f"Settings and machine{of_which}"),
         chosen if changed else tag("p", "All settings were the default ones.", class_="soft small"),
         details(f"All {len(settings)} settings", everything) if settings else "",
-        tag("h3", "Batch"), facts(_batch(story, last)), *_machine(last),
+        tag("h3", "Batch"), facts(_batch(timeline, last)), *_machine(last),
     )  # fmt: skip
 
 
@@ -320,16 +321,16 @@ def shown(value: object) -> Markup:
     return plain(text, 300)
 
 
-def _batch(story: Story, last: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    yield "function", tag("code", plain(story.meta.get("function", "?"), 200))
+def _batch(timeline: Timeline, last: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    yield "function", tag("code", plain(timeline.meta.get("function", "?"), 200))
     if last.get("path"):
         yield "file", tag("code", plain(last["path"], 300))
     inputs = [str(name) for name in last.get("input") or ()]
     if inputs:
         more = f" and {len(inputs) - MOST_INPUTS} more" if len(inputs) > MOST_INPUTS else ""
         yield "input", join([join([tag("code", plain(name, 200)) for name in inputs[:MOST_INPUTS]], ", "), more])
-    yield "format", story.meta.get("format", "?")
-    yield "ids", story.meta.get("id_rule", "?")
+    yield "format", timeline.meta.get("format", "?")
+    yield "ids", timeline.meta.get("id_rule", "?")
     if last.get("directory"):
         yield "directory", tag("code", plain(last["directory"], 300))
 

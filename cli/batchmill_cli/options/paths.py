@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FILES, CHECKPOINTS, WORD, OPEN = "files", "checkpoints", "word", "open"
 
 
-class Place(ParamType):
+class PathType(ParamType):
     """A path, of a kind that the shell completes by itself."""
 
     def __init__(self, kind: str) -> None:
@@ -50,7 +50,7 @@ class Function(ParamType):
         return [item for item in found if item.value.startswith(incomplete)]
 
 
-FILE, CHECKPOINT, FUNCTION = Place(FILES), Place(CHECKPOINTS), Function()
+FILE, CHECKPOINT, FUNCTION = PathType(FILES), PathType(CHECKPOINTS), Function()
 
 
 def functions_of(where: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from batchmill_cli import BEGAN
 from batchmill_cli.options.command_lines import program_name, retold
 from batchmill_cli.running.metrics import Metrics
 from batchmill_cli.running.progress import Screen, choose_mode
-from batchmill_cli.running.report import Commands, is_shown, render, report_object, results, resume_command
+from batchmill_cli.running.report import NextSteps, is_shown, render, report_object, results, resume_command
 from batchmill_cli.running.worker_output import Relay
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.json_output import as_json
@@ -38,7 +38,7 @@ STOPPED = 3  # by design: --limit, --max-failures, --time-limit
 
 
 @dataclass(frozen=True)
-class Manner:
+class Presentation:
     """How this run talks: taken from the options and the terminal, once."""
 
     verbose: bool
@@ -49,7 +49,7 @@ class Manner:
     interval: float | None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], *, verbose: bool, prints: bool = False) -> Manner:
+    def of(cls, options: Mapping[str, Any], *, verbose: bool, prints: bool = False) -> Presentation:
         """The manner that these options ask for on this terminal; raises InvalidUsage.
 
         `prints` says that data goes to stdout while the batch runs.
@@ -85,7 +85,7 @@ def crunch(
     inputs: Sequence[str],
     settings: Settings,
     options: Mapping[str, Any],
-    manner: Manner,
+    manner: Presentation,
     *,
     passing: Passing | None = None,
 ) -> Ended:
@@ -137,7 +137,7 @@ def others(options: Mapping[str, Any], *, data: bool, passes: bool = False) -> l
     return [*streams_in_use(data=data, passes=passes), *beside]
 
 
-def _say_how_far(batch: Batch, options: Mapping[str, Any], manner: Manner) -> None:
+def _say_how_far(batch: Batch, options: Mapping[str, Any], manner: Presentation) -> None:
     """The report of a run that an error has ended, if it did anything; the error itself is said after it."""
     report = batch.report
     if report is not None and (results(report) or report.failed):
@@ -187,7 +187,7 @@ def _run(
     return report
 
 
-def close(ended: Ended, commands: Commands, manner: Manner) -> int:
+def close(ended: Ended, commands: NextSteps, manner: Presentation) -> int:
     """Say what is to be said at the end; the exit status."""
     report = ended.report
     if is_shown(report.exit_code, terminal=manner.terminal, verbose=manner.verbose, quiet=manner.quiet):
@@ -200,18 +200,18 @@ def close(ended: Ended, commands: Commands, manner: Manner) -> int:
     return report.exit_code
 
 
-def next_commands(ended: Ended, options: Mapping[str, Any], manner: Manner) -> Commands:
+def next_commands(ended: Ended, options: Mapping[str, Any], manner: Presentation) -> NextSteps:
     """What to type next after this run, as the shell would take it."""
     report, checkpoint, target = ended.report, ended.checkpoint, options["output"]
     partial = _partial(report, target)
     output = (os.path.relpath(partial) if manner.terminal else partial) if partial else ""
     if not checkpoint:
-        return Commands(output=output)
+        return NextSteps(output=output)
     program = program_name(absolute=not manner.terminal)
     directory = None if manner.terminal else os.getcwd()
     path = quote(os.path.relpath(checkpoint) if manner.terminal else checkpoint)
     lacking = not target or (target != "-" and report.stopped)  # what was asked for is not there, or not under its name
-    return Commands(
+    return NextSteps(
         output=output,
         resume=resume_command(retold(sys.argv[1:]), program, directory) if report.exit_code != 0 else "",
         show=f"{program} failures {path}" if report.failed else "",

@@ -11,7 +11,7 @@ from batchmill_cli.running.report import first_line, show_id
 from batchmill_cli.terminal.json_output import as_json, fields_of
 
 if TYPE_CHECKING:
-    from batchmill.batch.dry_run import Preview
+    from batchmill.batch.dry_run import DryRun
     from batchmill.worker.command import CommandSpec
 
 MOST_INPUTS = 5
@@ -38,7 +38,7 @@ def describe(function: str | CommandSpec, inputs: Sequence[str], settings: Setti
 
 
 def _lines(
-    function: str | CommandSpec, inputs: Sequence[str], seen: Preview, output: str | None, workers: str
+    function: str | CommandSpec, inputs: Sequence[str], seen: DryRun, output: str | None, workers: str
 ) -> Iterator[str]:
     more = f" and {len(inputs) - MOST_INPUTS} more" if len(inputs) > MOST_INPUTS else ""
     yield "{:10} {}".format(*_called(function))
@@ -59,7 +59,7 @@ def _lines(
     yield "nothing was run"
 
 
-def _workers(seen: Preview, settings: Settings) -> str:
+def _workers(seen: DryRun, settings: Settings) -> str:
     """How many workers there would be: how many a cluster has is not known before."""
     if not settings.cluster_name:
         return str(seen.workers)
@@ -73,7 +73,7 @@ def _called(function: str | CommandSpec) -> tuple[str, str]:
     return ("function", escape(function)) if isinstance(function, str) else ("command", escape(function.display, 1000))
 
 
-def _details(inputs: Sequence[str], seen: Preview) -> Iterator[str]:
+def _details(inputs: Sequence[str], seen: DryRun) -> Iterator[str]:
     if seen.failed:
         yield "the failed ones " + ("run again" if seen.retry_failed else "stay as they are (--no-retry-failed)")
     if seen.changed:
@@ -89,6 +89,6 @@ def _details(inputs: Sequence[str], seen: Preview) -> Iterator[str]:
         yield f"{seen.left} more would be left (--limit)"
 
 
-def _input(inputs: Sequence[str], seen: Preview, number: int) -> str:
+def _input(inputs: Sequence[str], seen: DryRun, number: int) -> str:
     """Which INPUT a line is of, where that is a question."""
     return f" of {escape(inputs[number], 100)}" if len(inputs) > 1 and seen.format != "files" else ""

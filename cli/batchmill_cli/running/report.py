@@ -31,7 +31,7 @@ _CAUSES = {
 
 
 @dataclass(frozen=True)
-class Commands:
+class NextSteps:
     """What to type next, ready for a shell: continue, show the failures, collect the results ("" where it is moot).
 
     `output` says where the results are, where that is not where they were asked for.
@@ -50,7 +50,7 @@ def is_shown(exit_code: int, *, terminal: bool, verbose: bool, quiet: bool) -> b
     return terminal or verbose or exit_code != 0
 
 
-def render(report: Report, commands: Commands, host: str) -> str:
+def render(report: Report, commands: NextSteps, host: str) -> str:
     """The report as text: the news, the numbers, the failures by type, what to type next."""
     lines = [f"batchmill: {news(report)} (exit {report.exit_code}){_where(report, host)}"]
     lines += _facts(report)
@@ -61,7 +61,7 @@ def render(report: Report, commands: Commands, host: str) -> str:
     return "\n".join(lines)
 
 
-def next_steps(commands: Commands) -> list[str]:
+def next_steps(commands: NextSteps) -> list[str]:
     """What to type next, as lines of text."""
     steps = (
         ("output", commands.output),

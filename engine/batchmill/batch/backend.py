@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from batchmill.output.writer import Output
+from batchmill.output.writer import OutputWriter
 from batchmill.plan import Plan
 from batchmill.pool.base import Event, WorkerPool
 from batchmill.pool.local import LocalPool
-from batchmill.pool.worker_limits import Guard
-from batchmill.scheduler.rendering import Desk
+from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.scheduler.rendering import OutputMaker
 from batchmill.system.machine import Monitor, machine, raise_descriptor_limit, versions, worker_count
 
 
-class Site(Protocol):
+class Backend(Protocol):
     """Where workers are, how many, and who looks after them."""
 
     @property
@@ -29,10 +29,10 @@ class Site(Protocol):
     ) -> WorkerPool:
         """The workers of run number `run`; see Pool. `keep` is a descriptor that no worker may hold, or -1."""
 
-    def desk(self, output: Output | None) -> Desk:
+    def output_maker(self, output: OutputWriter | None) -> OutputMaker:
         """Who makes the output of that run."""
 
-    def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
+    def guard(self, tick: float, message: Callable[[str], None]) -> WorkerLimits:
         """The limits on those workers."""
 
     def monitor(self) -> Monitor:
@@ -45,7 +45,7 @@ class Site(Protocol):
         """Let go of the site; the workers are closed."""
 
 
-class Here:
+class LocalBackend:
     """This machine. `warn` takes a line for people; `foreign` as for Pool."""
 
     def __init__(self, plan: Plan, warn: Callable[[str], None], foreign: Iterable[int] = ()) -> None:
@@ -57,13 +57,13 @@ class Here:
             warn(f"Only {self.workers} of {wanted} workers fit under the limit of open files (ulimit -n)")
 
     def facts(self) -> dict[str, Any]:
-        """See Site."""
+        """See Backend."""
         return {"workers": self.workers, "machine": machine(), "versions": versions()}
 
     def pool(
         self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
     ) -> WorkerPool:
-        """See Site."""
+        """See Backend."""
         plan, settings = self._plan, self._plan.settings
         inherited = settings.start_method == "fork" and keep >= 0
         setup = plan.worker_setup(self.workers, run=run, close=(keep,) if inherited else ())
@@ -80,21 +80,21 @@ class Here:
         )
         return self._pool
 
-    def desk(self, output: Output | None) -> Desk:
-        """See Site."""
-        return Desk(self._pool, output)
+    def output_maker(self, output: OutputWriter | None) -> OutputMaker:
+        """See Backend."""
+        return OutputMaker(self._pool, output)
 
-    def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
-        """See Site."""
-        return Guard(self._pool, self._plan.watched, tick, message)
+    def guard(self, tick: float, message: Callable[[str], None]) -> WorkerLimits:
+        """See Backend."""
+        return WorkerLimits(self._pool, self._plan.watched, tick, message)
 
     def monitor(self) -> Monitor:
-        """See Site."""
+        """See Backend."""
         return Monitor()
 
     def places(self) -> dict[str, str] | None:
-        """See Site."""
+        """See Backend."""
         return None
 
     def close(self) -> None:
-        """See Site."""
+        """See Backend."""

@@ -20,14 +20,14 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
-from batchmill.batch.backend import Here, Site
-from batchmill.batch.commit import Recorder, Sink
-from batchmill.batch.progress import Tracker
+from batchmill.batch.backend import Backend, LocalBackend
+from batchmill.batch.commit import Committer, Sink
+from batchmill.batch.progress import Progress
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.matching import Matcher
 from batchmill.checkpoint.reader import naming
-from batchmill.checkpoint.resume import Nowhere, begin_run, open_checkpoint_for
+from batchmill.checkpoint.resume import NullCheckpoint, begin_run, open_checkpoint_for
 from batchmill.checkpoint.waiting import patiently, seconds_of
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import pack_map
@@ -41,16 +41,16 @@ from batchmill.files.conflicts import Use
 from batchmill.input import formats
 from batchmill.model import Chunk, Report, Snapshot, Stop, Wake, report_map
 from batchmill.output.sinks import check_target
-from batchmill.output.writer import KEPT, Output
+from batchmill.output.writer import KEPT, OutputWriter
 from batchmill.plan import Plan, make_plan
 from batchmill.pool.processes import PATIENCE
-from batchmill.scheduler.chunk_size import Pace
-from batchmill.scheduler.in_flight import Ledger
+from batchmill.scheduler.chunk_size import ChunkSizer
+from batchmill.scheduler.in_flight import InFlight
 from batchmill.scheduler.limits import FailureLimits
 from batchmill.scheduler.loop import TICK, Callbacks, Loop
 from batchmill.scheduler.retrier import Retrier
 from batchmill.scheduler.run_limits import TimeLimit
-from batchmill.scheduler.work_queue import Intake
+from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.secrecy import mask_addresses, mask_settings
 from batchmill.settings import Settings
 from batchmill.text import describe, plural
@@ -58,7 +58,7 @@ from batchmill.worker.bootstrap import descriptors_above
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.main import in_worker
 from batchmill.worker.passthrough import Passing
-from batchmill.worker.reply import Tally
+from batchmill.worker.reply import ReplySummary
 from batchmill.worker.sealer import Sealer
 
 
@@ -139,7 +139,7 @@ class Batch:
     def snapshot(self) -> Snapshot:
         """How the run stands now."""
         session = self._session
-        return Snapshot(0, None, 0, 0, 0.0, None, 0.0, 0) if session is None else session.tracker.snapshot()
+        return Snapshot(0, None, 0, 0, 0.0, None, 0.0, 0) if session is None else session.progress.snapshot()
 
     def run(
         self,
@@ -192,7 +192,7 @@ def _said(error: BaseException) -> str:
 class _Session:
     """What exists only while a batch runs. Everything opened is closed by `stack`, whatever happens."""
 
-    tracker: Tracker
+    progress: Progress
 
     def __init__(
         self,
@@ -217,24 +217,24 @@ class _Session:
         if plan.output is not None:
             check_target(plan.output, plan.settings.output_format)  # before --fresh moves a checkpoint aside
         self._prints = plan.open_prints(stack)
-        self._site = self._find_site(cluster)  # a scheduler that cannot be reached leaves everything as it was
-        stack.callback(self._site.close)
+        self._backend = self._find_site(cluster)  # a scheduler that cannot be reached leaves everything as it was
+        stack.callback(self._backend.close)
         if plan.checkpoint is None and plan.output is None and not plan.settings.retries:  # a retry reads the item back
-            self._checkpoint: Any = Nowhere()
-            self._history = Nowhere.history()
+            self._checkpoint: Any = NullCheckpoint()
+            self._history = NullCheckpoint.history()
         else:
             self._checkpoint, self._history = self._open_checkpoint()
         stack.callback(self._checkpoint.close)
         self._limits = FailureLimits(plan.settings)
         self._number = self._history.next_run
 
-    def _find_site(self, cluster: Any) -> Site:
+    def _find_site(self, cluster: Any) -> Backend:
         """Where the workers will be."""
         if cluster is None and not self._settings.cluster_name:
-            return Here(self._plan, self._warn, self._foreign)
-        from batchmill.cluster.backend import Cluster
+            return LocalBackend(self._plan, self._warn, self._foreign)
+        from batchmill.cluster.backend import DaskBackend
 
-        return Cluster(self._plan, self._on_message, self._warn, cluster)
+        return DaskBackend(self._plan, self._on_message, self._warn, cluster)
 
     def _open_checkpoint(self) -> tuple[Checkpoint, History]:
         plan = self._plan
@@ -268,7 +268,7 @@ class _Session:
             **({"command": command.as_dict()} if command else {}),
             "directory": os.getcwd(),
             **({"output": self._plan.output} if self._plan.output is not None else {}),
-            **self._site.facts(),
+            **self._backend.facts(),
         }
         self._run = begin_run(self._checkpoint, self._history, values)
 
@@ -283,42 +283,44 @@ class _Session:
     ) -> None:
         """Make the parts and join them."""
         plan, settings = self._plan, self._settings
-        self._recorder = recorder = Recorder(self._checkpoint, self._history, self._limits, sink)
+        self._committer = committer = Committer(self._checkpoint, self._history, self._limits, sink)
         self._matcher = self._make_matcher()
         lock = None if passing is None else passing.fileno()
         keep = -1 if plan.checkpoint is None else self._checkpoint.fileno()
         prints = worker_output if self._prints is None else self._prints
-        self._pool = self._site.pool(self._number, self._events.put, prints, lock, keep)
+        self._pool = self._backend.pool(self._number, self._events.put, prints, lock, keep)
         self._stack.callback(self._pool.close, 0.0)
-        self.tracker = self._make_tracker(on_progress)
+        self.progress = self._make_tracker(on_progress)
         self._output = self._open_output()
-        self._desk = self._site.desk(self._output)
-        self._stack.callback(self._desk.close)
-        self._pace = Pace(self._site.workers, settings.chunk_size if isinstance(settings.chunk_size, int) else None)
+        self._output_maker = self._backend.output_maker(self._output)
+        self._stack.callback(self._output_maker.close)
+        self._chunk_sizer = ChunkSizer(
+            self._backend.workers, settings.chunk_size if isinstance(settings.chunk_size, int) else None
+        )
         divide = partial(formats.divide, format=plan.cut)
-        self._ledger = Ledger(divide, settings.crash_retries)
-        retrier = Retrier(settings.retries, settings.retry_delay, self._ledger, recorder.block, plan.cut)
-        recorder.join(self._matcher, self.tracker, self._output, retrier)
+        self._in_flight = InFlight(divide, settings.crash_retries)
+        retrier = Retrier(settings.retries, settings.retry_delay, self._in_flight, committer.block, plan.cut)
+        committer.join(self._matcher, self.progress, self._output, retrier)
         self._loop = self._make_loop(retrier)
 
     def _make_matcher(self) -> Matcher | None:
         if not len(self._history.index):
             return None
         by_block = self._plan.cut is not None and self._plan.cut.content_is_bytes
-        return Matcher(self._history.index, self._settings, lambda row: self._recorder.block(row.seq), by_block)
+        return Matcher(self._history.index, self._settings, lambda row: self._committer.block(row.seq), by_block)
 
-    def _open_output(self) -> Output | None:
-        target, settings, recorder = self._plan.output, self._settings, self._recorder
+    def _open_output(self) -> OutputWriter | None:
+        target, settings, committer = self._plan.output, self._settings, self._committer
         if target is None:
             return None
         source = self._plan.format or "items"
-        output = Output(target, settings.output_format, settings.with_item, recorder, source=source)
+        output = OutputWriter(target, settings.output_format, settings.with_item, committer, source=source)
         self._stack.callback(output.close, "nothing")
         return output
 
-    def _make_tracker(self, on_progress: Callable[[Snapshot], None] | None) -> Tracker:
+    def _make_tracker(self, on_progress: Callable[[Snapshot], None] | None) -> Progress:
         matcher = self._matcher
-        return Tracker(
+        return Progress(
             total=self._records,
             before=lambda: (matcher.skipped, matcher.failed) if matcher else (0, 0),
             append=self._checkpoint.append,
@@ -326,7 +328,7 @@ class _Session:
             interval=self._settings.progress_interval,
             is_sharded=self._settings.shard is not None,
             resumes=matcher is not None,
-            monitor=self._site.monitor(),
+            monitor=self._backend.monitor(),
         )
 
     def _records(self) -> int | None:
@@ -335,19 +337,19 @@ class _Session:
         return None if total is None else total - (self._matcher.blank if self._matcher else 0)
 
     def _make_loop(self, retrier: Retrier) -> Loop:
-        settings, recorder, index = self._settings, self._recorder, self._history.index
-        intake = Intake(
+        settings, committer, index = self._settings, self._committer, self._history.index
+        work_queue = WorkQueue(
             self._source,
             self._plan.cut,
-            ledger=self._ledger,
-            pace=self._pace,
+            in_flight=self._in_flight,
+            chunk_sizer=self._chunk_sizer,
             matcher=self._matcher,
-            settled=recorder.settled,
+            settled=committer.settled,
             limit=settings.limit,
         )
         callbacks = Callbacks(
             commit=self._commit,
-            strike=recorder.strike,
+            strike=committer.strike,
             generation=lambda: self._matcher.generation if self._matcher else index.generation,
             ready=self._workers_are_up,
             message=self._on_message,
@@ -355,13 +357,13 @@ class _Session:
         return Loop(
             pool=self._pool,
             events=self._events,
-            intake=intake,
-            ledger=self._ledger,
-            pace=self._pace,
-            guard=self._site.guard(TICK, self._on_message),
+            work_queue=work_queue,
+            in_flight=self._in_flight,
+            chunk_sizer=self._chunk_sizer,
+            guard=self._backend.guard(TICK, self._on_message),
             retrier=retrier,
-            tracker=self.tracker,
-            desk=self._desk,
+            progress=self.progress,
+            output_maker=self._output_maker,
             sealer=Sealer(self._plan.identifier(), settings.shard, self._number, keeps_items=settings.with_item),
             callbacks=callbacks,
             window=settings.window,
@@ -386,12 +388,12 @@ class _Session:
             were = "result was" if older == 1 else "results were"
             self._warn(f"{older} {were} made by other source of {self._plan.spec.display} than it has now")
 
-    def _commit(self, chunk: Chunk, payload: bytes, tally: Tally) -> str | None:
-        """See Recorder.commit. Where a worker is was written down before what it did, whatever ends the run."""
-        places = self._site.places()
+    def _commit(self, chunk: Chunk, payload: bytes, summary: ReplySummary) -> str | None:
+        """See Committer.commit. Where a worker is was written down before what it did, whatever ends the run."""
+        places = self._backend.places()
         if places:
             self._checkpoint.append(FrameType.RUN, pack_map({"run": self._run["run"], "places": places}))
-        return self._recorder.commit(chunk, payload, tally)
+        return self._committer.commit(chunk, payload, summary)
 
     def _older_results(self) -> int:
         source = self._run.get("source")
@@ -413,7 +415,7 @@ class _Session:
         """Run the loop to its end, then write down and return the report; see `raise_error`."""
         self._run_loop()
         try:
-            self.tracker.last_look(self._pool.pids)
+            self.progress.last_look(self._pool.pids)
             if self._loop.stopped or self._loop.error is not None:
                 self._pool.close(0.0)
             self._pool.dismiss()  # they end while the last frames are written
@@ -446,15 +448,15 @@ class _Session:
             self._loop.error = self._loop.error or error
 
     def _with_count(self, error: CheckpointUnwritable) -> CheckpointUnwritable:
-        done = self.tracker.ok + self.tracker.failed
+        done = self.progress.ok + self.progress.failed
         are = "is" if done == 1 else "are"
         kept = f"{plural(done, 'outcome')} of this run {are} committed"
         return CheckpointUnwritable(f"{error.message} ({kept})", error.remedy)
 
     def _finish(self) -> Report:
-        self._recorder.append_order(all=True)
+        self._committer.append_order(all=True)
         self._say_what_was_unusual()
-        self._checkpoint.append(FrameType.SAMPLE, pack_map(self.tracker.sample()))
+        self._checkpoint.append(FrameType.SAMPLE, pack_map(self.progress.sample()))
         # The END frame then says that all before it is durable: damage there will not pass for a crash.
         self._checkpoint.sync()
         self._close_output()
@@ -482,17 +484,17 @@ class _Session:
             self._warn(f"{plural(changed, 'changed item')} kept {which} old result; --rerun-changed runs {again} again")
         for sentence in self._output.unsaid.sentences() if self._output is not None else ():
             self._warn(sentence)
-        if self._recorder.why_stopped:
-            self._warn(f"Stopped: {self._recorder.why_stopped}")
+        if self._committer.why_stopped:
+            self._warn(f"Stopped: {self._committer.why_stopped}")
 
     def _report(self) -> Report:
         total, stopped, error = self._total(), self._stopped, self._loop.error
-        return self.tracker.report(
+        return self.progress.report(
             total,
             changed=self._matcher.changed if self._matcher else 0,
-            repeated=0 if stopped else self._recorder.repeated(),
+            repeated=0 if stopped else self._committer.repeated(),
             older_source=self._older_results(),
-            workers=self._site.workers,
+            workers=self._backend.workers,
             stopped=stopped,
             exit_code=self._exit_code(stopped, total),
             function=self._plan.spec.display,
@@ -503,13 +505,13 @@ class _Session:
         )
 
     def _total(self) -> int:
-        done = self.tracker.done
+        done = self.progress.done
         if self._settings.shard is not None:
             return done
         records = self._records()
         if records is None:
             records = self._source.position - (self._matcher.blank if self._matcher else 0)
-        return max(done, records - self.tracker.blank)
+        return max(done, records - self.progress.blank)
 
     def _exit_code(self, stopped: str, total: int) -> int:
         if stopped.startswith("SIG"):
@@ -518,5 +520,5 @@ class _Session:
             return self._loop.error.exit_code
         if stopped:
             return BatchmillError.exit_code if self._loop.is_broken else 3
-        failed = self.tracker.failed + (self._matcher.failed if self._matcher else 0)
+        failed = self.progress.failed + (self._matcher.failed if self._matcher else 0)
         return 0 if self._limits.is_success(failed, total) else 1

@@ -9,32 +9,34 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from batchmill.batch.duplicate_ids import Spans, count_repeats
-from batchmill.batch.progress import Tracker
+from batchmill.batch.progress import Progress
 from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.index import Extent, Index, Piece, Row
 from batchmill.checkpoint.matching import Matcher
-from batchmill.checkpoint.resume import Nowhere
+from batchmill.checkpoint.resume import NullCheckpoint
 from batchmill.checkpoint.writer import Checkpoint
-from batchmill.codec.outcomes import Block, pack_map, read_head
+from batchmill.codec.outcomes import OutcomeBlock, pack_map, read_head
 from batchmill.model import Chunk
-from batchmill.output.writer import Output
+from batchmill.output.writer import OutputWriter
 from batchmill.scheduler.limits import FailureLimits
 from batchmill.scheduler.retrier import Retrier
-from batchmill.worker.reply import Tally
+from batchmill.worker.reply import ReplySummary
 
 _CACHED = 8  # decoded frames kept while the input is matched
 
-Sink = Callable[[Block, "list[int] | None"], None]  # a block, and which of its outcomes are final (None: all)
+Sink = Callable[[OutcomeBlock, "list[int] | None"], None]  # a block, and which of its outcomes are final (None: all)
 
 
-class Recorder:
+class Committer:
     """Commits outcomes. `matcher` is None where nothing was done before, `output` where none was asked for.
 
     `retrier`, `tracker` and `output` are given once they are there, by `join`.
     """
 
-    def __init__(self, checkpoint: Checkpoint | Nowhere, history: History, limits: FailureLimits, sink: Sink | None):
+    def __init__(
+        self, checkpoint: Checkpoint | NullCheckpoint, history: History, limits: FailureLimits, sink: Sink | None
+    ):
         self._checkpoint = checkpoint
         self._history = history
         self._limits = limits
@@ -42,66 +44,68 @@ class Recorder:
         self._old = history.index
         self._new = Index()  # the frames of this run
         self._spans = Spans()
-        self._kept: dict[int, Block] = {}
-        self._last_failed: Block | None = None
+        self._kept: dict[int, OutcomeBlock] = {}
+        self._last_failed: OutcomeBlock | None = None
         self._waiting = 0  # failed items of this run that will be tried again, or are
         self._failed_before = 0  # outcomes of this run whose items had failed in an earlier one
         self.why_stopped = ""
 
-    def join(self, matcher: Matcher | None, tracker: Tracker, output: Output | None, retrier: Retrier) -> None:
+    def join(self, matcher: Matcher | None, progress: Progress, output: OutputWriter | None, retrier: Retrier) -> None:
         """Make known whom to tell."""
         self._matcher = matcher
-        self._tracker = tracker
+        self._progress = progress
         self._output = output
         self._retrier = retrier
 
-    def commit(self, chunk: Chunk, payload: bytes, tally: Tally) -> str | None:
+    def commit(self, chunk: Chunk, payload: bytes, summary: ReplySummary) -> str | None:
         """Append a reply as it is, then tell everyone; a word for why the run must stop now, or None."""
         self.append_order(all=False)
         ref = self._checkpoint.append(FrameType.OUTCOMES, payload)
         self._new.add(ref.seq, ref.offset, ref.length, read_head(payload))
-        block = Block(payload) if tally.failed or self._sink is not None else None
-        waiting = self._retrier.take(chunk, ref.seq, block) if tally.failed and block is not None else set()
-        if tally.failed:
+        block = OutcomeBlock(payload) if summary.failed or self._sink is not None else None
+        waiting = self._retrier.take(chunk, ref.seq, block) if summary.failed and block is not None else set()
+        if summary.failed:
             self._last_failed = block
         self._waiting += len(waiting)
-        self._count(chunk, tally)
+        self._count(chunk, summary)
         if self._output is not None:
-            self._to_output(self._output, chunk, ref.seq, tally, waiting)
-        if self._sink is not None and block is not None and tally.items:
+            self._to_output(self._output, chunk, ref.seq, summary, waiting)
+        if self._sink is not None and block is not None and summary.items:
             self._sink(block, _final(block, waiting))
         return self._reason_to_stop()
 
-    def _count(self, chunk: Chunk, tally: Tally) -> None:
-        first, end = chunk.first, chunk.first + tally.lines
-        replaced = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < tally.lines}
+    def _count(self, chunk: Chunk, summary: ReplySummary) -> None:
+        first, end = chunk.first, chunk.first + summary.lines
+        replaced = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < summary.lines}
         again = {offset: earlier for offset, earlier in replaced.items() if self._is_new(earlier.seq)}
         for offset, earlier in again.items():
             failure = self.block(earlier.seq).failures[earlier.place]
-            self._tracker.forget(failure.type, chunk.line + offset)
+            self._progress.forget(failure.type, chunk.line + offset)
         self._waiting -= len(again)
-        self._tracker.add(tally)
+        self._progress.add(summary)
         self._failed_before += sum(1 for earlier in replaced.values() if earlier.attempts) - len(again)
         for earlier in replaced.values():
             self._old.gone.setdefault(earlier.seq, set()).add(earlier.place)
-        if tally.items and not again:
+        if summary.items and not again:
             whole = chunk.skip is None
-            self._spans.add(first, end, tally.low if whole else None, tally.high if whole else None)
+            self._spans.add(first, end, summary.low if whole else None, summary.high if whole else None)
 
     def _is_new(self, seq: int) -> bool:
         return len(self._new) > 0 and seq >= self._new.row(0).seq
 
-    def _to_output(self, output: Output, chunk: Chunk, seq: int, tally: Tally, waiting: Iterable[int]) -> None:
-        if tally.items:
-            output.add(Piece(0, chunk.first, chunk.first + tally.lines, seq))
+    def _to_output(
+        self, output: OutputWriter, chunk: Chunk, seq: int, summary: ReplySummary, waiting: Iterable[int]
+    ) -> None:
+        if summary.items:
+            output.add(Piece(0, chunk.first, chunk.first + summary.lines, seq))
         settled = chunk.first
         for offset in sorted(waiting):  # an item that will be tried again holds back what comes after it
             output.settle(settled, chunk.first + offset)
             settled = chunk.first + offset + 1
-        output.settle(settled, chunk.first + tally.lines)
+        output.settle(settled, chunk.first + summary.lines)
 
     def _reason_to_stop(self) -> str | None:
-        ok, failed = self._tracker.ok, self._tracker.failed
+        ok, failed = self._progress.ok, self._progress.failed
         reason = self._limits.reason_to_stop(ok, failed, self._failed_before, self._waiting)
         if reason is None or self.why_stopped:
             return None
@@ -138,9 +142,9 @@ class Recorder:
         index = self._new if self._is_new(seq) else self._old
         return self._checkpoint.read(_ref_of(index.row(index.number(seq))))
 
-    def block(self, seq: int) -> Block:
+    def block(self, seq: int) -> OutcomeBlock:
         """The same, decoded. The last few are kept: neighbouring items mostly lie in the same frame."""
-        block = self._kept.pop(seq, None) or Block(self.payload(seq))
+        block = self._kept.pop(seq, None) or OutcomeBlock(self.payload(seq))
         self._kept[seq] = block
         if len(self._kept) > _CACHED:
             del self._kept[next(iter(self._kept))]
@@ -161,7 +165,7 @@ class Recorder:
     def repeated(self) -> int:
         """Occurrences of an id after its first, in this run's input as far as the checkpoint holds it."""
         last, fresh = self._history.last_report, not len(self._old)
-        if isinstance(self._checkpoint, Nowhere) or (fresh and self._spans.are_distinct):
+        if isinstance(self._checkpoint, NullCheckpoint) or (fresh and self._spans.are_distinct):
             return 0
         if not fresh and last is not None and not len(self._new):
             return int(last["repeated"])
@@ -172,11 +176,11 @@ class Recorder:
 
     def _ids_of(self, row: Row) -> list[Any]:
         gone = self._old.gone.get(row.seq, ())
-        ids = Block(self._checkpoint.read(_ref_of(row))).ids
+        ids = OutcomeBlock(self._checkpoint.read(_ref_of(row))).ids
         return [id for place, id in enumerate(ids) if place not in gone] if gone else ids
 
 
-def _final(block: Block, waiting: set[int]) -> list[int] | None:
+def _final(block: OutcomeBlock, waiting: set[int]) -> list[int] | None:
     """The outcomes of a block that will not be tried again, by index; None: all of them."""
     if not waiting:
         return None

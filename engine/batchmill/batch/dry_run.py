@@ -26,11 +26,11 @@ from batchmill.checkpoint.name_lock import in_the_way
 from batchmill.checkpoint.reader import damaged, naming, open_reader, refuse_live
 from batchmill.checkpoint.resume import check_identity
 from batchmill.checkpoint.writer import Reader, exists_with_outcomes
-from batchmill.codec.outcomes import Block, id_key
+from batchmill.codec.outcomes import OutcomeBlock, id_key
 from batchmill.errors import CheckpointRefused, OutputLost
 from batchmill.input.items import Identified
 from batchmill.input.sources import Source
-from batchmill.model import Chunk, Scan
+from batchmill.model import Chunk, IdScan
 from batchmill.output.sinks import STDOUT
 from batchmill.plan import Plan
 from batchmill.secrecy import mask_addresses
@@ -64,7 +64,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class DryRun:
     """What a run would do.
 
     Of the `total` items of the input (of its shard), `done` have an ok result that stays, `changed` of these although
@@ -92,7 +92,7 @@ class Preview:
     fate: str
 
 
-def preview(plan: Plan) -> Preview:
+def preview(plan: Plan) -> DryRun:
     """Read the input and the checkpoint of a batch that is not run.
 
     Raises what the run would raise before its first item: InputMissing, CheckpointRefused (in the way, no such
@@ -111,11 +111,11 @@ def preview(plan: Plan) -> Preview:
     return _preview(plan, count, fate)
 
 
-def _preview(plan: Plan, count: _Count, fate: str) -> Preview:
+def _preview(plan: Plan, count: _Count, fate: str) -> DryRun:
     settings, matcher = plan.settings, count.matcher
     to_do = count.to_do if settings.limit is None else min(settings.limit, count.to_do)
     workers, source = _workers(settings)
-    return Preview(
+    return DryRun(
         total=count.total,
         done=matcher.skipped if matcher else 0,
         changed=matcher.changed if matcher and not settings.rerun_changed else 0,
@@ -194,7 +194,7 @@ class _Count:
     def _match(self, matcher: Matcher, chunk: Chunk, found: Sequence[Identified | None]) -> bytes | None:
         keys = [None if item is None else id_key(item.id) for item in found]
         contents = array("I", (0 if item is None else item.content for item in found))
-        masked, aside = matcher.match(chunk, Scan(keys, contents))
+        masked, aside = matcher.match(chunk, IdScan(keys, contents))
         self.again += len(masked.earlier or {})
         for offset, key in aside:
             item = found[offset]
@@ -256,8 +256,8 @@ def _history(reader: Reader) -> History:
 
 def _matcher(plan: Plan, reader: Reader, history: History) -> Matcher:
     @lru_cache(maxsize=8)
-    def read(row: Row) -> Block:
-        return Block(reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES)))
+    def read(row: Row) -> OutcomeBlock:
+        return OutcomeBlock(reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES)))
 
     matcher = Matcher(history.index, plan.settings, read, by_block=False)
     matcher.load_ids()

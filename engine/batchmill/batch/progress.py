@@ -10,7 +10,7 @@ from batchmill.checkpoint.frames import FrameType
 from batchmill.codec.outcomes import pack_map
 from batchmill.model import FailureExample, FailureGroup, Report, Snapshot, Usage
 from batchmill.system.machine import Monitor
-from batchmill.worker.reply import Tally
+from batchmill.worker.reply import ReplySummary
 
 SAMPLE_SECONDS = (1.0, 10.0)  # least and greatest time between SAMPLE frames
 SAMPLE_SHARE = 0.01  # of the time the run has taken so far: between those two
@@ -22,7 +22,7 @@ OTHERS = "other types"
 _RECENT = 0.1  # weight of the newest look in the rate that the ETA uses
 
 
-class Tracker:
+class Progress:
     """Counts outcomes as they are committed, and tells how the run stands.
 
     `total` gives the number of records in the input (None: unknown), `before` the items found done. `append` commits a
@@ -75,14 +75,14 @@ class Tracker:
         else:
             self._groups[group] = (count - 1, [example for example in named if example.line != line])
 
-    def add(self, tally: Tally) -> None:
+    def add(self, summary: ReplySummary) -> None:
         """A chunk was committed."""
         if self._first_outcome is None:
-            self._first_outcome = time.monotonic() - tally.seconds
-        self.ok += tally.ok
-        self.failed += tally.failed
-        self.blank += tally.blank
-        for type, count, examples in tally.groups:
+            self._first_outcome = time.monotonic() - summary.seconds
+        self.ok += summary.ok
+        self.failed += summary.failed
+        self.blank += summary.blank
+        for type, count, examples in summary.groups:
             group = type if type in self._groups or len(self._groups) < MOST_TYPES else OTHERS
             before, named = self._groups.get(group, (0, []))
             if group == type:

@@ -9,7 +9,7 @@ from batchmill.errors import InvalidUsage
 from batchmill.files.conflicts import Access, Use, check
 from batchmill.input import formats
 from batchmill.input.formats import FORMATS, IdRule
-from batchmill.input.items import Identified, Identifier
+from batchmill.input.items import Identified, ItemReader
 from batchmill.input.sources import ByteSource
 from batchmill.plan import from_environment
 from batchmill.secrecy import learn
@@ -67,7 +67,7 @@ def _find(inputs: Sequence[str], name: str, settings: Settings, id: str | None, 
 
 def _items(inputs: Sequence[str], name: str, id_field: str | None) -> Iterator[tuple[int, Identified]]:
     """The items of the input, each with its line."""
-    format, identifier = FORMATS[name], Identifier(name, IdRule(id_field), None, True)
+    format, identifier = FORMATS[name], ItemReader(name, IdRule(id_field), None, True)
     source = ByteSource(inputs, format, lambda: None)
     try:
         while not source.ended:

@@ -22,8 +22,8 @@ from batchmill.benchmark.agreement import Agreement, Difference
 from batchmill.benchmark.round import CellRun
 from batchmill.benchmark.sample import Record, Sample, draw
 from batchmill.benchmark.scaling import Cell, Round
-from batchmill.benchmark.schedule import Asked, Schedule, Step, Survey, Task
-from batchmill.benchmark.warm_pool import Crew
+from batchmill.benchmark.schedule import Asked, RoundTask, Schedule, Step, Survey
+from batchmill.benchmark.warm_pool import WarmPool
 from batchmill.errors import InputMissing, InvalidUsage, interrupted
 from batchmill.input.sources import ByteSource
 from batchmill.model import Stop
@@ -71,7 +71,7 @@ class Findings:
         return tuple(cell for cell in self.cells if cell.rounds)
 
 
-class Bench:
+class Benchmark:
     """Measures how many workers suit a plan's function and input. `run` it once.
 
     `inputs` of the plan are read once, for a sample. Raises InvalidUsage for counts that cannot be started.
@@ -180,7 +180,7 @@ class _Pools:
         self._events = events
         self._on_message = on_message
         self._clock = clock
-        self._crews: dict[int, Crew] = {}  # by count of workers
+        self._warm_pools: dict[int, WarmPool] = {}  # by count of workers
         self._thinned: dict[int, tuple[Record, ...]] = {}
         self.startups: dict[int, float] = {}
         self.agreement = Agreement()
@@ -198,7 +198,7 @@ class _Pools:
             if not fitting:
                 continue
             size = max(fitting)
-            crew = Crew(
+            warm_pool = WarmPool(
                 self._plan.worker_setup(size),
                 dict(self._plan.kwargs),
                 size,
@@ -207,16 +207,16 @@ class _Pools:
                 preload=self._plan.settings.preload,
                 output=prints,
             )
-            self._crews.update(dict.fromkeys(fitting, crew))
-            crew.start_all(self._events, self._plan.settings.start_timeout)
-            if len(crew.startups) < size:
+            self._warm_pools.update(dict.fromkeys(fitting, warm_pool))
+            warm_pool.start_all(self._events, self._plan.settings.start_timeout)
+            if len(warm_pool.startups) < size:
                 break  # stopped
-            self.startups.update((count, crew.startups[count - 1]) for count in fitting)
-            if crew is self._crews[min(self._crews)]:
-                unfit = self._unfit(crew, groups)
+            self.startups.update((count, warm_pool.startups[count - 1]) for count in fitting)
+            if warm_pool is self._warm_pools[min(self._warm_pools)]:
+                unfit = self._unfit(warm_pool, groups)
         return tuple(unfit)
 
-    def _unfit(self, first: Crew, groups: Sequence[Sequence[int]]) -> list[int]:
+    def _unfit(self, first: WarmPool, groups: Sequence[Sequence[int]]) -> list[int]:
         """The counts whose workers would not fit into memory, as the first worker tells."""
         each = private_memory(first.pids[0])
         room = int(ROOMY * available_memory() / max(1, each)) + first.size
@@ -234,27 +234,29 @@ class _Pools:
 
     def close(self) -> None:
         """End all workers."""
-        for crew in set(self._crews.values()):
-            crew.close(0.0 if self.stopped else PATIENCE)
+        for warm_pool in set(self._warm_pools.values()):
+            warm_pool.close(0.0 if self.stopped else PATIENCE)
 
     # Runs
 
     def warm_up(self) -> float:
         """See Runner: what is run here is forgotten."""
         seconds, items = 0.0, 0
-        for crew in dict.fromkeys(self._crews.values()):
-            size = max(count for count, other in self._crews.items() if other is crew)
+        for warm_pool in dict.fromkeys(self._warm_pools.values()):
+            size = max(count for count, other in self._warm_pools.items() if other is warm_pool)
             for _ in range(3):  # a quick worker may take what was meant for another
                 count = 2 * size if seconds < 0.01 * items else size
-                cell = self._cell(Task(size, 1, *_passes(count, len(self._sample.records))), float("inf"), window=1)
+                cell = self._cell(
+                    RoundTask(size, 1, *_passes(count, len(self._sample.records))), float("inf"), window=1
+                )
                 cell.run()
                 self.stopped = self.stopped or cell.stopped
                 seconds, items = seconds + cell.worked, items + cell.items
-                if self.stopped or all(worker.items for worker in crew.workers.values()):
+                if self.stopped or all(worker.items for worker in warm_pool.workers.values()):
                     break
         return seconds / max(1, items)
 
-    def run(self, task: Task, number: int, deadline: float) -> Round | None:
+    def run(self, task: RoundTask, number: int, deadline: float) -> Round | None:
         """See Runner."""
         cell = self._cell(task, deadline)
         elsewhere = busy_seconds()
@@ -268,14 +270,14 @@ class _Pools:
             self._compare(task.workers, cell)
         return Round(number, cell.seconds, cell.items, cell.failed, used, cell.peak_rss, elsewhere)
 
-    def _cell(self, task: Task, deadline: float, window: int | None = None) -> CellRun:
+    def _cell(self, task: RoundTask, deadline: float, window: int | None = None) -> CellRun:
         if task.records not in self._thinned:
             self._thinned[task.records] = self._sample.thin(task.records).records
-        crew = self._crews[task.workers]
-        crew.use(task.workers)
+        warm_pool = self._warm_pools[task.workers]
+        warm_pool.use(task.workers)
         return CellRun(
             self._plan,
-            crew,
+            warm_pool,
             task,
             self._thinned[task.records],
             events=self._events,

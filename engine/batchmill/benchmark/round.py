@@ -12,22 +12,22 @@ from functools import partial
 from typing import Any
 
 from batchmill.benchmark.sample import Record, SampleSource
-from batchmill.benchmark.schedule import Task
-from batchmill.benchmark.warm_pool import Crew
-from batchmill.codec.outcomes import Block, Failure
+from batchmill.benchmark.schedule import RoundTask
+from batchmill.benchmark.warm_pool import WarmPool
+from batchmill.codec.outcomes import Failure, OutcomeBlock
 from batchmill.input import formats
 from batchmill.model import Chunk
 from batchmill.plan import Plan
-from batchmill.pool.worker_limits import Guard
-from batchmill.scheduler.chunk_size import Pace
-from batchmill.scheduler.in_flight import Ledger
+from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.scheduler.chunk_size import ChunkSizer
+from batchmill.scheduler.in_flight import InFlight
 from batchmill.scheduler.loop import TICK, Callbacks, Loop
-from batchmill.scheduler.rendering import Desk
+from batchmill.scheduler.rendering import OutputMaker
 from batchmill.scheduler.retrier import Retrier
-from batchmill.scheduler.work_queue import Intake
+from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.system.machine import Monitor
 from batchmill.worker.command import essence
-from batchmill.worker.reply import Tally
+from batchmill.worker.reply import ReplySummary
 from batchmill.worker.sealer import Sealer
 
 _LOOK = 0.25  # seconds between looks at the workers' memory
@@ -44,8 +44,8 @@ class CellRun:
     def __init__(
         self,
         plan: Plan,
-        crew: Crew,
-        task: Task,
+        warm_pool: WarmPool,
+        task: RoundTask,
         records: Sequence[Record],
         *,
         events: queue.SimpleQueue[Any],
@@ -56,7 +56,7 @@ class CellRun:
         assert plan.cut is not None
         self._records = records
         self._is_command = plan.command is not None
-        self._crew = crew
+        self._warm_pool = warm_pool
         self._deadline = deadline
         self._replies: list[tuple[int, bytes]] = []
         self._held = 0
@@ -68,19 +68,21 @@ class CellRun:
         self.digests: list[tuple[int, int]] = []
         self.failures: dict[int, tuple[int, str, str]] = {}
         self.monitor = Monitor(offspring=self._is_command)
-        pace = Pace(task.workers, task.chunk_size)
-        ledger = Ledger(partial(formats.divide, format=plan.cut), plan.settings.crash_retries)
+        chunk_sizer = ChunkSizer(task.workers, task.chunk_size)
+        in_flight = InFlight(partial(formats.divide, format=plan.cut), plan.settings.crash_retries)
         source = SampleSource(records, task.passes, plan.cut.separator, numbered=self._is_command)
         self._loop = Loop(
-            pool=crew,
+            pool=warm_pool,
             events=events,
-            intake=Intake(source, plan.cut, ledger=ledger, pace=pace, matcher=None, settled=_ignore),
-            ledger=ledger,
-            pace=pace,
-            guard=Guard(crew, plan.watched, TICK, on_message),
-            retrier=Retrier(0, 0.0, ledger, _ignore, plan.cut),
-            tracker=self,
-            desk=Desk(crew, None),
+            work_queue=WorkQueue(
+                source, plan.cut, in_flight=in_flight, chunk_sizer=chunk_sizer, matcher=None, settled=_ignore
+            ),
+            in_flight=in_flight,
+            chunk_sizer=chunk_sizer,
+            guard=WorkerLimits(warm_pool, plan.watched, TICK, on_message),
+            retrier=Retrier(0, 0.0, in_flight, _ignore, plan.cut),
+            progress=self,
+            output_maker=OutputMaker(warm_pool, None),
             sealer=Sealer(plan.identifier(), None, 1, keeps_items=False),
             callbacks=Callbacks(
                 commit=self._commit, strike=_ignore, generation=lambda: 1, ready=_ignore, message=on_message
@@ -107,14 +109,14 @@ class CellRun:
 
     def run(self) -> None:
         """Run to the end; raises BatchmillError where workers die faster than they can be replaced."""
-        self._idle_rss = self.monitor.sample(self._crew.pids).rss
+        self._idle_rss = self.monitor.sample(self._warm_pool.pids).rss
         self.used_before = self.monitor.cpu_seconds
         begun = time.perf_counter()
         self._loop.run()
         if self._loop.error is not None:
             raise self._loop.error
         self.seconds = self._last - begun
-        self.monitor.sample(self._crew.pids)
+        self.monitor.sample(self._warm_pool.pids)
 
     def tick(self, now: float, pids: list[int], workers: int) -> None:
         """See Watcher: memory, and the time that is over."""
@@ -127,11 +129,11 @@ class CellRun:
     def worker_ended(self, worker: int, pid: int, exit: int | None, why: str) -> None:
         """See Watcher: its item is a failed one, and is counted as that."""
 
-    def _commit(self, chunk: Chunk, payload: bytes, tally: Tally) -> None:
+    def _commit(self, chunk: Chunk, payload: bytes, summary: ReplySummary) -> None:
         self._last = time.perf_counter()
-        self.ok += tally.ok
-        self.failed += tally.failed
-        self.worked += tally.seconds
+        self.ok += summary.ok
+        self.failed += summary.failed
+        self.worked += summary.seconds
         self._replies.append((chunk.first, payload))
         self._held += len(payload)
         if self._held > _HELD:
@@ -141,7 +143,7 @@ class CellRun:
         """Digest the replies held: results by their bytes, failures by their type, commands by their essence."""
         digest = self._digest_command if self._is_command else _digest_call
         for first, payload in self._replies:
-            block = Block(payload)
+            block = OutcomeBlock(payload)
             for index, offset in enumerate(block.offsets):
                 record = self._records[(first + offset) % len(self._records)]
                 failure = block.failures.get(index)
@@ -150,7 +152,7 @@ class CellRun:
                 self.digests.append((record.position, digest(block, index, failure)))
         self._replies, self._held = [], 0
 
-    def _digest_command(self, block: Block, index: int, failure: Failure | None) -> int:
+    def _digest_command(self, block: OutcomeBlock, index: int, failure: Failure | None) -> int:
         if failure is not None:
             return hash(essence(failure))
         result = block.result(index)
@@ -158,7 +160,7 @@ class CellRun:
         return hash(essence(result))
 
 
-def _digest_call(block: Block, index: int, failure: Failure | None) -> int:
+def _digest_call(block: OutcomeBlock, index: int, failure: Failure | None) -> int:
     return hash(bytes(block.packed(index)) if failure is None else failure.type)
 
 

@@ -68,7 +68,7 @@ def parse_chunk_sizes(text: str | None) -> tuple[int | None, ...]:
     return tuple(dict.fromkeys(sizes))
 
 
-class Task(NamedTuple):
+class RoundTask(NamedTuple):
     """One round of one cell: the first `records` (evenly thinned) of the sample, `passes` times."""
 
     workers: int
@@ -85,7 +85,7 @@ class Schedule(NamedTuple):
     rounds: int
 
 
-class Runner(Protocol):
+class RoundRunner(Protocol):
     """Who runs items. `stopped` is the name of the signal that ended it, "" for none."""
 
     stopped: str
@@ -93,7 +93,7 @@ class Runner(Protocol):
     def warm_up(self) -> float:
         """Have every worker run an item; the seconds that one takes in the mean."""
 
-    def run(self, task: Task, number: int, deadline: float) -> Round | None:
+    def run(self, task: RoundTask, number: int, deadline: float) -> Round | None:
         """Run a cell in round `number`; None where it could not be finished by then."""
 
 
@@ -118,7 +118,7 @@ class Survey:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: RoundRunner,
         asked: Asked,
         have: int,
         *,
@@ -169,7 +169,7 @@ class Survey:
             expected = schedule.records * schedule.passes / self._rates[workers, size]
             if number > 1 and self._clock() + expected > self._deadline:
                 return False
-            task = Task(workers, size, schedule.records, schedule.passes)
+            task = RoundTask(workers, size, schedule.records, schedule.passes)
             done = self._runner.run(task, number, self._deadline)
             if done is None:
                 return False
@@ -198,7 +198,7 @@ class Survey:
         items = workers
         while True:
             records = min(items, self._have)
-            task = Task(workers, size, records, max(1, items // records))
+            task = RoundTask(workers, size, records, max(1, items // records))
             done = self._runner.run(task, 0, self._deadline)
             if done is None or not done.rate:
                 return guess

@@ -20,7 +20,7 @@ from batchmill.worker.main import Ready
 _LOOK = 0.5  # seconds between looks at the time while workers start
 
 
-class Crew(LocalPool):
+class WarmPool(LocalPool):
     """A pool whose workers are started once, and used by one loop after the other.
 
     `startups` has the seconds after which each worker was up, in that order.

@@ -263,7 +263,7 @@ class _Flaw(Enum):
     BAD_PAYLOAD = "a frame's payload is damaged"
 
 
-class Scan:
+class FileScan:
     """One pass over the frames of a file; `verdict` is there once the iteration has ended.
 
     Yields (FrameRef, first bytes of the payload). `verify` False leaves payloads unread but for those bytes (a damaged

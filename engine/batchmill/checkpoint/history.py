@@ -10,7 +10,7 @@ from typing import Any
 from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.checkpoint.index import Index
 from batchmill.checkpoint.payloads import check, read_map
-from batchmill.codec.outcomes import SUPERSEDES, Block, read_head
+from batchmill.codec.outcomes import SUPERSEDES, OutcomeBlock, read_head
 
 
 @dataclass
@@ -42,18 +42,18 @@ class History:
         """Take in a frame at once; raises CheckpointDamaged, and then nothing was taken in."""
         check(ref.type, payload)
         if ref.type == FrameType.OUTCOMES:
-            self.index.add_replaced(ref.seq, Block(payload).supersedes)
+            self.index.add_replaced(ref.seq, OutcomeBlock(payload).supersedes)
             self.note(ref, payload)
             self._small.clear()
         elif ref.type not in (FrameType.META, FrameType.GAP):
             self._load(ref, read_map(ref.type, payload))
 
-    def load(self, read: Callable[[FrameRef], bytes], block: Callable[[FrameRef], Block] | None = None) -> None:
+    def load(self, read: Callable[[FrameRef], bytes], block: Callable[[FrameRef], OutcomeBlock] | None = None) -> None:
         """Read the frames that `note` put off; `block` gives those of outcomes where not all of them is to be read."""
         small, self._small = self._small, []
         for ref in small:
             if ref.type == FrameType.OUTCOMES:
-                found = Block(read(ref)) if block is None else block(ref)
+                found = OutcomeBlock(read(ref)) if block is None else block(ref)
                 self.index.add_replaced(ref.seq, found.supersedes)
             else:
                 self._load(ref, read_map(ref.type, read(ref)))

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from batchmill.checkpoint.index import Index, Piece, Row, add_piece, is_whole
 from batchmill.codec.ids import digest_block
-from batchmill.codec.outcomes import SUPERSEDES, Block, id_key
-from batchmill.model import Chunk, Earlier, Entry, Scan
+from batchmill.codec.outcomes import SUPERSEDES, OutcomeBlock, id_key
+from batchmill.model import Chunk, Earlier, Entry, IdScan
 from batchmill.settings import Settings
 
 _CRC_BITS, _PLACE_BITS = 32, 30
@@ -41,7 +41,9 @@ class Matcher:
     content is another now, `blank` empty records among them; `placed` tells where in this input they all are.
     """
 
-    def __init__(self, index: Index, settings: Settings, read: Callable[[Row], Block], by_block: bool = True) -> None:
+    def __init__(
+        self, index: Index, settings: Settings, read: Callable[[Row], OutcomeBlock], by_block: bool = True
+    ) -> None:
         self._index = index
         self._settings = settings
         self._read = read
@@ -153,11 +155,11 @@ class Matcher:
                 again[offset] = Earlier(*entry, last.attempts.get(entry[1], 1))
         return again
 
-    def _read_seq(self, seq: int) -> Block:
+    def _read_seq(self, seq: int) -> OutcomeBlock:
         number = self._index.number(seq)
         return self._note_offsets(number, self._read(self._index.row(number)))
 
-    def _note_offsets(self, number: int, block: Block) -> Block:
+    def _note_offsets(self, number: int, block: OutcomeBlock) -> OutcomeBlock:
         if not isinstance(block.offsets, range):
             self._offsets[number] = block.offsets
         return block
@@ -183,7 +185,7 @@ class Matcher:
                 if self._ids.setdefault(key, packed) != packed:
                     self._more.setdefault(key, []).append(packed)
 
-    def match(self, chunk: Chunk, scan: Scan) -> tuple[Chunk, list[tuple[int, bytes]]]:
+    def match(self, chunk: Chunk, scan: IdScan) -> tuple[Chunk, list[tuple[int, bytes]]]:
         """Hold a scanned chunk against the outcomes: (the chunk, what is done masked out; records to set aside).
 
         Records set aside are (offset, id); they are masked out too.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchmill.checkpoint.frames import FrameType
-from batchmill.codec.outcomes import MAX_GENERATION, MAX_POSITION, Block, unpack_map
+from batchmill.codec.outcomes import MAX_GENERATION, MAX_POSITION, OutcomeBlock, unpack_map
 from batchmill.errors import CheckpointDamaged
 
 Check = Callable[[Any], bool]
@@ -194,7 +194,7 @@ def read_map(type: int, payload: bytes | memoryview) -> dict[str, Any]:
 def check(type: int, payload: bytes | memoryview) -> None:
     """Read all that is in a payload, results too; raises CheckpointDamaged."""
     if type == FrameType.OUTCOMES:
-        Block(payload).check()
+        OutcomeBlock(payload).check()
     elif type != FrameType.GAP:
         read_map(type, payload)
     elif payload:

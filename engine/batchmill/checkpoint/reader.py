@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from batchmill.checkpoint.frames import (
     HEADER_SIZE,
     FileHeader,
+    FileScan,
     FrameRef,
     FrameType,
     Kind,
-    Scan,
     Verdict,
     payload_of,
     salvage_hint,
@@ -76,10 +76,10 @@ class Reader:
         yield from scan
         self.verdict = scan.verdict
 
-    def scan(self, *, verify: bool, peek: int | None = None) -> Scan:
+    def scan(self, *, verify: bool, peek: int | None = None) -> FileScan:
         """A `framing.Scan` over the file as it is now."""
         more = {} if peek is None else {"peek": peek}
-        return Scan(self.read_at, self.size, self.header, verify=verify, **more)
+        return FileScan(self.read_at, self.size, self.header, verify=verify, **more)
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Raw bytes of the file."""
@@ -154,7 +154,7 @@ def read_payload(fd: int, header: FileHeader, ref: FrameRef, path: str) -> bytes
 
 def read_meta(fd: int, header: FileHeader, path: str) -> dict[str, Any]:
     """The map in frame 0; raises CheckpointDamaged."""
-    scan = Scan(lambda at, n: read_at(fd, at, n), os.fstat(fd).st_size, header, verify=False)
+    scan = FileScan(lambda at, n: read_at(fd, at, n), os.fstat(fd).st_size, header, verify=False)
     for ref, _ in scan:
         if ref.type == FrameType.META:
             with naming(path):
@@ -167,7 +167,7 @@ def holder_of(fd: int, header: FileHeader) -> Holder:
     """Who a locked open file says has it, by its last RUN frame. Of pid 0 where nobody can be named: there is none, or
     the run that wrote it is over (it says so, or its process is gone), and the holder has only just begun.
     """
-    scan = Scan(lambda at, n: read_at(fd, at, n), os.fstat(fd).st_size, header, verify=False)
+    scan = FileScan(lambda at, n: read_at(fd, at, n), os.fstat(fd).st_size, header, verify=False)
     runs: list[FrameRef] = []
     for ref, _ in scan:
         if ref.type == FrameType.RUN:

@@ -14,10 +14,10 @@ from batchmill.checkpoint.frames import (
     HEADER_SIZE,
     MAX_FRAME,
     FileHeader,
+    FileScan,
     FrameRef,
     FrameType,
     Kind,
-    Scan,
     Verdict,
     frame_bytes,
 )
@@ -71,7 +71,7 @@ def _scan(fd: int, header: FileHeader, path: str, on_frame: OnFrame | None, disk
         disk.forget(fd, max(0, size - header.cap - MAX_FRAME))
     except OSError as error:
         raise CheckpointUnwritable(f"cannot sync {path}: {error.strerror}", "check the disk") from error
-    scan = Scan(lambda at, n: read_at(fd, at, n), size, header)
+    scan = FileScan(lambda at, n: read_at(fd, at, n), size, header)
     for ref, shown in scan:
         if on_frame:
             on_frame(ref, shown)

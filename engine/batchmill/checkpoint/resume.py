@@ -34,7 +34,7 @@ _IDENTITY = {
 NO_SECRETS = Secrets()
 
 
-class Nowhere:
+class NullCheckpoint:
     """The checkpoint of a run that keeps nothing: what is appended is gone."""
 
     recovery = None

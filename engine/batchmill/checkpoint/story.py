@@ -97,7 +97,7 @@ class FailureTold:
 
 
 @dataclass(frozen=True)
-class Story:
+class Timeline:
     """What happened in a checkpoint's runs.
 
     `done` and `failed` are outcomes that count now, `replaced` those of items that were tried again. `total` is the

@@ -22,8 +22,8 @@ from batchmill.checkpoint.frames import FrameRef, FrameType, Kind, Verdict
 from batchmill.checkpoint.histogram import Clock, Durations, Thinned
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.reader import Holder, Reader, damaged, naming, open_reader
-from batchmill.checkpoint.story import ENDINGS, AlikeTold, Example, FailureTold, RunTold, Slow, Story, WorkerStory
-from batchmill.codec.outcomes import PEEK, Block, Head, glance, read_head
+from batchmill.checkpoint.story import ENDINGS, AlikeTold, Example, FailureTold, RunTold, Slow, Timeline, WorkerStory
+from batchmill.codec.outcomes import PEEK, Head, OutcomeBlock, glance, read_head
 from batchmill.errors import CheckpointDamaged
 from batchmill.model import report_of
 from batchmill.secrecy import mask_facts
@@ -39,7 +39,7 @@ _FAR_OFF = 1e11  # seconds since the epoch: beyond what calendars know
 _FAR = 3e8  # seconds, ten years: a time further off was not told by a clock
 
 
-def read_story(path: str, clock: Callable[[], float] = time.time) -> Story:
+def read_story(path: str, clock: Callable[[], float] = time.time) -> Timeline:
     """The story of the checkpoint at `path`, live or dead. `clock` gives epoch seconds.
 
     Raises InputMissing, CheckpointRefused, CheckpointMismatch and CheckpointDamaged as opening it for reading does, and
@@ -99,7 +99,7 @@ class _Teller:
             self._take(ref, peek)
             self._frames += 1
 
-    def _replacing(self, ref: FrameRef) -> Block:
+    def _replacing(self, ref: FrameRef) -> OutcomeBlock:
         return self._columns(ref, read_head(self._reader.read_at(ref.offset, min(PEEK, ref.length))))
 
     @property
@@ -195,10 +195,10 @@ class _Teller:
             worker.pid = head.pid
             worker.processes += 1
 
-    def _columns(self, ref: FrameRef, head: Head, *, ids: bool = False) -> Block:
+    def _columns(self, ref: FrameRef, head: Head, *, ids: bool = False) -> OutcomeBlock:
         return glance(head, ref.length, lambda at, size: self._reader.read_at(ref.offset + at, size), ids=ids)
 
-    def _take_columns(self, ref: FrameRef, head: Head, at: float, block: Block) -> None:
+    def _take_columns(self, ref: FrameRef, head: Head, at: float, block: OutcomeBlock) -> None:
         seconds = block.seconds
         ordered = self._durations.add(seconds)
         slowest = self._slowest
@@ -221,7 +221,7 @@ class _Teller:
 
     # The end
 
-    def tell(self, live: Holder | None, verdict: Verdict, now: float) -> Story:
+    def tell(self, live: Holder | None, verdict: Verdict, now: float) -> Timeline:
         """The story, as of `now`."""
         last = self._runs[-1] if self._runs else None
         is_new = live is not None and self.is_ended
@@ -231,7 +231,7 @@ class _Teller:
         self._clock.reach(seconds)
         with naming(self._reader.path):
             slowest, failures = tuple(self._tell_slowest()), self._tell_failures()
-        return Story(
+        return Timeline(
             path=self._reader.path,
             size=self._reader.size,
             as_of=now,
@@ -273,7 +273,7 @@ class _Teller:
         return dict(sorted(groups.items(), key=lambda group: -group[1].count))
 
 
-def _add_failures(groups: dict[str, FailureTold], block: Block, gone: frozenset[int]) -> None:
+def _add_failures(groups: dict[str, FailureTold], block: OutcomeBlock, gone: frozenset[int]) -> None:
     for place, failure in block.failures.items():
         if place in gone:
             continue

@@ -27,7 +27,7 @@ from batchmill.pool import forkserver
 from batchmill.pool.base import Event, Worker
 from batchmill.pool.local import LocalPool
 from batchmill.pool.processes import PATIENCE
-from batchmill.pool.worker_limits import Guard
+from batchmill.pool.worker_limits import WorkerLimits
 from batchmill.system.machine import Monitor, raise_descriptor_limit, thread_caps, usable_cores
 from batchmill.text import in_words
 from batchmill.worker import records
@@ -66,7 +66,7 @@ class Lease:
         return self._silent > self._seconds
 
 
-class Order(NamedTuple):
+class Request(NamedTuple):
     """A message from the run."""
 
     words: list[Any]
@@ -91,9 +91,9 @@ class Call(NamedTuple):
         return 0 if self._order is None else self._order.serial
 
     @property
-    def _order(self) -> records.Order | None:
+    def _order(self) -> records.ChunkJob | None:
         arguments = self.call[1]
-        return arguments[0] if arguments and isinstance(arguments[0], records.Order) else None
+        return arguments[0] if arguments and isinstance(arguments[0], records.ChunkJob) else None
 
 
 class _AgentPool(LocalPool):
@@ -135,7 +135,7 @@ class Agent:
             output=None if self._prints is None else self._prints.descriptor,
         )
         self._pool.ask = self._ask_to_retire
-        self._guard = Guard(self._pool, setup.limits, TICK, self._say)
+        self._guard = WorkerLimits(self._pool, setup.limits, TICK, self._say)
         self.lease = Lease(setup.lease, time.monotonic())
         self._monitor = Monitor()
         self._asked: set[Worker] = set()
@@ -373,8 +373,8 @@ def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any], lease: Lease) 
     while (message := read_message(source.read)) is not None:
         lease.renew()
         if message != PULSE:
-            inbox.put(Order(unpack(message)))
-    inbox.put(Order(["stop"]))
+            inbox.put(Request(unpack(message)))
+    inbox.put(Request(["stop"]))
     time.sleep(_LAST)  # no worker outlives this process: not even one that hangs is waited for
     os._exit(0)
 

@@ -32,10 +32,10 @@ _BEAT = 1.0  # seconds between two pulses
 _FAREWELL = 3.0  # seconds for the agent to end when this worker does, and for its run to hear of it
 _MOST = 8 << 20  # bytes in an answer, unless a single message is larger
 
-_hosts: dict[str, Host] = {}
+_hosts: dict[str, AgentHost] = {}
 
 
-class Host:
+class AgentHost:
     """One agent, in a worker's process. `loop` is the worker's."""
 
     def __init__(self, session: str, setup: bytes, loop: asyncio.AbstractEventLoop) -> None:
@@ -179,7 +179,7 @@ async def open_session(session: str, setup: bytes, dask_worker: Any) -> None:
     if HANDLER not in dask_worker.handlers:
         dask_worker.handlers[HANDLER] = exchange
         await dask_worker.plugin_add(_farewell(), name=HANDLER)
-    _hosts[session] = Host(session, setup, asyncio.get_running_loop())
+    _hosts[session] = AgentHost(session, setup, asyncio.get_running_loop())
 
 
 def _farewell() -> Any:
@@ -196,7 +196,7 @@ def _farewell() -> Any:
 async def exchange(
     session: str, orders: list[bytes] | tuple[bytes, ...] = (), wait: float = 0.0, parting: bool = False
 ) -> dict[str, Any]:
-    """See Host.exchange.
+    """See AgentHost.exchange.
 
     The answer has `messages`; `over` once there will be no more, and then the exit `status` of the agent (None where it
     was given up); `leaving` when the worker is closing, and has therefore ended it. `parting` says that an answer with

@@ -21,11 +21,11 @@ from functools import partial
 from typing import Any
 
 from batchmill.cluster import agent_host
-from batchmill.cluster.connection import SILENCE, Call, Link
+from batchmill.cluster.connection import SILENCE, AgentConnection, Call
 from batchmill.cluster.dask_client import CLOSING, checked, connected, is_refused, lost, workers_of
-from batchmill.cluster.membership import Members
+from batchmill.cluster.membership import Membership
 from batchmill.cluster.protocol import LEASE, AgentSetup, pack
-from batchmill.cluster.remote_limits import RemoteGuard, RemoteMonitor
+from batchmill.cluster.remote_limits import RemoteLimits, RemoteMonitor
 from batchmill.cluster.remote_pool import Machine, RemotePool
 from batchmill.errors import (
     BatchmillError,
@@ -34,12 +34,12 @@ from batchmill.errors import (
     WorkersLost,
 )
 from batchmill.model import Wake
-from batchmill.output.writer import Output
+from batchmill.output.writer import OutputWriter
 from batchmill.plan import Plan
 from batchmill.pool.base import Event
 from batchmill.pool.local import packed
-from batchmill.pool.worker_limits import Guard
-from batchmill.scheduler.rendering import OwnDesk
+from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.scheduler.rendering import LocalOutputMaker
 from batchmill.secrecy import mask_addresses
 from batchmill.system.machine import Monitor, machine, usable_cores, versions
 from batchmill.version import __version__
@@ -55,7 +55,7 @@ MOMENT = 0.1  # seconds that a process may take from closing its connections to 
 SLACK = 0.5  # seconds for an agent to end after its worker, or its lease
 
 
-class Cluster:
+class DaskBackend:
     """The workers of a Dask cluster, as a Site: one worker per thread of each, unless `-j` says less.
 
     `client` is a dask.distributed Client; without, the plan's settings say where the scheduler is. Raises InvalidUsage
@@ -71,9 +71,9 @@ class Cluster:
         self._client = self._own.enter_context(connected(plan)) if client is None else checked(client)
         self._loop: asyncio.AbstractEventLoop = self._client.loop.asyncio_loop
         self.address = str(self._client.scheduler.address)
-        self._members = Members(plan.settings.workers)
+        self._members = Membership(plan.settings.workers)
         self._serving: dict[str, asyncio.Task[None]] = {}  # by worker: one is asked again only when that is over
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, AgentConnection] = {}
         self._told: set[str] = set()
         self._told_waiting = False
         self._placed = 0  # slots whose hosts were told
@@ -95,11 +95,11 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """See Site."""
+        """See Backend."""
         return self._found if self._attending is None else self._pool.most or self._found
 
     def facts(self) -> dict[str, Any]:
-        """See Site."""
+        """See Backend."""
         return {
             "workers": self.workers,
             "machine": machine(),
@@ -110,9 +110,11 @@ class Cluster:
     def pool(
         self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
     ) -> RemotePool:
-        """See Site."""
+        """See Backend."""
         self._setup = replace(self._setup, worker=replace(self._setup.worker, run=run))
-        self._make_desk = partial(OwnDesk, self._plan.worker_setup(1, run=run), max(1, usable_cores()[0] - 1), put)
+        self._make_desk = partial(
+            LocalOutputMaker, self._plan.worker_setup(1, run=run), max(1, usable_cores()[0] - 1), put
+        )
         self._pool = RemotePool(put, Wake(), self._say, output, check=self._check_client)
         self._attending = asyncio.run_coroutine_threadsafe(self._attend(), self._loop)
         return self._pool
@@ -121,26 +123,26 @@ class Cluster:
         if not self._loop.is_running():
             raise ClusterLost("the Dask client was closed during the run", "leave it open until the run is over")
 
-    def desk(self, output: Output | None) -> OwnDesk:
-        """See Site."""
+    def output_maker(self, output: OutputWriter | None) -> LocalOutputMaker:
+        """See Backend."""
         return self._make_desk(output)
 
-    def guard(self, tick: float, message: Callable[[str], None]) -> Guard:
-        """See Site."""
-        return RemoteGuard(self._pool, self._plan.watched, tick, message)  # type: ignore[arg-type]
+    def guard(self, tick: float, message: Callable[[str], None]) -> WorkerLimits:
+        """See Backend."""
+        return RemoteLimits(self._pool, self._plan.watched, tick, message)  # type: ignore[arg-type]
 
     def monitor(self) -> Monitor:
-        """See Site."""
+        """See Backend."""
         return RemoteMonitor(self._pool)
 
     def places(self) -> dict[str, str] | None:
-        """See Site."""
+        """See Backend."""
         found = {str(slot): where for slot, where in self._pool.hosts(self._placed)}
         self._placed += len(found)
         return found or None
 
     def close(self) -> None:
-        """See Site."""
+        """See Backend."""
         if self._loop.is_running():  # else the client was closed: agents end by themselves
             with suppress(Exception):  # what a scheduler that is gone makes of it differs
                 self._await(self._leave(), CLOSING + 2)
@@ -218,7 +220,7 @@ class Cluster:
             finally:
                 del self._links[name]
 
-    async def _open(self, name: str, workers: int) -> tuple[Machine, Link]:
+    async def _open(self, name: str, workers: int) -> tuple[Machine, AgentConnection]:
         """Start an agent in a worker, if it can work for this run."""
         facts = (await self._client.run(agent_host.describe, workers=[name]))[name]
         self._check(name, facts)
@@ -231,10 +233,10 @@ class Cluster:
         except BaseException:
             self._pool.release(facts["host"], slots)
             raise
-        link = Link(self._loop, call)
+        link = AgentConnection(self._loop, call)
         return self._pool.add(name, facts["host"], link, slots, round_trip=round_trip), link
 
-    async def _talk(self, name: str, machine: Machine, link: Link) -> None:
+    async def _talk(self, name: str, machine: Machine, link: AgentConnection) -> None:
         """Pass messages to and fro until the worker's part is over."""
 
         def take(message: bytes) -> None:
@@ -259,7 +261,7 @@ class Cluster:
         else:
             self._failed(name, OSError(f"{parting.why} before it was up"))
 
-    async def _await_end(self, name: str, link: Link, take: Callable[[bytes], None]) -> None:
+    async def _await_end(self, name: str, link: AgentConnection, take: Callable[[bytes], None]) -> None:
         """Wait till nothing runs there any more, for then it may run elsewhere: the agent says so, or its worker's
         process has gone, or nobody has asked for it till its lease was over."""
         await asyncio.sleep(MOMENT)

@@ -41,7 +41,7 @@ class Broken(Exception):
     """The way to an agent is no more; says why."""
 
 
-class Link:
+class AgentConnection:
     """What is sent goes in order, as much at a time as has come together. See remote.Link.
 
     `asked` is when the agent was last asked for anything, in monotonic seconds.

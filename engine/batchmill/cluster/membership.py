@@ -25,7 +25,7 @@ MOST = 4  # times in a row that a worker may fail to join
 PAUSE = 1.0  # seconds after the first of those
 
 
-class State(Enum):
+class MemberState(Enum):
     """How a worker stands to the run."""
 
     JOINING = "joining"
@@ -36,13 +36,13 @@ class State(Enum):
 
 class _Member:
     def __init__(self) -> None:
-        self.state = State.JOINING
+        self.state = MemberState.JOINING
         self.workers = 0
         self.failures = 0
         self.again = 0.0  # when it may be invited again, monotonic seconds
 
 
-class Members:
+class Membership:
     """The workers of a cluster, by address. `wanted` are the workers asked for: a number, a share ("50%"), or
     "auto"."""
 
@@ -71,41 +71,41 @@ class Members:
         invited = {}
         for name, threads in sizes.items():
             member = self._members.get(name)
-            if member is not None and not (member.state is State.RESTING and now >= member.again):
+            if member is not None and not (member.state is MemberState.RESTING and now >= member.again):
                 continue
             workers = self.share(threads)
             if isinstance(self._wanted, int):
                 workers = min(workers, self._wanted - sum(other.workers for other in self._members.values()))
             if workers > 0:
                 member = self._members.setdefault(name, _Member())
-                member.state, member.workers = State.JOINING, workers
+                member.state, member.workers = MemberState.JOINING, workers
                 invited[name] = workers
         return invited
 
     def joined(self, name: str) -> None:
         """A worker's agent is there."""
-        member = self._at(name, State.JOINING)
-        member.state, member.failures = State.IN, 0
+        member = self._at(name, MemberState.JOINING)
+        member.state, member.failures = MemberState.IN, 0
 
     def failed(self, name: str, now: float, error: BatchmillError) -> bool:
         """A worker could not join, for a reason that may pass; whether it was tried so often that it is refused."""
-        member = self._at(name, State.JOINING)
+        member = self._at(name, MemberState.JOINING)
         member.failures += 1
         member.workers = 0
-        member.state = State.RESTING
+        member.state = MemberState.RESTING
         member.again = now + PAUSE * 2 ** (member.failures - 1)
         if member.failures == MOST:
-            member.state, self._errors[name] = State.REFUSED, error
-        return member.state is State.REFUSED
+            member.state, self._errors[name] = MemberState.REFUSED, error
+        return member.state is MemberState.REFUSED
 
     def refused(self, name: str, error: BatchmillError) -> None:
         """A worker cannot take part, and never will."""
-        member = self._at(name, State.JOINING, State.IN)
-        member.state, member.workers, self._errors[name] = State.REFUSED, 0, error
+        member = self._at(name, MemberState.JOINING, MemberState.IN)
+        member.state, member.workers, self._errors[name] = MemberState.REFUSED, 0, error
 
     def lost(self, name: str) -> None:
         """A worker's agent has ended, or cannot be reached."""
-        self._at(name, State.IN)
+        self._at(name, MemberState.IN)
         del self._members[name]
 
     def left(self, sizes: Mapping[str, int]) -> list[str]:
@@ -124,20 +124,20 @@ class Members:
 
     def is_in(self, name: str) -> bool:
         """Whether the worker takes part."""
-        return name in self._members and self._members[name].state is State.IN
+        return name in self._members and self._members[name].state is MemberState.IN
 
     @property
     def are_coming(self) -> bool:
         """Whether somebody is about to join."""
-        return any(member.state is State.JOINING for member in self._members.values())
+        return any(member.state is MemberState.JOINING for member in self._members.values())
 
     @property
     def unfit(self) -> BatchmillError | None:
         """Why nobody can take part, where all there are were refused; else None."""
-        is_hopeless = self._members and all(member.state is State.REFUSED for member in self._members.values())
+        is_hopeless = self._members and all(member.state is MemberState.REFUSED for member in self._members.values())
         return next(iter(self._errors.values())) if is_hopeless else None
 
-    def _at(self, name: str, *states: State) -> _Member:
+    def _at(self, name: str, *states: MemberState) -> _Member:
         member = self._members.get(name)
         if member is None or member.state not in states:
             stands = "is not known" if member is None else f"is {member.state.value}"

@@ -8,34 +8,34 @@ from batchmill.cluster.remote_pool import RemotePool
 from batchmill.errors import ItemError
 from batchmill.model import Usage
 from batchmill.pool.base import Worker
-from batchmill.pool.worker_limits import Guard
+from batchmill.pool.worker_limits import WorkerLimits
 from batchmill.system.machine import Monitor
 
 
-class RemoteGuard(Guard):
+class RemoteLimits(WorkerLimits):
     """The limits on workers elsewhere: the agents see to them, and say what came of it."""
 
     _pool: Any
 
     def look(self, now: float) -> None:
-        """See Guard.look: the agents do."""
+        """See WorkerLimits.look: the agents do."""
 
     @property
     def tick(self) -> float | None:
-        """See Guard.tick."""
+        """See WorkerLimits.tick."""
         return None
 
     def verdict(self, worker: Worker, code: int | None) -> ItemError | None:
-        """See Guard.verdict."""
+        """See WorkerLimits.verdict."""
         error = RemotePool.executor(worker).death.error
         return None if error is None else ItemError(*error)
 
     def memory_trouble(self, worker: Worker) -> str | None:
-        """See Guard.memory_trouble."""
+        """See WorkerLimits.memory_trouble."""
         return RemotePool.executor(worker).death.memory
 
     def may_have_more(self, worker: Worker) -> bool:
-        """See Guard.may_have_more, for each machine."""
+        """See WorkerLimits.may_have_more, for each machine."""
         machine = self._pool.machine_of(worker)
         if not machine.is_short:
             return True

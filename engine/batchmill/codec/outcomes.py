@@ -43,9 +43,9 @@ __all__ = [
     "NIL",
     "PEEK",
     "SUPERSEDES",
-    "Block",
     "Failure",
     "Head",
+    "OutcomeBlock",
     "PayloadTooLarge",
     "canonical",
     "digest_id",
@@ -263,7 +263,7 @@ def _of_length(value: Any, length: int) -> list[Any]:
     return found
 
 
-class Block:
+class OutcomeBlock:
     """An OUTCOMES payload, each part decoded when it is first asked for; whatever it holds, CheckpointDamaged at most.
 
     Results of a block above a few MB are decoded one at a time and not kept: 64 MiB of bytes can be GiB of objects.
@@ -445,12 +445,12 @@ def _bounds(region: memoryview, length: int) -> array[int]:
     return bounds
 
 
-def unpack_outcomes(payload: bytes | memoryview) -> Block:
+def unpack_outcomes(payload: bytes | memoryview) -> OutcomeBlock:
     """The block of an OUTCOMES payload; only its head is checked now. Raises CheckpointDamaged."""
-    return Block(payload)
+    return OutcomeBlock(payload)
 
 
-def glance(head: Head, length: int, read: Callable[[int, int], bytes], *, ids: bool = False) -> Block:
+def glance(head: Head, length: int, read: Callable[[int, int], bytes], *, ids: bool = False) -> OutcomeBlock:
     """A block without its results, and without its `ids` unless they are asked for: those columns are not even read.
 
     The payload is `length` bytes, of which `read(offset, size)` gives some. Raises CheckpointDamaged; but the checksum
@@ -461,10 +461,10 @@ def glance(head: Head, length: int, read: Callable[[int, int], bytes], *, ids: b
         raise CheckpointDamaged("an outcome frame is shorter than its head says")
     packed_ids = read(_BODY, head.ids_size) if ids else b""
     lean = head._replace(ids_size=len(packed_ids), results_size=0)
-    return Block(read(0, _OPENING) + lean.pack() + packed_ids + read(after, length - after))
+    return OutcomeBlock(read(0, _OPENING) + lean.pack() + packed_ids + read(after, length - after))
 
 
-def outcomes(block: Block, picks: Iterable[int] | None = None) -> Iterator[tuple[int, Outcome]]:
+def outcomes(block: OutcomeBlock, picks: Iterable[int] | None = None) -> Iterator[tuple[int, Outcome]]:
     """(position in the input, Outcome) of the items `picks`, or of all; raises CheckpointDamaged."""
     head, ids, failures, attempts = block.head, block.ids, block.failures, block.attempts
     seconds, offsets, lines, items = block.seconds, block.offsets, block.lines, block.items
@@ -486,7 +486,7 @@ def outcomes(block: Block, picks: Iterable[int] | None = None) -> Iterator[tuple
         )
 
 
-def excerpts(block: Block, picks: Iterable[int]) -> Iterator[bytes]:
+def excerpts(block: OutcomeBlock, picks: Iterable[int]) -> Iterator[bytes]:
     """Each of the items `picks` as the OUTCOMES payload of a frame of its own; raises CheckpointDamaged."""
     head, ids, failures, attempts = block.head, block.ids, block.failures, block.attempts
     seconds, offsets, lines, items = block.seconds, block.offsets, block.lines, block.items

@@ -36,7 +36,7 @@ Found = tuple[Any, bytes, Any, int, BadItem | None]  # the fields of Identified:
 Identify = Callable[[Chunk, int, Any], "Found | None"]
 
 
-class Identifier:
+class ItemReader:
     """Understands the records of one run.
 
     `format` is None for Python items; `ids_needed` says that an item without an id is a failed one (there is a

@@ -23,7 +23,7 @@ from batchmill.errors import InputBroken, ItemError
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input import formats
 from batchmill.input.formats import MAX_ITEM, Format
-from batchmill.input.streams import BOM, UNREADABLE, Census, Feed, Headed, Notify, check_inputs, listing, opener
+from batchmill.input.streams import BOM, UNREADABLE, Feed, Headed, Notify, RecordCounter, check_inputs, listing, opener
 from batchmill.model import Chunk
 from batchmill.system import threads
 from batchmill.text import describe
@@ -78,7 +78,7 @@ class ByteSource:
             self._openers = [opener(name, notify) for name in self._names]
             self._label = self._names
         check_inputs(self._names, directories=format.name == "files")
-        self._census = Census(self._names, format, own)
+        self._census = RecordCounter(self._names, format, own)
         self._feed: Feed | None = None
         self._input = -1
         self._buffer = b""

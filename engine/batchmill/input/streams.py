@@ -251,7 +251,7 @@ def walk(name: str, own: OwnFiles = NO_FILES) -> Iterator[str]:
             yield entry.path
 
 
-class Census:
+class RecordCounter:
     """Counts the records of plain local files in a thread: `total`, None until it is known; `size` in bytes."""
 
     def __init__(self, names: Sequence[str], format: Format, own: OwnFiles = NO_FILES) -> None:

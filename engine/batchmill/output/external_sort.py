@@ -15,23 +15,23 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from batchmill.codec.outcomes import Block
+from batchmill.codec.outcomes import OutcomeBlock
 from batchmill.codec.unsaid import NOTHING, Unsaid
-from batchmill.output.ordering import RenderOrder, in_order, render_order, rendered
+from batchmill.output.ordering import RenderJob, in_order, render_order, rendered
 
 PAGE = 16 << 10  # bytes of lines in a page, unless one line is longer
 _HEAD = struct.Struct("<IQQ")
 
-Lines = Callable[[Block, list[int], RenderOrder], tuple[list[bytes], Unsaid]]
+Lines = Callable[[OutcomeBlock, list[int], RenderJob], tuple[list[bytes], Unsaid]]
 
 
-class SortOrder(NamedTuple):
+class SortJob(NamedTuple):
     """Frames whose lines are to be put in order, as a run."""
 
-    frames: RenderOrder
+    frames: RenderJob
 
 
-class MergeOrder(NamedTuple):
+class MergeJob(NamedTuple):
     """The lines at positions [low, high): pages of each run that has some, in the order of runs."""
 
     low: int
@@ -39,7 +39,7 @@ class MergeOrder(NamedTuple):
     pages: tuple[bytes, ...]
 
 
-Work = RenderOrder | SortOrder | MergeOrder
+Work = RenderJob | SortJob | MergeJob
 
 
 class Page(NamedTuple):
@@ -52,14 +52,14 @@ class Page(NamedTuple):
 
 def fulfil(order: Work) -> tuple[bytes, Unsaid]:
     """What an order asks for, and what of it could not be said."""
-    if isinstance(order, SortOrder):
+    if isinstance(order, SortJob):
         return sort(order, lines_of)
-    if isinstance(order, MergeOrder):
+    if isinstance(order, MergeJob):
         return b"".join(merge(order)), NOTHING
     return render_order(order)
 
 
-def lines_of(block: Block, indices: list[int], order: RenderOrder) -> tuple[list[bytes], Unsaid]:
+def lines_of(block: OutcomeBlock, indices: list[int], order: RenderJob) -> tuple[list[bytes], Unsaid]:
     """The output of each of some outcomes by itself; nothing for those that are left out."""
     wanted = indices if order.all or not block.head.failed else [i for i in indices if i not in block.failures]
     if order.format != "jsonl":
@@ -74,10 +74,10 @@ def lines_of(block: Block, indices: list[int], order: RenderOrder) -> tuple[list
     return [by_index.get(index, b"") for index in indices], unsaid
 
 
-def sort(order: SortOrder, lines_of: Lines) -> tuple[bytes, Unsaid]:
+def sort(order: SortJob, lines_of: Lines) -> tuple[bytes, Unsaid]:
     """A run: the lines of frames in order, as pages one after another."""
     frames = order.frames
-    blocks = [Block(part.payload) for part in frames.parts]
+    blocks = [OutcomeBlock(part.payload) for part in frames.parts]
     ordered = in_order(frames.parts, blocks, frames.low, frames.high)
     wanted: list[list[int]] = [[] for _ in blocks]
     for _, number, index in ordered:
@@ -128,7 +128,7 @@ def pages(run: bytes) -> Iterator[Page]:
         offset += _HEAD.size + size
 
 
-def merge(order: MergeOrder) -> list[bytes]:
+def merge(order: MergeJob) -> list[bytes]:
     """The lines of a slice, in order; those at one position by the order of their runs."""
     positions: list[int] = []
     lines: list[bytes] = []

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from batchmill.codec.json_form import Plain, chunks, encode
-from batchmill.codec.outcomes import Block, pack_value, unpack_outcomes
+from batchmill.codec.outcomes import OutcomeBlock, pack_value, unpack_outcomes
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged
 from batchmill.input.formats import FORMATS, PLAIN_IDS, kept_item
@@ -17,7 +17,7 @@ ABSENT = object()
 
 
 def render(
-    payload: bytes | memoryview | Block,
+    payload: bytes | memoryview | OutcomeBlock,
     picks: Sequence[int] | None = None,
     *,
     format: str,
@@ -33,7 +33,7 @@ def render(
     it came in.
     Raises CheckpointDamaged for a payload that is none.
     """
-    block = payload if isinstance(payload, Block) else unpack_outcomes(payload)
+    block = payload if isinstance(payload, OutcomeBlock) else unpack_outcomes(payload)
     order, items = chosen(block, picks, all), source if with_item else None
     try:
         if format == "raw":
@@ -45,7 +45,7 @@ def render(
         raise CheckpointDamaged("a result is nested too deeply to be written") from error
 
 
-def chosen(block: Block, picks: Sequence[int] | None, all: bool) -> Sequence[int]:
+def chosen(block: OutcomeBlock, picks: Sequence[int] | None, all: bool) -> Sequence[int]:
     """The item indices to write, in order."""
     order: Sequence[int] = range(len(block)) if picks is None else picks
     if all or not block.head.failed:
@@ -57,7 +57,7 @@ def chosen(block: Block, picks: Sequence[int] | None, all: bool) -> Sequence[int
 # --- raw --------------------------------------------------------------------------------------------------------------
 
 
-def _raw(block: Block, order: Iterable[int]) -> tuple[bytes, Unsaid]:
+def _raw(block: OutcomeBlock, order: Iterable[int]) -> tuple[bytes, Unsaid]:
     """What commands printed, one after the other, nothing in between; a text or bytes as they are, else a JSON line."""
     pieces, cut, plain = [], 0, Plain()
     failures = block.failures
@@ -77,7 +77,7 @@ def _raw(block: Block, order: Iterable[int]) -> tuple[bytes, Unsaid]:
 # --- msgpack ---------------------------------------------------------------------------------------------------------
 
 
-def _packed_entry(block: Block, index: int, items: str | None) -> bytes:
+def _packed_entry(block: OutcomeBlock, index: int, items: str | None) -> bytes:
     item = ABSENT if items is None else item_of(block, index, items)
     failure = block.failures.get(index)
     return b"".join(
@@ -95,7 +95,7 @@ def _error(type: str, message: str) -> dict[str, str]:
     return {"type": type, "message": message}
 
 
-def item_of(block: Block, index: int, source: str) -> Any:
+def item_of(block: OutcomeBlock, index: int, source: str) -> Any:
     """The item as its function saw it, `source` being the format it came in; ABSENT where it was not kept."""
     raw = block.raw(index)
     return ABSENT if raw is None else kept_item(source, raw)
@@ -104,7 +104,7 @@ def item_of(block: Block, index: int, source: str) -> Any:
 # --- JSON lines ------------------------------------------------------------------------------------------------------
 
 
-def _lines(block: Block, order: Sequence[int], items: str | None) -> tuple[bytes, Unsaid]:
+def _lines(block: OutcomeBlock, order: Sequence[int], items: str | None) -> tuple[bytes, Unsaid]:
     lines = _plain_lines(block, order) if items is None else None
     plain = Plain()
     if lines is None:
@@ -117,7 +117,7 @@ def _lines(block: Block, order: Sequence[int], items: str | None) -> tuple[bytes
         return b"".join(map(_encode_line, lines)), plain.unsaid
 
 
-def _plain_lines(block: Block, order: Sequence[int]) -> list[str] | None:
+def _plain_lines(block: OutcomeBlock, order: Sequence[int]) -> list[str] | None:
     """The lines of ok items, at 1 µs each; None where one is not that simple, and all go the slower way."""
     ids, results, failures = block.ids, block.results, block.failures if block.head.failed else ()
     if results is None or not (block.has_alike_keys and PLAIN_IDS.issuperset(map(type, ids))):
@@ -134,7 +134,7 @@ def _plain_lines(block: Block, order: Sequence[int]) -> list[str] | None:
         return None
 
 
-def _entry(block: Block, index: int, items: str | None, knows_items: bool) -> tuple[dict[str, Any], bool]:
+def _entry(block: OutcomeBlock, index: int, items: str | None, knows_items: bool) -> tuple[dict[str, Any], bool]:
     """What the line of an outcome says, and whether the keys of each map in it are of one type for sure."""
     failure, id, has_alike_keys = block.failures.get(index), block.ids[index], True
     entry = {"id": id}

@@ -20,8 +20,8 @@ from typing import Protocol
 
 from batchmill.checkpoint.index import Extent, Piece
 from batchmill.codec.unsaid import Unsaid
-from batchmill.output.external_sort import SortOrder, Work
-from batchmill.output.ordering import Part, RenderOrder, Stretch, stretches
+from batchmill.output.external_sort import SortJob, Work
+from batchmill.output.ordering import Part, RenderJob, Stretch, stretches
 from batchmill.output.spool import Spool, unit_of
 
 _WINDOW = 1 << 14  # positions that are looked at together
@@ -48,7 +48,7 @@ class Frames(Protocol):
         """The indices that count elsewhere than at their own places."""
 
 
-Make = Callable[[int, int, tuple[Part, ...]], RenderOrder]
+Make = Callable[[int, int, tuple[Part, ...]], RenderJob]
 
 
 def parts_of(stretch: Stretch, frames: Frames) -> tuple[Part, ...]:
@@ -68,7 +68,7 @@ def _part(seq: int, pieces: Iterable[Piece], frames: Frames, singles: array[int]
 
 
 class Layout:
-    """Pieces of one ordering, and the work that puts them in order: `make` turns parts into a RenderOrder.
+    """Pieces of one ordering, and the work that puts them in order: `make` turns parts into a RenderJob.
 
     `folder` is where a temporary file may be (None: where such belong). A single outcome takes 24 bytes until it is
     its turn.
@@ -100,7 +100,7 @@ class Layout:
         singles.append(piece.high - piece.low)
 
     def orders(self) -> Iterator[Work | None]:
-        """What is to be made, in order; None: not before what a SortOrder asked for was given to `sorted`.
+        """What is to be made, in order; None: not before what a SortJob asked for was given to `sorted`.
 
         All but that is output, in order. Raises CheckpointDamaged, OutputLost. Once.
         """
@@ -121,7 +121,7 @@ class Layout:
         yield from self._stretches(after)
 
     def sorted(self, run: bytes) -> None:
-        """A run, as a SortOrder asked for it: in the order of these. Raises OutputLost."""
+        """A run, as a SortJob asked for it: in the order of these. Raises OutputLost."""
         assert self._spool is not None
         self._spool.add(run)
         self._sorting -= 1
@@ -143,12 +143,12 @@ class Layout:
             for order in self.orders():
                 assert order is not None  # each run is back before the next order is asked for
                 data, unsaid = fulfil(order)
-                if isinstance(order, SortOrder):
+                if isinstance(order, SortJob):
                     self.sorted(data)
                     data = b""
                 yield data, unsaid
 
-    def _stretches(self, pieces: Iterable[Piece]) -> Iterator[RenderOrder]:
+    def _stretches(self, pieces: Iterable[Piece]) -> Iterator[RenderJob]:
         for stretch in stretches(pieces, lambda seq: self._frames.extent(seq).size):
             yield self._make(stretch.low, stretch.high, parts_of(stretch, self._frames))
 
@@ -174,7 +174,7 @@ class Layout:
                 if position < high and position + count > low:
                     yield from _within([Piece(0, position, position + count, seq, 0, place)], low, high)
 
-    def _sort(self, pieces: Iterable[Piece], low: int, high: int) -> Iterator[SortOrder]:
+    def _sort(self, pieces: Iterable[Piece], low: int, high: int) -> Iterator[SortJob]:
         """The frames of the tangle, each once, by seq."""
         by_seq: dict[int, list[Piece]] = {}
         for piece in pieces:
@@ -196,9 +196,9 @@ class Layout:
         items, size = self._frames.extent(seq)
         return size + _LINE * items
 
-    def _run(self, low: int, high: int, parts: tuple[Part, ...]) -> SortOrder:
+    def _run(self, low: int, high: int, parts: tuple[Part, ...]) -> SortJob:
         self._sorting += 1
-        return SortOrder(self._make(low, high, parts))
+        return SortJob(self._make(low, high, parts))
 
 
 def _within(pieces: Iterable[Piece], low: int, high: int) -> Iterator[Piece]:

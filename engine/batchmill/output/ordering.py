@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from batchmill.checkpoint.index import Piece
-from batchmill.codec.outcomes import Block, read_head
+from batchmill.codec.outcomes import OutcomeBlock, read_head
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.output import json_lines, rows
 
@@ -47,7 +47,7 @@ class Stretch(NamedTuple):
     pieces: tuple[Piece, ...]
 
 
-class RenderOrder(NamedTuple):
+class RenderJob(NamedTuple):
     """A stretch to turn into output bytes; its parts are one a frame, by seq."""
 
     low: int
@@ -109,7 +109,7 @@ def _joined(found: Iterable[Stretch], size: Callable[[int], int]) -> Iterator[St
         yield Stretch(low, high, tuple(pieces))
 
 
-def picks(block: Block, part: Part, low: int, high: int) -> Iterator[tuple[int, int]]:
+def picks(block: OutcomeBlock, part: Part, low: int, high: int) -> Iterator[tuple[int, int]]:
     """(position, index) of the outcomes of a part at positions [low, high)."""
     for piece in part.pieces:
         first, end = max(low, piece.low), min(high, piece.high)
@@ -132,7 +132,7 @@ def _run(low: int, high: int, shift: int, gone: Collection[int]) -> Iterator[tup
     return ((position, position + shift) for position in range(low, high) if position + shift not in gone)
 
 
-def in_order(parts: Sequence[Part], blocks: Sequence[Block], low: int, high: int) -> list[tuple[int, int, int]]:
+def in_order(parts: Sequence[Part], blocks: Sequence[OutcomeBlock], low: int, high: int) -> list[tuple[int, int, int]]:
     """(position, part number, index) of all outcomes of these parts at [low, high), in order.
 
     `blocks` are the parts' payloads, decoded once: interleaved frames take turns item by item.
@@ -144,10 +144,10 @@ def in_order(parts: Sequence[Part], blocks: Sequence[Block], low: int, high: int
     )
 
 
-def render_order(order: RenderOrder) -> tuple[bytes, Unsaid]:
+def render_order(order: RenderJob) -> tuple[bytes, Unsaid]:
     """The output bytes of a stretch, and what they could not say."""
     texts, unsaid = [], NOTHING
-    blocks = [Block(part.payload) for part in order.parts]
+    blocks = [OutcomeBlock(part.payload) for part in order.parts]
     for number, indices in _groups(order, blocks):
         text, more = rendered(blocks[number], indices, order)
         texts.append(text)
@@ -155,7 +155,7 @@ def render_order(order: RenderOrder) -> tuple[bytes, Unsaid]:
     return b"".join(texts), unsaid
 
 
-def rendered(block: Block, indices: Sequence[int] | None, order: RenderOrder) -> tuple[bytes, Unsaid]:
+def rendered(block: OutcomeBlock, indices: Sequence[int] | None, order: RenderJob) -> tuple[bytes, Unsaid]:
     """The output bytes of some outcomes of a frame, in the order given (None: all of them), as `order` wants them."""
     render = rows.render if order.format in rows.FORMATS else json_lines.render
     return render(block, indices, format=order.format, all=order.all, with_item=order.with_item, source=order.source)
@@ -171,7 +171,7 @@ def _is_frame(part: Part, low: int, high: int) -> bool:
     return first <= head.first and end >= head.first + head.lines
 
 
-def _groups(order: RenderOrder, blocks: Sequence[Block]) -> Iterator[tuple[int, list[int] | None]]:
+def _groups(order: RenderJob, blocks: Sequence[OutcomeBlock]) -> Iterator[tuple[int, list[int] | None]]:
     """(part number, indices of it) in order; None for all of them."""
     if len(order.parts) == 1 and _is_frame(order.parts[0], order.low, order.high):
         yield 0, None

@@ -17,16 +17,16 @@ from batchmill.checkpoint.history import History
 from batchmill.checkpoint.index import Extent, Piece
 from batchmill.checkpoint.reader import NOBODY, damaged, naming, open_reader
 from batchmill.checkpoint.writer import Holder
-from batchmill.codec.outcomes import Block, excerpts, outcomes
+from batchmill.codec.outcomes import OutcomeBlock, excerpts, outcomes
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged, OutputLost
 from batchmill.files.conflicts import Access, Use, check, descriptor_in
 from batchmill.input.formats import FORMATS, Format
 from batchmill.model import Outcome, Report, report_of
 from batchmill.output import rows
-from batchmill.output.external_sort import MergeOrder, SortOrder, fulfil, merge, sort
+from batchmill.output.external_sort import MergeJob, SortJob, fulfil, merge, sort
 from batchmill.output.layout import Frames, Layout, Make
-from batchmill.output.ordering import Part, RenderOrder, in_order
+from batchmill.output.ordering import Part, RenderJob, in_order
 from batchmill.output.sinks import STDOUT, check_format, open_target
 from batchmill.secrecy import mask_facts
 
@@ -100,15 +100,15 @@ class Results:
         pieces = (piece for piece in self.pieces() if piece.seq in failing)
         return self._chosen(pieces, lambda block, place: place in block.failures)
 
-    def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
+    def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[OutcomeBlock, int], bool]) -> Iterator[Outcome]:
         for layout in _layouts(pieces, self, _plain_order):
             with layout, naming(self._reader.path):
                 for order in layout.orders():
-                    if isinstance(order, SortOrder):
+                    if isinstance(order, SortJob):
                         layout.sorted(sort(order, partial(_excerpts, is_wanted))[0])
-                    elif isinstance(order, MergeOrder):
+                    elif isinstance(order, MergeJob):
                         for line in merge(order):
-                            yield from map(itemgetter(1), outcomes(Block(line)))
+                            yield from map(itemgetter(1), outcomes(OutcomeBlock(line)))
                     elif order is not None:
                         yield from _outcomes_in(order, is_wanted)
 
@@ -212,12 +212,12 @@ def _layouts(pieces: Iterable[Piece], frames: Frames, make: Make) -> Iterator[La
         yield found.pop(generation)
 
 
-def _plain_order(low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
-    return RenderOrder(low, high, parts, "", all=True, with_item=True)
+def _plain_order(low: int, high: int, parts: tuple[Part, ...]) -> RenderJob:
+    return RenderJob(low, high, parts, "", all=True, with_item=True)
 
 
-def _outcomes_in(order: RenderOrder, is_wanted: Callable[[Block, int], bool]) -> Iterator[Outcome]:
-    blocks = [Block(part.payload) for part in order.parts]
+def _outcomes_in(order: RenderJob, is_wanted: Callable[[OutcomeBlock, int], bool]) -> Iterator[Outcome]:
+    blocks = [OutcomeBlock(part.payload) for part in order.parts]
     ordered = in_order(order.parts, blocks, order.low, order.high)
     for number, group in groupby(ordered, key=itemgetter(1)):
         block = blocks[number]
@@ -226,7 +226,7 @@ def _outcomes_in(order: RenderOrder, is_wanted: Callable[[Block, int], bool]) ->
 
 
 def _excerpts(
-    is_wanted: Callable[[Block, int], bool], block: Block, places: list[int], order: RenderOrder
+    is_wanted: Callable[[OutcomeBlock, int], bool], block: OutcomeBlock, places: list[int], order: RenderJob
 ) -> tuple[list[bytes], Unsaid]:
     """Outcomes as frames of their own; nothing for those that are not wanted."""
     wanted = [place for place in places if is_wanted(block, place)]
@@ -346,8 +346,8 @@ class _Written:
                 self.bytes += len(data)
                 self.unsaid += unsaid
 
-    def _make(self, source: str, low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
-        return RenderOrder(low, high, parts, self._format, self._all, self._with_item, source)
+    def _make(self, source: str, low: int, high: int, parts: tuple[Part, ...]) -> RenderJob:
+        return RenderJob(low, high, parts, self._format, self._all, self._with_item, source)
 
 
 def all_equal(values: Iterable[Any]) -> bool:

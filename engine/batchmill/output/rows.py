@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from batchmill.codec.json_form import Plain, encode
-from batchmill.codec.outcomes import Block, pack_value
+from batchmill.codec.outcomes import OutcomeBlock, pack_value
 from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import CheckpointDamaged
 from batchmill.output.json_lines import ABSENT, chosen, item_of
@@ -44,7 +44,7 @@ def opening(format: str, *, all: bool, with_item: bool) -> bytes:
 
 
 def render(
-    block: Block, picks: Sequence[int] | None, *, format: str, all: bool, with_item: bool, source: str
+    block: OutcomeBlock, picks: Sequence[int] | None, *, format: str, all: bool, with_item: bool, source: str
 ) -> tuple[bytes, Unsaid]:
     """As export.render: lines of CSV, or for SQLite rows as msgpack arrays, one after another."""
     cells = _Cells()
@@ -102,7 +102,7 @@ class _Cells:
         return encode(found) if isinstance(found, (dict, list)) else found
 
 
-def _database_row(block: Block, index: int, cells: _Cells, all: bool) -> list[Any]:
+def _database_row(block: OutcomeBlock, index: int, cells: _Cells, all: bool) -> list[Any]:
     failure = block.failures.get(index)
     return [
         cells.cell(block.ids[index]),
@@ -114,7 +114,7 @@ def _database_row(block: Block, index: int, cells: _Cells, all: bool) -> list[An
     ]
 
 
-def _csv_row(block: Block, index: int, cells: _Cells, all: bool) -> list[str]:
+def _csv_row(block: OutcomeBlock, index: int, cells: _Cells, all: bool) -> list[str]:
     id, failure = block.ids[index], block.failures.get(index)
     row = [
         _escaped(id) if type(id) is str else cells.text(id),

@@ -14,7 +14,7 @@ from math import isqrt
 
 from batchmill.errors import OutputLost
 from batchmill.files.storage import read_at, write_whole
-from batchmill.output.external_sort import PAGE, MergeOrder, pages
+from batchmill.output.external_sort import PAGE, MergeJob, pages
 
 _UNIT = 4 << 20  # bytes of a run, and of a slice, unless there are gigabytes in all
 
@@ -55,7 +55,7 @@ class Spool:
         self._end += len(run)
         self._runs.append(len(self._positions))
 
-    def slices(self, low: int, high: int) -> Iterator[MergeOrder]:
+    def slices(self, low: int, high: int) -> Iterator[MergeJob]:
         """All lines, whose positions are in [low, high), as slices in order."""
         offsets = array("Q", [*self._offsets, self._end])
         cuts, size = [low], 0
@@ -65,7 +65,7 @@ class Spool:
                 size = 0
             size += offsets[number + 1] - offsets[number]
         for begin, end in pairwise([*cuts, high]):
-            yield MergeOrder(begin, end, tuple(self._cut(offsets, begin, end)))
+            yield MergeJob(begin, end, tuple(self._cut(offsets, begin, end)))
 
     def _cut(self, offsets: array[int], low: int, high: int) -> Iterator[bytes]:
         """The pages of each run that may have lines at [low, high)."""

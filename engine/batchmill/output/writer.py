@@ -20,9 +20,9 @@ from batchmill.errors import OutputLost
 from batchmill.files.storage import remove
 from batchmill.model import TIME_UP
 from batchmill.output import rows
-from batchmill.output.external_sort import SortOrder, Work
+from batchmill.output.external_sort import SortJob, Work
 from batchmill.output.layout import Frames, Layout, parts_of
-from batchmill.output.ordering import Part, RenderOrder, stretches
+from batchmill.output.ordering import Part, RenderJob, stretches
 from batchmill.output.sinks import STDOUT, open_target
 from batchmill.text import harmless
 
@@ -47,7 +47,7 @@ class Frontier:
             self.position = max(self.position, heapq.heappop(self._ahead)[1])
 
 
-class Output:
+class OutputWriter:
     """Where results go; `frames` is where they are read from.
 
     `target` is "-" or a path, `source` the format that items came in. Raises OutputLost where it cannot be written;
@@ -79,8 +79,8 @@ class Output:
         self.is_unread = False
         self._on_screen = self._streams and os.isatty(1) and format in ("jsonl", "csv")
 
-    def _make(self, low: int, high: int, parts: tuple[Part, ...]) -> RenderOrder:
-        return RenderOrder(low, high, parts, self._format, False, self._with_item, self._source)
+    def _make(self, low: int, high: int, parts: tuple[Part, ...]) -> RenderJob:
+        return RenderJob(low, high, parts, self._format, False, self._with_item, self._source)
 
     def add(self, piece: Piece) -> None:
         """Outcomes that are in the checkpoint now, at positions of this input."""
@@ -134,7 +134,7 @@ class Output:
         if order is None:
             return None
         number, self._cut = self._cut, self._cut + 1
-        if isinstance(order, SortOrder):
+        if isinstance(order, SortJob):
             self._sorts.add(number)
         return number, order
 
@@ -152,7 +152,7 @@ class Output:
         while True:
             yield None
 
-    def _advance(self) -> Iterator[RenderOrder]:
+    def _advance(self) -> Iterator[RenderJob]:
         """The stretches of a stream up to its frontier; what reaches beyond it waits."""
         end, due = self._frontier.position, []
         while self._pieces and self._pieces[0].low < end:

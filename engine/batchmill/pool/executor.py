@@ -58,7 +58,7 @@ class NoLock:
         return False
 
 
-class _Process(WorkerProcess):
+class _WorkerFace(WorkerProcess):
     """The executor's process, and the thread that feeds it: `calls` would start that in the executor's own thread,
     where nobody would hear that it cannot be started."""
 
@@ -85,7 +85,7 @@ class _Process(WorkerProcess):
 class _Context:
     """What ProcessPoolExecutor takes for a context of multiprocessing."""
 
-    process: _Process | None = None
+    process: _WorkerFace | None = None
     replies: Any = None
 
     def __init__(self, origin: Origin) -> None:
@@ -104,8 +104,8 @@ class _Context:
         self.replies = queues.SimpleQueue(ctx=self)
         return self.replies
 
-    def Process(self, *, target: Callable[..., Any], args: Sequence[Any]) -> _Process:  # noqa: N802
-        self.process = _Process(self._origin, target, args)
+    def Process(self, *, target: Callable[..., Any], args: Sequence[Any]) -> _WorkerFace:  # noqa: N802
+        self.process = _WorkerFace(self._origin, target, args)
         return self.process
 
 
@@ -140,7 +140,7 @@ class SingleProcessExecutor:
     def _abandon(self) -> None:
         """End what was started when something else could not be."""
         self.shutdown()
-        process: _Process | None = self._context.process
+        process: _WorkerFace | None = self._context.process
         if process is not None:
             process.abandon()
 

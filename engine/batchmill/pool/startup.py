@@ -43,7 +43,7 @@ def died_importing(code: int | None) -> FunctionFailed:
     return FunctionFailed(f"a worker {describe_exit(code)} while importing the function", "try it with `batchmill try`")
 
 
-class Starts:
+class Startup:
     """Starts workers, and raises FunctionFailed or WorkersLost where that has no hope. `patience` is seconds.
 
     `any_ready` says whether a worker was ever up: then the function can be imported.

@@ -26,7 +26,7 @@ SHORT = 0.05  # share of all memory; less than that free is trouble
 _PATIENCE = (0.5, 5.0)  # least and greatest wait between asking an item to raise and killing its worker
 
 
-class Guard:
+class WorkerLimits:
     """Watches the workers of a pool, and knows for which item it killed one."""
 
     def __init__(self, pool: LocalPool, settings: Settings, tick: float, on_message: Callable[[str], None]) -> None:

@@ -22,7 +22,7 @@ GROWTH = 8  # a chunk is at most so many times larger than the largest one seen:
 _MEMORY = 0.3  # weight of the newest chunk in the mean
 
 
-class Pace:
+class ChunkSizer:
     """Follows the measured seconds per item and says how many items to send next.
 
     `fixed` is the user's chunk size, or None for by time.

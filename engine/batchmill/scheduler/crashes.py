@@ -8,13 +8,13 @@ from typing import Any
 from batchmill.model import Chunk
 from batchmill.pool.base import Worker, WorkerPool
 from batchmill.pool.startup import KILLED
-from batchmill.pool.worker_limits import Guard
+from batchmill.pool.worker_limits import WorkerLimits
 from batchmill.scheduler.blame import DISCONNECTED, Blame, machine_verdict, verdict
-from batchmill.scheduler.in_flight import Flight, Ledger
+from batchmill.scheduler.in_flight import Flight, InFlight
 from batchmill.text import describe_exit
 
 
-class Losses:
+class CrashHandler:
     """`refund` gives items back to the intake's count; `strike` makes a charge durable before the record runs again.
 
     Whom the kernel kills for want of memory need not be who took it: while there is more than one worker, a record is
@@ -25,13 +25,13 @@ class Losses:
     def __init__(
         self,
         pool: WorkerPool,
-        ledger: Ledger,
-        guard: Guard,
+        in_flight: InFlight,
+        guard: WorkerLimits,
         refund: Callable[[int], None],
         strike: Callable[[dict[str, Any]], None],
     ) -> None:
         self._pool = pool
-        self._ledger = ledger
+        self._in_flight = in_flight
         self._guard = guard
         self._refund = refund
         self._strike = strike
@@ -41,7 +41,7 @@ class Losses:
     def take_back(self, worker: Worker, *, stopped: bool) -> None:
         """Take all flights of a worker that is confirmed dead; nobody is charged once the run is `stopped`."""
         running = self._pool.running(worker)
-        flights = sorted(self._ledger.on_worker(worker.slot), key=lambda flight: flight.serial)
+        flights = sorted(self._in_flight.on_worker(worker.slot), key=lambda flight: flight.serial)
         stopped = stopped or worker.is_spared
         if worker.machine_lost:
             self._machine_lost(worker, flights, running, blame=not stopped)
@@ -54,7 +54,7 @@ class Losses:
                 offset = None if running is None or worker.disconnected else running[1]
                 self._current(worker, flight, offset, blame=not stopped)
             else:
-                self._ledger.lost(flight.serial, None, blame=False)
+                self._in_flight.lost(flight.serial, None, blame=False)
 
     def _machine_lost(
         self, worker: Worker, flights: list[Flight], running: tuple[int, int] | None, *, blame: bool
@@ -68,16 +68,16 @@ class Losses:
             chunk, reached = flight.chunk, running if running is not None else (flights[0].serial, 0)
             self._refund(chunk.to_run)
             if not blame or worker.alone not in (0, flight.serial) or flight.serial < reached[0]:
-                self._ledger.lost(flight.serial, None, blame=False)
+                self._in_flight.lost(flight.serial, None, blame=False)
             elif flight.serial == worker.alone and chunk.records == 1:
-                strike = self._ledger.lost(flight.serial, 0)
+                strike = self._in_flight.lost(flight.serial, 0)
                 assert strike is not None
                 self._strike({"position": strike.first, "count": strike.count, "exit": None})
-                if self._ledger.condemned(strike):
+                if self._in_flight.condemned(strike):
                     # Whether it had been opened nobody knows: it is once more, for its id, and alone.
-                    self._ledger.condemn(strike.first, machine_verdict(worker.machine_lost, strike.count))
+                    self._in_flight.condemn(strike.first, machine_verdict(worker.machine_lost, strike.count))
             else:
-                self._ledger.suspect(flight.serial, reached[1] if flight.serial == reached[0] else 0)
+                self._in_flight.suspect(flight.serial, reached[1] if flight.serial == reached[0] else 0)
 
     def _current(self, worker: Worker, flight: Flight, offset: int | None, *, blame: bool) -> None:
         """The worker died over this flight; record `offset` of it may be to blame."""
@@ -89,10 +89,10 @@ class Losses:
             has_begun = not worker.items or self._pool.has_begun(worker, flight.serial)
             is_clear = has_begun and bool(worker.disconnected or worker.raised)
             if code == KILLED and memory is not None and not is_clear and self._is_one_of_many(flight.chunk):
-                self._ledger.isolate(flight.serial, offset)
+                self._in_flight.isolate(flight.serial, offset)
                 return
             blame = is_clear or self._blame.is_its_own(first, code, memory, has_begun=has_begun)
-        strike = self._ledger.lost(flight.serial, offset, blame=blame)
+        strike = self._in_flight.lost(flight.serial, offset, blame=blame)
         if strike is None:
             return
         self._acquitted = 0
@@ -100,13 +100,13 @@ class Losses:
         # What the worker did not live to call the function on is not opened again.
         was_opened = self._pool.was_opened(worker, flight.serial, strike.first - flight.chunk.first)
         if sentence is not None:
-            self._ledger.condemn(strike.first, sentence, sealed=not was_opened)
-        elif self._ledger.condemned(strike):
+            self._in_flight.condemn(strike.first, sentence, sealed=not was_opened)
+        elif self._in_flight.condemned(strike):
             # Status 1 between items: the executor's own code could not send the reply.
             cut_off = worker.disconnected or (offset is None and code == 1)
             how = DISCONNECTED if cut_off else f"raised {worker.raised}" if worker.raised else describe_exit(code)
             error = verdict(how, worker.pid, strike.count, memory, was_opened=was_opened)
-            self._ledger.condemn(strike.first, error, sealed=not was_opened)
+            self._in_flight.condemn(strike.first, error, sealed=not was_opened)
 
     def _is_one_of_many(self, chunk: Chunk) -> bool:
         """Whether something else may have run beside a chunk."""

@@ -33,7 +33,7 @@ from batchmill.model import Chunk
 Divide = Callable[[Chunk, int], tuple[Chunk, Chunk]]
 
 
-class State(Enum):
+class ChunkState(Enum):
     """Where a flight stands."""
 
     HANDED = "handed"
@@ -47,7 +47,7 @@ class Flight:
     serial: int
     worker: int
     chunk: Chunk
-    state: State = State.HANDED
+    state: ChunkState = ChunkState.HANDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Strike:
     count: int
 
 
-class Ledger:
+class InFlight:
     """The chunks in flight and those to be handed out before any new input.
 
     `divide` splits a chunk in two (formats.divide with the separator bound). A record whose strikes exceed
@@ -177,7 +177,7 @@ class Ledger:
             flight.chunk, rest = chunk._replace(records=0, data=chunk.data[:0], skip=None, earlier=None), chunk
         else:
             flight.chunk, rest = self.divide(chunk, at)
-        flight.state = State.SHORT
+        flight.state = ChunkState.SHORT
         self.put_first(rest)
 
     def lost(self, serial: int, suspect: int | None, *, blame: bool = True) -> Strike | None:
@@ -189,7 +189,7 @@ class Ledger:
         flight = self._flight(serial)
         chunk = flight.chunk
         if suspect is not None and not 0 <= suspect < chunk.records:
-            if suspect < 0 or flight.state is not State.SHORT:
+            if suspect < 0 or flight.state is not ChunkState.SHORT:
                 raise IllegalMove(f"flight {serial} of {chunk.records} records was lost at record {suspect}")
             # Published before its worker saw that it was taken back: it was not started, here.
             blame = False

@@ -23,21 +23,21 @@ from batchmill.errors import BatchmillError, CheckpointUnwritable, ClusterLost, 
 from batchmill.model import TIME_UP, Chunk, Stop
 from batchmill.output.writer import KEPT
 from batchmill.pool.base import Event, Worker, WorkerPool
-from batchmill.pool.startup import Starts
-from batchmill.pool.worker_limits import Guard
-from batchmill.scheduler.chunk_size import Pace
-from batchmill.scheduler.crashes import Losses
-from batchmill.scheduler.in_flight import Ledger
-from batchmill.scheduler.rendering import Desk, Due
+from batchmill.pool.startup import Startup
+from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.scheduler.chunk_size import ChunkSizer
+from batchmill.scheduler.crashes import CrashHandler
+from batchmill.scheduler.in_flight import InFlight
+from batchmill.scheduler.rendering import Due, OutputMaker
 from batchmill.scheduler.retrier import Retrier
 from batchmill.scheduler.run_limits import Phase, TimeLimit
-from batchmill.scheduler.work_queue import Intake
-from batchmill.scheduler.work_stealing import SOON, Recaller
+from batchmill.scheduler.work_queue import WorkQueue
+from batchmill.scheduler.work_stealing import SOON, WorkStealer
 from batchmill.text import in_words, plural
 from batchmill.worker import records
 from batchmill.worker.main import Ready
-from batchmill.worker.records import Answer, Ids, Order
-from batchmill.worker.reply import Part, Tally
+from batchmill.worker.records import Answer, ChunkJob, Ids
+from batchmill.worker.reply import Part, ReplySummary
 from batchmill.worker.sealer import Sealer
 
 TICK = 0.1  # seconds between looks at what sends no events
@@ -55,7 +55,7 @@ class Watcher(Protocol):
         """At every turn of the loop: `now` is monotonic seconds; `pids` and `workers` are the workers there are."""
 
     def worker_ended(self, worker: int, pid: int, exit: int | None, why: str) -> None:
-        """See Tracker.worker_ended."""
+        """See Progress.worker_ended."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Callbacks:
     `generation` is that of the order of the input; `ready` hears the digest of the function's source once.
     """
 
-    commit: Callable[[Chunk, bytes, Tally], str | None]
+    commit: Callable[[Chunk, bytes, ReplySummary], str | None]
     strike: Callable[[dict[str, Any]], None]
     generation: Callable[[], int]
     ready: Callable[[str], None]
@@ -85,13 +85,13 @@ class Loop:
         *,
         pool: WorkerPool,
         events: queue.SimpleQueue[Any],
-        intake: Intake,
-        ledger: Ledger,
-        pace: Pace,
-        guard: Guard,
+        work_queue: WorkQueue,
+        in_flight: InFlight,
+        chunk_sizer: ChunkSizer,
+        guard: WorkerLimits,
         retrier: Retrier,
-        tracker: Watcher,
-        desk: Desk,
+        progress: Watcher,
+        output_maker: OutputMaker,
         sealer: Sealer,
         callbacks: Callbacks,
         window: int,
@@ -102,22 +102,22 @@ class Loop:
     ) -> None:
         self._pool = pool
         self._events = events
-        self._intake = intake
-        self._ledger = ledger
-        self._pace = pace
+        self._work_queue = work_queue
+        self._in_flight = in_flight
+        self._chunk_sizer = chunk_sizer
         self._guard = guard
         self._retrier = retrier
-        self._tracker = tracker
-        self._desk = desk
+        self._progress = progress
+        self._output_maker = output_maker
         self._sealer = sealer
         self._tell = callbacks
         self._window = self._depth = window
         self._grace = grace
         self._time_limit = time_limit
         self._clock = clock
-        self._recaller = Recaller(pool, ledger, intake.refund)
-        self._starts = Starts(pool, start_timeout, callbacks.message)
-        self._losses = Losses(pool, ledger, guard, intake.refund, callbacks.strike)
+        self._stealer = WorkStealer(pool, in_flight, work_queue.refund)
+        self._starts = Startup(pool, start_timeout, callbacks.message)
+        self._losses = CrashHandler(pool, in_flight, guard, work_queue.refund, callbacks.strike)
         self._inbox: deque[Any] = deque()
         self._deadline: float | None = None
         self._killed = self._has_waited = False
@@ -158,32 +158,32 @@ class Loop:
             self._handle(self._inbox.popleft())
 
     def _is_finished(self) -> bool:
-        if len(self._ledger) or self._desk.is_busy or self._pool.dying:
+        if len(self._in_flight) or self._output_maker.is_busy or self._pool.dying:
             return self._killed
         if self.stopped == TIME_UP and not self._killed:
-            self._guarded(self._intake.probe_end)
+            self._guarded(self._work_queue.probe_end)
             if self._is_worked_off():
                 self.stopped = ""  # the last items ended while they were waited for
         if self.stopped:
             return self._is_over_early()
-        if self._intake.is_limited and not len(self._retrier):
-            self._guarded(self._intake.probe_end)
-            if not self._intake.is_over:
+        if self._work_queue.is_limited and not len(self._retrier):
+            self._guarded(self._work_queue.probe_end)
+            if not self._work_queue.is_over:
                 self.stopped = "limit"
                 return self._is_over_early()
         return self._is_worked_off() and self._is_written()
 
     def _is_worked_off(self) -> bool:
         """Whether every item has its outcome."""
-        return not len(self._ledger) and self._intake.is_over and not len(self._retrier)
+        return not len(self._in_flight) and self._work_queue.is_over and not len(self._retrier)
 
     def _is_over_early(self) -> bool:
         """Stopped by design, the output so far is still written; a signal or an error leaves that to `results`."""
         return self._killed or self.stopped not in KEPT or self._is_written()
 
     def _is_written(self) -> bool:
-        self._desk.finish()
-        return self._desk.is_done
+        self._output_maker.finish()
+        return self._output_maker.is_done
 
     def _wait(self, seconds: float) -> None:
         """Move the events that are there, or come within so many seconds, to the inbox."""
@@ -195,7 +195,7 @@ class Loop:
             pass
 
     def _patience(self) -> float:
-        if self._recaller.is_pending:
+        if self._stealer.is_pending:
             return SOON
         idle = any(worker.ready and not worker.outstanding for worker in self._pool.workers.values())
         waits = (self._guard.tick, self._retrier.wait(self._clock()))
@@ -224,9 +224,9 @@ class Loop:
         """Have output made. Stopped by design, what there is so far is still written."""
         if self.stopped not in KEPT:
             return False
-        more = self._desk.fill(self._has_room)
-        if self.stopped and self._desk.is_deserted:  # time was up, and took all workers with it
-            while not self._is_time_over() and self._desk.make_one_here():
+        more = self._output_maker.fill(self._has_room)
+        if self.stopped and self._output_maker.is_deserted:  # time was up, and took all workers with it
+            while not self._is_time_over() and self._output_maker.make_one_here():
                 more = True
         return more
 
@@ -239,7 +239,7 @@ class Loop:
                     continue
                 if given == TURN:
                     return True
-                if self._ledger.is_to_wait and not self._pool.isolates:
+                if self._in_flight.is_to_wait and not self._pool.isolates:
                     return False
                 if not self._give(worker):
                     self._share()
@@ -252,7 +252,7 @@ class Loop:
     def _share(self) -> None:
         """Nothing is left to hand out: let workers that have too much share it with those that are idle."""
         workers = self._pool.workers.values()
-        self._recaller.plan(
+        self._stealer.plan(
             self._clock(), sum(1 for worker in workers if not worker.outstanding and self._has_room(worker))
         )
 
@@ -268,28 +268,28 @@ class Loop:
         most = self._guard.items_left(worker)
         if most is None:
             return None
-        return max(0, most - sum(flight.chunk.to_run for flight in self._ledger.on_worker(worker.slot)))
+        return max(0, most - sum(flight.chunk.to_run for flight in self._in_flight.on_worker(worker.slot)))
 
     def _has_work(self) -> bool:
         """Whether there is something to start the first worker for."""
-        if self._desk.needs_worker:
+        if self._output_maker.needs_worker:
             return True
         chunk = self._next_chunk()
         if chunk is None:
             return False
-        self._intake.refund(chunk.to_run)
-        self._ledger.put_first(chunk)
+        self._work_queue.refund(chunk.to_run)
+        self._in_flight.put_first(chunk)
         return True
 
     def _next_chunk(self, most: int | None = None) -> Chunk | None:
-        return self._guarded(lambda: self._intake.next(starved=not len(self._ledger), most=most))
+        return self._guarded(lambda: self._work_queue.next(starved=not len(self._in_flight), most=most))
 
     def _guarded(self, look: Callable[[], Chunk | None]) -> Chunk | None:
         """Look at the input. If it breaks, what came before is still done and committed; then the error is raised."""
         try:
             return look()
         except BaseException as error:  # an iterable may raise anything
-            self._intake.end()
+            self._work_queue.end()
             self.error = self.error or error
             return None
 
@@ -300,8 +300,8 @@ class Loop:
         if chunk.sealed or (chunk.verdict is not None and chunk.ids is not None):  # its id is known: not even for that
             self._seal(chunk, worker)
             return True
-        flight = self._ledger.hand(chunk, worker.slot)
-        order = Order(flight.serial, self._pace.slice, self._tell.generation(), chunk)
+        flight = self._in_flight.hand(chunk, worker.slot)
+        order = ChunkJob(flight.serial, self._chunk_sizer.slice, self._tell.generation(), chunk)
         if chunk.scan:
             self._pool.submit(worker, ("scan", flight.serial), records.scan_chunk, order)
         else:
@@ -312,7 +312,7 @@ class Loop:
         """A record that no worker may open again: all that is needed of it is made here, where `worker` would have
         been."""
         if chunk.scan:
-            self._intake.scanned(chunk, self._sealer.scan(chunk))
+            self._work_queue.scanned(chunk, self._sealer.scan(chunk))
         else:
             self._commit(chunk, [self._sealer.outcome(chunk, worker.slot, self._tell.generation())])
 
@@ -329,16 +329,16 @@ class Loop:
             return
         if kind == "hello":
             self._ready(worker, event.future.result())
-        elif kind in ("run", "scan") and self._ledger.has(number):
+        elif kind in ("run", "scan") and self._in_flight.has(number):
             self._replied(worker, event.future)
         elif kind == "render":
-            self._desk.made(number, *event.future.result())
+            self._output_maker.made(number, *event.future.result())
             self._mind_the_reader()
         if worker.retiring:
             self._pool.retire(worker)
 
     def _mind_the_reader(self) -> None:
-        if self._desk.is_unread:
+        if self._output_maker.is_unread:
             self.stop("SIGPIPE")
 
     def _replied(self, worker: Worker, future: Future[Answer | Ids]) -> None:
@@ -347,11 +347,11 @@ class Loop:
         if answer.trouble and not done:
             self._pool.spoiled(worker, answer.trouble)  # it counts as lost over what it had
             return
-        chunk = self._ledger.returned(answer.serial, done)
-        self._recaller.forget(worker, answer.serial)
+        chunk = self._in_flight.returned(answer.serial, done)
+        self._stealer.forget(worker, answer.serial)
         if isinstance(answer, Ids):
             if done:
-                self._intake.scanned(self._head(chunk, done), answer.scan)
+                self._work_queue.scanned(self._head(chunk, done), answer.scan)
         else:
             if done and self._losses.survived(chunk):
                 self._starts.shrink("there is no memory for more at once")
@@ -365,19 +365,19 @@ class Loop:
             self._pool.give_up(worker)
 
     def _head(self, chunk: Chunk, records: int) -> Chunk:
-        return self._ledger.divide(chunk, records)[0] if records < chunk.records else chunk
+        return self._in_flight.divide(chunk, records)[0] if records < chunk.records else chunk
 
     def _commit(self, chunk: Chunk, parts: list[Part]) -> int:
         """Commit what became of a chunk's first records; of how many items."""
-        items, before = sum(tally.items for _, tally in parts), 0
-        self._intake.refund(chunk.to_run - items)
-        for payload, tally in parts:
-            chunk = self._ledger.divide(chunk, before)[1] if before else chunk
-            before = tally.lines
-            self._pace.seen(tally.items, tally.seconds)
+        items, before = sum(summary.items for _, summary in parts), 0
+        self._work_queue.refund(chunk.to_run - items)
+        for payload, summary in parts:
+            chunk = self._in_flight.divide(chunk, before)[1] if before else chunk
+            before = summary.lines
+            self._chunk_sizer.seen(summary.items, summary.seconds)
             if self._time_limit is not None:
-                self._time_limit.seen(tally.items, tally.seconds, len(payload))
-            reason = self._tell.commit(chunk, payload, tally) if tally.lines else None
+                self._time_limit.seen(summary.items, summary.seconds, len(payload))
+            reason = self._tell.commit(chunk, payload, summary) if summary.lines else None
             if reason is not None:
                 self.stop(reason)
         return items
@@ -403,26 +403,26 @@ class Loop:
         if not (worker.ready or worker.machine_lost or self.stopped):
             self._starts.died(worker, self._guard.memory_trouble(worker))
         self._losses.take_back(worker, stopped=bool(self.stopped))
-        self._desk.lost(worker)
+        self._output_maker.lost(worker)
         if not self.stopped:
-            self._tracker.worker_ended(worker.slot, worker.pid, code, self._losses.why(worker))
-        self._recaller.forget(worker)
+            self._progress.worker_ended(worker.slot, worker.pid, code, self._losses.why(worker))
+        self._stealer.forget(worker)
         self._guard.forget(worker)
 
     # Ticks and ends
 
     def _tick(self) -> None:
         now = self._clock()
-        self._recaller.look(now, self._pace.patience)
-        self._recaller.check(now)
+        self._stealer.look(now, self._chunk_sizer.patience)
+        self._stealer.check(now)
         for worker in self._pool.gone():
             self._gone(worker)
-        self._desk.look()
+        self._output_maker.look()
         if not self.stopped:
-            if self._pool.isolates or not self._ledger.is_alone:
+            if self._pool.isolates or not self._in_flight.is_alone:
                 self._starts.start_missing()
-            self._pace.fit(self._pool.size, self._pool.round_trip)
-            self._depth = self._pace.depth(self._window)
+            self._chunk_sizer.fit(self._pool.size, self._pool.round_trip)
+            self._depth = self._chunk_sizer.depth(self._window)
             self._retrier.look(now)
         self._guard.look(now)
         self._starts.watch(now)
@@ -430,7 +430,7 @@ class Loop:
             self._kill_all()
         if self._time_limit is not None:
             self._mind_the_time(self._time_limit, now)
-        self._tracker.tick(now, self._pool.pids, len(self._pool.workers))
+        self._progress.tick(now, self._pool.pids, len(self._pool.workers))
 
     def _mind_the_time(self, limit: TimeLimit, now: float) -> None:
         phase = limit.phase(now)
@@ -455,7 +455,7 @@ class Loop:
             self._pool.give_up(worker)
         if running:
             was = "1 item was" if running == 1 else f"{running} items were"
-            remedy = "" if self._tracker.ok + self._tracker.failed else "; none ended in time: give more"
+            remedy = "" if self._progress.ok + self._progress.failed else "; none ended in time: give more"
             self._tell.message(f"{was} still running when the time was up, and stopped to be run again{remedy}")
 
     def stop(self, reason: str, insist: bool = False) -> None:

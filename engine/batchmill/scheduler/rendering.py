@@ -5,7 +5,8 @@
                              '---- [lost] <-----' that died over it
 
 Where items run on this machine, their workers make the output between chunks. Where they run on others, workers of its
-own do (OwnDesk): what is to be made is in the checkpoint, which is here, and all of it would go there and back.
+own do (LocalOutputMaker): what is to be made is in the checkpoint, which is here, and all of it would go there and
+back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import WorkersLost
 from batchmill.output.external_sort import Work, fulfil
-from batchmill.output.writer import Output
+from batchmill.output.writer import OutputWriter
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.local import LocalPool
 from batchmill.pool.startup import not_started
@@ -36,11 +37,11 @@ class Due(NamedTuple):
     action: Callable[[], None]
 
 
-class Desk:
+class OutputMaker:
     """Has what `output` orders made by `workers`, those that run the items. Without an output there is nothing to
     do."""
 
-    def __init__(self, pool: WorkerPool, output: Output | None) -> None:
+    def __init__(self, pool: WorkerPool, output: OutputWriter | None) -> None:
         self._pool = pool
         self._output = output
         self._out: dict[int, tuple[Worker, Work]] = {}
@@ -122,7 +123,7 @@ class Desk:
         """End workers of its own, if it has any."""
 
 
-class OwnDesk(Desk):
+class LocalOutputMaker(OutputMaker):
     """Has it made by `size` workers of its own on this machine, which start when there is something to make.
 
     `setup` is that of the run's workers. What its workers answer comes to `put` as Due. Raises WorkersLost where none
@@ -131,23 +132,23 @@ class OwnDesk(Desk):
 
     _pool: LocalPool
 
-    def __init__(self, setup: WorkerSetup, size: int, put: Callable[[Any], None], output: Output | None) -> None:
+    def __init__(self, setup: WorkerSetup, size: int, put: Callable[[Any], None], output: OutputWriter | None) -> None:
         setup = replace(setup, spec=None, init=None, preload=(), is_silent=True)
         super().__init__(LocalPool(setup, {}, size, lambda event: put(Due(partial(self._answered, event)))), output)
         self._died = 0
 
     @property
     def needs_worker(self) -> bool:
-        """See Desk.needs_worker."""
+        """See OutputMaker.needs_worker."""
         return False
 
     @property
     def is_deserted(self) -> bool:
-        """See Desk.is_deserted: its workers are started again."""
+        """See OutputMaker.is_deserted: its workers are started again."""
         return False
 
     def fill(self, has_room: Callable[[Worker], bool]) -> bool:
-        """See Desk.fill: there is room in its own workers, whatever those of the items are at."""
+        """See OutputMaker.fill: there is room in its own workers, whatever those of the items are at."""
         if not self.is_done:
             self._start_missing()
         return super().fill(lambda worker: worker.ready and len(worker.outstanding) < _WINDOW)
@@ -181,7 +182,7 @@ class OwnDesk(Desk):
         worker.ready = True
 
     def look(self) -> None:
-        """See Desk.look."""
+        """See OutputMaker.look."""
         for worker in self._pool.gone():
             self.lost(worker)
             self._died += 1
@@ -191,5 +192,5 @@ class OwnDesk(Desk):
                 raise WorkersLost(sentence, "`batchmill results` makes it from the checkpoint")
 
     def close(self) -> None:
-        """See Desk.close."""
+        """See OutputMaker.close."""
         self._pool.close(0.0)

@@ -9,11 +9,11 @@ import random
 import time
 from collections.abc import Callable
 
-from batchmill.codec.outcomes import Block
+from batchmill.codec.outcomes import OutcomeBlock
 from batchmill.input import formats
 from batchmill.input.formats import Format
 from batchmill.model import Chunk, Earlier
-from batchmill.scheduler.in_flight import Ledger
+from batchmill.scheduler.in_flight import InFlight
 from batchmill.scheduler.retries import Again, Retries
 
 _FINAL = ("WorkerDied", "ItemTooLarge")  # the first has had its --crash-retries, the second can never succeed
@@ -23,10 +23,15 @@ class Retrier:
     """Failed items that are tried again in the same run. `read` gives the frame `seq` of the checkpoint."""
 
     def __init__(
-        self, retries: int, delay: float, ledger: Ledger, read: Callable[[int], Block], format: Format | None
+        self,
+        retries: int,
+        delay: float,
+        in_flight: InFlight,
+        read: Callable[[int], OutcomeBlock],
+        format: Format | None,
     ) -> None:
         self._retries = Retries(retries, delay, random.random)
-        self._ledger = ledger
+        self._in_flight = in_flight
         self._read = read
         self._format = format
         self._records: dict[tuple[int, int], Chunk] = {}  # of items that are not in the checkpoint, or not whole
@@ -34,7 +39,7 @@ class Retrier:
     def __len__(self) -> int:
         return len(self._retries)
 
-    def take(self, chunk: Chunk, seq: int, block: Block) -> set[int]:
+    def take(self, chunk: Chunk, seq: int, block: OutcomeBlock) -> set[int]:
         """Frame `seq` holds failed items of a chunk: let those with tries left wait; their offsets in the chunk."""
         taken: set[int] = set()
         if chunk.sealed:
@@ -54,7 +59,7 @@ class Retrier:
     def look(self, now: float) -> None:
         """Queue the items whose time has come."""
         while (again := self._retries.due(now)) is not None:
-            self._ledger.put(self._chunk(again))
+            self._in_flight.put(self._chunk(again))
 
     def wait(self, now: float) -> float | None:
         """Seconds until the next one is due, None where none waits."""

@@ -22,16 +22,16 @@ from batchmill.codec.ids import checksum
 from batchmill.input import formats
 from batchmill.input.formats import MAX_ITEM, Format
 from batchmill.input.sources import MAX_CHUNK, ByteSource, Source
-from batchmill.model import Chunk, Scan
-from batchmill.scheduler.chunk_size import Pace
-from batchmill.scheduler.in_flight import Ledger
+from batchmill.model import Chunk, IdScan
+from batchmill.scheduler.chunk_size import ChunkSizer
+from batchmill.scheduler.in_flight import InFlight
 
 _HELD = 8 << 20  # bytes of unmatched records held back before ids are loaded
 _SCAN = 5000  # records of a scan
 _SCAN_ITEMS = 200  # Python items of a scan: an iterable is not read far ahead
 
 
-class Intake:
+class WorkQueue:
     """Where the loop gets its next chunk, to run it or to `scan` it for its ids.
 
     `settled(first, end)` is called for records that need no run (any more). An empty range says that some were found in
@@ -44,8 +44,8 @@ class Intake:
         source: Source,
         format: Format | None,
         *,
-        ledger: Ledger,
-        pace: Pace,
+        in_flight: InFlight,
+        chunk_sizer: ChunkSizer,
         matcher: Matcher | None,
         settled: Callable[[int, int], None],
         limit: int | None = None,
@@ -53,8 +53,8 @@ class Intake:
         self._source = source
         self._ended = False
         self._format = format
-        self._ledger = ledger
-        self._pace = pace
+        self._in_flight = in_flight
+        self._chunk_sizer = chunk_sizer
         self._matcher = matcher
         self._settled = settled
         self._budget = limit
@@ -68,8 +68,8 @@ class Intake:
         """Whether nothing will come any more, unless a chunk in flight comes back."""
         return (
             self._source_ended
-            and not self._ledger.ready
-            and not (self._held or self._ledger.is_scanning)
+            and not self._in_flight.ready
+            and not (self._held or self._in_flight.is_scanning)
             and self._spool is None
             and self._aside is None
         )
@@ -89,13 +89,13 @@ class Intake:
 
         `starved`: no worker has anything to do, so nothing is held back.
         """
-        scan = self._ledger.take_scan()
+        scan = self._in_flight.take_scan()
         if scan is not None or self.is_limited:
             return scan
-        size = self._pace.next_size(self._source.remaining)
+        size = self._chunk_sizer.next_size(self._source.remaining)
         size = min(size, *(n for n in (self._budget, most) if n is not None), size)
         while True:
-            chunk = self._ledger.take(size)
+            chunk = self._in_flight.take(size)
             if chunk is not None and not chunk.to_run:
                 self._settled(chunk.first, chunk.first + chunk.records)
                 continue
@@ -103,7 +103,7 @@ class Intake:
                 return self._charge(chunk)
             if not self._advance(size, starved):
                 return None
-            scan = self._ledger.take_scan()
+            scan = self._in_flight.take_scan()
             if scan is not None:
                 return scan
 
@@ -133,8 +133,8 @@ class Intake:
             return self._put(self._source.take(size))
         if matcher.exhausted and not self._aside:
             while self._held:
-                self._ledger.put(self._held.popleft())
-            if self._ledger.ready:
+                self._in_flight.put(self._held.popleft())
+            if self._in_flight.ready:
                 return True
             if not self._source_ended and self._put(self._source.take(size)):
                 return True
@@ -144,7 +144,7 @@ class Intake:
     def _put(self, chunk: Chunk | None) -> bool:
         if chunk is None:
             return False
-        self._ledger.put(chunk)
+        self._in_flight.put(chunk)
         return True
 
     # Matching
@@ -180,7 +180,7 @@ class Intake:
                 if again is None:
                     self._settled(chunk.first, chunk.first + chunk.records)
                 else:
-                    self._ledger.put(again)
+                    self._in_flight.put(again)
                     self._settled(chunk.first, chunk.first)
                 return True
         return False
@@ -246,21 +246,21 @@ class Intake:
         if not matcher.knows_items:
             matcher.load_ids()
         for chunk in self._held:
-            self._ledger.put(chunk._replace(scan=True))
+            self._in_flight.put(chunk._replace(scan=True))
         self._held.clear()
         self._held_bytes = 0
 
-    def scanned(self, chunk: Chunk, scan: Scan) -> None:
+    def scanned(self, chunk: Chunk, scan: IdScan) -> None:
         """The ids of a chunk are known: skip, run or set aside its records."""
         assert self._matcher is not None
         masked, aside = self._matcher.match(chunk._replace(scan=False), scan)
         keys = dict(aside)
-        for piece in set_aside(masked, list(keys), self._ledger.divide):
+        for piece in set_aside(masked, list(keys), self._in_flight.divide):
             key = keys.get(piece.first - chunk.first)
             if key is not None:
                 self._set_aside(Aside(piece._replace(skip=None), key))
             elif piece.to_run:
-                self._ledger.put(piece)
+                self._in_flight.put(piece)
             else:
                 self._settled(piece.first, piece.first + piece.records)
         self._settled(chunk.first, chunk.first)
@@ -272,7 +272,7 @@ class Intake:
 
     def _settle_aside(self, matcher: Matcher) -> bool:
         """After the end of the input: decide one of the records set aside."""
-        if not self._source_ended or self._held or self._ledger.is_scanning:
+        if not self._source_ended or self._held or self._in_flight.is_scanning:
             return False
         if self._aside is None:
             if self._spool is None:
@@ -286,7 +286,7 @@ class Intake:
         if chunk is None:
             self._settled(aside.chunk.first, aside.chunk.first + 1)
         else:
-            self._ledger.put(chunk)
+            self._in_flight.put(chunk)
             self._settled(chunk.first, chunk.first)
         return True
 

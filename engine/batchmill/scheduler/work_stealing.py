@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchmill.pool.base import Worker, WorkerPool
-from batchmill.scheduler.in_flight import Flight, Ledger, doubling
+from batchmill.scheduler.in_flight import Flight, InFlight, doubling
 
 SOON = 0.002  # seconds after which a lowered limit is sure to have been seen
 HELD_UP = 0.005  # seconds a worker must have been at its chunk before anything is taken back from it
@@ -45,12 +45,12 @@ class _Recall:
     relief: bool = False
 
 
-class Recaller:
+class WorkStealer:
     """Takes records back, one recall per worker at a time. `refund` is told how many records came back."""
 
-    def __init__(self, pool: WorkerPool, ledger: Ledger, refund: Callable[[int], None]) -> None:
+    def __init__(self, pool: WorkerPool, in_flight: InFlight, refund: Callable[[int], None]) -> None:
         self._pool = pool
-        self._ledger = ledger
+        self._in_flight = in_flight
         self._refund = refund
         self._recalls: dict[Worker, _Recall] = {}
         self._seen: dict[int, tuple[_Place, float]] = {}  # by slot: the record that runs, and since when
@@ -73,7 +73,7 @@ class Recaller:
         wanted = idle - len(self._recalls)
         if wanted <= 0:
             return
-        found = (self._not_started(flight, now) for flight in self._ledger)
+        found = (self._not_started(flight, now) for flight in self._in_flight)
         best = heapq.nlargest(wanted, (one for one in found if one is not None), key=lambda one: one[0])
         for _, worker, place in best:
             if worker not in self._recalls:
@@ -99,7 +99,7 @@ class Recaller:
     def _running(self, worker: Worker) -> _Place | None:
         """What the worker is running, unless it has answered for it since: the board may be that of a moment ago."""
         running = self._pool.running(worker)
-        return _Place(*running) if running is not None and self._ledger.has(running[0]) else None
+        return _Place(*running) if running is not None and self._in_flight.has(running[0]) else None
 
     def _lower(self, worker: Worker, place: _Place, now: float, relief: bool = False) -> None:
         self._pool.lower(worker, place.serial, place.offset)
@@ -136,13 +136,13 @@ class Recaller:
     def _take_back(self, recall: _Recall) -> None:
         """What the worker has from the place on goes back to the ledger, the last first: each goes to the front."""
         serial, offset = recall.place
-        flights = sorted(self._ledger.on_worker(recall.worker.slot), key=lambda flight: flight.serial, reverse=True)
+        flights = sorted(self._in_flight.on_worker(recall.worker.slot), key=lambda flight: flight.serial, reverse=True)
         for flight in flights:
             if flight.serial >= serial:
                 at = offset if flight.serial == serial else 0
                 before = flight.chunk.to_run
                 for cut in _cuts(at, flight.chunk.records, recall.relief):
-                    self._ledger.shorten(flight.serial, cut)
+                    self._in_flight.shorten(flight.serial, cut)
                 self._refund(before - flight.chunk.to_run)
 
 

@@ -105,7 +105,7 @@ class Capture:
 Captures = tuple[Capture, Capture]  # of stdout and of stderr
 
 
-class Ended(NamedTuple):
+class CommandEnd(NamedTuple):
     """How a command ended: its wait status and resource usage, and whether it was told to, after its time was up."""
 
     status: int
@@ -121,7 +121,7 @@ class NotStarted(Exception):
         self.error = error
 
 
-class Commands:
+class CommandProcesses:
     """Runs commands, one after the other. `environ` is theirs."""
 
     def __init__(self, environ: Mapping[bytes, bytes]) -> None:
@@ -137,7 +137,7 @@ class Commands:
         captures: Captures,
         timeout: float | None,
         patience: float = PATIENCE,
-    ) -> Ended:
+    ) -> CommandEnd:
         """Run the program `path` (None: the first word, looked up on PATH) to its end, which may be `timeout`.
         Where others have all the processes there may be, it is tried again for `patience` seconds.
 
@@ -164,7 +164,7 @@ class Commands:
             raise
         finally:
             child.close()
-        return Ended(status, usage, overdue)
+        return CommandEnd(status, usage, overdue)
 
     def check(self) -> None:
         """Raise NotStarted where there is no process for a command: one is tried."""

@@ -23,12 +23,12 @@ from batchmill.codec.outcomes import Failure
 from batchmill.errors import InputMissing, InvalidUsage, ItemError, ItemFailed, OutputLost
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input.formats import Parse
-from batchmill.input.items import Found, Identifier, Identify
+from batchmill.input.items import Found, Identify, ItemReader
 from batchmill.model import Chunk
 from batchmill.secrecy import learn, mask_script, mask_words
 from batchmill.system.scarcity import lack_in, lacking, lacking_number
 from batchmill.text import close_names
-from batchmill.worker.child_process import HELD, Capture, Commands, Ended, NotStarted
+from batchmill.worker.child_process import HELD, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.passthrough import Passer
 from batchmill.worker.reply import Postponed
 from batchmill.worker.template import Task, Template, exposed_place, has_place
@@ -180,7 +180,7 @@ def essence(outcome: Mapping[str, Any] | Failure) -> tuple[Any, ...]:
 # In a worker
 
 
-class TaskIdentifier(Identifier):
+class TaskReader(ItemReader):
     """Gives Tasks for items: a command may want the record's bytes, and its number."""
 
     def _make_reader(self, header: bytes, parse: Parse | None) -> Identify:
@@ -197,7 +197,7 @@ class TaskIdentifier(Identifier):
         return read
 
 
-class Runner:
+class CommandRunner:
     """Runs the command. `timeout` is in seconds; `passer` takes what it prints, where that is to be passed on; `own`
     are the files that the run itself writes: a list of files may name them, and a command might well destroy them.
     """
@@ -207,7 +207,7 @@ class Runner:
         self._spec = spec
         self._own = own
         self._template = spec.template(format)
-        self._commands = Commands(environ)
+        self._commands = CommandProcesses(environ)
         self._timeout = timeout
         self._passer = passer
         self._path = "/bin/sh" if spec.shell else spec.program
@@ -254,7 +254,7 @@ class Runner:
             err.close()
         return self._result(ended, out, err)
 
-    def _result(self, ended: Ended, out: Capture, err: Capture) -> dict[str, Any]:
+    def _result(self, ended: CommandEnd, out: Capture, err: Capture) -> dict[str, Any]:
         status = os.waitstatus_to_exitcode(ended.status)
         if ended.overdue:
             raise _failed("Timeout", f"timed out after {self._timeout:g} s", out, err)

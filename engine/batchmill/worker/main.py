@@ -15,12 +15,12 @@ from batchmill.codec.pack import Packing
 from batchmill.errors import BatchmillError
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input.formats import IdRule
-from batchmill.input.items import Identifier
+from batchmill.input.items import ItemReader
 from batchmill.secrecy import hide, learn, mask_arguments
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.board import Board
 from batchmill.worker.bootstrap import handle, redirect, seal
-from batchmill.worker.command import CommandSpec, Runner, TaskIdentifier
+from batchmill.worker.command import CommandRunner, CommandSpec, TaskReader
 from batchmill.worker.function import FunctionSpec, check_arguments, failure, resolve
 from batchmill.worker.passthrough import Passer
 from batchmill.worker.records import ALARM, note_fork, note_touch, on_alarm
@@ -82,7 +82,7 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
     _this.setup = setup
     _this.pack = Packing().result
     _this.baseline = Baseline(note_touch)
-    identifier = TaskIdentifier if isinstance(setup.spec, CommandSpec) else Identifier
+    identifier = TaskReader if isinstance(setup.spec, CommandSpec) else ItemReader
     _this.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
     try:
         os.chdir(setup.directory)
@@ -116,7 +116,7 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
 
 def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
     setup = _this.setup
-    runner = Runner(spec, setup.format, os.environb, setup.timeout, passer, own=setup.own)
+    runner = CommandRunner(spec, setup.format, os.environb, setup.timeout, passer, own=setup.own)
     runner.check()
     _this.function = runner
 

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from batchmill.codec.outcomes import Head, id_key
 from batchmill.errors import BatchmillError, ItemError
-from batchmill.input.items import Found, Identifier
-from batchmill.model import Chunk, Scan
+from batchmill.input.items import Found, ItemReader
+from batchmill.model import Chunk, IdScan
 from batchmill.text import UNFIT, describe, in_words
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.function import Resolved
@@ -44,7 +44,7 @@ _CALL = dumps(Chunk)  # something to unpickle, as the executor does with its nex
 _T = TypeVar("_T")
 
 
-class Order(NamedTuple):
+class ChunkJob(NamedTuple):
     """One chunk to run: its number, how long it may take (0: as long as it takes), the generation it belongs to."""
 
     serial: int
@@ -70,17 +70,17 @@ class Ids(NamedTuple):
 
     serial: int
     records: int
-    scan: Scan
+    scan: IdScan
     trouble: str = ""
 
 
-class State:
+class WorkerState:
     """The state of this worker: set once by `worker.start`, read by everything else here and there."""
 
     board: memoryview
     slot: int
     setup: Any  # a worker.WorkerSetup
-    identifier: Identifier
+    identifier: ItemReader
     baseline: Baseline
     resolved: Resolved | None = None
     function: Callable[[Any], Any]  # the user's, with its keyword arguments
@@ -94,7 +94,7 @@ class State:
     lack: str = ""  # why the rest of the chunk is handed back
 
 
-this_worker = State()
+this_worker = WorkerState()
 
 
 class Timeout(BaseException):
@@ -169,7 +169,7 @@ def _told(trouble: BaseException) -> ItemError:
 # Running
 
 
-def run_chunk(order: Order) -> Answer:
+def run_chunk(order: ChunkJob) -> Answer:
     """Call the function on each record of a chunk.
 
     Stops before a record that the limit forbids or that cannot be run for now, and after one that ends past the
@@ -203,7 +203,7 @@ def run_chunk(order: Order) -> Answer:
     return _undisturbed(lambda: _run(order, reply), answer, disturb)
 
 
-def _run(order: Order, reply: Reply) -> None:
+def _run(order: ChunkJob, reply: Reply) -> None:
     """Run records into the reply, as long as any can be run."""
     try:
         _run_records(order, reply)
@@ -213,7 +213,7 @@ def _run(order: Order, reply: Reply) -> None:
         reply.at_hand = None
 
 
-def _run_records(order: Order, reply: Reply) -> None:
+def _run_records(order: ChunkJob, reply: Reply) -> None:
     """Run records into the reply. The engine's hot loop: once per item."""
     chunk, board, at_hand = order.chunk, this_worker.board, COLUMNS * this_worker.slot
     limit, opened, base = at_hand + LIMIT, at_hand + OPENED, (order.serial << RECORD_BITS) + 1
@@ -309,9 +309,9 @@ def _call(item: Any) -> bytes | ItemError:
 # Telling ids
 
 
-def scan_chunk(order: Order) -> Ids:
+def scan_chunk(order: ChunkJob) -> Ids:
     """The typed ids and content checksums of a chunk's records, without running any. Stops as `run_chunk` does."""
-    scan = Scan([], array("I"))
+    scan = IdScan([], array("I"))
     if this_worker.trouble:
         return Ids(order.serial, 0, scan, this_worker.trouble)
 
@@ -322,7 +322,7 @@ def scan_chunk(order: Order) -> Ids:
     return _undisturbed(lambda: _scan_records(order, scan), answer, lambda error: None)
 
 
-def _scan_records(order: Order, scan: Scan) -> None:
+def _scan_records(order: ChunkJob, scan: IdScan) -> None:
     chunk, board, at_hand = order.chunk, this_worker.board, COLUMNS * this_worker.slot
     base, identifier = (order.serial << RECORD_BITS) + 1, this_worker.identifier
     try:

@@ -35,7 +35,7 @@ _LATE = "raised when the item had ended, by an alarm, a hook or a thread that it
 Group = tuple[str, int, tuple[FailureExample, ...]]
 
 
-class Tally(NamedTuple):
+class ReplySummary(NamedTuple):
     """What the parent must know of a reply, or of a part of one, without opening it.
 
     `lines` records of the chunk were covered. `recovered` counts the outcomes here that replace a failed one. `low` and
@@ -55,7 +55,7 @@ class Tally(NamedTuple):
     groups: tuple[Group, ...]
 
 
-Part = tuple[bytes, Tally]  # an OUTCOMES payload, and its tally
+Part = tuple[bytes, ReplySummary]  # an OUTCOMES payload, and its tally
 
 
 class Reply:
@@ -241,10 +241,10 @@ class Reply:
         )
         recovered = sum(1 for _, _, _, attempts in replaced if attempts)
         groups = self._groups(lambda place: chunk.line + (line_offsets or range(lines))[offsets[place]])
-        tally = Tally(
+        summary = ReplySummary(
             lines, items, items - failed, failed, len(self.blanks), recovered, head.seconds, *_span(self.ids), groups
         )
-        return payload, tally
+        return payload, summary
 
     def _groups(self, line_of: Callable[[int], int]) -> tuple[Group, ...]:
         groups: dict[str, list[Any]] = {}

@@ -13,24 +13,24 @@ from array import array
 from typing import Any
 
 from batchmill.codec.outcomes import Head, id_key
-from batchmill.input.items import Found, Identifier
-from batchmill.model import Chunk, Scan
+from batchmill.input.items import Found, ItemReader
+from batchmill.model import Chunk, IdScan
 from batchmill.worker.reply import MAX_KEPT_ITEM, Part, Reply
 
 
 class Sealer:
     """Fails the records of run number `run` that are sealed. `keeps_items`: items are kept beside their outcomes."""
 
-    def __init__(self, identifier: Identifier, shard: tuple[int, int] | None, run: int, *, keeps_items: bool) -> None:
+    def __init__(self, identifier: ItemReader, shard: tuple[int, int] | None, run: int, *, keeps_items: bool) -> None:
         self._identifier = identifier
         self._shard = shard or (0, 0)
         self._run = run
         self._keeps_items = keeps_items
 
-    def scan(self, chunk: Chunk) -> Scan:
+    def scan(self, chunk: Chunk) -> IdScan:
         """What stands for a scan of a sealed record."""
         found = self._found(chunk)
-        return Scan([None if found is None else id_key(found[0])], array("I", [0 if found is None else found[3]]))
+        return IdScan([None if found is None else id_key(found[0])], array("I", [0 if found is None else found[3]]))
 
     def outcome(self, chunk: Chunk, worker: int, generation: int) -> Part:
         """The outcome of a sealed record, as if worker `worker` had answered for it."""
