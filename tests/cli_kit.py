@@ -25,10 +25,10 @@ _SAYS_UP = """
 import os, sys
 del sys.path[0]
 from batchmill_cli import main
-def is_wanted(*arguments, found=main.head_start.is_wanted):
+def is_wanted(*arguments, found=main.prewarm.is_wanted):
     os.write(2, b"up\\n")
     return found(*arguments)
-main.head_start.is_wanted = is_wanted
+main.prewarm.is_wanted = is_wanted
 main.entry()
 """
 PROGRAM_THAT_SAYS_UP = [sys.executable, "-c", _SAYS_UP]

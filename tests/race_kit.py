@@ -17,6 +17,7 @@ from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.reader import Reader
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import OutcomeBlock, pack_map
+from batchmill.model import Report, report_map
 from checkpoint_kit import outcomes_payload
 
 CHECKPOINT = "x.ckpt"
@@ -42,6 +43,16 @@ STATES = ("none", "empty", "no outcomes", "unfinished", "torn", "damaged tail", 
 Told = dict[str, Any]  # what a command tells of itself: choice, status, error, file, ran, said
 
 
+def end(run: int, stopped: str) -> bytes:
+    """What the END frame of a run holds."""
+    report = Report(
+        started=0.0, ended=0.0, total=len(ITEMS), completed=0, skipped=0, failed=0, remaining=0, changed=0, repeated=0,
+        blank=0, older_source=0, seconds=0.0, cpu_seconds=0.0, peak_rss=0, workers=1, stopped=stopped, exit_code=0,
+        function="f", checkpoint=None,
+    )  # fmt: skip
+    return pack_map({"run": run, "report": report_map(report)})
+
+
 def put(folder: Path, state: str) -> bytes:
     """Leave what an earlier run may have left; returns what of it must not be lost."""
     path = folder / CHECKPOINT
@@ -60,8 +71,7 @@ def put(folder: Path, state: str) -> bytes:
             checkpoint.append(FrameType.OUTCOMES, outcomes_payload(number, [item]))
             checkpoint.sync()  # else damage passes for what a crash leaves
         if state == "finished":
-            report = {"stopped": "", "total": len(ITEMS)}
-            checkpoint.append(FrameType.END, pack_map({"run": 1, "report": report}))
+            checkpoint.append(FrameType.END, end(1, ""))
     data = path.read_bytes()
     tail = {"torn": data[-30:-20], "damaged tail": bytes(range(200))}.get(state, b"")
     if state == "damaged":

@@ -21,12 +21,10 @@ from batchmill.checkpoint.reader import read_frames
 from batchmill.checkpoint.resume import begin_run, open_checkpoint_for
 from batchmill.checkpoint.waiting import patiently, seconds_of
 from batchmill.checkpoint.writer import Checkpoint
-from batchmill.codec.outcomes import pack_map
 from batchmill.errors import BatchmillError
-from batchmill.model import Report, report_map
 from batchmill.settings import Settings
 from checkpoint_kit import outcomes_payload
-from race_kit import CHECKPOINT, CHOICES, ITEMS, META, ids_in
+from race_kit import CHECKPOINT, CHOICES, ITEMS, META, end, ids_in
 
 HOW = ("to the end", "to the end", "stopped", "killed")
 
@@ -72,20 +70,15 @@ def work(told: dict[str, Any], settings: Settings, chance: random.Random) -> Non
     done = {id for _, payload in read_frames(CHECKPOINT) for id in ids_in(payload)} if len(history.index) else set()
     run = begin_run(checkpoint, history, {})
     left = [item for item in ITEMS if item not in done]
-    chunk_sizer = chance.choice((0.0, 0.002, 0.1))
+    pause = chance.choice((0.0, 0.002, 0.1))
     for item in left if told["how"] == "to the end" else left[: chance.randint(0, len(left))]:
-        time.sleep(chunk_sizer)
+        time.sleep(pause)
         checkpoint.append(FrameType.OUTCOMES, outcomes_payload(ITEMS.index(item), [item]))
         told["ran"].append(item)
     if told["how"] == "killed":
         return
     stopped = "" if told["how"] == "to the end" else "limit"
-    report = Report(
-        started=0.0, ended=0.0, total=len(ITEMS), completed=0, skipped=0, failed=0, remaining=0, changed=0, repeated=0,
-        blank=0, older_source=0, seconds=0.0, cpu_seconds=0.0, peak_rss=0, workers=1, stopped=stopped, exit_code=0,
-        function="f", checkpoint=None,
-    )  # fmt: skip
-    checkpoint.append(FrameType.END, pack_map({"run": run["run"], "report": report_map(report)}))
+    checkpoint.append(FrameType.END, end(run["run"], stopped))
     checkpoint.close()
 
 

@@ -17,8 +17,9 @@ from process_kit import start
 
 FULL = "batchmill: stdout cannot be written: No space left on device; nothing in the checkpoint is lost"
 WRITER = """
-from batchmill_cli import group, main, streams
-group.Program.invoke = lambda *a: streams.print_data("x" * 1000000)
+from batchmill_cli import group, main
+from batchmill_cli.terminal import stdio
+group.Program.invoke = lambda *a: stdio.print_data("x" * 1000000)
 main.entry()
 """
 
@@ -97,7 +98,7 @@ def test_a_slow_non_blocking_reader_gets_everything() -> None:
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-", ">&- 2>&-"])
 def test_no_file_ever_lands_on_a_standard_descriptor(closed: str, tmp_path: Path) -> None:
     script = (
-        "import os; from batchmill_cli import streams; streams.reopen_standard();"
+        "import os; from batchmill_cli.terminal import stdio; stdio.reopen_standard();"
         f"fd = os.open({str(tmp_path / 'mine')!r}, os.O_CREAT | os.O_WRONLY); os.write(fd, str(fd).encode())"
     )
     shell(f"{sys.executable} -c {script!r} {closed}".replace('"', '"'), tmp_path)

@@ -448,7 +448,8 @@ FLOODS = {
 }  # fmt: skip
 FLOOD = """
     import pickle, sys, msgpack
-    from batchmill import codec, export
+    from batchmill.codec import outcomes as codec
+    from batchmill.output import json_lines as export
     from batchmill.errors import CheckpointDamaged
     N, WIDE = 63 << 20, "\U0001f600".encode()
     def nest(n):

@@ -115,7 +115,7 @@ def test_a_command_that_kills_its_group_costs_itself_alone(commands: CommandProc
 
 
 def test_without_pidfds_all_is_the_same(commands: CommandProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchmill.worker.child_process._pidfd", lambda pid: None)
+    monkeypatch.setattr("batchmill.worker.child_process.pidfd_open", lambda pid: None)
     ended, out, _ = run(commands, f"seq {PIECE}; exit 4", keep=10)
     assert (os.waitstatus_to_exitcode(ended.status), bytes(out.kept)) == (4, b"1\n2\n3\n4\n5\n")
     assert bytes(run(commands, "echo here; sleep 60 &")[1].kept) == b"here\n"

@@ -100,7 +100,7 @@ def test_a_long_text_is_gone_through_once_whatever_it_is() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 
     ended = subprocess.run(
-        [sys.executable, "-c", _LONG], preexec_fn=bounded, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _LONG], preexec_fn=bounded, capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 0, ended.stderr
 

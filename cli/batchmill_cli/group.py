@@ -1,4 +1,4 @@
-"""The list of commands and loads each only when it is called."""
+"""The list of commands, each of which is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchmill.text import close_names
 from batchmill_cli.options.click_options import EPILOG, SETTINGS, Command, Context, general
 from batchmill_cli.terminal import stdio
 
@@ -60,6 +59,8 @@ class Program(click.Group):
         """Find the command that `args` name; raises UsageError with the nearest name."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            from batchmill.text import close_names  # help does not pay for it
+
             close = close_names(name, COMMANDS)
             hint = f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(COMMANDS)
             raise click.UsageError(f"No such command {name!r}, {hint}", ctx)

@@ -215,7 +215,7 @@ class WorkerProcess:
             call = bytes(ForkingPickler.dumps((self._target, self._args)))
         finally:
             context.set_spawning_popen(None)
-        progress = _progress()
+        tracker = _tracker()
         return pickle.dumps(
             Birth(
                 name=self._origin.name,
@@ -226,7 +226,7 @@ class WorkerProcess:
                 arguments=list(sys.argv),
                 directory=process.ORIGINAL_DIR,  # type: ignore[attr-defined]
                 start_method=multiprocessing.get_start_method(allow_none=True),
-                progress=None if progress is None else Passed(passing.duplicate_for_child(progress)),
+                tracker=None if tracker is None else Passed(passing.duplicate_for_child(tracker)),
                 call=call,
             )
         )
@@ -276,15 +276,15 @@ def _forking() -> Iterator[None]:
         yield
 
 
-def _progress() -> int | None:
+def _tracker() -> int | None:
     """The way to the program's resource tracker, if it has one or will: who attaches to its shared memory must not have
     another, which would remove that memory when the worker ends."""
-    progress: Any = sys.modules.get("multiprocessing.resource_tracker")
-    if progress is None:
+    tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
+    if tracker is None:
         return None
     if "multiprocessing.shared_memory" in sys.modules:
-        progress.ensure_running()
-    descriptor: int | None = progress._resource_tracker._fd
+        tracker.ensure_running()
+    descriptor: int | None = tracker._resource_tracker._fd
     return descriptor
 
 

@@ -50,7 +50,7 @@ class Birth:
     arguments: list[str]
     directory: str  # in which the program started
     start_method: str | None  # that the program has chosen for its own processes
-    progress: Passed | None  # the program's resource tracker, if it has one
+    tracker: Passed | None  # the program's resource tracker, if it has one
     call: bytes  # (target, args), pickled
 
 
@@ -75,9 +75,9 @@ def live(descriptors: Sequence[int], foreign: Iterable[int] = ()) -> NoReturn:
     with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as data:
         birth: Birth = pickle.loads(data)
     os.close(file)
-    progress = None if birth.progress is None else birth.progress.detach()
-    become_worker(sentinel, {*foreign, *(() if progress is None else (progress,))})
-    _prepare(birth, progress)
+    tracker = None if birth.tracker is None else birth.tracker.detach()
+    become_worker(sentinel, {*foreign, *(() if tracker is None else (tracker,))})
+    _prepare(birth, tracker)
     target, args = pickle.loads(birth.call)
     own = _Process(target=target, name=birth.name, args=args)
     _work(own, (birth.parent_pid, birth.parent_name), sentinel)
@@ -91,7 +91,7 @@ def live_forked(
     _work(_Process(target=target, name=name, args=args), (os.getppid(), process.current_process().name), sentinel)
 
 
-def _prepare(birth: Birth, progress: int | None) -> None:
+def _prepare(birth: Birth, tracker: int | None) -> None:
     """Take over from the program what multiprocessing's own workers do, but for its main module."""
     process.current_process().authkey = birth.authkey
     process.ORIGINAL_DIR = birth.directory  # type: ignore[attr-defined]
@@ -99,10 +99,10 @@ def _prepare(birth: Birth, progress: int | None) -> None:
     sys.argv = birth.arguments
     if birth.start_method is not None:
         multiprocessing.set_start_method(birth.start_method, force=True)
-    if progress is not None:
+    if tracker is not None:
         from multiprocessing import resource_tracker
 
-        resource_tracker._resource_tracker._fd = progress  # type: ignore[attr-defined]
+        resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
 
 
 class _Process(multiprocessing.Process):

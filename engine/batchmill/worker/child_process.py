@@ -26,7 +26,7 @@ from typing import IO, Any, NamedTuple
 from batchmill.errors import OutputLost
 from batchmill.files.anonymous_file import file_with
 from batchmill.files.storage import write_whole
-from batchmill.system.children import descendants, kill_tree, send
+from batchmill.system.children import descendants, kill_tree, pidfd_open, send
 
 PIECE = 1 << 16
 TAIL = 4 << 10  # bytes of the end of a stream that are kept in any case
@@ -228,7 +228,7 @@ class _Child:
         self._poll = select.poll()
         for descriptor in captures:
             self._poll.register(descriptor, select.POLLIN)
-        self._pidfd = _pidfd(pid)
+        self._pidfd = pidfd_open(pid)
         self._writing = writing
         self._ended: tuple[int, Any] | None = None
         if self._pidfd is None:
@@ -346,10 +346,3 @@ class _Group:
             os.waitpid(self._keeper, 0)
             os.close(self._end)
             self._keeper = 0
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
-    except OSError:  # a kernel that has none, or no descriptor left
-        return None
