@@ -11,10 +11,10 @@ PROCESSES ?= 3
 TESTS ?=
 PYTEST_OPTIONS ?=
 # For `test-cli` and its like: which files each of them has.
-TESTS_cli := tests/test_cli_*.py
-TESTS_faults := $(filter-out tests/test_cluster%, $(wildcard tests/test_*faults*.py))
-TESTS_cluster := tests/test_cluster*.py
-TESTS_unit = $(filter-out $(wildcard $(TESTS_cli) $(TESTS_faults) $(TESTS_cluster)), $(wildcard tests/test_*.py))
+TESTS_unit := tests/unit
+TESTS_cli := tests/cli
+TESTS_faults := tests/faults
+TESTS_cluster := tests/cluster
 # For `test-pythons`: versions such as "3.12 3.14", all that pyproject.toml names where it is empty; a random order
 # ("any", or the number of an earlier one); busy loops beside the tests; minutes for a version; other options.
 PYTHONS ?=
@@ -39,7 +39,7 @@ test-unit test-cli test-faults test-cluster: test-%: $(READY)
 	$(PYTEST) $(TESTS_$*)
 
 test-pythons:
-	$(PYTHON) tests/pythons.py --versions "$(PYTHONS)" --tests '$(TESTS)' --seed "$(SEED)" --busy $(BUSY) \
+	$(PYTHON) tests/kits/pythons.py --versions "$(PYTHONS)" --tests '$(TESTS)' --seed "$(SEED)" --busy $(BUSY) \
 		--processes $(PROCESSES) --minutes $(MINUTES) $(PYTHONS_OPTIONS)
 
 check: $(READY)

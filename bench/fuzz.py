@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np  # what it maps is not the checkpoint's doing
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+KITS = Path(__file__).resolve().parent.parent / "tests" / "kits"
 MEMORY = 1 << 30  # bytes, beyond what the modules take up
 
 
 def main() -> None:
     options = _options()
-    sys.path.insert(0, str(TESTS))
+    sys.path.insert(0, str(KITS))
     from fuzz_kit import case, corpus
 
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)

@@ -206,7 +206,9 @@ class SimulatedQueue:
 
 
 class SimulatedPool:
-    """What the loop and the recaller ask of batchmill.pool.local.Pool, answered by a World."""
+    """What the loop and the recaller ask of batchmill.pool.local.LocalPool, answered by a World."""
+
+    isolates = False
 
     def __init__(self, world: World, size: int) -> None:
         self._world = world
@@ -217,7 +219,7 @@ class SimulatedPool:
         self.pids: list[int] = []
 
     def may_start(self) -> bool:
-        """See Pool.may_start."""
+        """See LocalPool.may_start."""
         return True
 
     def start(self, slot: int) -> Worker:
@@ -229,7 +231,7 @@ class SimulatedPool:
         return worker
 
     def submit(self, worker: SimulatedWorker, tag: Any, function: object, order: ChunkJob) -> bool:
-        """See Pool.submit. Costs the parent half of a chunk, and its items."""
+        """See LocalPool.submit. Costs the parent half of a chunk, and its items."""
         world = self._world
         world.spend(world.overhead.chunk / 2 + world.overhead.item * order.chunk.records)
         world.settle()
@@ -242,24 +244,24 @@ class SimulatedPool:
         return True
 
     def answered(self, worker: Worker, tag: Any) -> None:
-        """See Pool.answered. Costs the parent the other half of a chunk."""
+        """See LocalPool.answered. Costs the parent the other half of a chunk."""
         worker.outstanding.remove(tag)
         self._world.spend(self._world.overhead.chunk / 2 if tag[0] == "run" else 0.0)
         worker.busy_since = self._world.now
 
     def number(self, worker: SimulatedWorker) -> int:
-        """See Pool.number."""
+        """See LocalPool.number."""
         self._world.settle()
         offset = self._world.offset(worker)
         return 0 if offset is None or worker.order is None else (worker.order.serial << RECORD_BITS) + 1 + offset
 
     def running(self, worker: SimulatedWorker) -> tuple[int, int] | None:
-        """See Pool.running."""
+        """See LocalPool.running."""
         number = self.number(worker)
         return (number >> RECORD_BITS, (number & ((1 << RECORD_BITS) - 1)) - 1) if number else None
 
     def lower(self, worker: SimulatedWorker, serial: int, offset: int) -> None:
-        """See Pool.lower."""
+        """See LocalPool.lower."""
         self._world.settle()
         self._world.lower(worker, (serial << RECORD_BITS) + 1 + offset)
         worker.lowered = True

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from soak_rows import Row
     from soak_trial import Means, ReplySummary
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+KITS = Path(__file__).resolve().parent.parent / "tests" / "kits"
 _ENOUGH = 5  # trials, some of which must have met their fault
 HEADINGS = ("row", "trials", "faults", "items run", "lost", "run twice", "hangs", "other")
 
@@ -37,7 +37,7 @@ HEADINGS = ("row", "trials", "faults", "items run", "lost", "run twice", "hangs"
 def main() -> None:
     options = _options()
     signal.signal(signal.SIGTERM, _end)  # so that what was started is ended
-    sys.path.insert(0, str(TESTS))  # the oracle is the fault tests' own
+    sys.path.insert(0, str(KITS))  # the oracle is the fault tests' own
     from soak_rows import ROWS
 
     print(describe())

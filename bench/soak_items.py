@@ -9,6 +9,7 @@ import math
 import random
 
 from fault_kit import METHODS, finish, numbered, strikes, witnessed
+
 from soak_trial import ARGUMENTS, Benchmark, Fault, Trial, standing
 
 ITEMS = 60

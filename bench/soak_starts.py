@@ -7,6 +7,7 @@ import resource
 from crowd_kit import STATES, anyone, crowd, leave
 from fault_kit import numbered, witnessed
 from limit_kit import LACKING, as_somebody, can_be_somebody, limited
+
 from soak_trial import BROKEN_DISK, Benchmark, Fault, Trial, standing
 
 MOST = 20  # commands at once

@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fault_kit import CHECKPOINT, PROGRAM, Ended, Run, committed, prepare, running, strikes, undisturbed, witnessed
+from process_kit import parent_of, processes, send
+
 from batchmill import Outcome
 from batchmill.checkpoint.frames import Kind
 from batchmill.checkpoint.writer import Reader
 from batchmill.errors import BatchmillError
-from fault_kit import CHECKPOINT, PROGRAM, Ended, Run, committed, prepare, running, strikes, undisturbed, witnessed
-from process_kit import parent_of, processes, send
 
 LIMIT = 60.0  # seconds that a run may take: the longest take five
 OUTPUT = "out.jsonl"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
-import pytest
-
 import process_kit
+import pytest
 from hang_kit import (  # noqa: F401 - hooks of pytest
     pytest_addoption,
     pytest_configure,
