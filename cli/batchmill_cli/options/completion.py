@@ -2,7 +2,7 @@
 
 The script calls the program with `_BATCHMILL_COMPLETE` set to the shell's name, and with what stands before the cursor
 as arguments (bash: the line and its last word; zsh, fish: the words). Each line of the answer is a kind, a value and a
-help, tabs between them; the kinds are those of `places`.
+help, tabs between them; the kinds are those of `paths`.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
                                               |
                   api.run() -----------------'   api.stream() and api.map(): the same batch, in a thread of its own
 
-Start reading here, then `loop` (what happens while it runs), `recorder` (what becomes of a reply), `worker` (what
-happens in a worker), `matching` (resume).
+Start reading here, then `scheduler.loop` (what happens while it runs), `commit` (what becomes of a reply), `worker`
+(what happens in a worker), `matching` (resume).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Batch:
     where `items` is None. `checkpoint` None means the default name, unless `no_checkpoint`. `output` is a path or "-".
     `id` gives an item's id (Python items only). `sink` gets each committed block, in the loop's thread. A time limit
     counts from `began` (monotonic seconds; now). In place of the function there may be a CommandSpec, with `passing`
-    for what it prints. `cluster` is a dask.distributed Client whose workers are to have the workers. `others` are the
+    for what it prints. `cluster` is a dask.distributed Client whose nodes are to have the workers. `others` are the
     files that whoever runs the batch reads and writes meanwhile. Raises what the checks of its arguments raise: nothing
     has begun then.
     """
@@ -217,7 +217,7 @@ class _Session:
         if plan.output is not None:
             check_target(plan.output, plan.settings.output_format)  # before --fresh moves a checkpoint aside
         self._prints = plan.open_prints(stack)
-        self._backend = self._find_site(cluster)  # a scheduler that cannot be reached leaves everything as it was
+        self._backend = self._find_backend(cluster)  # a scheduler that cannot be reached leaves everything as it was
         stack.callback(self._backend.close)
         if plan.checkpoint is None and plan.output is None and not plan.settings.retries:  # a retry reads the item back
             self._checkpoint: Any = NullCheckpoint()
@@ -228,7 +228,7 @@ class _Session:
         self._limits = FailureLimits(plan.settings)
         self._number = self._history.next_run
 
-    def _find_site(self, cluster: Any) -> Backend:
+    def _find_backend(self, cluster: Any) -> Backend:
         """Where the workers will be."""
         if cluster is None and not self._settings.cluster_name:
             return LocalBackend(self._plan, self._warn, self._foreign)

@@ -31,7 +31,7 @@ Sink = Callable[[OutcomeBlock, "list[int] | None"], None]  # a block, and which 
 class Committer:
     """Commits outcomes. `matcher` is None where nothing was done before, `output` where none was asked for.
 
-    `retrier`, `tracker` and `output` are given once they are there, by `join`.
+    `retrier`, `progress` and `output` are given once they are there, by `join`.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """What the frames' payloads must hold: a schema for each type, and the one way to read them.
 
 A right checksum only says that bytes are what somebody wrote. Everything that is read of a checkpoint goes through
-here, or through `codec.Block` for the columns of outcomes, so that nobody behind it meets a text for a number, a
-negative count or a date that no calendar has. What refers to other frames is checked where these are known (`index`).
-Fields that are not in a schema are left as they are: a later version may write them.
+here, or through `outcomes.OutcomeBlock` for the columns of outcomes, so that nobody behind it meets a text for a
+number, a negative count or a date that no calendar has. What refers to other frames is checked where these are known
+(`index`). Fields that are not in a schema are left as they are: a later version may write them.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Reader:
         self.verdict = scan.verdict
 
     def scan(self, *, verify: bool, peek: int | None = None) -> FileScan:
-        """A `framing.Scan` over the file as it is now."""
+        """A `frames.FileScan` over the file as it is now."""
         more = {} if peek is None else {"peek": peek}
         return FileScan(self.read_at, self.size, self.header, verify=verify, **more)
 

@@ -4,7 +4,7 @@
 
 Frames are written at the end that this process keeps track of, never at the end the file happens to have: a tail that
 recovery has cut, or that someone else has added, must not end up between frames. One thread syncs; the caller's thread
-is the only one that appends. Below this: `framing` (the format), `disk` (system calls), `reader`, `opening`.
+is the only one that appends. Below this: `frames` (the format), `files.storage` (system calls), `reader`, `recovery`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Workers on a Dask cluster. Imported only when one is asked for.
 
-    In the parent:      backend (who is there, an agent on each node), membership (who takes part), connection (to an
-                        agent), dask_client, remote_pool (its workers; `remote_executor`, `remote_limits`)
-    In a Dask worker:   agent_host
-    On the node:        agent (`python -m batchmill.cluster.agent`)
-    Between them:       protocol, remote_output
+    backend          who is there, an agent on each node (a Dask worker), messages to and fro (start here)
+    membership       which nodes take part, and with how many workers: the state table
+    dask_client      the way to the scheduler; `connection`: to one agent
+    remote_pool      the workers of all nodes, as a pool; `remote_executor`, `remote_limits`, `remote_output`
+    protocol         the messages between a run and its agents
+    agent_host       in a node's process: starts an agent, passes messages on
+    agent            beside the node: has its workers (`python -m batchmill.cluster.agent`)
 
 May import: ground, system, plan, scheduler, pool, worker, output.
 """

@@ -1,6 +1,6 @@
 """The workers of one machine for a run elsewhere: `python -m batchmill.cluster.agent`.
 
-    stdin: messages --> [orders] --> Pool, Guard ... Event --> [answers] --> stdout: messages     (wire.py has them)
+    stdin: messages --> [orders] --> LocalPool, WorkerLimits ... Event --> [answers] --> stdout: messages (`protocol` has them)
 
 It lets the run's own Pool and Guard work here, so that blame, time-outs and memory limits are as exact as on one
 machine, and do not wait for a network. It ends, with all its workers, when stdin does, or when nothing came from there
@@ -404,7 +404,7 @@ def main() -> None:
             send("up", os.getpid())
             agent.run()
     except BrokenPipeError:
-        pass  # the run, or the worker between us, is gone
+        pass  # the run, or the node between us, is gone
     except (OSError, MemoryError) as error:  # no room in its temporary directory, no descriptors, no memory, …
         send("unfit", f"{type(error).__name__}: {error}")
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The agent of a run inside a Dask worker: starts it, passes messages on, ends it.
+"""The agent of a run inside a node (a Dask worker): starts it, passes messages on, ends it.
 
 It never looks into a message.
 
@@ -6,7 +6,7 @@ It never looks into a message.
     client --exchange(messages)--> ... <--messages--
 
 Dask's tasks run in threads that cannot be killed, or in daemonic processes that may have no children; the agent is a
-process of its own. It dies with the worker (its stdin ends), and when the run has not asked for so long that it must be
+process of its own. It dies with the node (its stdin ends), and when the run has not asked for so long that it must be
 gone or cut off (LEASE): the run waits that long before it has anything run elsewhere.
 """
 
@@ -29,14 +29,14 @@ from batchmill.version import __version__
 
 HANDLER = "batchmill_exchange"
 _BEAT = 1.0  # seconds between two pulses
-_FAREWELL = 3.0  # seconds for the agent to end when this worker does, and for its run to hear of it
+_FAREWELL = 3.0  # seconds for the agent to end when this node does, and for its run to hear of it
 _MOST = 8 << 20  # bytes in an answer, unless a single message is larger
 
 _hosts: dict[str, AgentHost] = {}
 
 
 class AgentHost:
-    """One agent, in a worker's process. `loop` is the worker's."""
+    """One agent, in a node's process. `loop` is the node's."""
 
     def __init__(self, session: str, setup: bytes, loop: asyncio.AbstractEventLoop) -> None:
         self._session = session
@@ -56,7 +56,7 @@ class AgentHost:
             command("cluster.agent", "main"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is the worker's; should that end, so does the agent
+            start_new_session=True,  # Ctrl-C is the node's; should that end, so does the agent
         )
         self._orders.put(pickle.dumps(dict(os.environ)))
         self._orders.put(setup)
@@ -95,7 +95,7 @@ class AgentHost:
         try:
             self._loop.call_soon_threadsafe(self._arrived.set)
         except RuntimeError:
-            pass  # the worker is closing
+            pass  # the node is closing
 
     def _watch(self) -> None:
         """End the agent when nobody has asked for it for too long, and let go of it."""
@@ -141,7 +141,7 @@ class AgentHost:
         self._parted.set()
 
     async def leave(self) -> None:
-        """The worker is closing: end the agent, and give the run a moment to hear of it."""
+        """The node is closing: end the agent, and give the run a moment to hear of it."""
         self.is_leaving = True
         self._orders.put(None)
         try:
@@ -165,7 +165,7 @@ class AgentHost:
 
 
 def describe() -> dict[str, Any]:
-    """What a client must know of this worker before it sends anything."""
+    """What a client must know of this node before it sends anything."""
     return {
         "batchmill": __version__,
         "python": sys.version.split()[0],
@@ -183,7 +183,7 @@ async def open_session(session: str, setup: bytes, dask_worker: Any) -> None:
 
 
 def _farewell() -> Any:
-    """A plugin for the worker, which says goodbye to all runs when that closes."""
+    """A plugin for the node, which says goodbye to all runs when that closes."""
     from distributed import WorkerPlugin
 
     class Farewell(WorkerPlugin):  # type: ignore[misc]
@@ -199,8 +199,8 @@ async def exchange(
     """See AgentHost.exchange.
 
     The answer has `messages`; `over` once there will be no more, and then the exit `status` of the agent (None where it
-    was given up); `leaving` when the worker is closing, and has therefore ended it. `parting` says that an answer with
-    `over` has arrived: a worker that is closing waits for it, since it takes its connections down with it.
+    was given up); `leaving` when the node is closing, and has therefore ended it. `parting` says that an answer with
+    `over` has arrived: a node that is closing waits for it, since it takes its connections down with it.
     """
     host = _hosts.get(session)
     if host is not None and parting:

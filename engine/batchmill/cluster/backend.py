@@ -1,10 +1,10 @@
 """A batch's workers on a Dask cluster: who is there, an agent on each, messages to and fro.
 
-    scheduler --who is there--> Cluster (Members) --open_session--> host (in a worker) --> agent
-                                   |                        ^
-                               RemotePool <--- exchange ---'    straight to the worker, or by way of the scheduler
+    scheduler --who is there--> DaskBackend (Membership) --open_session--> agent_host (on a node) --> agent
+                                   |                               ^
+                               RemotePool <------ exchange -------'    straight to the node, or by way of the scheduler
 
-Everything but the constructor and what Site asks runs in the event loop of the Dask client.
+Everything but the constructor and what Backend asks runs in the event loop of the Dask client.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from batchmill.worker.code_bundle import anchored, collect, located
 from batchmill.worker.function import FunctionSpec
 
 LOOK = 0.5  # seconds between looks at who is there
-JOINING = 60.0  # seconds for a worker to join
-DIRECT = 2.0  # seconds to find out whether a worker can be reached from here
+JOINING = 60.0  # seconds for a node to join
+DIRECT = 2.0  # seconds to find out whether a node can be reached from here
 PINGS = 3  # calls to find out how long one takes
 BUSY = 60.0  # seconds that a scheduler which is there may take to answer
 MOMENT = 0.1  # seconds that a process may take from closing its connections to closing its port
-SLACK = 0.5  # seconds for an agent to end after its worker, or its lease
+SLACK = 0.5  # seconds for an agent to end after its node, or its lease
 
 
 class DaskBackend:
-    """The workers of a Dask cluster, as a Site: one worker per thread of each, unless `-j` says less.
+    """The nodes of a Dask cluster, as a Backend: one worker per thread of each, unless `-j` says less.
 
     `client` is a dask.distributed Client; without, the plan's settings say where the scheduler is. Raises InvalidUsage
     where Dask is not installed, ClusterLost where the scheduler cannot be reached.
@@ -72,7 +72,7 @@ class DaskBackend:
         self._loop: asyncio.AbstractEventLoop = self._client.loop.asyncio_loop
         self.address = str(self._client.scheduler.address)
         self._members = Membership(plan.settings.workers)
-        self._serving: dict[str, asyncio.Task[None]] = {}  # by worker: one is asked again only when that is over
+        self._serving: dict[str, asyncio.Task[None]] = {}  # by node: one is asked again only when that is over
         self._links: dict[str, AgentConnection] = {}
         self._told: set[str] = set()
         self._told_waiting = False
@@ -112,7 +112,7 @@ class DaskBackend:
     ) -> RemotePool:
         """See Backend."""
         self._setup = replace(self._setup, worker=replace(self._setup.worker, run=run))
-        self._make_desk = partial(
+        self._make_output_maker = partial(
             LocalOutputMaker, self._plan.worker_setup(1, run=run), max(1, usable_cores()[0] - 1), put
         )
         self._pool = RemotePool(put, Wake(), self._say, output, check=self._check_client)
@@ -125,7 +125,7 @@ class DaskBackend:
 
     def output_maker(self, output: OutputWriter | None) -> LocalOutputMaker:
         """See Backend."""
-        return self._make_desk(output)
+        return self._make_output_maker(output)
 
     def guard(self, tick: float, message: Callable[[str], None]) -> WorkerLimits:
         """See Backend."""
@@ -202,7 +202,7 @@ class DaskBackend:
             self._tell(sentence)
 
     async def _serve(self, name: str, workers: int) -> None:
-        """A worker's part in the run, from its invitation to its end."""
+        """A node's part in the run, from its invitation to its end."""
         try:
             machine, link = await asyncio.wait_for(self._open(name, workers), JOINING)
         except ClusterUnfit as error:
@@ -221,7 +221,7 @@ class DaskBackend:
                 del self._links[name]
 
     async def _open(self, name: str, workers: int) -> tuple[Machine, AgentConnection]:
-        """Start an agent in a worker, if it can work for this run."""
+        """Start an agent on a node, if it can work for this run."""
         facts = (await self._client.run(agent_host.describe, workers=[name]))[name]
         self._check(name, facts)
         session = uuid.uuid4().hex
@@ -237,7 +237,7 @@ class DaskBackend:
         return self._pool.add(name, facts["host"], link, slots, round_trip=round_trip), link
 
     async def _talk(self, name: str, machine: Machine, link: AgentConnection) -> None:
-        """Pass messages to and fro until the worker's part is over."""
+        """Pass messages to and fro until the node's part is over."""
 
         def take(message: bytes) -> None:
             was_up = machine.is_up
@@ -248,7 +248,7 @@ class DaskBackend:
         parting = await link.talk(take)
         if self._pool.is_closed:
             return
-        if await is_refused(self.address):  # then it is not the worker that is to blame
+        if await is_refused(self.address):  # then it is not the node that is to blame
             self._pool.fail(lost(self.address, OSError(), self._plan.checkpoint))
             return
         if not parting.is_over:
@@ -262,7 +262,7 @@ class DaskBackend:
             self._failed(name, OSError(f"{parting.why} before it was up"))
 
     async def _await_end(self, name: str, link: AgentConnection, take: Callable[[bytes], None]) -> None:
-        """Wait till nothing runs there any more, for then it may run elsewhere: the agent says so, or its worker's
+        """Wait till nothing runs there any more, for then it may run elsewhere: the agent says so, or its node's
         process has gone, or nobody has asked for it till its lease was over."""
         await asyncio.sleep(MOMENT)
         is_silent = time.monotonic() - link.asked > SILENCE  # asking again would only begin its lease anew
@@ -273,7 +273,7 @@ class DaskBackend:
         await asyncio.sleep(SLACK)
 
     def _failed(self, name: str, error: Exception) -> None:
-        """A worker could not join; it may be able to later, unless it lacks batchmill."""
+        """A node could not join; it may be able to later, unless it lacks batchmill."""
         if "No module named 'batchmill" in str(error):  # a text is all that Dask leaves of what it was
             remedy = f"install it there: pip install batchmill=={__version__}"
             self._refuse(name, ClusterUnfit(f"worker {name} has no batchmill", remedy))
@@ -289,11 +289,12 @@ class DaskBackend:
             self._leave_out(error)
 
     def _leave_out(self, error: BatchmillError) -> None:
-        """Say of a worker that it is refused: that is kept, for half a cluster may be idle every night."""
+        """Report a refused node as a warning, also in the run's report: otherwise half the cluster could stay idle
+        every night unnoticed."""
         self._pool.later(lambda: self._warn(str(error)))
 
     def _check(self, name: str, facts: dict[str, Any]) -> None:
-        """Raise ClusterUnfit for a worker that cannot take part; warn of one that may give other results."""
+        """Raise ClusterUnfit for a node that cannot take part; warn of one that may give other results."""
         warning = doubts(name, facts, self._plan)
         if warning:
             self._tell_once(warning)
@@ -301,7 +302,7 @@ class DaskBackend:
     # Messages
 
     async def _way_to(self, name: str, session: str) -> tuple[Call, float]:
-        """How to call the agent's host in a worker: straight if it can be reached from here, else by way of the
+        """How to call the agent's host on a node: straight if it can be reached from here, else by way of the
         scheduler; and the least time that this took."""
         call = self._direct(name, session)
         try:
@@ -348,8 +349,8 @@ def _agent_setup(plan: Plan) -> AgentSetup:
 
 
 def doubts(name: str, facts: dict[str, Any], plan: Plan) -> str:
-    """What is to be said of a worker that may give other results, by what host.describe says of it; raises ClusterUnfit
-    for one that cannot take part."""
+    """What is to be said of a node that may give other results, by what agent_host.describe says of it; raises
+    ClusterUnfit for one that cannot take part."""
     if facts["batchmill"] != __version__:
         remedy = f"install the same there: pip install batchmill=={__version__}"
         raise ClusterUnfit(f"worker {name} has batchmill {facts['batchmill']}, and this is {__version__}", remedy)

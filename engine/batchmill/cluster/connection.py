@@ -1,4 +1,4 @@
-"""Passing messages to one agent in a Dask worker, and its messages back.
+"""Passing messages to one agent in a node (a Dask worker), and its messages back.
 
 It never looks into a message.
 
@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 from batchmill.text import describe_exit
 
 POLL = 2.0  # seconds that a question for messages waits for one
-SILENCE = 10.0  # seconds without an answer after which a worker, or the scheduler, counts as lost
+SILENCE = 10.0  # seconds without an answer after which a node, or the scheduler, counts as lost
 HANGS = 60.0  # seconds without a word after which an agent does; it has something to say each second
 ENDING = 4.0  # seconds for an agent to end when it is told to
-_MOST = 8 << 20  # bytes in one message to a worker, unless a single order is larger
+_MOST = 8 << 20  # bytes in one message to a node, unless a single order is larger
 
 Call = Callable[..., Coroutine[Any, Any, dict[str, Any]]]  # of host.exchange
 
@@ -42,7 +42,7 @@ class Broken(Exception):
 
 
 class AgentConnection:
-    """What is sent goes in order, as much at a time as has come together. See remote.Link.
+    """What is sent goes in order, as much at a time as has come together. See remote_pool.Link.
 
     `asked` is when the agent was last asked for anything, in monotonic seconds.
     """
@@ -54,16 +54,16 @@ class AgentConnection:
         self._ready = asyncio.Event()
         self._is_closing = False
         self._departure: asyncio.Future[Parting] = loop.create_future()
-        self._leaving: Parting | None = None  # the worker has said so
+        self._leaving: Parting | None = None  # the node has said so
         self.asked = time.monotonic()
 
     def send(self, message: bytes) -> None:
-        """See remote.Link."""
+        """See remote_pool.Link."""
         self._orders.append(message)
         self._wake()
 
     def close(self) -> None:
-        """See remote.Link."""
+        """See remote_pool.Link."""
         self._is_closing = True
         self._wake()
 
@@ -74,12 +74,12 @@ class AgentConnection:
             pass  # the client is closed
 
     def depart(self, why: str) -> None:
-        """Let `talk` end: the worker is known to be going, whatever runs there."""
+        """Let `talk` end: the node is known to be going, whatever runs there."""
         if not self._departure.done():
             self._departure.set_result(Parting(why, is_suspicious=False))
 
     async def talk(self, take: Callable[[bytes], None]) -> Parting:
-        """Pass messages to and fro until the agent has ended, cannot be reached, or its worker goes; why."""
+        """Pass messages to and fro until the agent has ended, cannot be reached, or its node goes; why."""
         sending = asyncio.ensure_future(self._deliver())
         receiving = asyncio.ensure_future(self._receive(take))
         ends: list[asyncio.Future[Any]] = [sending, receiving, self._departure]
@@ -140,11 +140,11 @@ class AgentConnection:
             raise Broken(f"{type(error).__name__}: {error}") from error
 
     async def _part(self) -> None:
-        """Say that the agent's end is known: its worker may be waiting for that."""
+        """Say that the agent's end is known: its node may be waiting for that."""
         try:
             await self._ask(POLL, parting=True)
         except Broken:
-            pass  # the worker has gone too
+            pass  # the node has gone too
 
     async def leave(self, message: bytes, take: Callable[[bytes], None]) -> bool:
         """Send a last message, which ends the agent, and take what it still says; whether it is known to have ended."""

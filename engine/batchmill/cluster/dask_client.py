@@ -20,7 +20,7 @@ from batchmill.settings import TLS, Settings
 CLOSING = 3.0  # seconds for a client to close
 ASK = 2.0  # seconds without an answer after which it is looked whether anybody is there
 PROBE = 1.0  # seconds for somebody who listens to be seen
-CONNECTIONS = 1 << 16  # two a worker: Dask's own limit is 512 in all
+CONNECTIONS = 1 << 16  # two a node: Dask's own limit is 512 in all
 
 
 def checked(client: Any) -> Any:
@@ -149,7 +149,7 @@ def lost(address: str, error: BaseException, checkpoint: str | None) -> ClusterL
 
 
 async def workers_of(client: Any, checkpoint: str | None, patience: float) -> dict[str, int]:
-    """The threads of each worker, by address; raises ClusterLost when the scheduler has gone, or has not answered
+    """The threads of each node, by address; raises ClusterLost when the scheduler has gone, or has not answered
     for `patience` seconds: it may be busy with somebody else's graph."""
     address = str(client.scheduler.address)
     asking = asyncio.ensure_future(client.scheduler.ncores(workers=None))

@@ -1,6 +1,6 @@
-"""Which workers of a cluster take part in a run, and with how many workers.
+"""Which nodes of a cluster take part in a run, and with how many workers.
 
-A worker moves by this table; any other event raises IllegalMove and leaves everything as it was:
+A node moves by this table; any other event raises IllegalMove and leaves everything as it was:
 
     state      event      next       and then
     -          invited    JOINING    its share of the workers is kept for it
@@ -21,12 +21,12 @@ from enum import Enum
 
 from batchmill.errors import BatchmillError, IllegalMove
 
-MOST = 4  # times in a row that a worker may fail to join
+MOST = 4  # times in a row that a node may fail to join
 PAUSE = 1.0  # seconds after the first of those
 
 
 class MemberState(Enum):
-    """How a worker stands to the run."""
+    """How a node stands to the run."""
 
     JOINING = "joining"
     IN = "in"
@@ -43,7 +43,7 @@ class _Member:
 
 
 class Membership:
-    """The workers of a cluster, by address. `wanted` are the workers asked for: a number, a share ("50%"), or
+    """The nodes of a cluster, by address. `wanted` are the workers asked for: a number, a share ("50%"), or
     "auto"."""
 
     def __init__(self, wanted: int | str) -> None:
@@ -52,7 +52,7 @@ class Membership:
         self._errors: dict[str, BatchmillError] = {}
 
     def share(self, threads: int) -> int:
-        """How many workers a worker of so many threads may have: one a thread, a share of them, or at most -j."""
+        """How many workers a node of so many threads may have: one a thread, a share of them, or at most -j."""
         if isinstance(self._wanted, int):
             return min(threads, self._wanted)
         if self._wanted == "auto":
@@ -60,14 +60,14 @@ class Membership:
         return max(1, int(threads * float(self._wanted.rstrip("%")) / 100 + 1e-9))
 
     def most(self, sizes: Mapping[str, int]) -> int:
-        """How many workers there can be with workers of so many threads each; at least one."""
+        """How many workers there can be with nodes of so many threads each; at least one."""
         workers = sum(map(self.share, sizes.values()))
         return max(1, min(workers, self._wanted) if isinstance(self._wanted, int) else workers)
 
     # Events
 
     def invite(self, sizes: Mapping[str, int], now: float) -> dict[str, int]:
-        """Who is to join now, of workers with so many threads each, and with how many workers; `now` is monotonic."""
+        """Who is to join now, of nodes with so many threads each, and with how many workers; `now` is monotonic."""
         invited = {}
         for name, threads in sizes.items():
             member = self._members.get(name)
@@ -83,12 +83,12 @@ class Membership:
         return invited
 
     def joined(self, name: str) -> None:
-        """A worker's agent is there."""
+        """A node's agent is there."""
         member = self._at(name, MemberState.JOINING)
         member.state, member.failures = MemberState.IN, 0
 
     def failed(self, name: str, now: float, error: BatchmillError) -> bool:
-        """A worker could not join, for a reason that may pass; whether it was tried so often that it is refused."""
+        """A node could not join, for a reason that may pass; whether it was tried so often that it is refused."""
         member = self._at(name, MemberState.JOINING)
         member.failures += 1
         member.workers = 0
@@ -99,17 +99,17 @@ class Membership:
         return member.state is MemberState.REFUSED
 
     def refused(self, name: str, error: BatchmillError) -> None:
-        """A worker cannot take part, and never will."""
+        """A node cannot take part, and never will."""
         member = self._at(name, MemberState.JOINING, MemberState.IN)
         member.state, member.workers, self._errors[name] = MemberState.REFUSED, 0, error
 
     def lost(self, name: str) -> None:
-        """A worker's agent has ended, or cannot be reached."""
+        """A node's agent has ended, or cannot be reached."""
         self._at(name, MemberState.IN)
         del self._members[name]
 
     def left(self, sizes: Mapping[str, int]) -> list[str]:
-        """Forget the workers that are not there any more; who they are."""
+        """Forget the nodes that are not there any more; who they are."""
         gone = self._members.keys() - sizes.keys()
         for name in gone:
             del self._members[name]
@@ -119,11 +119,11 @@ class Membership:
     # Questions
 
     def has(self, name: str) -> bool:
-        """Whether the worker is known, in whatever state: it has not left meanwhile."""
+        """Whether the node is known, in whatever state: it has not left meanwhile."""
         return name in self._members
 
     def is_in(self, name: str) -> bool:
-        """Whether the worker takes part."""
+        """Whether the node takes part."""
         return name in self._members and self._members[name].state is MemberState.IN
 
     @property
@@ -141,5 +141,5 @@ class Membership:
         member = self._members.get(name)
         if member is None or member.state not in states:
             stands = "is not known" if member is None else f"is {member.state.value}"
-            raise IllegalMove(f"worker {name} {stands}")
+            raise IllegalMove(f"node {name} {stands}")
         return member

@@ -48,7 +48,7 @@ LEASE = 15.0  # seconds that an agent and its workers live on without hearing of
 class AgentSetup:
     """What an agent needs to know: the `slots` of its workers, what each of them is to be, and the limits it sees to.
 
-    `kwargs` are pickled. `files` are the user's own modules (see parcel.Parcel). The agent ends after `lease` seconds
+    `kwargs` are pickled. `files` are the user's own modules (see code_bundle). The agent ends after `lease` seconds
     without a message.
     """
 

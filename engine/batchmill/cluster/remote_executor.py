@@ -14,7 +14,7 @@ from batchmill.cluster.protocol import Death, pickled
 
 
 class RemoteExecutor:
-    """The way to the worker in `slot` of an agent, to which `send` takes messages. See workers.Executor."""
+    """The way to the worker in `slot` of an agent, to which `send` takes messages. See base.Executor."""
 
     def __init__(self, send: Callable[..., None], slot: int) -> None:
         self._send = send

@@ -1,6 +1,6 @@
 """Workers on other machines: a WorkerPool whose workers are an agent's.
 
-    RemotePool --messages--> Machine --Link--> agent --> its Pool, its workers
+    RemotePool --messages--> Machine --Link--> agent --> its LocalPool, its workers
          ^                                        |
          '------ futures, board, ends <-----------'
 

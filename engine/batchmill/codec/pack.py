@@ -2,7 +2,7 @@
 
 It never keeps what cannot be read back exact.
 
-The forms are those of `unpacking`. A dataclass becomes a map, a namedtuple a tuple, an Enum its value; a subclass of
+The forms are those of `unpack`. A dataclass becomes a map, a namedtuple a tuple, an Enum its value; a subclass of
 str, int, float, list or dict becomes its base. An aware datetime keeps its UTC offset, not its zone's name. So values
 that differ may become equal. Where a converter may do that it says so (`merging`), and the bytes are then read back
 carefully: keys or elements that became equal are refused, for one of them would be lost.

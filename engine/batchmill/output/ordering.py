@@ -2,7 +2,7 @@
 
 Pieces overlap where a later run tried single records of an earlier block again. A stretch holds all pieces that lie
 in its range of positions, so that stretches can be written one after the other, and made in parallel. Where frames are
-mixed item by item, a stretch would hold hundreds of them: that is for scatter.py.
+mixed item by item, a stretch would hold hundreds of them: that is for `external_sort`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Outcomes as rows of cells, for CSV and SQLite.
 
-A result that is text or a number is a cell as it is, None an empty one; what JSON would say as text (export.py) is that
-text; all that has parts is JSON.
+A result that is text or a number is a cell as it is, None an empty one; what JSON would say as text (`json_lines`) is
+that text; all that has parts is JSON.
 
 In CSV, true and false are words, and text that a spreadsheet would run as a formula has a ' before it. Ids and errors
 are escaped too: no cell of them moves a cursor or ends a line. In SQLite, bytes stay bytes, true and false are 1 and 0,

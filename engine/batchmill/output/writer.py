@@ -4,7 +4,7 @@ It never opens an outcome.
 
 Pieces come in as they are found or committed. To a file they are written at the end, under a temporary name; to stdout
 as far as the input is settled without a gap, unless they are so mixed that this would take longer than all the rest:
-then what is left comes at the end too. What is to be made (layout.py) is made by whichever worker is free, and written
+then what is left comes at the end too. What is to be made (`layout`) is made by whichever worker is free, and written
 in order.
 """
 

@@ -2,9 +2,9 @@
 
     Workers --start--> Worker --hello--> ready --submit*--> events --...--> lost --gone--> (a new worker takes the slot)
 
-Where workers live is for subclasses to say: `pool` has them on this machine, `remote` on others. Whatever a worker
-answers comes as an Event to `put`. A worker is `gone` only when its process is confirmed dead: till then nothing it was
-running may run elsewhere.
+Where workers live is for subclasses to say: `local` has them on this machine, `cluster.remote_pool` on others. Whatever
+a worker answers comes as an Event to `put`. A worker is `gone` only when its process is confirmed dead: till then
+nothing it was running may run elsewhere.
 """
 
 from __future__ import annotations

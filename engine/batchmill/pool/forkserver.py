@@ -105,7 +105,7 @@ class Connection:
             return self._is_up
 
     def start(self, kind: int, descriptors: Sequence[int]) -> Started:
-        """Start a worker that is given `descriptors` (see worker.live). Raises OSError, and ServerLost."""
+        """Start a worker that is given `descriptors` (see bootstrap.live). Raises OSError, and ServerLost."""
         with self._lock:
             self._send(Message(kind), descriptors)
             while True:

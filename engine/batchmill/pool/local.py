@@ -28,7 +28,7 @@ class LocalPool(WorkerPool):
     """The workers of a run on this machine.
 
     `kwargs` (or their pickle) go to every call of the function; `output` is a descriptor that workers write to in place
-    of stderr, `lock` one that workers lock to pass on what commands print (`passing`). By the start method fork,
+    of stderr, `lock` one that workers lock to pass on what commands print (`passthrough`). By the start method fork,
     workers inherit the program's own descriptors, `foreign`.
     """
 

@@ -1,4 +1,4 @@
-"""Memory that the parent and its workers share: an array of 64-bit numbers. What they mean is in `worker`."""
+"""Memory that the parent and its workers share: an array of 64-bit numbers. What they mean is in `records`."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ It never knows of items, and never lets a command outlive its worker.
                  <--two pipes---- stdout, stderr: as it writes them, the first bytes kept, the rest counted
 
 The keeper is a shell that waits for the end of a pipe whose other end only the worker holds: however the worker ends
-(and it ends with the parent, see `worker`), the keeper kills the group. Tried instead: PR_SET_PDEATHSIG would have to
-be set in the command itself, and with it a fork of Python's own for each.
+(and it ends with the parent, see `bootstrap`), the keeper kills the group. Tried instead: PR_SET_PDEATHSIG would have
+to be set in the command itself, and with it a fork of Python's own for each.
 
 Spawning costs 70 µs of the worker's time (vfork inside), pipes and poll 50 µs more; subprocess.run costs twice that.
 """

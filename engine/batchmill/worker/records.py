@@ -75,7 +75,7 @@ class Ids(NamedTuple):
 
 
 class WorkerState:
-    """The state of this worker: set once by `worker.start`, read by everything else here and there."""
+    """The state of this worker: set once by `main.start`, read by everything else here and there."""
 
     board: memoryview
     slot: int

@@ -1,4 +1,4 @@
-"""Which workers of a cluster take part: the table of members.py, move by move."""
+"""Which nodes of a cluster take part: the table of `membership`, move by move."""
 
 from __future__ import annotations
 
