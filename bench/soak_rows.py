@@ -23,10 +23,12 @@ from soak_starts import crowded, limited_runs, prepare_crowd, prepare_limited
 from soak_trial import BROKEN_DISK, KILLED, LIMIT, Benchmark, Fault, Steps, Trial, mill, standing, stop_all, workers
 
 WRITES = "pwritev,pwritev2"  # Python's pwritev is either
-CALLS = f"{WRITES},fdatasync,fsync,ftruncate,flock,linkat,rename"  # what engine/batchmill/files/storage.py makes of
-files FAILING = f"{WRITES},fdatasync,fsync,linkat,rename" OFTEN = ("--checkpoint-interval", "50ms", "--chunk-size", "5")
-# many frames and syncs in little time KILLING_PAUSE = 0.2 MOST_HELD = 300 << 20  # bytes that a parent may hold while
-its disk stands still WINDOW, SLOW_CHUNK, SLOW_ITEMS = 2, 10, 900
+CALLS = f"{WRITES},fdatasync,fsync,ftruncate,flock,linkat,rename"  # what files/storage.py of the engine makes of files
+FAILING = f"{WRITES},fdatasync,fsync,linkat,rename"
+OFTEN = ("--checkpoint-interval", "50ms", "--chunk-size", "5")  # many frames and syncs in little time
+KILLING_PAUSE = 0.2
+MOST_HELD = 300 << 20  # bytes that a parent may hold while its disk stands still
+WINDOW, SLOW_CHUNK, SLOW_ITEMS = 2, 10, 900
 
 
 @dataclass(frozen=True)

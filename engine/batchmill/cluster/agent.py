@@ -1,8 +1,8 @@
 """The workers of one machine for a run elsewhere: `python -m batchmill.cluster.agent`.
 
-    stdin: messages --> [orders] --> LocalPool, WorkerLimits ... Event --> [answers] --> stdout: messages (`protocol` has them)
+    stdin: messages --> [orders] --> LocalPool ... Event --> [answers] --> stdout: messages    (`protocol` has them)
 
-It lets the run's own Pool and Guard work here, so that blame, time-outs and memory limits are as exact as on one
+It lets the run's own LocalPool and WorkerLimits work here, so that blame, time-outs and memory limits are as exact as on one
 machine, and do not wait for a network. It ends, with all its workers, when stdin does, or when nothing came from there
 for so long that the run may have its items run elsewhere.
 """

@@ -1,6 +1,6 @@
 """Putting outcomes in order whose frames are mixed item by item: what workers do for it.
 
-    frames --sort--> runs of lines in order, cut into pages --(spool.py)--> slices of all runs --merge--> output bytes
+    frames --sort--> runs of lines in order, cut into pages --(`spool`)--> slices of all runs --merge--> output bytes
 
 Each frame is decoded and rendered once, however its items are spread, and each line is moved twice: time grows with the
 items. A page is little-endian: u32 lines | u64 bytes after this head | u64 position of its first line, then u64
