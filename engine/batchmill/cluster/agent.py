@@ -2,9 +2,9 @@
 
     stdin: messages --> [orders] --> LocalPool ... Event --> [answers] --> stdout: messages    (`protocol` has them)
 
-It lets the run's own LocalPool and WorkerLimits work here, so that blame, time-outs and memory limits are as exact as on one
-machine, and do not wait for a network. It ends, with all its workers, when stdin does, or when nothing came from there
-for so long that the run may have its items run elsewhere.
+The same LocalPool and WorkerLimits as on one machine work here, so that time-outs, memory limits and what a dead worker
+is charged with are as exact, and do not wait for a network. The agent ends, with all its workers, when stdin does, or
+when nothing came from there for so long that the run may have its items run elsewhere.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 It is an Executor as `base` has them.
 
-What it, and the modules that start processes (`processes`, `bootstrap`), use of the inside of the standard library, as it is
-in CPython 3.11 to 3.15; where that is not so, the first start says it in one sentence (Unsupported):
+What it, and the modules that start processes (`processes`, `bootstrap`), use of the inside of the standard library, as
+it is in CPython 3.11 to 3.15; where that is not so, the first start says it in one sentence (Unsupported):
 
     ProcessPoolExecutor   asks its context for get_start_method, Process, SimpleQueue, Lock and BoundedSemaphore; starts
                           its process in the first `submit`; watches `sentinel`, and ends with `terminate` and `join`
