@@ -19,10 +19,12 @@ from simulated_workers import Overhead
 _RUN = """
 import json, os, sys
 from batchmill.batch.batch import Batch
+from batchmill.plan import make_plan
 from batchmill.settings import Settings
 items, size = int(sys.argv[1]), int(sys.argv[2])
 settings = Settings(workers=1, chunk_size=size)
-report = Batch("nothing.py:nothing", ["items.jsonl"], settings=settings, checkpoint=sys.argv[3]).run()
+plan = make_plan("nothing.py:nothing", ["items.jsonl"], settings=settings, checkpoint=sys.argv[3])
+report = Batch(plan).run()
 assert report.completed == items, report
 own = sum(os.times()[:2])
 print(json.dumps({"parent": own, "all": report.cpu_seconds}))

@@ -16,6 +16,7 @@ from batchmill.batch.commit import Sink
 from batchmill.codec.outcomes import OutcomeBlock, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
 from batchmill.model import Outcome, Report, Snapshot
+from batchmill.plan import make_plan
 from batchmill.settings import Settings
 
 _BLOCKS_AHEAD = 8  # committed blocks that wait for the reader of a stream
@@ -303,13 +304,14 @@ def _make(
     cluster: Any = None,
     settings: Settings | None,
     fields: Mapping[str, Any],
+    sink: Sink | None = None,
     **rest: Any,
 ) -> Batch:
     _check_roles(id=id, init=init)
     is_path = isinstance(items, (str, os.PathLike))
     if is_path and callable(id):
         raise InvalidUsage("an id callable works on Python items", "name a field with id=, or pass the items")
-    return Batch(
+    plan = make_plan(
         function,
         [os.fspath(items)] if isinstance(items, (str, os.PathLike)) else (),
         items=None if isinstance(items, (str, os.PathLike)) else items,
@@ -319,6 +321,6 @@ def _make(
         output=None if output is None else os.fspath(output),
         init=init,
         id=id if callable(id) else None,
-        cluster=None if isinstance(cluster, str) else cluster,  # an address is a setting
         **rest,
     )
+    return Batch(plan, sink=sink, cluster=None if isinstance(cluster, str) else cluster)  # an address is a setting

@@ -14,7 +14,7 @@ from typing import Any
 
 from batchmill.checkpoint.frames import FILE_MAGIC
 from batchmill.codec.outcomes import pack_value
-from batchmill.errors import InvalidUsage
+from batchmill.errors import InvalidUsage, NotGuarded
 from batchmill.files.atomic_file import descriptor_of
 from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, descriptor_in
 from batchmill.files.storage import names_aside, sibling
@@ -33,7 +33,9 @@ from batchmill.version import __version__
 from batchmill.worker.code_bundle import anchored, collect, source_files
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.function import FunctionSpec, here, of_callable, parse
-from batchmill.worker.main import WorkerSetup
+from batchmill.worker.main import WorkerSetup, in_worker
+
+_DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,10 @@ class Plan:
 
 def make_plan(
     function: Callable[..., Any] | str | CommandSpec,
-    inputs: Sequence[str],
+    inputs: Sequence[str] = (),
     *,
     items: Iterable[Any] | None = None,
-    settings: Settings,
+    settings: Settings = _DEFAULTS,
     checkpoint: str | None = None,
     no_checkpoint: bool = False,
     output: str | None = None,
@@ -165,7 +167,18 @@ def make_plan(
     name: str | None = None,
     others: Iterable[Use] = (),
 ) -> Plan:
-    """Check the arguments of a batch (see Batch); raises BatchmillError for what cannot work."""
+    """The plan of a batch, its arguments checked; raises BatchmillError for what cannot work: nothing has begun then.
+
+    `function` is a callable or a name ("tasks:score", "score.py:score"), or a CommandSpec. `inputs` is a list of paths
+    (`-` for stdin) where `items` is None. `checkpoint` None means the default name, unless `no_checkpoint`. `output` is
+    a path or "-". `id` gives an item's id (Python items only). `others` are the files that whoever runs the batch reads
+    and writes meanwhile.
+    """
+    if in_worker():
+        raise NotGuarded(
+            "this script starts a batch while a worker imports it",
+            'put what starts the batch under `if __name__ == "__main__":`',
+        )
     format = None if items is not None else _choose_format(inputs, settings)
     spec = _spec_of(function, name, format, here())
     plan = Plan(

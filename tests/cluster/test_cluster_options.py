@@ -38,7 +38,7 @@ from batchmill.cluster.backend import DaskBackend, doubts
 from batchmill.cluster.connection import Call
 from batchmill.cluster.dask_client import checked, connected
 from batchmill.errors import ClusterUnfit, InputMissing, InvalidUsage
-from batchmill.plan import Plan
+from batchmill.plan import Plan, make_plan
 from batchmill.settings import Settings
 
 pytest.importorskip("distributed", reason="the extra dask is not installed")
@@ -62,7 +62,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
 
 def plan(function: Callable[..., Any] = len, init: Callable[[], Any] | None = None, **settings: Any) -> Plan:
     """A batch of no items."""
-    return Batch(function, items=[], no_checkpoint=True, init=init, settings=Settings(**settings)).plan
+    return make_plan(function, items=[], no_checkpoint=True, init=init, settings=Settings(**settings))
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_a_client_that_was_closed_is_refused(cluster: DaskCluster) -> None:
     with Client(cluster.address, set_as_default=False) as client:
         assert checked(client) is client
     with pytest.raises(InvalidUsage, match="is closed"):
-        Batch(len, items=[], no_checkpoint=True, cluster=client).run()
+        Batch(plan(), cluster=client).run()
 
 
 def test_what_dask_says_is_kept_back_for_the_time_of_a_run(

@@ -25,6 +25,7 @@ from fault_kit import (
 
 import batchmill
 from batchmill.batch.batch import Batch
+from batchmill.plan import make_plan
 from batchmill.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc")
@@ -113,7 +114,8 @@ def test_a_limit_shorter_than_the_import_ends_the_run_without_an_item(tmp_path: 
 
 def test_a_signal_while_the_last_items_are_waited_for_shortens_the_wait(tmp_path: Path) -> None:
     settings = Settings(workers=1, grace=0.1)
-    batch = Batch(work_kit.stay, items=[str(tmp_path / "witness")], settings=settings, no_checkpoint=True)
+    plan = make_plan(work_kit.stay, items=[str(tmp_path / "witness")], settings=settings, no_checkpoint=True)
+    batch = Batch(plan)
 
     def stop() -> None:
         until((tmp_path / "witness").exists, "the item to run")

@@ -16,6 +16,7 @@ from batchmill.input.formats import FORMATS, IdRule
 from batchmill.input.items import ItemReader
 from batchmill.model import Chunk, Report
 from batchmill.output.external_sort import fulfil
+from batchmill.plan import make_plan
 from batchmill.settings import Settings
 from batchmill.worker import main, records
 from batchmill.worker.baseline import Baseline
@@ -100,13 +101,14 @@ class Stage:
         **settings: Any,
     ) -> None:
         self.messages: list[str] = []
-        batch = Batch(
+        plan = make_plan(
             repr,  # what the checkpoint belongs to
             [str(path) for path in inputs],
             settings=Settings(resume=True, workers=2, **settings),
             checkpoint=str(checkpoint),
             output=None if output is None else str(output),
         )
+        batch = Batch(plan)
         self._session = session = _Session(batch.plan, batch._events, stack, self.messages.append, began=0.0)
         session.build(None, None, None)
         session.begin()

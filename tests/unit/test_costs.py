@@ -45,6 +45,7 @@ def unpackb(data, unpack=msgpack.unpackb, **options):
 
 msgpack.Unpacker, msgpack.unpackb = Unpacker, unpackb
 from batchmill.batch.batch import Batch
+from batchmill.plan import make_plan
 from batchmill.settings import Settings
 
 def count(frame, event, what):
@@ -53,7 +54,7 @@ def count(frame, event, what):
 
 how, items, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 settings = Settings(workers=1, chunk_size=size, fresh=True)
-batch = Batch("work.py:same", [items], settings=settings, checkpoint=f"{how}-{items}-{size}.ckpt")
+batch = Batch(make_plan("work.py:same", [items], settings=settings, checkpoint=f"{how}-{items}-{size}.ckpt"))
 if how == "calls":
     threading.setprofile(count)
     sys.setprofile(count)

@@ -91,6 +91,7 @@ def crunch(
 ) -> Ended:
     """Run the batch with its progress on stderr. With `passing`, what its commands print is passed on."""
     from batchmill.batch.batch import Batch
+    from batchmill.plan import make_plan
     from batchmill.system.machine import worker_count
 
     screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)
@@ -102,18 +103,16 @@ def crunch(
         if manner.mode == "line" and settings.worker_output == "stderr":
             relay = stack.enter_context(Relay(screen.pass_on))
         stack.callback(screen.finish)
-        batch = Batch(
+        plan = make_plan(
             function,
             inputs,
             settings=settings,
             checkpoint=options["checkpoint"],
             output=options["output"],
             no_checkpoint=options["no_checkpoint"],
-            worker_output_fd=relay.fd if relay else None,
-            began=BEGAN,
-            passing=passing,
             others=others(options, data=options["json"], passes=passing is not None),
         )
+        batch = Batch(plan, worker_output_fd=relay.fd if relay else None, began=BEGAN, passing=passing)
 
         path = options.get("metrics")
         metrics = Metrics(path, batch, manner.interval, stdio.tell) if path else None

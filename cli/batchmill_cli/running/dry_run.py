@@ -24,13 +24,12 @@ FATES = {
 
 def describe(function: str | CommandSpec, inputs: Sequence[str], settings: Settings, options: Mapping[str, Any]) -> str:
     """What would be done; raises what the run itself would raise before its first item."""
-    from batchmill.batch.batch import Batch
     from batchmill.batch.dry_run import preview
+    from batchmill.plan import make_plan
     from batchmill_cli.running.batch import others
 
     asked = {name: options[name] for name in ("checkpoint", "output", "no_checkpoint")}
-    batch = Batch(function, inputs, settings=settings, others=others(options, data=True), **asked)
-    seen = preview(batch.plan)
+    seen = preview(make_plan(function, inputs, settings=settings, others=others(options, data=True), **asked))
     if options["json"]:
         what, name = _called(function)
         return as_json({what: name, "input": inputs, "output": options["output"], **fields_of(seen)})

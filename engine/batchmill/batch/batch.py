@@ -15,7 +15,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -34,15 +34,13 @@ from batchmill.codec.outcomes import pack_map
 from batchmill.errors import (
     BatchmillError,
     CheckpointUnwritable,
-    NotGuarded,
     OutputLost,
 )
-from batchmill.files.conflicts import Use
 from batchmill.input import formats
 from batchmill.model import Chunk, Report, Snapshot, Stop, Wake, report_map
 from batchmill.output.sinks import check_target
 from batchmill.output.writer import KEPT, OutputWriter
-from batchmill.plan import Plan, make_plan
+from batchmill.plan import Plan
 from batchmill.pool.processes import PATIENCE
 from batchmill.scheduler.chunk_size import ChunkSizer
 from batchmill.scheduler.in_flight import InFlight
@@ -52,68 +50,32 @@ from batchmill.scheduler.retrier import Retrier
 from batchmill.scheduler.run_limits import TimeLimit
 from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.secrecy import mask_addresses, mask_settings
-from batchmill.settings import Settings
 from batchmill.text import describe, plural
 from batchmill.worker.bootstrap import descriptors_above
-from batchmill.worker.command import CommandSpec
-from batchmill.worker.main import in_worker
 from batchmill.worker.passthrough import Passing
 from batchmill.worker.reply import ReplySummary
 from batchmill.worker.sealer import Sealer
 
 
 class Batch:
-    """One batch: what to call, on what, and where its checkpoint and output go. `run` it once.
+    """One batch, as `plan` says what to call, on what, and where its checkpoint and output go. `run` it once.
 
-    `function` is a callable or a name ("tasks:score", "score.py:score"). `inputs` is a list of paths (`-` for stdin)
-    where `items` is None. `checkpoint` None means the default name, unless `no_checkpoint`. `output` is a path or "-".
-    `id` gives an item's id (Python items only). `sink` gets each committed block, in the loop's thread. A time limit
-    counts from `began` (monotonic seconds; now). In place of the function there may be a CommandSpec, with `passing`
-    for what it prints. `cluster` is a dask.distributed Client whose nodes are to have the workers. `others` are the
-    files that whoever runs the batch reads and writes meanwhile. Raises what the checks of its arguments raise: nothing
-    has begun then.
+    `sink` gets each committed block, in the loop's thread. A time limit counts from `began` (monotonic seconds; now).
+    `worker_output_fd` is where workers write what items print, in place of stderr; `passing` takes what the commands of
+    a CommandSpec print. `cluster` is a dask.distributed Client whose nodes are to have the workers.
     """
 
     def __init__(
         self,
-        function: Callable[..., Any] | str | CommandSpec,
-        inputs: Sequence[str] = (),
+        plan: Plan,
         *,
-        items: Iterable[Any] | None = None,
-        settings: Settings | None = None,
-        checkpoint: str | None = None,
-        no_checkpoint: bool = False,
-        output: str | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        init: Callable[[], Any] | str | None = None,
-        id: Callable[[Any], Any] | None = None,
-        name: str | None = None,
         worker_output_fd: int | None = None,
         sink: Sink | None = None,
         began: float | None = None,
         passing: Passing | None = None,
         cluster: Any = None,
-        others: Iterable[Use] = (),
     ) -> None:
-        if in_worker():
-            raise NotGuarded(
-                "this script starts a batch while a worker imports it",
-                'put what starts the batch under `if __name__ == "__main__":`',
-            )
-        self.plan = make_plan(
-            function,
-            inputs,
-            items=items,
-            settings=settings or Settings(),
-            checkpoint=checkpoint,
-            no_checkpoint=no_checkpoint,
-            output=output,
-            kwargs=kwargs,
-            init=init,
-            id=id,
-            name=name,
-            others=others,
-        )
+        self.plan = plan
         self.checkpoint_path = self.plan.checkpoint
         self._worker_output_fd = worker_output_fd
         self._sink = sink
