@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 from batchmill.batch.apart import SLICE, Apart, run_apart
 from batchmill.batch.batch import Batch
@@ -17,7 +17,7 @@ from batchmill.codec.outcomes import OutcomeBlock, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
 from batchmill.model import Outcome, Report, Snapshot
 from batchmill.plan import make_plan
-from batchmill.settings import Settings
+from batchmill.settings import Settings, SettingsFields
 
 _BLOCKS_AHEAD = 8  # committed blocks that wait for the reader of a stream
 
@@ -37,7 +37,7 @@ def run(
     name: str | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
-    **settings_fields: Any,
+    **settings_fields: Unpack[SettingsFields],
 ) -> Report:
     """Call `function(item, **kwargs)` for every item, on all cores, and return the report.
 
@@ -190,7 +190,7 @@ def stream(
     name: str | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
-    **settings_fields: Any,
+    **settings_fields: Unpack[SettingsFields],
 ) -> Stream:
     """A `Stream` of outcomes as they complete; arguments as for `run`.
 
@@ -225,7 +225,7 @@ def map(
     init: Callable[[], Any] | str | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
-    **settings_fields: Any,
+    **settings_fields: Unpack[SettingsFields],
 ) -> list[Any]:
     """The results of `function` for every item, in order. Raises ItemsFailed at the first failure, and stops then.
 
@@ -303,7 +303,7 @@ def _make(
     output: str | os.PathLike[str] | None = None,
     cluster: Any = None,
     settings: Settings | None,
-    fields: Mapping[str, Any],
+    fields: SettingsFields,
     sink: Sink | None = None,
     **rest: Any,
 ) -> Batch:

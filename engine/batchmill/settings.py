@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 
 from batchmill.errors import InvalidUsage
 from batchmill.text import nearest
@@ -106,6 +106,52 @@ def parse_shard(text: str | Sequence[int]) -> tuple[int, int]:
     ):
         return pair[0], pair[1]
     raise InvalidUsage(f"shard {text!r} is not I/N", "write 1/8 to 8/8 for eight shards")
+
+
+class SettingsFields(TypedDict, total=False):
+    """The fields of Settings as keywords of `run`, `stream` and `map`, for type checkers: durations are seconds or a
+    text such as "30s", sizes bytes or a text such as "2G". `resume`, `init` and `cluster` are parameters of their own.
+    """
+
+    format: str
+    id_field: str | None
+    limit: int | None
+    shard: tuple[int, int] | str | None
+    with_item: bool
+    workers: str | int
+    chunk_size: str | int
+    window: int
+    set: Mapping[str, Any]
+    set_env: Mapping[str, str]
+    preload: Sequence[str]
+    start_method: str | None
+    start_timeout: float | str
+    worker_output: str
+    cluster_file: str | None
+    tls_ca_file: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    fresh: bool
+    fresh_if_finished: bool
+    keep: int
+    retry_failed: bool
+    rerun_changed: bool
+    accept_changes: bool
+    checkpoint_interval: float | str
+    wait: float | str | None
+    timeout: float | str | None
+    retries: int
+    retry_delay: float | str
+    crash_retries: int
+    max_failures: str | int
+    allow_failures: str | int
+    grace: float | str
+    time_limit: float | str | None
+    worker_memory: int | str | None
+    min_free_memory: int | str | None
+    max_items_per_worker: int | None
+    output_format: str
+    progress_interval: float | str
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import batchmill
 from batchmill.errors import InvalidUsage
-from batchmill.settings import Settings, parse_duration, parse_shard, parse_size
+from batchmill.settings import Settings, SettingsFields, parse_duration, parse_shard, parse_size
 from batchmill.text import nearest
 
 
@@ -188,3 +189,15 @@ def test_start_up_does_not_pay_for_suggestions() -> None:
     code = "import sys, batchmill.settings; print('difflib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_keywords_of_the_python_api_are_the_fields_of_settings() -> None:
+    own = {"resume", "init", "cluster"}  # parameters of `run` themselves
+    assert set(SettingsFields.__annotations__) == {field.name for field in dataclasses.fields(Settings)} - own
+
+
+def test_a_keyword_that_is_none_is_named_by_the_type_checker_and_at_the_call() -> None:
+    with pytest.raises(InvalidUsage, match="unknown setting 'workerz'"):
+        batchmill.run(len, ["a"], workerz=3)  # type: ignore[call-arg]
+    with pytest.raises(InvalidUsage, match="--workers"):
+        batchmill.run(len, ["a"], workers=[3])  # type: ignore[arg-type]
