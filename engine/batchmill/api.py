@@ -15,7 +15,7 @@ from batchmill.batch.batch import Batch
 from batchmill.batch.commit import Sink
 from batchmill.codec.outcomes import OutcomeBlock, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
-from batchmill.model import Outcome, Report, Snapshot
+from batchmill.model import Outcome, Report, Snapshot, StopReason
 from batchmill.plan import make_plan
 from batchmill.settings import Settings, SettingsFields
 
@@ -135,7 +135,7 @@ class Stream:
                 channel.end()
 
         def leave() -> None:
-            running.stop("left")
+            running.stop(StopReason.LEFT)
             channel.leave()
 
         def stop(error: BaseException, insist: bool) -> None:
@@ -238,7 +238,7 @@ def map(
         found.append((block, final))
         failed.extend(_failures(block, final))
         if failed:
-            batch.stop("left")
+            batch.stop(StopReason.LEFT)
 
     batch = _batch(function, items, kwargs=kwargs, init=init, cluster=cluster, settings=settings,
                    fields=settings_fields, sink=take)  # fmt: skip

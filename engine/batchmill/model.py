@@ -5,14 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from batchmill.errors import ItemError, ItemsFailed
 from batchmill.secrecy import mask_settings
 from batchmill.text import format_clock, format_rate, format_size, plural
-
-TIME_UP = "time-limit"  # what a run that obeyed says it was stopped by
-
 
 MAX_PAYLOAD = 72 << 20  # a result of 64 MiB, and what was in the reply before it
 
@@ -216,6 +214,23 @@ class Report:
             first = self.failures[0] if self.failures else None
             example = f": {first.type}: {first.examples[0].message}" if first and first.examples else ""
             raise ItemsFailed(f"{self.failed} of {plural(self.total, 'item')} failed{example}")
+
+
+class StopReason(StrEnum):
+    """What ends a run early, where it is no signal: those have their names (`SIGTERM`)."""
+
+    LIMIT = "limit"  # --limit items were tried
+    MAX_FAILURES = "max-failures"
+    TIME_LIMIT = "time-limit"
+    SECONDS = "seconds"  # of a round of a benchmark
+    OUTPUT = "output"  # what commands print cannot be passed on
+    LEFT = "left"  # whoever read the outcomes reads no more
+    ERROR = "error"
+
+
+def is_signal(reason: str) -> bool:
+    """Whether it was a signal that ended a run: `reason` as a Report has it."""
+    return reason.startswith("SIG")
 
 
 class Stop(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.errors import InvalidUsage, OutputLost
+from batchmill.model import StopReason, is_signal
 from batchmill.settings import parse_duration
 from batchmill.text import plural
 from batchmill_cli.bench import files
@@ -110,7 +111,7 @@ def command(context: click.Context, /, inputs: tuple[str, ...], function: str | 
     try:
         with Watch(stop, talk.ask):
             found = bench.run(on_message=talk.say, on_schedule=talk.show_schedule, on_step=talk.show_step)
-        if found.stopped.startswith("SIG"):
+        if is_signal(found.stopped):
             deaf()  # one Ctrl-C too many must not cost what was measured
     finally:
         talk.wipe()
@@ -134,7 +135,7 @@ def asked_of(options: Mapping[str, Any]) -> Asked:
 
 def status_of(found: Findings) -> int:
     """0; 3 where time was over before every count was measured; above 128 for a signal."""
-    if found.stopped.startswith("SIG"):
+    if is_signal(found.stopped):
         return 128 + int(signal.Signals[found.stopped])
     return TIME_OVER if found.stopped else 0
 
@@ -211,7 +212,7 @@ class Talk:
             from batchmill_cli.bench import plot
 
             plot.draw(self._options["plot"], found, self._subject.title)
-        if not found.measured and not found.stopped.startswith("SIG"):
+        if not found.measured and not is_signal(found.stopped):
             stdio.tell("batchmill: the time was over before anything was measured; give more --seconds")
 
     def _lines(self, found: Findings, line: str) -> Iterator[str]:
@@ -220,7 +221,9 @@ class Talk:
         yield about(found)
         yield from table(found)
         if found.stopped:
-            yield "not complete: " + ("time was over" if found.stopped == "seconds" else f"ended by {found.stopped}")
+            yield "not complete: " + (
+                "time was over" if found.stopped == StopReason.SECONDS else f"ended by {found.stopped}"
+            )
         yield from closing(found, line)
 
     def _write(self, found: Findings, *, durable: bool = True) -> None:

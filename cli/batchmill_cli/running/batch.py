@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.errors import CheckpointBusy, InvalidUsage
-from batchmill.model import Report, Snapshot
+from batchmill.model import Report, Snapshot, StopReason, is_signal
 from batchmill.settings import Settings, parse_duration
 from batchmill.text import plural
 from batchmill_cli import BEGAN
@@ -164,12 +164,12 @@ def _run(
         if metrics is not None:
             metrics.update(snapshot)
         if passing is not None and passing.trouble:
-            batch.stop("SIGPIPE" if passing.is_unread else "output")
+            batch.stop("SIGPIPE" if passing.is_unread else StopReason.OUTPUT)
 
     try:
         with Watch(stop, screen.ask), metrics or nullcontext():
             report = batch.run(on_progress=watch, on_message=screen.say)
-        if report.stopped.startswith("SIG"):
+        if is_signal(report.stopped):
             deaf()  # one Ctrl-C too many must not cost the report
     except BrokenPipeError:
         if not streams_out:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchmill.codec.json_form import shown
-from batchmill.model import FailureGroup, Report
+from batchmill.model import FailureGroup, Report, StopReason, is_signal
 from batchmill.text import escape, format_rate, format_size, plural
 from batchmill_cli.terminal.json_output import fields_of
 from batchmill_cli.terminal.quoting import join, quote
@@ -23,10 +23,10 @@ MESSAGE_COLUMNS = 160
 # Nothing for a person to do: failures are listed in the checkpoint, the next run of the crontab continues.
 ROUTINE = (0, 1, 3, 75)
 
-_CAUSES = {
-    "error": "ended by an error",
-    "left": "ended by the program that read its outcomes",
-    "output": "ended: its output could not be written",
+_CAUSES: Mapping[str, str] = {
+    StopReason.ERROR: "ended by an error",
+    StopReason.LEFT: "ended by the program that read its outcomes",
+    StopReason.OUTPUT: "ended: its output could not be written",
 }
 
 
@@ -75,7 +75,7 @@ def next_steps(commands: NextSteps) -> list[str]:
 def news(report: Report) -> str:
     """The one thing to know about the run."""
     of_all = f"of {plural(report.total, 'item')}"
-    if report.stopped == "max-failures" and report.settings.get("max_failures") == "auto":
+    if report.stopped == StopReason.MAX_FAILURES and report.settings.get("max_failures") == "auto":
         # Those that failed in an earlier run, and were left so, have no examples.
         now = sum(group.count for group in report.failures if group.examples)
         return f"stopped: the first {now} items all failed, {results(report)} {of_all} done"
@@ -91,7 +91,7 @@ def news(report: Report) -> str:
 
 def cause(stopped: str) -> str:
     """What ended a run early, in words; `stopped` as a Report has it."""
-    if stopped.startswith("SIG"):
+    if is_signal(stopped):
         return f"ended by {stopped}"
     return _CAUSES.get(stopped) or f"stopped by --{stopped}"
 

@@ -37,7 +37,7 @@ from batchmill.errors import (
     OutputLost,
 )
 from batchmill.input import formats
-from batchmill.model import Chunk, Report, Snapshot, Stop, Wake, report_map
+from batchmill.model import Chunk, Report, Snapshot, Stop, StopReason, Wake, is_signal, report_map
 from batchmill.output.sinks import check_target
 from batchmill.output.writer import KEPT, OutputWriter
 from batchmill.plan import Plan
@@ -96,7 +96,7 @@ class Batch:
         if isinstance(error, KeyboardInterrupt):
             self._events.put(Stop("SIGINT", insist))
         else:
-            self._events.put(Stop("error", insist, _said(error)))
+            self._events.put(Stop(StopReason.ERROR, insist, _said(error)))
 
     def snapshot(self) -> Snapshot:
         """How the run stands now."""
@@ -429,7 +429,7 @@ class _Session:
 
     @property
     def _stopped(self) -> str:
-        return self._loop.stopped or ("error" if self._loop.error is not None else "")
+        return str(self._loop.stopped or (StopReason.ERROR if self._loop.error is not None else ""))
 
     def _close_output(self) -> None:
         if self._output is None:
@@ -476,7 +476,7 @@ class _Session:
         return max(done, records - self.progress.blank)
 
     def _exit_code(self, stopped: str, total: int) -> int:
-        if stopped.startswith("SIG"):
+        if is_signal(stopped):
             return 128 + int(signal.Signals[stopped])
         if isinstance(self._loop.error, BatchmillError):
             return self._loop.error.exit_code

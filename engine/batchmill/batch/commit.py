@@ -17,7 +17,7 @@ from batchmill.checkpoint.matching import Matcher
 from batchmill.checkpoint.resume import NullCheckpoint
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import OutcomeBlock, pack_map, read_head
-from batchmill.model import Chunk
+from batchmill.model import Chunk, StopReason
 from batchmill.output.writer import OutputWriter
 from batchmill.scheduler.limits import FailureLimits
 from batchmill.scheduler.retrier import Retrier
@@ -113,7 +113,7 @@ class Committer:
         if self._last_failed is not None:
             last = next(iter(self._last_failed.failures.values()))
             self.why_stopped += f"; the last one: {last.traceback.rstrip() or last.message}"
-        return "max-failures"
+        return StopReason.MAX_FAILURES
 
     def settled(self, first: int, end: int) -> None:
         """The records at [first, end) need no run."""

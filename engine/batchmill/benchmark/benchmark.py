@@ -26,7 +26,7 @@ from batchmill.benchmark.schedule import Asked, RoundTask, Schedule, Step, Surve
 from batchmill.benchmark.warm_pool import WarmPool
 from batchmill.errors import InputMissing, InvalidUsage, interrupted
 from batchmill.input.sources import ByteSource
-from batchmill.model import Stop
+from batchmill.model import Stop, StopReason, is_signal
 from batchmill.plan import Plan
 from batchmill.pool.processes import PATIENCE
 from batchmill.system.machine import (
@@ -132,7 +132,7 @@ class Benchmark:
             sample=sample,
             schedule=survey.schedule,
             unfit=unfit,
-            stopped=pools.stopped or ("seconds" if partial else ""),
+            stopped=str(pools.stopped or (StopReason.SECONDS if partial else "")),
             failed=len(pools.failed),
             failure=pools.failure,
             differs=pools.agreement.between_counts,
@@ -262,7 +262,7 @@ class _Pools:
         elsewhere = busy_seconds()
         cell.run()
         if cell.stopped:
-            self.stopped = cell.stopped if cell.stopped.startswith("SIG") else ""
+            self.stopped = cell.stopped if is_signal(cell.stopped) else ""
             return None
         used = cell.monitor.cpu_seconds - cell.used_before
         elsewhere = max(0.0, busy_seconds() - elsewhere - used)

@@ -16,7 +16,7 @@ from batchmill.benchmark.schedule import RoundTask
 from batchmill.benchmark.warm_pool import WarmPool
 from batchmill.codec.outcomes import Failure, OutcomeBlock
 from batchmill.input import formats
-from batchmill.model import Chunk
+from batchmill.model import Chunk, StopReason
 from batchmill.plan import Plan
 from batchmill.pool.worker_limits import WorkerLimits
 from batchmill.scheduler.chunk_size import ChunkSizer
@@ -124,7 +124,7 @@ class CellRun:
             self._next_look = now + _LOOK
             self.monitor.sample(pids)
         if now > self._deadline and not self._loop.stopped:
-            self._loop.stop("seconds")
+            self._loop.stop(StopReason.SECONDS)
 
     def worker_ended(self, worker: int, pid: int, exit: int | None, why: str) -> None:
         """See Watcher: its item is a failed one, and is counted as that."""

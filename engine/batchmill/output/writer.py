@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from batchmill.checkpoint.index import Piece
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import OutputLost
 from batchmill.files.storage import remove
-from batchmill.model import TIME_UP
+from batchmill.model import StopReason
 from batchmill.output import rows
 from batchmill.output.external_sort import SortJob, Work
 from batchmill.output.layout import Frames, Layout, parts_of
@@ -27,7 +27,12 @@ from batchmill.output.sinks import STDOUT, open_target
 from batchmill.text import harmless
 
 # What becomes of -o FILE, by what ended the run; what is not here leaves nothing.
-KEPT = {"": "whole", "limit": "partial", "max-failures": "partial", TIME_UP: "partial"}
+KEPT: Mapping[str, str] = {
+    "": "whole",
+    StopReason.LIMIT: "partial",
+    StopReason.MAX_FAILURES: "partial",
+    StopReason.TIME_LIMIT: "partial",
+}
 _WASTE = 4  # a stream may decode so many times the items that it writes,
 _FREE = 2_000_000  # and so many without a second thought
 _AHEAD = 64  # orders that may be out, or made before it is their turn

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from batchmill.errors import BatchmillError, CheckpointUnwritable, ClusterLost, ClusterUnfit
-from batchmill.model import TIME_UP, Chunk, Stop
+from batchmill.model import Chunk, Stop, StopReason, is_signal
 from batchmill.output.writer import KEPT
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.startup import Startup
@@ -144,7 +144,7 @@ class Loop:
                 if self.error is not None:
                     raise
                 self.error, self.is_broken = error, not isinstance(error, BatchmillError)
-                self.stop("error")
+                self.stop(StopReason.ERROR)
 
     def _turn(self) -> None:
         more = self._fill()
@@ -160,7 +160,7 @@ class Loop:
     def _is_finished(self) -> bool:
         if len(self._in_flight) or self._output_maker.is_busy or self._pool.dying:
             return self._killed
-        if self.stopped == TIME_UP and not self._killed:
+        if self.stopped == StopReason.TIME_LIMIT and not self._killed:
             self._guarded(self._work_queue.probe_end)
             if self._is_worked_off():
                 self.stopped = ""  # the last items ended while they were waited for
@@ -169,7 +169,7 @@ class Loop:
         if self._work_queue.is_limited and not len(self._retrier):
             self._guarded(self._work_queue.probe_end)
             if not self._work_queue.is_over:
-                self.stopped = "limit"
+                self.stopped = StopReason.LIMIT
                 return self._is_over_early()
         return self._is_worked_off() and self._is_written()
 
@@ -435,11 +435,11 @@ class Loop:
     def _mind_the_time(self, limit: TimeLimit, now: float) -> None:
         phase = limit.phase(now)
         if phase >= Phase.DRAIN and not self.stopped and not self._is_worked_off():
-            self.stop(TIME_UP)
+            self.stop(StopReason.TIME_LIMIT)
         if phase >= Phase.CUT:
             self._cut_off()
         if phase is Phase.OVER and not self._killed:
-            self.stopped = self.stopped or TIME_UP
+            self.stopped = self.stopped or StopReason.TIME_LIMIT
             self._kill_all()
 
     def _is_time_over(self) -> bool:
@@ -460,14 +460,14 @@ class Loop:
 
     def stop(self, reason: str, insist: bool = False) -> None:
         """Hand out nothing more and let workers return what they have; asked to `insist`, kill them."""
-        if self.stopped and not (self.stopped == TIME_UP and reason.startswith("SIG")):
+        if self.stopped and not (self.stopped == StopReason.TIME_LIMIT and is_signal(reason)):
             if insist:
                 self._kill_all()
             return
         self.stopped = reason
-        self._deadline = None if reason == TIME_UP else self._clock() + self._grace
+        self._deadline = None if reason == StopReason.TIME_LIMIT else self._clock() + self._grace
         running = sum(1 for worker in self._pool.workers.values() if self._pool.running(worker))
-        if running and reason.startswith("SIG") and reason != "SIGPIPE":
+        if running and is_signal(reason) and reason != "SIGPIPE":
             waited = f"up to {self._grace:g} s for {plural(running, 'item')}"
             self._tell.message(f"Stopping: waiting {waited}; once more stops at once")
         for worker in list(self._pool.workers.values()):
