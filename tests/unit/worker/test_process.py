@@ -149,8 +149,8 @@ def test_what_cannot_be_started_leaves_no_descriptor_open(commands: CommandProce
 def test_no_command_outlives_the_process_that_runs_it(tmp_path: Path) -> None:
     script = "echo $$ > pid; sleep 60 & wait"
     program = (
-        "import os; from batchmill.worker.child_process import Capture, Commands\n"
-        f"Commands(os.environb).run('/bin/sh', [b'sh', b'-c', {script.encode()!r}], stdin=None,"
+        "import os; from batchmill.worker.child_process import Capture, CommandProcesses\n"
+        f"CommandProcesses(os.environb).run('/bin/sh', [b'sh', b'-c', {script.encode()!r}], stdin=None,"
         " captures=(Capture(9, False), Capture(9, False)), timeout=None)"
     )
     worker = start([sys.executable, "-c", program], cwd=tmp_path)
