@@ -23,7 +23,7 @@ BUSY ?= 0
 MINUTES ?= 60
 PYTHONS_OPTIONS ?=
 
-.PHONY: demo test test-unit test-cli test-faults test-cluster test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak fuzz format clean
+.PHONY: demo test test-whole test-unit test-cli test-faults test-cluster test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak fuzz format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/batchmill demo
@@ -34,6 +34,10 @@ PYTEST = $(BIN)/python -m compileall -q engine cli && \
 
 test: $(READY)
 	$(PYTEST) $(TESTS)
+
+# All cases of the tests of which `test` runs a sample.
+test-whole: $(READY)
+	$(PYTEST) -o whole=true $(TESTS)
 
 test-unit test-cli test-faults test-cluster: test-%: $(READY)
 	$(PYTEST) $(TESTS_$*)

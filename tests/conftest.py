@@ -5,16 +5,17 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import hang_kit
 import process_kit
 import pytest
 from hang_kit import (  # noqa: F401 - hooks of pytest
-    pytest_addoption,
     pytest_configure,
     pytest_runtest_protocol,
     pytest_testnodedown,
     pytest_unconfigure,
     pytest_xdist_make_scheduler,
 )
+from sample_kit import thin_out
 
 # A shell without job control has what it starts in the background ignore these, and so would every program under test.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,6 +31,12 @@ def _processes_end() -> Iterator[None]:
     process_kit.end_all()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("whole", "run all cases of tests that are sampled otherwise", "bool", default=False)
+    hang_kit.pytest_addoption(parser)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes longest begins first: a file is one worker's, so that its tests can share a cluster."""
+    thin_out(config, items)
     items.sort(key=lambda item: item.get_closest_marker("cluster") is None)

@@ -110,6 +110,7 @@ def test_few_processes_in_a_cgroup_are_fewer_workers_or_one_line(processes: int,
 # Open files, memory, sizes
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("files", [6, 9, 12, 15, 16, 18, 20, 24, 32])
 @pytest.mark.parametrize("words", [(*RUN, *SOME), (*EXEC, "-o", "out", "-j", "4", "--", "true")], ids=["run", "exec"])
 def test_row_29_few_open_files_are_fewer_workers_or_one_line(words: tuple[str, ...], files: int, place: Path) -> None:

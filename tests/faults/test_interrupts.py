@@ -146,6 +146,7 @@ def raise_in(thread: int | None, kind: type[BaseException]) -> None:
 # --- in the thread that waits ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_what_a_signal_handler_raises_comes_out_when_all_is_in_order(
@@ -258,6 +259,7 @@ def test_a_storm_of_exceptions_leaves_nothing_behind(door: str, tmp_path: Path) 
 # --- in a callback, in the items, in the block of a stream -----------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("listener", ["on_progress", "on_message"])
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_what_a_listener_raises_comes_out(listener: str, error: BaseException, tmp_path: Path) -> None:
@@ -273,6 +275,7 @@ def test_what_a_listener_raises_comes_out(listener: str, error: BaseException, t
     batch.assert_left_in_order("run")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("door", ["run", "map"])
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_what_the_iterable_raises_comes_out(door: str, error: BaseException, tmp_path: Path) -> None:
@@ -365,6 +368,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("elsewhere", ["here", "elsewhere"])
 @pytest.mark.parametrize("door", DOORS)
 def test_ctrl_c_is_never_lost_while_workers_start(door: str, elsewhere: str, tmp_path: Path) -> None:

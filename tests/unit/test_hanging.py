@@ -50,7 +50,7 @@ def test_last():
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process left behind is read from /proc")
 def test_all_others_run_and_what_it_started_is_killed(tmp_path: Path) -> None:
     (tmp_path / "tests" / "kits").mkdir(parents=True)
-    for name in ("conftest.py", "kits/hang_kit.py", "kits/process_kit.py"):
+    for name in ("conftest.py", "kits/hang_kit.py", "kits/process_kit.py", "kits/sample_kit.py"):
         shutil.copy(TESTS / name, tmp_path / "tests" / name)
     shutil.copy(PROJECT, tmp_path)
     (tmp_path / "tests" / "test_hanging.py").write_text(HANGING)

@@ -348,6 +348,7 @@ class Timeline:
         assert (status.done, status.failed) == (len(found) - len(failed), len(failed))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(60))
 def test_no_committed_outcome_is_lost_changed_or_made_again(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -423,6 +423,7 @@ FLOOD = """
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("flood", FLOODS)
 def test_64_mib_of_anything_take_less_than_512_mib(flood: str) -> None:
     script = textwrap.dedent(FLOOD).replace("{flood}", FLOODS[flood]).replace("{peak}", PEAK_MIB)
