@@ -16,7 +16,8 @@ def thin_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getini("whole"):
         return
     seen: Counter[str] = Counter()
-    kept, left_out = [], []
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
         marker = item.get_closest_marker("sampled")
         if marker is None:
