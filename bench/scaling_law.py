@@ -67,11 +67,9 @@ class SimulatedRunner:
         return self.now
 
     def warm_up(self) -> float:
-        """See Runner."""
         return 1 / self._law.single
 
     def run(self, task: RoundTask, number: int, deadline: float) -> Round | None:
-        """See Runner."""
         slower = task.workers / self._law.rate(task.workers) * self._random.lognormvariate(0, NOISE)
         draw = random.Random(task.records)  # the same sample in every cell
         sample = [draw.lognormvariate(-0.125, 0.5) for _ in range(task.records)]

@@ -219,7 +219,6 @@ class SimulatedPool:
         self.pids: list[int] = []
 
     def may_start(self) -> bool:
-        """See LocalPool.may_start."""
         return True
 
     def start(self, slot: int) -> Worker:
@@ -250,32 +249,26 @@ class SimulatedPool:
         worker.busy_since = self._world.now
 
     def number(self, worker: SimulatedWorker) -> int:
-        """See LocalPool.number."""
         self._world.settle()
         offset = self._world.offset(worker)
         return 0 if offset is None or worker.order is None else (worker.order.serial << RECORD_BITS) + 1 + offset
 
     def running(self, worker: SimulatedWorker) -> tuple[int, int] | None:
-        """See LocalPool.running."""
         number = self.number(worker)
         return (number >> RECORD_BITS, (number & ((1 << RECORD_BITS) - 1)) - 1) if number else None
 
     def lower(self, worker: SimulatedWorker, serial: int, offset: int) -> None:
-        """See LocalPool.lower."""
         self._world.settle()
         self._world.lower(worker, (serial << RECORD_BITS) + 1 + offset)
         worker.lowered = True
 
     def place(self, worker: Worker) -> str:
-        """See WorkerPool.place."""
         return ""
 
     def has_seen(self, worker: Worker) -> bool:
-        """See WorkerPool.has_seen."""
         return True
 
     def vacant(self) -> list[int]:
-        """See WorkerPool.vacant."""
         return [slot for slot in range(self.size) if slot not in self.workers]
 
     def gone(self) -> Iterator[Worker]:
@@ -294,16 +287,13 @@ class SimulatedSource:
 
     @property
     def ended(self) -> bool:
-        """See batchmill.input.sources.Source."""
         return self.position >= self._end
 
     @property
     def remaining(self) -> float | None:
-        """See batchmill.input.sources.Source."""
         return self._end - self.position if self._knows_total else None
 
     def take(self, records: int) -> Chunk | None:
-        """See batchmill.input.sources.Source."""
         records = min(records, self._end - self.position)
         if not records:
             return None

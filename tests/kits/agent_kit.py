@@ -31,11 +31,10 @@ class NullCheckpoint:
         self.sent: list[list[Any]] = []
 
     def send(self, message: bytes) -> None:
-        """See remote_pool.Link."""
         self.sent.append(unpack(message))
 
     def close(self) -> None:
-        """See remote_pool.Link."""
+        pass
 
 
 class AgentProcess:
@@ -51,7 +50,6 @@ class AgentProcess:
         self.send(pickle.dumps(setup))
 
     def send(self, message: bytes) -> None:
-        """See remote_pool.Link."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(framed(message))
@@ -60,7 +58,6 @@ class AgentProcess:
             pass  # it has ended, which who reads sees
 
     def close(self) -> None:
-        """See remote_pool.Link."""
         if self.process.stdin is not None:
             try:
                 self.process.stdin.close()

@@ -227,6 +227,24 @@ def test_no_function_is_longer_than_a_screen(package: str, name: str) -> None:
     assert long_functions(tree_of(MODULES[package][name])) == []
 
 
+def public_methods(tree: ast.Module) -> Iterator[tuple[str, str, bool]]:
+    """(class, method, whether it has a docstring) of public classes."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for method in node.body:
+                if isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef)) and not method.name.startswith("_"):
+                    yield node.name, method.name, ast.get_docstring(method) is not None
+
+
+@pytest.mark.parametrize("package", MODULES)
+def test_a_public_method_says_what_it_does_unless_it_overrides_one_that_does(package: str) -> None:
+    engine = [found for path in MODULES["batchmill"].values() for found in public_methods(tree_of(path))]
+    told = {method for _, method, is_told in engine if is_told}
+    for name, path in MODULES[package].items():
+        for owner, method, is_told in public_methods(tree_of(path)):
+            assert is_told or method in told, f"{name}: {owner}.{method}"
+
+
 def test_the_checks_see_what_they_look_for() -> None:
     bad = ast.parse("def f():\n  from batchmill.pool import base\n  import click.core\n  print(os.name)\n  open('x')")
     assert used(bad, "batchmill", MODULES["batchmill"]) == {"pool.base"}

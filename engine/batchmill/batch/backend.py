@@ -57,13 +57,11 @@ class LocalBackend:
             warn(f"Only {self.workers} of {wanted} workers fit under the limit of open files (ulimit -n)")
 
     def facts(self) -> dict[str, Any]:
-        """See Backend."""
         return {"workers": self.workers, "machine": machine(), "versions": versions()}
 
     def pool(
         self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
     ) -> WorkerPool:
-        """See Backend."""
         plan, settings = self._plan, self._plan.settings
         inherited = settings.start_method == "fork" and keep >= 0
         setup = plan.worker_setup(self.workers, run=run, close=(keep,) if inherited else ())
@@ -81,20 +79,16 @@ class LocalBackend:
         return self._pool
 
     def output_maker(self, output: OutputWriter | None) -> OutputMaker:
-        """See Backend."""
         return OutputMaker(self._pool, output)
 
     def guard(self, tick: float, message: Callable[[str], None]) -> WorkerLimits:
-        """See Backend."""
         return WorkerLimits(self._pool, self._plan.watched, tick, message)
 
     def monitor(self) -> Monitor:
-        """See Backend."""
         return Monitor()
 
     def places(self) -> dict[str, str] | None:
-        """See Backend."""
         return None
 
     def close(self) -> None:
-        """See Backend."""
+        pass

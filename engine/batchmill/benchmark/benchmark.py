@@ -257,7 +257,6 @@ class _Pools:
         return seconds / max(1, items)
 
     def run(self, task: RoundTask, number: int, deadline: float) -> Round | None:
-        """See Runner."""
         cell = self._cell(task, deadline)
         elsewhere = busy_seconds()
         cell.run()

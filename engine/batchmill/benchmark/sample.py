@@ -155,21 +155,17 @@ class SampleSource:
 
     @property
     def ended(self) -> bool:
-        """See Source."""
         return self.position >= self._end
 
     @property
     def total(self) -> int | None:
-        """See Source."""
         return self._end
 
     @property
     def remaining(self) -> float | None:
-        """See Source."""
         return self._end - self.position
 
     def take(self, records: int) -> Chunk | None:
-        """See Source."""
         if self.ended:
             return None
         first = self.position % len(self._rows)

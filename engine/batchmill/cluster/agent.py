@@ -105,7 +105,6 @@ class _AgentPool(LocalPool):
         """See WorkerPool.lift. What waits for the machine came before the limit, and that is for it too."""
 
     def retire(self, worker: Worker) -> None:
-        """See WorkerPool.retire."""
         self.ask(worker)
 
 

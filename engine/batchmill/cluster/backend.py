@@ -95,11 +95,9 @@ class DaskBackend:
 
     @property
     def workers(self) -> int:
-        """See Backend."""
         return self._found if self._attending is None else self._pool.most or self._found
 
     def facts(self) -> dict[str, Any]:
-        """See Backend."""
         return {
             "workers": self.workers,
             "machine": machine(),
@@ -110,7 +108,6 @@ class DaskBackend:
     def pool(
         self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
     ) -> RemotePool:
-        """See Backend."""
         self._setup = replace(self._setup, worker=replace(self._setup.worker, run=run))
         self._make_output_maker = partial(
             LocalOutputMaker, self._plan.worker_setup(1, run=run), max(1, usable_cores()[0] - 1), put
@@ -124,25 +121,20 @@ class DaskBackend:
             raise ClusterLost("the Dask client was closed during the run", "leave it open until the run is over")
 
     def output_maker(self, output: OutputWriter | None) -> LocalOutputMaker:
-        """See Backend."""
         return self._make_output_maker(output)
 
     def guard(self, tick: float, message: Callable[[str], None]) -> WorkerLimits:
-        """See Backend."""
         return RemoteLimits(self._pool, self._plan.watched, tick, message)  # type: ignore[arg-type]
 
     def monitor(self) -> Monitor:
-        """See Backend."""
         return RemoteMonitor(self._pool)
 
     def places(self) -> dict[str, str] | None:
-        """See Backend."""
         found = {str(slot): where for slot, where in self._pool.hosts(self._placed)}
         self._placed += len(found)
         return found or None
 
     def close(self) -> None:
-        """See Backend."""
         if self._loop.is_running():  # else the client was closed: agents end by themselves
             with suppress(Exception):  # what a scheduler that is gone makes of it differs
                 self._await(self._leave(), CLOSING + 2)

@@ -58,12 +58,10 @@ class AgentConnection:
         self.asked = time.monotonic()
 
     def send(self, message: bytes) -> None:
-        """See remote_pool.Link."""
         self._orders.append(message)
         self._wake()
 
     def close(self) -> None:
-        """See remote_pool.Link."""
         self._is_closing = True
         self._wake()
 

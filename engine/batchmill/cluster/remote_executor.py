@@ -29,17 +29,14 @@ class RemoteExecutor:
 
     @property
     def exitcode(self) -> int | None:
-        """See Executor."""
         return self.death.code
 
     @property
     def is_disconnected(self) -> bool:
-        """See Executor."""
         return self.death.disconnected
 
     @property
     def is_over(self) -> bool:
-        """See Executor."""
         return self.is_dead
 
     def expect(self) -> Future[Any]:
@@ -50,7 +47,6 @@ class RemoteExecutor:
         return future
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """See Executor."""
         if self.is_dead:
             raise RuntimeError("the worker is gone")
         number, future = self._next, self.expect()
@@ -75,18 +71,15 @@ class RemoteExecutor:
             future.set_exception(RuntimeError("the worker is gone"))
 
     def shutdown(self) -> None:
-        """See Executor."""
         self._send("end", self._slot)
 
     def kill(self) -> None:
-        """See Executor."""
         if not (self._killed or self.is_dead):
             self._killed = True
             self._send("kill", self._slot)
 
     def wait(self, seconds: float) -> None:
-        """See Executor."""
         time.sleep(min(0.01, max(0.0, seconds)))
 
     def close(self) -> None:
-        """See Executor."""
+        pass

@@ -22,16 +22,13 @@ class RemoteLimits(WorkerLimits):
 
     @property
     def tick(self) -> float | None:
-        """See WorkerLimits.tick."""
         return None
 
     def verdict(self, worker: Worker, code: int | None) -> ItemError | None:
-        """See WorkerLimits.verdict."""
         error = RemotePool.executor(worker).death.error
         return None if error is None else ItemError(*error)
 
     def memory_trouble(self, worker: Worker) -> str | None:
-        """See WorkerLimits.memory_trouble."""
         return RemotePool.executor(worker).death.memory
 
     def may_have_more(self, worker: Worker) -> bool:
@@ -50,7 +47,6 @@ class RemoteMonitor(Monitor):
         super().__init__()
 
     def sample(self, pids: Any) -> Usage:
-        """See Monitor.sample."""
         machines, (then, before) = self._remote.machines, self._last
         usage = super().sample(())
         self.cpu_seconds += self._remote.lost_cpu + sum(machine.cpu_seconds for machine in machines)

@@ -288,7 +288,6 @@ class RemotePool(WorkerPool):
     # Workers, for the loop
 
     def vacant(self) -> list[int]:
-        """See WorkerPool.vacant."""
         if len(self.workers) + len(self._dying) >= self.size:
             return []
         taken = self.workers.keys() | {worker.slot for worker in self._dying}
@@ -296,7 +295,6 @@ class RemotePool(WorkerPool):
         return [slot for one in able for slot in one.slots if slot not in taken and slot not in one.spent]
 
     def start(self, slot: int) -> Worker:
-        """See WorkerPool.start."""
         machine = self._by_slot[slot]
         for column in range(COLUMNS):
             self._board[COLUMNS * slot + column] = NO_LIMIT if column == LIMIT else 0
@@ -314,12 +312,10 @@ class RemotePool(WorkerPool):
         return worker
 
     def submit(self, worker: Worker, tag: Any, function: Callable[..., Any], *arguments: Any) -> bool:
-        """See WorkerPool.submit."""
         self.was_used = True
         return super().submit(worker, tag, function, *arguments)
 
     def lower(self, worker: Worker, serial: int, offset: int) -> None:
-        """See WorkerPool.lower."""
         super().lower(worker, serial, offset)
         executor = self.executor(worker)
         if not executor.is_dead:
@@ -327,12 +323,10 @@ class RemotePool(WorkerPool):
             self._by_slot[worker.slot].send("lower", worker.slot, serial, offset)
 
     def has_seen(self, worker: Worker) -> bool:
-        """See WorkerPool.has_seen."""
         executor = self.executor(worker)
         return executor.seen >= executor.lowered
 
     def place(self, worker: Worker) -> str:
-        """See WorkerPool.place."""
         return self.machine_of(worker).name
 
     def unfit(self, worker: Worker, error: BatchmillError) -> BatchmillError | None:
@@ -381,7 +375,6 @@ class RemotePool(WorkerPool):
         self._printer.close()
 
     def close(self, patience: float) -> None:
-        """See WorkerPool.close."""
         self.is_closed = True
         for machine in self.machines:
             machine.close()

@@ -112,7 +112,7 @@ class Packing:
         self._unpack: Callable[[], Any] = reader.unpack
 
     def value(self, value: Any) -> bytes:
-        """See `pack_value`."""
+        """The msgpack bytes of a value; raises what `pack_value` raises."""
         try:
             packed = self._pack(value)
         except RecursionError:
@@ -128,7 +128,6 @@ class Packing:
         return packed
 
     def result(self, value: Any) -> bytes:
-        """See `pack_result`."""
         is_plain = type(value) in PLAIN
         if is_plain and len(packed := self._pack(value)) <= _SMALL:
             return packed

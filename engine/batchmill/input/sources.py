@@ -98,7 +98,6 @@ class ByteSource:
 
     @property
     def total(self) -> int | None:
-        """See Source."""
         return self.position if self.ended else self._census.total
 
     @property
@@ -175,7 +174,6 @@ class ByteSource:
         return chunk
 
     def close(self) -> None:
-        """See Source."""
         self._census.stop()
         if self._feed is not None:
             self._feed.close()
@@ -313,12 +311,10 @@ class ItemSource:
 
     @property
     def total(self) -> int | None:
-        """See Source."""
         return self.position if self.ended else self._total
 
     @property
     def remaining(self) -> float | None:
-        """See Source."""
         return None if self._total is None else max(0, self._total - self.position)
 
     def take(self, records: int) -> Chunk | None:
@@ -348,7 +344,6 @@ class ItemSource:
             self._asked.notify()
 
     def close(self) -> None:
-        """See Source."""
         with self._asked:
             self._over = True
             self._asked.notify()

@@ -103,7 +103,6 @@ class Headed:
         self.close = feed.close
 
     def read(self) -> bytes | None:
-        """See Feed."""
         while not self._is_past:
             block = self._feed.read()
             if block is None:

@@ -251,15 +251,12 @@ class _Shelf:
         return self._many[seq & _MANY].payload(seq >> _MANY_BITS)
 
     def extent(self, seq: int) -> Extent:
-        """See Results.extent."""
         return self._many[seq & _MANY].extent(seq >> _MANY_BITS)
 
     def gone(self, seq: int) -> Collection[int]:
-        """See Results.gone."""
         return self._many[seq & _MANY].gone(seq >> _MANY_BITS)
 
     def moved(self, seq: int) -> Collection[int]:
-        """See Results.moved."""
         return self._many[seq & _MANY].moved(seq >> _MANY_BITS)
 
 

@@ -151,27 +151,22 @@ class SingleProcessExecutor:
 
     @property
     def pid(self) -> int:
-        """See Executor."""
         return self._process.pid
 
     @property
     def is_dead(self) -> bool:
-        """See Executor."""
         return not self._process.is_alive()
 
     @property
     def is_over(self) -> bool:
-        """See Executor."""
         return self._process.joined.is_set()
 
     @property
     def is_disconnected(self) -> bool:
-        """See Executor."""
         return self._process.is_disconnected
 
     @property
     def exitcode(self) -> int | None:
-        """See Executor."""
         return self._process.exitcode
 
     def shutdown(self) -> None:
@@ -181,11 +176,9 @@ class SingleProcessExecutor:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     def kill(self) -> None:
-        """See Executor."""
         self._process.kill()
 
     def wait(self, seconds: float) -> None:
-        """See Executor."""
         self._process.wait(seconds)
 
     def close(self) -> None:

@@ -60,7 +60,6 @@ class LocalPool(WorkerPool):
         return self._server is None or self._server.is_up(_PATIENCE)
 
     def start(self, slot: int) -> Worker:
-        """See WorkerPool.start."""
         for column in range(COLUMNS):
             self._board[COLUMNS * slot + column] = NO_LIMIT if column == LIMIT else 0
         is_fork = self.start_method == "fork"

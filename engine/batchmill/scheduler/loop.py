@@ -55,7 +55,7 @@ class Watcher(Protocol):
         """At every turn of the loop: `now` is monotonic seconds; `pids` and `workers` are the workers there are."""
 
     def worker_ended(self, worker: int, pid: int, exit: int | None, why: str) -> None:
-        """See Progress.worker_ended."""
+        pass
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,6 @@ class LocalOutputMaker(OutputMaker):
 
     @property
     def needs_worker(self) -> bool:
-        """See OutputMaker.needs_worker."""
         return False
 
     @property
@@ -182,7 +181,6 @@ class LocalOutputMaker(OutputMaker):
         worker.ready = True
 
     def look(self) -> None:
-        """See OutputMaker.look."""
         for worker in self._pool.gone():
             self.lost(worker)
             self._died += 1
@@ -192,5 +190,4 @@ class LocalOutputMaker(OutputMaker):
                 raise WorkersLost(sentence, "`batchmill results` makes it from the checkpoint")
 
     def close(self) -> None:
-        """See OutputMaker.close."""
         self._pool.close(0.0)
