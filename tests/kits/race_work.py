@@ -21,8 +21,7 @@ from race_kit import CHECKPOINT, CHOICES, ITEMS, META, end, ids_in
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.reader import read_frames
-from batchmill.checkpoint.resume import begin_run, open_checkpoint_for
-from batchmill.checkpoint.waiting import patiently, seconds_of
+from batchmill.checkpoint.resume import begin_run, open_checkpoint_for, patiently, seconds_of
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.errors import BatchmillError
 from batchmill.settings import Settings

@@ -25,13 +25,13 @@ PLAN_MAY_IMPORT = {"ground", "system", "files", "codec", "input", "checkpoint", 
 # What these get as arguments instead: clocks, sizes, bytes.
 EFFECTS = {"os", "time", "multiprocessing", "concurrent", "subprocess", "signal", "socket", "shutil"}
 _PURE = {
-    "codec": "hashing ids imported json_form merging outcomes pack unpack unsaid",
+    "codec": "hashing ids json_form merging outcomes pack unpack unsaid",
     "input": "fast_json formats json_choice rewrite tables",
-    "checkpoint": "frames history histogram index matching moves payloads",
+    "checkpoint": "frames history histogram index matching payloads",
     "worker": "outline reply template",
     "output": "external_sort json_lines ordering rows",
     "pool": "watchdog",
-    "scheduler": "chunk_size in_flight limits retries run_limits",
+    "scheduler": "chunk_size in_flight retries run_limits",
     "benchmark": "agreement scaling schedule",
     "batch": "duplicate_ids",
 }

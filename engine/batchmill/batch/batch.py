@@ -27,8 +27,7 @@ from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.matching import Matcher
 from batchmill.checkpoint.reader import naming
-from batchmill.checkpoint.resume import NullCheckpoint, begin_run, open_checkpoint_for
-from batchmill.checkpoint.waiting import patiently, seconds_of
+from batchmill.checkpoint.resume import NullCheckpoint, begin_run, open_checkpoint_for, patiently, seconds_of
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import pack_map
 from batchmill.errors import (
@@ -44,10 +43,9 @@ from batchmill.plan import Plan
 from batchmill.pool.processes import PATIENCE
 from batchmill.scheduler.chunk_size import ChunkSizer
 from batchmill.scheduler.in_flight import InFlight
-from batchmill.scheduler.limits import FailureLimits
 from batchmill.scheduler.loop import TICK, Callbacks, Loop
 from batchmill.scheduler.retrier import Retrier
-from batchmill.scheduler.run_limits import TimeLimit
+from batchmill.scheduler.run_limits import FailureLimits, TimeLimit
 from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.secrecy import mask_addresses, mask_settings
 from batchmill.text import describe, plural

@@ -19,8 +19,8 @@ from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import OutcomeBlock, pack_map, read_head
 from batchmill.model import Chunk, StopReason
 from batchmill.output.writer import OutputWriter
-from batchmill.scheduler.limits import FailureLimits
 from batchmill.scheduler.retrier import Retrier
+from batchmill.scheduler.run_limits import FailureLimits
 from batchmill.worker.reply import ReplySummary
 
 _CACHED = 8  # decoded frames kept while the input is matched

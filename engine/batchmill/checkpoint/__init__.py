@@ -3,11 +3,11 @@
     frames       the format of the file (start here); `payloads`: what each type of frame must hold
     writer       the file of a run: create, lock, append, sync, close
     recovery     what a crash left at the end of the file, and how it is cut
-    name_lock    who has a checkpoint's name; `moved_aside`: where an older one goes; `waiting`: for another run
+    name_lock    who has a checkpoint's name; `moved_aside`: where an older one goes
     reader       reading it, live or dead; `salvage`: damaged
-    index        which outcomes there are and where; `moves`: single ones; `history`: what earlier runs said
+    index        which outcomes there are and where; `history`: what earlier runs said
     matching     the input held against the index: which items are done
-    resume       how a run comes to its checkpoint: --resume, --fresh, whose it is
+    resume       how a run comes to its checkpoint: --resume, --fresh, --wait, whose it is
     timeline     what happened in its runs, as the values of `story`, in the bins of `histogram`
 
 May import: ground, system, files, codec.
@@ -25,6 +25,5 @@ __all__ = [
     "salvage",
     "story",
     "timeline",
-    "waiting",
     "writer",
 ]

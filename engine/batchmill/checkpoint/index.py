@@ -16,10 +16,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchmill.checkpoint.moves import Moves
 from batchmill.codec.outcomes import MASKED, MAX_POSITION, Head
 from batchmill.errors import CheckpointDamaged
 from batchmill.model import Entry
+
+_POSITION_BITS = 40  # of a place's number; the generation stands above
+_POSITION = (1 << _POSITION_BITS) - 1
 
 
 class Row(NamedTuple):
@@ -294,3 +296,85 @@ def is_whole(row: Row, shard: tuple[int, int] | None) -> bool:
     if row.flags & MASKED or not row.records:
         return False
     return not row.shards or (row.shard, row.shards) == shard
+
+
+class Moves:
+    """Where single outcomes lie that an ordering placed one by one, by frame seq and index; what was said last counts.
+
+    At 16 bytes each: a shuffled input moves every item by itself, and 10^7 objects would be gigabytes.
+    """
+
+    def __init__(self) -> None:
+        self._sorted: dict[int, array[int]] = {}  # seq -> its indices in order, then where each is
+        self._said: dict[int, array[int]] = {}  # seq -> index, where, index, where, ...: what came since
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._said or seq in self._sorted
+
+    def put(self, seq: int, place: int, count: int, generation: int, position: int) -> None:
+        """The outcomes from index `place` on lie at consecutive positions. Raises CheckpointDamaged for no such."""
+        where = generation << _POSITION_BITS | position
+        try:
+            said = self._said[seq]
+        except KeyError:
+            said = self._said[seq] = array("Q")
+        try:
+            if position + count > _POSITION:
+                raise OverflowError
+            if count == 1:
+                said.append(place)
+                said.append(where)
+            else:
+                said.extend(number for i in range(count) for number in (place + i, where + i))
+        except (OverflowError, TypeError) as error:
+            raise CheckpointDamaged("an order frame has a position that is none") from error
+
+    def forget(self, seq: int) -> None:
+        """The frame is in one piece again."""
+        self._said.pop(seq, None)
+        self._sorted.pop(seq, None)
+
+    def where(self, seq: int, place: int) -> tuple[int, int] | None:
+        """(generation, position) of an outcome; None where it was not placed by itself."""
+        found = self._sorted.get(seq) if seq not in self._said else self._of(seq)
+        if found is None:
+            return None
+        count = len(found) // 2
+        at = bisect_left(found, place, 0, count)
+        if at == count or found[at] != place:
+            return None
+        return found[count + at] >> _POSITION_BITS, found[count + at] & _POSITION
+
+    def indices(self, seq: int) -> Collection[int]:
+        """The indices of a frame that were placed one by one, in order."""
+        found = self._of(seq)
+        return found[: len(found) // 2] if found else ()
+
+    def count(self, seq: int) -> int:
+        """How many they are."""
+        return len(self._of(seq) or ()) // 2
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([*self._sorted, *(seq for seq in self._said if seq not in self._sorted)])
+
+    def of(self, seq: int) -> Iterator[tuple[int, int, int]]:
+        """(index, generation, position) of each of a frame's, by index."""
+        found = self._of(seq)
+        if found:
+            count = len(found) // 2
+            for place, where in zip(found[:count], found[count:]):
+                yield place, where >> _POSITION_BITS, where & _POSITION
+
+    def _of(self, seq: int) -> array[int] | None:
+        """What is known of a frame, with all that was said sorted in."""
+        said, before = self._said.pop(seq, None), self._sorted.get(seq)
+        if said is None:
+            return before
+        count = 0 if before is None else len(before) // 2
+        latest = {} if before is None else dict(zip(before[:count], before[count:]))
+        latest.update(zip(said[0::2], said[1::2]))
+        places = sorted(latest)
+        found = array("Q", places)
+        found.extend(map(latest.__getitem__, places))
+        self._sorted[seq] = found
+        return found

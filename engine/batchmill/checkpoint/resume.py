@@ -1,14 +1,20 @@
-"""How a run comes to its checkpoint: its name, --resume, --fresh, whose it is."""
+"""How a run comes to its checkpoint: --resume, --fresh, whose it is, and --wait for another run's.
+
+Waiting looks at the lock and does not queue for it: a signal ends the waiting at once, wherever it comes in, and
+whoever is first when the lock is free has it.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+import queue
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.checkpoint.history import History
@@ -17,9 +23,15 @@ from batchmill.checkpoint.reader import exists_with_outcomes, naming, read_paylo
 from batchmill.checkpoint.recovery import Found, examine
 from batchmill.checkpoint.writer import Checkpoint, Reader
 from batchmill.codec.outcomes import pack_map
-from batchmill.errors import CheckpointBusy, CheckpointMismatch, CheckpointRefused, CheckpointUnwritable
+from batchmill.errors import CheckpointBusy, CheckpointMismatch, CheckpointRefused, CheckpointUnwritable, interrupted
+from batchmill.files.storage import is_held
+from batchmill.model import Stop
 from batchmill.secrecy import MASK, Secrets, is_masked, mask_facts
 from batchmill.settings import Settings
+
+_T = TypeVar("_T")
+_LOOK, _LONGEST_LOOK = 0.02, 0.5  # seconds between looks at the lock; each is longer than the last
+
 
 # What a checkpoint belongs to, and how a person calls it.
 _IDENTITY = {
@@ -218,3 +230,63 @@ def begin_run(checkpoint: Checkpoint, history: History, values: Mapping[str, Any
     }
     checkpoint.append(FrameType.RUN, pack_map(run))
     return run
+
+
+def seconds_of(wait: str | float | None) -> float:
+    """How long the setting `wait` allows to wait."""
+    return 0.0 if wait is None else math.inf if isinstance(wait, str) else wait
+
+
+def patiently(
+    attempt: Callable[[], _T],
+    path: str,
+    events: queue.SimpleQueue[Any],
+    on_message: Callable[[str], None],
+    *,
+    wait: float,
+    deadline: float,
+) -> _T:
+    """What `attempt` returns, tried again whenever the checkpoint at `path` is free, for `wait` seconds (--wait), and
+    not after `deadline` (monotonic seconds, --time-limit).
+
+    Raises CheckpointBusy when the time is up, and Interrupted when a Stop is among the `events`; others stay there.
+    """
+    told = False
+    until, limit = min((time.monotonic() + wait, "--wait"), (deadline, "--time-limit"))
+    while True:
+        try:
+            return attempt()
+        except CheckpointBusy as busy:
+            if time.monotonic() >= until:
+                remedy = f"give more to {limit}, or name another file with -c" if wait else busy.remedy
+                raise CheckpointBusy(busy.message, remedy) from None
+            if not told:
+                on_message(f"Waiting: {busy.message}")
+                told = True
+        _wait_until_free(path, until, events)
+
+
+def _wait_until_free(path: str, until: float, events: queue.SimpleQueue[Any]) -> None:
+    """At least one look long: what is busy may be another file, that is to be moved."""
+    look = _LOOK
+    while (left := until - time.monotonic()) > 0:
+        _pause(min(look, left), path, events)
+        if not is_held(path):
+            return
+        look = min(1.5 * look, _LONGEST_LOOK)
+
+
+def _pause(seconds: float, path: str, events: queue.SimpleQueue[Any]) -> None:
+    """Sleep; a request to stop ends it."""
+    end, others = time.monotonic() + seconds, []
+    try:
+        while (left := end - time.monotonic()) > 0:
+            event = events.get(timeout=left)
+            if isinstance(event, Stop):
+                raise interrupted(event.reason, f"waiting for {path}")
+            others.append(event)
+    except queue.Empty:
+        pass
+    finally:
+        for event in others:
+            events.put(event)

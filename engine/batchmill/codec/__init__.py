@@ -1,6 +1,6 @@
 """Values and outcomes as bytes, and back.
 
-    pack        any result as msgpack, exact or refused; `imported`: its class, without importing it
+    pack        any result as msgpack, exact or refused
     unpack      msgpack as values again, in bounded time and memory; `hashing`: of fractions, without Python's cache
     merging     names the keys or elements of a value that would become equal when it is kept
     ids         the bytes that stand for ids and items: checksums, block digests, shards

@@ -19,7 +19,7 @@ from typing import Any
 
 from msgpack import Timestamp
 
-from batchmill.codec.imported import imported
+from batchmill.codec.pack import imported
 from batchmill.codec.unsaid import Unsaid
 
 _MAX_INT_BITS = 14_000  # below Python's limit of 4300 digits

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgpack import ExtType, Packer, Timestamp, Unpacker
 
-from batchmill.codec.imported import imported
 from batchmill.codec.merging import culprit
 from batchmill.codec.unpack import (
     FAST,
@@ -352,3 +351,13 @@ def current() -> Packing:
 
 
 _local = _Local()
+
+
+def imported(name: str) -> Any:
+    """The class with that dotted name, such as "decimal.Decimal"; None while its module is not imported.
+
+    No value can be of that class then; importing decimal, fractions, uuid and pathlib to find that out would take as
+    long as starting a worker.
+    """
+    module, _, own = name.rpartition(".")
+    return getattr(sys.modules.get(module), own, None)

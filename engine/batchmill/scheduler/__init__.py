@@ -5,12 +5,12 @@
     in_flight      which chunk is on which worker: the state table
     chunk_size     how many items the next chunk has
     work_stealing  takes back what a held-up worker has not started
-    crashes        the chunks of a dead worker run again; `blame`: whether an item is charged with its end
+    crashes        the chunks of a dead worker run again, and an item may be charged with its end
     retrier        failed items that are tried again; `retries`: when
-    run_limits     what a run with --time-limit does when; `limits`: how many failures end it
+    run_limits     what a run with --time-limit does when, and how many failures end it
     rendering      which worker makes which part of the output
 
 May import: ground, system, pool, worker, output, checkpoint, input, codec.
 """
 
-__all__ = ["chunk_size", "in_flight", "limits", "loop", "rendering", "retrier", "run_limits", "work_queue"]
+__all__ = ["chunk_size", "in_flight", "loop", "rendering", "retrier", "run_limits", "work_queue"]

@@ -19,8 +19,8 @@ from batchmill.checkpoint.writer import read_frames
 from batchmill.codec.outcomes import OutcomeBlock
 from batchmill.errors import CheckpointDamaged, InvalidUsage
 from batchmill.pool.startup import SERVER_LOST
-from batchmill.scheduler.blame import KILLS, Blame
-from batchmill.scheduler.limits import FIRST, FailureLimits
+from batchmill.scheduler.crashes import KILLS, Blame
+from batchmill.scheduler.run_limits import FIRST, FailureLimits
 from batchmill.settings import Settings
 from batchmill.text import describe
 from batchmill_cli.running.progress import Screen

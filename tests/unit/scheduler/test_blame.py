@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from batchmill.pool.startup import SERVER_LOST
-from batchmill.scheduler.blame import DISCONNECTED, KILLS, Blame, verdict
+from batchmill.scheduler.crashes import DISCONNECTED, KILLS, Blame, verdict
 from batchmill.text import describe_exit
 
 KILL = -int(signal.SIGKILL)

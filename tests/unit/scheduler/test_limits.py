@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchmill.scheduler.limits import FIRST, FailureLimits, exceeds
+from batchmill.scheduler.run_limits import FIRST, FailureLimits, exceeds
 from batchmill.settings import Settings
 
 

@@ -186,7 +186,7 @@ def test_any_result_becomes_a_line_of_strict_json(values: list[Any]) -> None:
 
 def test_sets_are_written_the_same_in_every_process() -> None:
     script = """
-from test_export import *
+from test_json_lines import *
 values = [{"x", "y", "z"}, {frozenset("ab"), frozenset("cd"), frozenset("a")}, {math.nan, 1.0, 0.5, "s"}]
 print([lines(payload([unpack_value(pack_result(value))])) for value in values])
 """
