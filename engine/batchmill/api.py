@@ -10,9 +10,9 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Any, Unpack
 
-from batchmill.batch.apart import SLICE, Apart, run_apart
 from batchmill.batch.batch import Batch
 from batchmill.batch.commit import Sink
+from batchmill.batch.own_thread import SLICE, OwnThread, in_own_thread
 from batchmill.codec.outcomes import OutcomeBlock, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
 from batchmill.model import Outcome, Report, Snapshot, StopReason
@@ -71,7 +71,7 @@ def run(
         settings=settings,
         fields=settings_fields,
     )
-    return run_apart(lambda: batch.run(on_progress, on_message), batch.stop_for)
+    return in_own_thread(lambda: batch.run(on_progress, on_message), batch.stop_for)
 
 
 class _Channel:
@@ -143,7 +143,7 @@ class Stream:
             channel.leave()
 
         self._batch, self._channel, self._leave = running, channel, leave
-        self._apart = Apart(work, stop, "stream")
+        self._thread = OwnThread(work, stop, "stream")
         weakref.finalize(self, leave).atexit = False  # of a stream that is let go of without leaving it
 
     @property
@@ -152,7 +152,7 @@ class Stream:
         return self._batch.report
 
     def __enter__(self) -> Stream:
-        self._apart.start()
+        self._thread.start()
         return self
 
     def blocks(self) -> Iterator[tuple[OutcomeBlock, list[int] | None]]:
@@ -160,12 +160,12 @@ class Stream:
 
         Raises what ended the batch.
         """
-        if not self._apart.has_begun:  # nothing would ever come
+        if not self._thread.has_begun:  # nothing would ever come
             raise InvalidUsage("a stream runs inside its `with` block only", "write `with batchmill.stream(...) as s:`")
-        yield from self._channel.read(lambda: self._apart.is_over)
+        yield from self._channel.read(lambda: self._thread.is_over)
         if not self._channel.is_left:
-            self._apart.outlast()
-            self._apart.outcome()
+            self._thread.outlast()
+            self._thread.outcome()
 
     def __iter__(self) -> Iterator[Outcome]:
         for block, final in self.blocks():
@@ -175,7 +175,7 @@ class Stream:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is not None and not isinstance(error, GeneratorExit):
             self._batch.stop_for(error)
-        self._apart.outlast(self._leave)
+        self._thread.outlast(self._leave)
 
 
 def stream(
@@ -242,7 +242,7 @@ def map(
 
     batch = _batch(function, items, kwargs=kwargs, init=init, cluster=cluster, settings=settings,
                    fields=settings_fields, sink=take)  # fmt: skip
-    run_apart(batch.run, batch.stop_for)
+    in_own_thread(batch.run, batch.stop_for)
     if failed:
         raise failed[0]
     placed = [pair for block, final in found for pair in outcomes(block, final)]
@@ -289,7 +289,7 @@ def _settings(settings: Settings | None, given: Mapping[str, Any], id: Any) -> S
 
 def _batch(function: Callable[..., Any] | str, items: Iterable[Any] | str | os.PathLike[str], **rest: Any) -> Batch:
     """See `_make`. What is raised in the caller's thread in the middle of an import would leave its lock held."""
-    return run_apart(lambda: _make(function, items, **rest), lambda error, insist: None)
+    return in_own_thread(lambda: _make(function, items, **rest), lambda error, insist: None)
 
 
 def _make(

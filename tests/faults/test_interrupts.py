@@ -228,7 +228,7 @@ def test_a_storm_of_exceptions_leaves_nothing_behind(door: str, tmp_path: Path) 
     batch, stop = Batch(tmp_path), threading.Event()
 
     def inside(frame: Any) -> bool:
-        while frame is not None and not frame.f_code.co_filename.endswith(("apart.py", "api.py")):
+        while frame is not None and not frame.f_code.co_filename.endswith(("own_thread.py", "api.py")):
             frame = frame.f_back
         return frame is not None
 

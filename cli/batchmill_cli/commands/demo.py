@@ -16,7 +16,7 @@ from batchmill.text import escape
 from batchmill_cli.options.click_options import Command, Option, Whole, given
 from batchmill_cli.options.command_lines import program_name
 from batchmill_cli.options.paths import CHECKPOINT
-from batchmill_cli.running.batch import Presentation, close, crunch
+from batchmill_cli.running.batch import Presentation, close, run_batch
 from batchmill_cli.running.report import NextSteps, results
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.quoting import join, quote
@@ -49,7 +49,7 @@ def command(checkpoint: str, **options: Any) -> int:
     settings = Settings.of(
         {**given(options), "format": "files", "resume": True, "fresh_if_finished": True, "progress_interval": 0.1}
     )
-    ended = crunch(FUNCTION, files, settings, {**asked, "checkpoint": checkpoint, "no_checkpoint": False},
+    ended = run_batch(FUNCTION, files, settings, {**asked, "checkpoint": checkpoint, "no_checkpoint": False},
                        manner)  # fmt: skip
     again = join(["demo", *sys.argv[sys.argv.index("demo") + 1 :]])
     program, path = program_name(absolute=False), quote(checkpoint)

@@ -13,7 +13,7 @@ from batchmill_cli.options.batch import OPTIONS, check_together, named, settings
 from batchmill_cli.options.click_options import Option, WithCommand, command_of, is_verbose
 from batchmill_cli.options.command import COMMAND_OPTIONS, NAMES, spec_of, with_lines
 from batchmill_cli.options.paths import FILE
-from batchmill_cli.running.batch import Presentation, close, crunch, next_commands
+from batchmill_cli.running.batch import Presentation, close, next_commands, run_batch
 from batchmill_cli.terminal import stdio
 
 # Of `run`, what is about Python, or about workers that hold the user's own code and memory.
@@ -84,9 +84,9 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
         stdio.print_data(describe(spec, inputs, settings, options))
         return 0
     if not passes:
-        return _close(crunch(spec, inputs, settings, options, manner), options, manner)
+        return _close(run_batch(spec, inputs, settings, options, manner), options, manner)
     with Passing() as passing:
-        ended = crunch(spec, inputs, settings, options, manner, passing=passing)
+        ended = run_batch(spec, inputs, settings, options, manner, passing=passing)
         passing.check()
         if passing.is_unread:
             raise stdio.PipeClosed

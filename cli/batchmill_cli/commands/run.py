@@ -10,7 +10,7 @@ from batchmill.errors import InvalidUsage
 from batchmill_cli.options.batch import CLUSTER_OPTIONS, OPTIONS, check_together, named, settings_of
 from batchmill_cli.options.click_options import Command, is_verbose
 from batchmill_cli.options.paths import FILE, FUNCTION
-from batchmill_cli.running.batch import Presentation, close, crunch, next_commands
+from batchmill_cli.running.batch import Presentation, close, next_commands, run_batch
 from batchmill_cli.terminal import stdio
 
 
@@ -45,5 +45,5 @@ def command(context: click.Context, /, function: str, inputs: tuple[str, ...], *
 
         stdio.print_data(describe(function, inputs, settings, options))
         return 0
-    ended = crunch(function, inputs, settings, options, manner)
+    ended = run_batch(function, inputs, settings, options, manner)
     return close(ended, next_commands(ended, options, manner), manner)

@@ -80,7 +80,7 @@ class Ended:
     held: tuple[str, ...]
 
 
-def crunch(
+def run_batch(
     function: str | CommandSpec,
     inputs: Sequence[str],
     settings: Settings,

@@ -5,10 +5,11 @@
     commit         a worker's reply: into the checkpoint first, then to all who count on it
     progress       counts, snapshots, samples, the report
     duplicate_ids  ids that came more than once, counted in bounded memory
-    signals        the first asks to stop, a later one insists; `apart`: out of reach of what the caller's thread raises
+    signals        the first asks to stop, a later one insists
+    own_thread     runs a batch out of reach of what is raised in the caller's thread
     dry_run        what a run would do; `trial`: one item, in this process
 
 May import: ground, system, files, plan, scheduler, pool, worker, output, checkpoint, input, codec, cluster.
 """
 
-__all__ = ["apart", "batch", "commit", "dry_run", "signals", "trial"]
+__all__ = ["batch", "commit", "dry_run", "own_thread", "signals", "trial"]

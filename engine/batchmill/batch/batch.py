@@ -110,7 +110,7 @@ class Batch:
 
         Raises BatchmillError for what ends a batch before its items are through, and what the iterable of items or a
         listener raised: what ran is committed then, all is closed, and `report` has the report, if anything had begun.
-        Failed items do not raise. KeyboardInterrupt must not come in here (see apart).
+        Failed items do not raise. KeyboardInterrupt must not come in here (see own_thread).
         """
         try:
             with naming(self.plan.checkpoint or ""), ExitStack() as stack:

@@ -28,7 +28,7 @@ _DEPTH = 3  # exceptions that may be raised at the same moment, beside the one t
 _LAST = 1.0  # seconds that a thread may take from its last word to its end
 
 
-class Apart(Generic[T]):
+class OwnThread(Generic[T]):
     """Runs `work()` in a thread of its own. `stop(error, insist)` asks it to end, because of what was raised here.
 
     A second exception, a second or more after the first, insists. `is_over` says that the work has ended.
@@ -152,11 +152,11 @@ class Apart(Generic[T]):
         self._ended.release()
 
 
-def run_apart(work: Callable[[], T], stop: Callable[[BaseException, bool], None]) -> T:
-    """What `work()` returns or raises, or what is raised here meanwhile; see Apart."""
-    apart = Apart(work, stop, "run")
-    apart.outlast()
-    return apart.outcome()
+def in_own_thread(work: Callable[[], T], stop: Callable[[BaseException, bool], None]) -> T:
+    """What `work()` returns or raises, or what is raised here meanwhile; see OwnThread."""
+    thread = OwnThread(work, stop, "run")
+    thread.outlast()
+    return thread.outcome()
 
 
 def _beyond_this_file(at: TracebackType | None) -> TracebackType | None:
