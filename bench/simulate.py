@@ -196,7 +196,7 @@ def _loop(world: World, workers: int, window: int, knows_total: bool, time_limit
         work_queue=WorkQueue(source, None, in_flight=in_flight, chunk_sizer=chunk_sizer, matcher=None, settled=_ignore),
         in_flight=in_flight,
         chunk_sizer=chunk_sizer,
-        guard=_Unguarded(pool, settings, 0.1, _ignore),
+        limits=_Unguarded(pool, settings, 0.1, _ignore),
         retrier=Retrier(0, 0.0, in_flight, _ignore, None),
         progress=_Untracked(
             total=_ignore, before=_ignore, append=_ignore, on_progress=None, interval=1.0, is_sharded=False

@@ -9,7 +9,7 @@ from batchmill.output.writer import OutputWriter
 from batchmill.plan import Plan
 from batchmill.pool.base import Event, WorkerPool
 from batchmill.pool.local import LocalPool
-from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.pool.worker_limits import Limits, WorkerLimits
 from batchmill.scheduler.rendering import OutputMaker
 from batchmill.system.machine import Monitor, machine, raise_descriptor_limit, versions, worker_count
 
@@ -32,7 +32,7 @@ class Backend(Protocol):
     def output_maker(self, output: OutputWriter | None) -> OutputMaker:
         """Who makes the output of that run."""
 
-    def guard(self, tick: float, message: Callable[[str], None]) -> WorkerLimits:
+    def limits(self, tick: float, message: Callable[[str], None]) -> Limits:
         """The limits on those workers."""
 
     def monitor(self) -> Monitor:
@@ -81,7 +81,7 @@ class LocalBackend:
     def output_maker(self, output: OutputWriter | None) -> OutputMaker:
         return OutputMaker(self._pool, output)
 
-    def guard(self, tick: float, message: Callable[[str], None]) -> WorkerLimits:
+    def limits(self, tick: float, message: Callable[[str], None]) -> Limits:
         return WorkerLimits(self._pool, self._plan.watched, tick, message)
 
     def monitor(self) -> Monitor:

@@ -180,7 +180,7 @@ class _Session:
         self._backend = self._find_backend(cluster)  # a scheduler that cannot be reached leaves everything as it was
         stack.callback(self._backend.close)
         if plan.checkpoint is None and plan.output is None and not plan.settings.retries:  # a retry reads the item back
-            self._checkpoint: Any = NullCheckpoint()
+            self._checkpoint: Checkpoint | NullCheckpoint = NullCheckpoint()
             self._history = NullCheckpoint.history()
         else:
             self._checkpoint, self._history = self._open_checkpoint()
@@ -320,7 +320,7 @@ class _Session:
             work_queue=work_queue,
             in_flight=self._in_flight,
             chunk_sizer=self._chunk_sizer,
-            guard=self._backend.guard(TICK, self._on_message),
+            limits=self._backend.limits(TICK, self._on_message),
             retrier=retrier,
             progress=self.progress,
             output_maker=self._output_maker,

@@ -79,7 +79,7 @@ class CellRun:
             ),
             in_flight=in_flight,
             chunk_sizer=chunk_sizer,
-            guard=WorkerLimits(warm_pool, plan.watched, TICK, on_message),
+            limits=WorkerLimits(warm_pool, plan.watched, TICK, on_message),
             retrier=Retrier(0, 0.0, in_flight, _ignore, plan.cut),
             progress=self,
             output_maker=OutputMaker(warm_pool, None),

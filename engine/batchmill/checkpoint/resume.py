@@ -218,7 +218,7 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def begin_run(checkpoint: Checkpoint, history: History, values: Mapping[str, Any]) -> dict[str, Any]:
+def begin_run(checkpoint: Checkpoint | NullCheckpoint, history: History, values: Mapping[str, Any]) -> dict[str, Any]:
     """Append the RUN frame of a run that begins; returns its map. A later RUN frame of the same number adds to it."""
     run = {
         "run": history.next_run,

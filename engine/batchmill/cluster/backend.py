@@ -38,7 +38,7 @@ from batchmill.output.writer import OutputWriter
 from batchmill.plan import Plan
 from batchmill.pool.base import Event
 from batchmill.pool.local import packed
-from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.pool.worker_limits import Limits
 from batchmill.scheduler.rendering import LocalOutputMaker
 from batchmill.secrecy import mask_addresses
 from batchmill.system.machine import Monitor, machine, usable_cores, versions
@@ -123,8 +123,8 @@ class DaskBackend:
     def output_maker(self, output: OutputWriter | None) -> LocalOutputMaker:
         return self._make_output_maker(output)
 
-    def guard(self, tick: float, message: Callable[[str], None]) -> WorkerLimits:
-        return RemoteLimits(self._pool, self._plan.watched, tick, message)  # type: ignore[arg-type]
+    def limits(self, tick: float, message: Callable[[str], None]) -> Limits:
+        return RemoteLimits(self._pool, self._plan.watched.max_items_per_worker)
 
     def monitor(self) -> Monitor:
         return RemoteMonitor(self._pool)

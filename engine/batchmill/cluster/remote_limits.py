@@ -1,4 +1,4 @@
-"""The guard and the monitor of workers elsewhere: what their agents say of them."""
+"""The limits and the monitor of workers elsewhere: what their agents say of them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from batchmill.cluster.remote_pool import RemotePool
 from batchmill.errors import ItemError
 from batchmill.model import Usage
 from batchmill.pool.base import Worker
-from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.pool.worker_limits import Limits
 from batchmill.system.machine import Monitor
 
 
-class RemoteLimits(WorkerLimits):
+class RemoteLimits(Limits):
     """The limits on workers elsewhere: the agents see to them, and say what came of it."""
 
-    _pool: Any
+    def __init__(self, pool: RemotePool, most_items: int | None) -> None:
+        super().__init__(pool, most_items)
+        self._pool = pool
 
     def look(self, now: float) -> None:
-        """See WorkerLimits.look: the agents do."""
+        """The agents do."""
 
     @property
     def tick(self) -> float | None:
@@ -31,8 +33,10 @@ class RemoteLimits(WorkerLimits):
     def memory_trouble(self, worker: Worker) -> str | None:
         return RemotePool.executor(worker).death.memory
 
+    def forget(self, worker: Worker) -> None:
+        pass
+
     def may_have_more(self, worker: Worker) -> bool:
-        """See WorkerLimits.may_have_more, for each machine."""
         machine = self._pool.machine_of(worker)
         if not machine.is_short:
             return True

@@ -7,10 +7,11 @@ or with its share of items done, retires at the next item boundary; one far abov
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from batchmill.errors import ItemError
-from batchmill.pool.base import Worker
+from batchmill.pool.base import Worker, WorkerPool
 from batchmill.pool.local import LocalPool
 from batchmill.pool.watchdog import Action, Watchdog
 from batchmill.settings import Settings
@@ -26,10 +27,54 @@ SHORT = 0.05  # share of all memory; less than that free is trouble
 _PATIENCE = (0.5, 5.0)  # least and greatest wait between asking an item to raise and killing its worker
 
 
-class WorkerLimits:
-    """Watches the workers of a pool, and knows for which item it killed one."""
+class Limits(ABC):
+    """What the limits on workers ask of a run, wherever the workers are."""
+
+    def __init__(self, pool: WorkerPool, most_items: int | None) -> None:
+        self._of = pool
+        self._most_items = most_items
+
+    @property
+    @abstractmethod
+    def tick(self) -> float | None:
+        """Seconds between two calls of `look` that the limits need; None where any will do."""
+
+    @abstractmethod
+    def look(self, now: float) -> None:
+        """Do what is due at `now` (monotonic seconds)."""
+
+    @abstractmethod
+    def verdict(self, worker: Worker, code: int | None) -> ItemError | None:
+        """The error of the item that a dead worker (exit status `code`) was killed for; None where it was not."""
+
+    @abstractmethod
+    def memory_trouble(self, worker: Worker) -> str | None:
+        """What points to memory as the cause of a worker's death, in words, or None."""
+
+    @abstractmethod
+    def may_have_more(self, worker: Worker) -> bool:
+        """Whether memory allows to give the worker something: while it is short, only the first worker works on."""
+
+    @abstractmethod
+    def forget(self, worker: Worker) -> None:
+        """A dead worker has been dealt with."""
+
+    def counted(self, worker: Worker, items: int) -> None:
+        """A worker has answered for so many more items."""
+        worker.items += items
+        if self._most_items is not None and worker.items >= self._most_items:
+            self._of.retire(worker)
+
+    def items_left(self, worker: Worker) -> int | None:
+        """How many items the worker may still answer for, None for any number."""
+        return None if self._most_items is None else self._most_items - worker.items
+
+
+class WorkerLimits(Limits):
+    """Watches the workers of a pool on this machine, and knows for which item it killed one."""
 
     def __init__(self, pool: LocalPool, settings: Settings, tick: float, on_message: Callable[[str], None]) -> None:
+        super().__init__(pool, settings.max_items_per_worker)
         self._pool = pool
         self._settings = settings
         self._on_message = on_message
@@ -47,11 +92,9 @@ class WorkerLimits:
 
     @property
     def tick(self) -> float | None:
-        """Seconds between two calls of `look` that the limits need; None where any will do."""
         return None if self._settings.timeout is None else max(0.01, self._settings.timeout / 20)
 
     def look(self, now: float) -> None:
-        """Do what is due at `now` (monotonic seconds)."""
         if self._watchdog is not None:
             self._look_at_time(self._watchdog, now)
         if self._is_new:
@@ -84,16 +127,12 @@ class WorkerLimits:
         self._pool.give_up(worker)
 
     def verdict(self, worker: Worker, code: int | None) -> ItemError | None:
-        """The error of the item that a dead worker (exit status `code`) was killed for; None where it was not.
-
-        Nor where the worker had gone on to another item before the kill reached it: that one is innocent. An item that
-        puts back the default action of our signal dies of being asked to raise.
-        """
+        # Not if the worker had gone on to another item before the kill reached it: that one is innocent. An item that
+        # puts back the default action of our signal dies of being asked to raise.
         found = self._condemned.get(worker) or (self._asked.get(worker) if code == -ALARM else None)
         return found[1] if found is not None and found[0] == self._pool.number(worker) else None
 
     def forget(self, worker: Worker) -> None:
-        """A dead worker has been dealt with."""
         self._asked.pop(worker, None)
         self._condemned.pop(worker, None)
 
@@ -113,13 +152,6 @@ class WorkerLimits:
             elif rss > most:
                 self._pool.retire(worker)
 
-    def counted(self, worker: Worker, items: int) -> None:
-        """A worker has answered for so many more items."""
-        worker.items += items
-        most = self._settings.max_items_per_worker
-        if most is not None and worker.items >= most:
-            self._pool.retire(worker)
-
     @property
     def has_memory(self) -> bool:
         """Whether --min-free-memory is free, as far as was seen."""
@@ -127,19 +159,12 @@ class WorkerLimits:
         return least is None or self._free is None or self._free >= least
 
     def may_have_more(self, worker: Worker) -> bool:
-        """Whether memory allows to give the worker something: while it is short, only the first worker works on."""
         if self.has_memory:
             return True
         busy = [other for other in self._pool.workers.values() if other.outstanding]
         return not busy
 
-    def items_left(self, worker: Worker) -> int | None:
-        """How many items the worker may still answer for, None for any number."""
-        most = self._settings.max_items_per_worker
-        return None if most is None else most - worker.items
-
     def memory_trouble(self, worker: Worker) -> str | None:
-        """What points to memory as the cause of a worker's death, in words, or None."""
         kills, free, rss = oom_kills(), available_memory(), worker.rss
         was_killed = kills > self._oom_kills
         self._oom_kills = kills

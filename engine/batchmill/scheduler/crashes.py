@@ -9,7 +9,7 @@ from batchmill.errors import ItemError
 from batchmill.model import Chunk
 from batchmill.pool.base import Worker, WorkerPool
 from batchmill.pool.startup import KILLED, SERVER_LOST
-from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.pool.worker_limits import Limits
 from batchmill.scheduler.in_flight import Flight, InFlight
 from batchmill.text import describe_exit
 
@@ -31,13 +31,13 @@ class CrashHandler:
         self,
         pool: WorkerPool,
         in_flight: InFlight,
-        guard: WorkerLimits,
+        limits: Limits,
         refund: Callable[[int], None],
         strike: Callable[[dict[str, Any]], None],
     ) -> None:
         self._pool = pool
         self._in_flight = in_flight
-        self._guard = guard
+        self._limits = limits
         self._refund = refund
         self._strike = strike
         self._blame = Blame()
@@ -87,9 +87,9 @@ class CrashHandler:
     def _current(self, worker: Worker, flight: Flight, offset: int | None, *, blame: bool) -> None:
         """The worker died over this flight; record `offset` of it may be to blame."""
         code = worker.executor.exitcode
-        sentence = self._guard.verdict(worker, code)
+        sentence = self._limits.verdict(worker, code)
         first = flight.chunk.first + (offset or 0)
-        memory = self._guard.memory_trouble(worker) if sentence is None else None
+        memory = self._limits.memory_trouble(worker) if sentence is None else None
         if sentence is None and blame:
             has_begun = not worker.items or self._pool.has_begun(worker, flight.serial)
             is_clear = has_begun and bool(worker.disconnected or worker.raised)
@@ -132,7 +132,7 @@ class CrashHandler:
         code = worker.executor.exitcode
         if worker.machine_lost:
             return "machine lost"
-        sentence = self._guard.verdict(worker, code)
+        sentence = self._limits.verdict(worker, code)
         if sentence is not None:
             return sentence.type
         return "recycled" if worker.retiring and not code else "died"

@@ -24,7 +24,7 @@ from batchmill.model import Chunk, Stop, StopReason, is_signal
 from batchmill.output.writer import KEPT
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.startup import Startup
-from batchmill.pool.worker_limits import WorkerLimits
+from batchmill.pool.worker_limits import Limits
 from batchmill.scheduler.chunk_size import ChunkSizer
 from batchmill.scheduler.crashes import CrashHandler
 from batchmill.scheduler.in_flight import InFlight
@@ -88,7 +88,7 @@ class Loop:
         work_queue: WorkQueue,
         in_flight: InFlight,
         chunk_sizer: ChunkSizer,
-        guard: WorkerLimits,
+        limits: Limits,
         retrier: Retrier,
         progress: Watcher,
         output_maker: OutputMaker,
@@ -105,7 +105,7 @@ class Loop:
         self._work_queue = work_queue
         self._in_flight = in_flight
         self._chunk_sizer = chunk_sizer
-        self._guard = guard
+        self._limits = limits
         self._retrier = retrier
         self._progress = progress
         self._output_maker = output_maker
@@ -117,7 +117,7 @@ class Loop:
         self._clock = clock
         self._stealer = WorkStealer(pool, in_flight, work_queue.refund)
         self._starts = Startup(pool, start_timeout, callbacks.message)
-        self._losses = CrashHandler(pool, in_flight, guard, work_queue.refund, callbacks.strike)
+        self._losses = CrashHandler(pool, in_flight, limits, work_queue.refund, callbacks.strike)
         self._inbox: deque[Any] = deque()
         self._deadline: float | None = None
         self._killed = self._has_waited = False
@@ -198,7 +198,7 @@ class Loop:
         if self._stealer.is_pending:
             return SOON
         idle = any(worker.ready and not worker.outstanding for worker in self._pool.workers.values())
-        waits = (self._guard.tick, self._retrier.wait(self._clock()))
+        waits = (self._limits.tick, self._retrier.wait(self._clock()))
         return min(BRISK if self._pool.dying or idle else TICK, *(wait for wait in waits if wait is not None), TICK)
 
     def _handle(self, event: Any) -> None:
@@ -261,11 +261,11 @@ class Loop:
             return False
         if worker.lowered and worker.outstanding:
             return False
-        return self._guard.may_have_more(worker) and self._items_left(worker) != 0
+        return self._limits.may_have_more(worker) and self._items_left(worker) != 0
 
     def _items_left(self, worker: Worker) -> int | None:
         """How many items the worker may still be given beside those it has; None for any number."""
-        most = self._guard.items_left(worker)
+        most = self._limits.items_left(worker)
         if most is None:
             return None
         return max(0, most - sum(flight.chunk.to_run for flight in self._in_flight.on_worker(worker.slot)))
@@ -359,7 +359,7 @@ class Loop:
                 self._has_waited = True
                 self._tell.message(f"Waiting: {answer.lack}; items run when that is over")
             items = self._commit(chunk, answer.parts)
-            self._guard.counted(worker, items)
+            self._limits.counted(worker, items)
         if answer.trouble:
             worker.is_spared = True
             self._pool.give_up(worker)
@@ -401,13 +401,13 @@ class Loop:
         """A worker is confirmed dead: its chunks run again, and another worker takes its place."""
         code = worker.executor.exitcode
         if not (worker.ready or worker.machine_lost or self.stopped):
-            self._starts.died(worker, self._guard.memory_trouble(worker))
+            self._starts.died(worker, self._limits.memory_trouble(worker))
         self._losses.take_back(worker, stopped=bool(self.stopped))
         self._output_maker.lost(worker)
         if not self.stopped:
             self._progress.worker_ended(worker.slot, worker.pid, code, self._losses.why(worker))
         self._stealer.forget(worker)
-        self._guard.forget(worker)
+        self._limits.forget(worker)
 
     # Ticks and ends
 
@@ -424,7 +424,7 @@ class Loop:
             self._chunk_sizer.fit(self._pool.size, self._pool.round_trip)
             self._depth = self._chunk_sizer.depth(self._window)
             self._retrier.look(now)
-        self._guard.look(now)
+        self._limits.look(now)
         self._starts.watch(now)
         if self._deadline is not None and now > self._deadline and not self._killed:
             self._kill_all()

@@ -68,7 +68,7 @@ class There:
             environ={}, directory=str(folder), is_silent=False, timeout=limits.timeout,
         )  # fmt: skip
         self.workers = RemotePool(self.events.put, Wake(), self.messages.append)
-        self.guard = RemoteLimits(self.workers, limits, 0.1, self.messages.append)  # type: ignore[arg-type]
+        self.guard = RemoteLimits(self.workers, limits.max_items_per_worker)
 
     def join(self, host: str) -> Machine:
         """A machine joins with its agent."""
