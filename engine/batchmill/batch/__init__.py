@@ -1,7 +1,7 @@
 """Joins the rooms: a batch from its plan to its report.
 
     batch          the whole of it (start here)
-    backend        where its workers are: here, or on a cluster
+    backend        its workers on this machine
     commit         a worker's reply: into the checkpoint first, then to all who count on it
     progress       counts, snapshots, samples, the report
     duplicate_ids  ids that came more than once, counted in bounded memory

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
-from batchmill.batch.backend import Backend, LocalBackend
+from batchmill.batch.backend import LocalBackend
 from batchmill.batch.commit import Committer, Sink
 from batchmill.batch.progress import Progress
 from batchmill.checkpoint.frames import FrameType
@@ -41,6 +41,8 @@ from batchmill.output.sinks import check_target
 from batchmill.output.writer import KEPT, OutputWriter
 from batchmill.plan import Plan
 from batchmill.pool.processes import PATIENCE
+from batchmill.pool.worker_limits import Limits
+from batchmill.scheduler.backend import Backend, Wanted
 from batchmill.scheduler.chunk_size import ChunkSizer
 from batchmill.scheduler.in_flight import InFlight
 from batchmill.scheduler.loop import TICK, Callbacks, Loop
@@ -48,6 +50,7 @@ from batchmill.scheduler.retrier import Retrier
 from batchmill.scheduler.run_limits import FailureLimits, TimeLimit
 from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.secrecy import mask_addresses, mask_settings
+from batchmill.system.machine import Monitor
 from batchmill.text import describe, plural
 from batchmill.worker.bootstrap import descriptors_above
 from batchmill.worker.passthrough import Passing
@@ -245,15 +248,23 @@ class _Session:
         plan, settings = self._plan, self._settings
         self._committer = committer = Committer(self._checkpoint, self._history, self._limits, sink)
         self._matcher = self._make_matcher()
-        lock = None if passing is None else passing.fileno()
-        keep = -1 if plan.checkpoint is None else self._checkpoint.fileno()
-        prints = worker_output if self._prints is None else self._prints
-        self._pool = self._backend.pool(self._number, self._events.put, prints, lock, keep)
-        self._stack.callback(self._pool.close, 0.0)
-        self.progress = self._make_tracker(on_progress)
         self._output = self._open_output()
-        self._output_maker = self._backend.output_maker(self._output)
+        opened = self._backend.open(
+            Wanted(
+                self._number,
+                self._events.put,
+                self._on_message,
+                TICK,
+                output=self._output,
+                prints=worker_output if self._prints is None else self._prints,
+                lock=None if passing is None else passing.fileno(),
+                keep=-1 if plan.checkpoint is None else self._checkpoint.fileno(),
+            )
+        )
+        self._pool, self._output_maker = opened.pool, opened.output_maker
+        self._stack.callback(self._pool.close, 0.0)
         self._stack.callback(self._output_maker.close)
+        self.progress = self._make_progress(on_progress, opened.monitor)
         self._chunk_sizer = ChunkSizer(
             self._backend.workers, settings.chunk_size if isinstance(settings.chunk_size, int) else None
         )
@@ -261,7 +272,7 @@ class _Session:
         self._in_flight = InFlight(divide, settings.crash_retries)
         retrier = Retrier(settings.retries, settings.retry_delay, self._in_flight, committer.block, plan.cut)
         committer.join(self._matcher, self.progress, self._output, retrier)
-        self._loop = self._make_loop(retrier)
+        self._loop = self._make_loop(retrier, opened.limits)
 
     def _make_matcher(self) -> Matcher | None:
         if not len(self._history.index):
@@ -278,7 +289,7 @@ class _Session:
         self._stack.callback(output.close, "nothing")
         return output
 
-    def _make_tracker(self, on_progress: Callable[[Snapshot], None] | None) -> Progress:
+    def _make_progress(self, on_progress: Callable[[Snapshot], None] | None, monitor: Monitor) -> Progress:
         matcher = self._matcher
         return Progress(
             total=self._records,
@@ -288,7 +299,7 @@ class _Session:
             interval=self._settings.progress_interval,
             is_sharded=self._settings.shard is not None,
             resumes=matcher is not None,
-            monitor=self._backend.monitor(),
+            monitor=monitor,
         )
 
     def _records(self) -> int | None:
@@ -296,7 +307,7 @@ class _Session:
         total = self._source.total
         return None if total is None else total - (self._matcher.blank if self._matcher else 0)
 
-    def _make_loop(self, retrier: Retrier) -> Loop:
+    def _make_loop(self, retrier: Retrier, limits: Limits) -> Loop:
         settings, committer, index = self._settings, self._committer, self._history.index
         work_queue = WorkQueue(
             self._source,
@@ -320,7 +331,7 @@ class _Session:
             work_queue=work_queue,
             in_flight=self._in_flight,
             chunk_sizer=self._chunk_sizer,
-            limits=self._backend.limits(TICK, self._on_message),
+            limits=limits,
             retrier=retrier,
             progress=self.progress,
             output_maker=self._output_maker,

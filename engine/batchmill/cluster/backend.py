@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from batchmill.cluster import agent_host
@@ -34,14 +33,12 @@ from batchmill.errors import (
     WorkersLost,
 )
 from batchmill.model import Wake
-from batchmill.output.writer import OutputWriter
 from batchmill.plan import Plan
-from batchmill.pool.base import Event
 from batchmill.pool.local import packed
-from batchmill.pool.worker_limits import Limits
+from batchmill.scheduler.backend import Opened, Wanted
 from batchmill.scheduler.rendering import LocalOutputMaker
 from batchmill.secrecy import mask_addresses
-from batchmill.system.machine import Monitor, machine, usable_cores, versions
+from batchmill.system.machine import machine, usable_cores, versions
 from batchmill.version import __version__
 from batchmill.worker.code_bundle import anchored, collect, located
 from batchmill.worker.function import FunctionSpec
@@ -91,7 +88,7 @@ class DaskBackend:
     async def _look(self, patience: float) -> dict[str, int]:
         return await workers_of(self._client, self._plan.checkpoint, patience)
 
-    # As a Site
+    # As a Backend
 
     @property
     def workers(self) -> int:
@@ -105,29 +102,21 @@ class DaskBackend:
             "cluster": mask_addresses(self.address),
         }
 
-    def pool(
-        self, run: int, put: Callable[[Event], None], output: int | None, lock: int | None, keep: int
-    ) -> RemotePool:
-        self._setup = replace(self._setup, worker=replace(self._setup.worker, run=run))
-        self._make_output_maker = partial(
-            LocalOutputMaker, self._plan.worker_setup(1, run=run), max(1, usable_cores()[0] - 1), put
-        )
-        self._pool = RemotePool(put, Wake(), self._say, output, check=self._check_client)
+    def open(self, wanted: Wanted) -> Opened:
+        self._setup = replace(self._setup, worker=replace(self._setup.worker, run=wanted.run))
+        self._pool = pool = RemotePool(wanted.put, Wake(), self._say, wanted.prints, check=self._check_client)
         self._attending = asyncio.run_coroutine_threadsafe(self._attend(), self._loop)
-        return self._pool
+        setup, processes = self._plan.worker_setup(1, run=wanted.run), max(1, usable_cores()[0] - 1)
+        return Opened(
+            pool,
+            LocalOutputMaker(setup, processes, wanted.put, wanted.output),
+            RemoteLimits(pool, self._plan.watched.max_items_per_worker),
+            RemoteMonitor(pool),
+        )
 
     def _check_client(self) -> None:
         if not self._loop.is_running():
             raise ClusterLost("the Dask client was closed during the run", "leave it open until the run is over")
-
-    def output_maker(self, output: OutputWriter | None) -> LocalOutputMaker:
-        return self._make_output_maker(output)
-
-    def limits(self, tick: float, message: Callable[[str], None]) -> Limits:
-        return RemoteLimits(self._pool, self._plan.watched.max_items_per_worker)
-
-    def monitor(self) -> Monitor:
-        return RemoteMonitor(self._pool)
 
     def places(self) -> dict[str, str] | None:
         found = {str(slot): where for slot, where in self._pool.hosts(self._placed)}

@@ -8,9 +8,10 @@
     crashes        the chunks of a dead worker run again, and an item may be charged with its end
     retrier        failed items that are tried again; `retries`: when
     run_limits     what a run with --time-limit does when, and how many failures end it
+    backend        what a run asks of the place where its workers are
     rendering      which worker makes which part of the output
 
 May import: ground, system, pool, worker, output, checkpoint, input, codec.
 """
 
-__all__ = ["chunk_size", "in_flight", "loop", "rendering", "retrier", "run_limits", "work_queue"]
+__all__ = ["backend", "chunk_size", "in_flight", "loop", "rendering", "retrier", "run_limits", "work_queue"]
