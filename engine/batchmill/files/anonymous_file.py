@@ -11,11 +11,20 @@ def new_file() -> int:
     """A descriptor of an empty file, to read and write. Raises OSError."""
     try:
         return os.memfd_create("batchmill")
-    except (AttributeError, OSError):  # no Linux; or a sandbox that forbids it
-        import tempfile
+    except AttributeError:  # no Linux
+        return _named_for_a_moment()
+    except OSError as error:  # a sandbox that forbids it, or no descriptor is left
+        try:
+            return _named_for_a_moment()
+        except FileNotFoundError:  # which is what `tempfile` says of any reason
+            raise error from None
 
-        with tempfile.TemporaryFile() as file:
-            return os.dup(file.fileno())
+
+def _named_for_a_moment() -> int:
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def file_with(data: bytes) -> int:

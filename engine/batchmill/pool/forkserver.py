@@ -199,7 +199,7 @@ class Connection:
             try:
                 while True:
                     self._receive(deadline)
-            except OSError:
+            except (OSError, MemoryError):
                 self._lose()
 
     def forget(self) -> None:
@@ -316,9 +316,12 @@ def _is_readable(control: socket.socket, seconds: float) -> bool:
 
 
 def _is_stopped(pid: int) -> bool:
-    from batchmill.system.machine import is_stopped  # psutil takes its time
+    try:
+        from batchmill.system.machine import is_stopped  # psutil takes its time
 
-    return is_stopped(pid)
+        return is_stopped(pid)
+    except (OSError, MemoryError, ImportError):  # nothing is left to find out with
+        return False
 
 
 def _forget() -> None:

@@ -41,10 +41,13 @@ def reap(pid: int) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    from batchmill.system import machine  # only when there is something to end
+    """The processes that a process has started; none where there is no file or memory left to find out with."""
+    try:
+        from batchmill.system import machine  # only when there is something to end
 
-    return machine.children_of(pid)
+        return machine.children_of(pid)
+    except (OSError, MemoryError, ImportError):
+        return []
 
 
 def descendants(pid: int) -> list[int]:

@@ -36,14 +36,16 @@ _BY_NUMBER = {
 
 
 _OF_A_PLACE = {errno.EFBIG, errno.ENOSPC, errno.EDQUOT}
-
-
 _NO_ROOM = "failed to map segment"  # what the loader of shared libraries says where memory is short
+_NOT_SAID = "without exception set"  # what Python says where its own code forgot to say that memory was short
 
 
 def lacking_number(error: BaseException) -> int | None:
     """The errno of what was lacking, None where it was something else."""
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and _NO_ROOM in str(error)):
+    if isinstance(error, MemoryError) or any(
+        isinstance(error, kind) and words in str(error)
+        for kind, words in ((ImportError, _NO_ROOM), (SystemError, _NOT_SAID))
+    ):
         return errno.ENOMEM
     if isinstance(error, OSError):
         return error.errno if error.errno in _BY_NUMBER else None

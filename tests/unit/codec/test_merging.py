@@ -233,12 +233,12 @@ def test_fractions_are_read_without_the_cache_that_python_has_of_their_hashes(mo
     cached.__wrapped__ = plain  # type: ignore[attr-defined]
     monkeypatch.setattr(fractions, "_hash_algorithm", cached, raising=False)
     value = [{Fraction(n, 3), (Fraction(n, 5),)} for n in range(1, 40)]
-    data = pack_value(value)
+    data, damaged = pack_value(value), b"\x92" + pack_value({Fraction(1, 3)}) + b"\xc1"
     looked_up.clear()
     for carefully in (False, True):
         assert len(unpack_value(data, carefully=carefully)) == 39
         with pytest.raises(CheckpointDamaged):
-            unpack_value(b"\x92" + pack_value({Fraction(1, 3)}) + b"\xc1")
+            unpack_value(damaged)
     assert not looked_up
     assert fractions._hash_algorithm is cached  # type: ignore[attr-defined]
 
