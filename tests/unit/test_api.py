@@ -22,6 +22,7 @@ from process_kit import start
 
 import batchmill
 from batchmill.errors import CheckpointMismatch, CheckpointRefused, InputMissing, InvalidUsage
+from batchmill.pool import forkserver
 
 
 def outcomes(checkpoint: Path, all: bool = True) -> list[batchmill.Outcome]:
@@ -573,3 +574,9 @@ def test_a_worker_forked_from_a_program_does_not_mind_what_that_has_closed_meanw
     """
     ended = run_script(tmp_path, textwrap.dedent(script))
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "['0', '1', '2']\n", "")
+
+
+def test_arguments_that_cannot_be_sent_leave_no_server_behind() -> None:
+    with pytest.raises(InvalidUsage, match="kwargs cannot be sent to workers"):
+        batchmill.map(work_kit.square, [1], kwargs={"lock": threading.Lock()})
+    assert forkserver._servers == {}

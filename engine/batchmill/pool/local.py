@@ -46,14 +46,15 @@ class LocalPool(WorkerPool):
         foreign: Iterable[int] = (),
     ) -> None:
         self.start_method = start_method or forkserver.default_start_method()
+        self._arguments = (pickle.dumps(setup), kwargs if isinstance(kwargs, bytes) else packed(kwargs))
         self._shared = Board(COLUMNS * size)
         super().__init__(size, put, self._shared.numbers)
-        self._server = None if self.start_method == "fork" else forkserver.borrow(preload)
-        self._arguments = (pickle.dumps(setup), kwargs if isinstance(kwargs, bytes) else packed(kwargs))
         self._is_open = True
         stdout = None if lock is None else 1
         self._foreign = frozenset(foreign) - {output, lock}
         self._given = [output, lock, stdout]
+        # Last, for what is raised before would leave a server that nobody ends.
+        self._server = None if self.start_method == "fork" else forkserver.borrow(preload)
 
     def may_start(self) -> bool:
         """See WorkerPool.may_start: modules that are preloaded may take their time."""
