@@ -268,9 +268,10 @@ def prepare_clocks(bench: Benchmark) -> None:
     prepare_twenty(bench)
     function = bench.template / "f.py"
     text = function.read_text()
-    sleep = 'time.sleep(item.get("sleep", 0))\n    return {"n"'
+    sleep = 'note(item["id"])\n    time.sleep(item.get("sleep", 0))\n    while'
     assert sleep in text
-    function.write_text(text.replace(sleep, '__import__("select").poll().poll(item["sleep"] * 1000)\n    return {"n"'))
+    poll = 'note(item["id"])\n    __import__("select").poll().poll(item["sleep"] * 1000)\n    while'
+    function.write_text(text.replace(sleep, poll))
 
 
 def workers_killed(trial: Trial, number: int) -> bool:
