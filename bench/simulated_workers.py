@@ -206,7 +206,7 @@ class SimulatedQueue:
 
 
 class SimulatedPool:
-    """What the loop and the recaller ask of batchmill.pool.local.LocalPool, answered by a World."""
+    """What the loop and the work stealer ask of batchmill.pool.local.LocalPool, answered by a World."""
 
     isolates = False
 

@@ -171,7 +171,7 @@ class Progress:
         }
 
     def report(self, total: int, **rest: Any) -> Report:
-        """The report of the run, ended now; `rest` are the fields that the tracker does not know."""
+        """The report of the run, ended now; `rest` are the fields that are not known here."""
         skipped, failed_before = self._before()
         failed = self.failed + failed_before
         groups = sorted(self._groups.items(), key=lambda group: -group[1][0])

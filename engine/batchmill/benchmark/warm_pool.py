@@ -90,7 +90,7 @@ class WarmPool(LocalPool):
         self.size = count
 
     def close(self, patience: float) -> None:
-        """See Pool.close: the resting ones too."""
+        """The resting ones too."""
         self.workers.update(self._resting or {})
         self._resting = {}
         super().close(patience)

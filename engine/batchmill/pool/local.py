@@ -57,7 +57,7 @@ class LocalPool(WorkerPool):
         self._server = None if self.start_method == "fork" else forkserver.borrow(preload)
 
     def may_start(self) -> bool:
-        """See WorkerPool.may_start: modules that are preloaded may take their time."""
+        """Modules that are preloaded may take their time."""
         return self._server is None or self._server.is_up(_PATIENCE)
 
     def start(self, slot: int) -> Worker:
@@ -76,7 +76,7 @@ class LocalPool(WorkerPool):
         return worker
 
     def close(self, patience: float) -> None:
-        """See WorkerPool.close; also all that workers have left behind."""
+        """Also all that workers have left behind."""
         super().close(patience)
         if self._is_open:
             self._is_open = False

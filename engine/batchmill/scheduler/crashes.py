@@ -20,7 +20,8 @@ DISCONNECTED = "closed its connection (does the item close descriptors that are 
 
 
 class CrashHandler:
-    """`refund` gives items back to the intake's count; `strike` makes a charge durable before the record runs again.
+    """`refund` gives items back to the work queue's count; `strike` makes a charge durable before the record runs
+    again.
 
     Whom the kernel kills for want of memory need not be who took it: while there is more than one worker, a record is
     charged with that only if it ran alone. As many as there are workers that did no harm alone, and none that did

@@ -52,7 +52,7 @@ class Watcher(Protocol):
     failed: int
 
     def tick(self, now: float, pids: list[int], workers: int) -> None:
-        """At every turn of the loop: `now` is monotonic seconds; `pids` and `workers` are the workers there are."""
+        """At every turn of the loop: `now` is monotonic seconds, `pids` are processes, `workers` their number."""
 
     def worker_ended(self, worker: int, pid: int, exit: int | None, why: str) -> None:
         pass
@@ -74,7 +74,7 @@ class Callbacks:
 
 
 class Loop:
-    """Runs until the intake is over, or asked to stop, or the time is up. `grace` and `start_timeout` are seconds.
+    """Runs until the work queue is over, or asked to stop, or the time is up. `grace` and `start_timeout` are seconds.
 
     What ended it early is in `stopped` ("" where nothing did) or `error`; `said` tells which error it was that others
     stopped it for.
@@ -116,8 +116,8 @@ class Loop:
         self._time_limit = time_limit
         self._clock = clock
         self._stealer = WorkStealer(pool, in_flight, work_queue.refund)
-        self._starts = Startup(pool, start_timeout, callbacks.message)
-        self._losses = CrashHandler(pool, in_flight, limits, work_queue.refund, callbacks.strike)
+        self._startup = Startup(pool, start_timeout, callbacks.message)
+        self._crashes = CrashHandler(pool, in_flight, limits, work_queue.refund, callbacks.strike)
         self._inbox: deque[Any] = deque()
         self._deadline: float | None = None
         self._killed = self._has_waited = False
@@ -246,7 +246,7 @@ class Loop:
                     return False
                 given += 1
         if not self._pool.workers and not self._pool.dying and self._has_work():
-            self._starts.start_first()
+            self._startup.start_first()
         return False
 
     def _share(self) -> None:
@@ -353,8 +353,8 @@ class Loop:
             if done:
                 self._work_queue.scanned(self._head(chunk, done), answer.scan)
         else:
-            if done and self._losses.survived(chunk):
-                self._starts.shrink("there is no memory for more at once")
+            if done and self._crashes.survived(chunk):
+                self._startup.shrink("there is no memory for more at once")
             if answer.lack and not self._has_waited:
                 self._has_waited = True
                 self._tell.message(f"Waiting: {answer.lack}; items run when that is over")
@@ -385,7 +385,7 @@ class Loop:
     # Workers
 
     def _ready(self, worker: Worker, ready: Ready) -> None:
-        if self._starts.greet(worker, ready):  # the others only now: an import that fails is one error
+        if self._startup.greet(worker, ready):  # the others only now: an import that fails is one error
             self._tell.ready(ready.source)
 
     def _broken(self, worker: Worker, kind: str, error: BaseException) -> None:
@@ -401,11 +401,11 @@ class Loop:
         """A worker is confirmed dead: its chunks run again, and another worker takes its place."""
         code = worker.executor.exitcode
         if not (worker.ready or worker.machine_lost or self.stopped):
-            self._starts.died(worker, self._limits.memory_trouble(worker))
-        self._losses.take_back(worker, stopped=bool(self.stopped))
+            self._startup.died(worker, self._limits.memory_trouble(worker))
+        self._crashes.take_back(worker, stopped=bool(self.stopped))
         self._output_maker.lost(worker)
         if not self.stopped:
-            self._progress.worker_ended(worker.slot, worker.pid, code, self._losses.why(worker))
+            self._progress.worker_ended(worker.slot, worker.pid, code, self._crashes.why(worker))
         self._stealer.forget(worker)
         self._limits.forget(worker)
 
@@ -420,12 +420,12 @@ class Loop:
         self._output_maker.look()
         if not self.stopped:
             if self._pool.isolates or not self._in_flight.is_alone:
-                self._starts.start_missing()
+                self._startup.start_missing()
             self._chunk_sizer.fit(self._pool.size, self._pool.round_trip)
             self._depth = self._chunk_sizer.depth(self._window)
             self._retrier.look(now)
         self._limits.look(now)
-        self._starts.watch(now)
+        self._startup.watch(now)
         if self._deadline is not None and now > self._deadline and not self._killed:
             self._kill_all()
         if self._time_limit is not None:

@@ -134,7 +134,7 @@ class WorkStealer:
                 self._take_back(recall)
 
     def _take_back(self, recall: _Recall) -> None:
-        """What the worker has from the place on goes back to the ledger, the last first: each goes to the front."""
+        """What the worker has from the place on waits again, the last first: each goes to the front."""
         serial, offset = recall.place
         flights = sorted(self._in_flight.on_worker(recall.worker.slot), key=lambda flight: flight.serial, reverse=True)
         for flight in flights:
