@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import hang_kit
+import hypothesis
 import process_kit
 import pytest
 from hang_kit import (  # noqa: F401 - hooks of pytest
@@ -34,6 +35,12 @@ def _processes_end() -> Iterator[None]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("whole", "run all cases of tests that are sampled otherwise", "bool", default=False)
     hang_kit.pytest_addoption(parser)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The ordinary suite tries the same examples of a property every time, the whole one others each time."""
+    hypothesis.settings.register_profile("same", derandomize=True)
+    hypothesis.settings.load_profile("default" if session.config.getini("whole") else "same")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

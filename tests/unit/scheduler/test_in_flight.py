@@ -380,7 +380,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert blame
         self.strikes[strike.first] = self.strikes.get(strike.first, 0) + 1
         assert strike.count == self.strikes[strike.first]
-        assert self.in_flight.condemned(strike) == (strike.count > self.CRASH_RETRIES)
+        is_last = strike.count > self.CRASH_RETRIES or strike.first in self.condemned
+        assert self.in_flight.condemned(strike) == is_last
         if self.in_flight.condemned(strike):
             self.in_flight.condemn(strike.first, VERDICT)
             self.condemned.add(strike.first)
