@@ -117,7 +117,7 @@ def test_row_29_few_open_files_are_fewer_workers_or_one_line(words: tuple[str, .
     assert_fair(under(*words, at=place, before=limited(resource.RLIMIT_NOFILE, files)), place, ITEMS)
 
 
-@pytest.mark.parametrize("mebibytes", [40, 60, 80, 120, 200, 400])
+@pytest.mark.parametrize("mebibytes", [40, 60, 80, 90, 98, 120, 200, 400])
 def test_little_address_space_is_fewer_workers_or_one_line(mebibytes: int, place: Path) -> None:
     assert_fair(under(*RUN, *SOME, at=place, before=limited(resource.RLIMIT_AS, mebibytes << 20)), place, ITEMS)
 

@@ -39,6 +39,10 @@ class RemoteExecutor:
     def is_over(self) -> bool:
         return self.is_dead
 
+    @property
+    def is_deaf(self) -> bool:
+        return False
+
     def expect(self) -> Future[Any]:
         """The future of the next number."""
         future: Future[Any] = Future()

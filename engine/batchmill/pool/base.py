@@ -50,6 +50,10 @@ class Executor(Protocol):
         """Whether the process was found alive though it could not be reached any more: an item closed its pipes."""
 
     @property
+    def is_deaf(self) -> bool:
+        """Whether its calls would wait for ever: what serves it in this process has ended, for want of memory."""
+
+    @property
     def exitcode(self) -> int | None:
         """The worker's exit status, -N for signal N, 255 where its fork server died; None where nobody knows."""
 
@@ -81,6 +85,7 @@ class Worker:
         self.lowered = False
         self.retiring = False
         self.disconnected = False
+        self.deaf = False  # it was given up because it could not be heard any more: nobody is charged
         self.raised = ""  # what came out of it where no item was at work
         self.alone = 0  # the serial of the chunk for which all of its machine was cleared
         self.machine_lost = ""  # the name of its machine, if that was lost with all its workers
@@ -247,6 +252,9 @@ class WorkerPool:
 
     def gone(self) -> Iterator[Worker]:
         """The workers given up whose process is dead and whose executor has come to rest since the last call."""
+        for worker in [worker for worker in self.workers.values() if worker.executor.is_deaf]:
+            worker.deaf = worker.is_spared = True
+            self.give_up(worker)
         for worker in list(self._dying):
             late = time.monotonic() - worker.lost_at > LATE
             if not worker.executor.is_dead:

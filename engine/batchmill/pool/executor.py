@@ -6,7 +6,9 @@ What it, and the modules that start processes (`processes`, `bootstrap`), use of
 it is in CPython 3.11 to 3.15; where that is not so, the first start says it in one sentence (Unsupported):
 
     ProcessPoolExecutor   asks its context for get_start_method, Process, SimpleQueue, Lock and BoundedSemaphore; starts
-                          its process in the first `submit`; watches `sentinel`, and ends with `terminate` and `join`
+                          its process in the first `submit`; watches `sentinel`, and ends with `terminate` and `join`;
+                          keeps its thread in `_executor_manager_thread`, and what is not answered in
+                          `_pending_work_items`
     Queue                 asks its semaphore to acquire, to release, and `_semlock._is_zero()`; keeps `_reader` and
                           `_writer`; starts its thread by `_start_thread` in the first `put`, if `_thread` is None
     SimpleQueue           keeps `_reader` and `_writer`
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -27,7 +30,9 @@ from typing import Any
 from batchmill.errors import Unsupported
 from batchmill.pool.processes import Origin, WorkerProcess
 from batchmill.system.scarcity import lacking_number
+from batchmill.system.threads import ensure_room
 
+_THREADS = 2  # that serve a worker in this process
 _JOIN = 1.0  # seconds for the executor's thread to have seen that its process is dead
 
 
@@ -73,6 +78,12 @@ class _WorkerFace(WorkerProcess):
             if self._calls._thread is None:
                 self._calls._start_thread()
 
+    @property
+    def feeder(self) -> threading.Thread:
+        """The thread."""
+        thread: threading.Thread = self._calls._thread
+        return thread
+
     def abandon(self) -> None:
         """End what of it was started."""
         self._calls.close()
@@ -114,7 +125,7 @@ class SingleProcessExecutor:
 
     def __init__(self, origin: Origin, initializer: Any, initargs: tuple[Any, ...]) -> None:
         self._context: Any = _Context(origin)
-        self._process: WorkerProcess
+        self._process: _WorkerFace
         self._is_shut_down = False
         with _as_known():
             self._executor = ProcessPoolExecutor(  # type: ignore[call-overload]
@@ -125,7 +136,9 @@ class SingleProcessExecutor:
         """Start the process, and have it call the function first. Raises OSError, and Unsupported."""
         with _as_known():
             try:
+                ensure_room(_THREADS)
                 future: Future[Any] = self._executor.submit(function)
+                self._manager: threading.Thread = self._executor._executor_manager_thread
             except BaseException as error:
                 self._abandon()
                 if isinstance(error, OSError) or (number := lacking_number(error)) is None:
@@ -135,6 +148,7 @@ class SingleProcessExecutor:
             # wait for the rest for ever while this process itself holds a writing end (row 22 of tests/README.md).
             self._context.replies._writer.close()
             self._process = self._context.process
+            self._feeder: threading.Thread = self._process.feeder
         return future
 
     def _abandon(self) -> None:
@@ -164,6 +178,11 @@ class SingleProcessExecutor:
     @property
     def is_disconnected(self) -> bool:
         return self._process.is_disconnected
+
+    @property
+    def is_deaf(self) -> bool:
+        threads_end = self._is_shut_down or (self._manager.is_alive() and self._feeder.is_alive())
+        return not threads_end and bool(self._executor._pending_work_items)
 
     @property
     def exitcode(self) -> int | None:

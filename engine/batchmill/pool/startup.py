@@ -95,6 +95,12 @@ class Startup:
         self._pool.shrink()
         self._message(f"Only {plural(self._pool.size, 'worker')} from now on: {why}")
 
+    def unheard(self) -> None:
+        """A worker was lost because nothing in this process could serve it: there is no memory for as many."""
+        if self._pool.size == 1:
+            raise out_of_memory("no worker can be heard")
+        self.shrink("there is no memory to serve more")
+
     def greet(self, worker: Worker, ready: Ready) -> bool:
         """A worker says that it is up, or why it never will be; whether it is the first one of all."""
         if isinstance(ready.error, (FunctionStarved, OutOfResources)):

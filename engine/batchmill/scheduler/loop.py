@@ -400,7 +400,9 @@ class Loop:
     def _gone(self, worker: Worker) -> None:
         """A worker is confirmed dead: its chunks run again, and another worker takes its place."""
         code = worker.executor.exitcode
-        if not (worker.ready or worker.machine_lost or self.stopped):
+        if worker.deaf and not self.stopped:
+            self._startup.unheard()
+        elif not (worker.ready or worker.machine_lost or self.stopped):
             self._startup.died(worker, self._limits.memory_trouble(worker))
         self._crashes.take_back(worker, stopped=bool(self.stopped))
         self._output_maker.lost(worker)

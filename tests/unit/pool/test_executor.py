@@ -103,3 +103,45 @@ def test_where_something_is_not_as_known_the_run_says_so_in_one_line(change: str
     assert "the process pools of Python 3." in first
     assert "use Python 3.11 to 3.15, or a newer batchmill" in first
     assert "Traceback" not in ended.stderr
+
+
+STARVED = """
+import concurrent.futures.process as process, sys
+takes = process._ExecutorManagerThread.process_result_item
+seen = []
+
+def starve(thread, reply):
+    seen.append(reply)
+    if {starves}:
+        raise MemoryError
+    takes(thread, reply)
+
+process._ExecutorManagerThread.process_result_item = starve
+sys.argv = "batchmill run -v f.py:double lines.txt --no-checkpoint -j 2 -o out --chunk-size 1".split()
+from batchmill_cli.main import entry
+entry()
+"""
+
+
+@pytest.mark.parametrize(
+    ("starves", "status", "said"),
+    [
+        ("len(seen) == 5", 0, "Only 1 worker from now on: there is no memory to serve more"),
+        ("len(seen) == 1", 0, "Only 1 worker from now on: there is no memory to serve more"),
+        ("len(seen) > 4", 71, "no worker can be heard: most likely, there is not enough memory"),
+    ],
+    ids=["one", "the first", "all"],
+)
+def test_a_worker_whose_thread_in_the_parent_died_for_want_of_memory_is_done_without(
+    starves: str, status: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "f.py").write_text("def double(line):\n    return 2 * line\n")
+    (tmp_path / "lines.txt").write_text("".join(f"{n}\n" for n in range(20)))
+    ended = subprocess.run(
+        [sys.executable, "-c", STARVED.format(starves=starves)],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment(),
+    )  # fmt: skip
+    assert ended.returncode == status, ended.stderr
+    assert said in ended.stderr
+    if not status:
+        assert len((tmp_path / "out").read_text().splitlines()) == 20
