@@ -80,7 +80,7 @@ class _WorkerFace(WorkerProcess):
 
     @property
     def feeder(self) -> threading.Thread:
-        """The thread."""
+        """The thread that writes its calls to the pipe."""
         thread: threading.Thread = self._calls._thread
         return thread
 
@@ -181,8 +181,9 @@ class SingleProcessExecutor:
 
     @property
     def is_deaf(self) -> bool:
-        threads_end = self._is_shut_down or (self._manager.is_alive() and self._feeder.is_alive())
-        return not threads_end and bool(self._executor._pending_work_items)
+        if self._is_shut_down or (self._manager.is_alive() and self._feeder.is_alive()):
+            return False
+        return bool(self._executor._pending_work_items)
 
     @property
     def exitcode(self) -> int | None:
