@@ -165,7 +165,7 @@ class World:
         self.chunks += 1
         self.done += done
         self.last_end = max(self.last_end, at) if done else self.last_end
-        summary = ReplySummary(done, done, done, 0, 0, 0, at - worker.begun, None, None, ())
+        summary = ReplySummary(done, done, done, 0, 0, at - worker.begun, None, None, ())
         answer = Answer(order.serial, done, [(b"", summary)])
         event = Event(worker, worker.tag, cast("Any", Answered(answer)))
         worker.order, worker.free = None, at + self.overhead.worker_chunk

@@ -129,6 +129,8 @@ def test_all_of_the_input_is_parsed(work: Path) -> None:
     lines = batchmill(*RUN, "items.jsonl", "-n", cwd=work).stdout.splitlines()
     assert any(line.strip().startswith("line 51 of items.jsonl: ") for line in lines)
     assert ran(work)["total"] == 52
+    (work / "items.jsonl").write_text('a,b\n"x\n\n",1\n2,3,4\n')  # the first row takes three lines
+    assert planned(work, "--format", "csv", "-c", "y.ckpt")["first_unreadable"]["line"] == 5
 
 
 def test_compressed_input_and_stdin_are_read_to_their_end(work: Path) -> None:

@@ -149,7 +149,7 @@ class Agent:
             if any(at == slot and number >> records.RECORD_BITS == serial for at, number, _ in board):
                 return
 
-    def lines(self, slot: int) -> int:
+    def records(self, slot: int) -> int:
         """How many records the next reply of a worker covers."""
         return int(pickle.loads(self.until("reply", slot)[3]).records)
 

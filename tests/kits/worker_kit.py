@@ -137,7 +137,7 @@ class Stage:
         ((payload, summary),) = answer.parts
         chunk = self.in_flight.returned(answer.serial, answer.records)
         self.work_queue.refund(chunk.to_run - summary.items)
-        if not summary.lines:
+        if not summary.records:
             return None
         committer = self._session._committer
         committer.commit(chunk, payload, summary)

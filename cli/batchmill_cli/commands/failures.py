@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.errors import InvalidUsage
+from batchmill.errors import InvalidUsage, ItemError
+from batchmill.failure_groups import OTHER_MESSAGES, FailureGroups, TypeGroup, commonest
 from batchmill.model import Outcome
 from batchmill.text import escape, plural
 from batchmill_cli.options.click_options import Command, Option
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from batchmill.output.results import Results
 
 MOST_MESSAGES = 10
-MOST_NAMED = 5
 # Distinct messages counted apart per type. Messages that name their item are all distinct, and could be millions.
 MOST_COUNTED = 1000
 
@@ -30,38 +29,6 @@ OPTIONS = [
     Option("--json", group="Output", is_flag=True, help="One object per failed item, with its traceback."),
     Option("--items", group="Output", is_flag=True, help="The failed items themselves, ready to be an input."),
 ]
-
-
-@dataclass
-class Messages:
-    """The failed items that share a message: how many, and the first few."""
-
-    count: int = 0
-    named: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Group:
-    """The failed items that share an error type, by message; `traceback` is the first one."""
-
-    count: int = 0
-    traceback: str = ""
-    messages: dict[str, Messages] = field(default_factory=dict)
-
-    def add(self, outcome: Outcome) -> None:
-        """Count one more failed item."""
-        error = outcome.error
-        self.count += 1
-        if error is None:
-            return
-        self.traceback = self.traceback or error.traceback
-        message = first_line(error.message)
-        if message not in self.messages and len(self.messages) >= MOST_COUNTED:
-            return
-        seen = self.messages.setdefault(message, Messages())
-        seen.count += 1
-        if len(seen.named) < MOST_NAMED:
-            seen.named.append(f"{show_id(outcome.id)} (line {outcome.line})")
 
 
 @click.command(
@@ -133,19 +100,20 @@ def as_object(outcome: Outcome) -> dict[str, Any]:
             "seconds": outcome.seconds}  # fmt: skip
 
 
-def group_by_type(failed: Iterable[Outcome]) -> dict[str, Group]:
-    """The failed items by error type, the commonest first."""
-    groups: dict[str, Group] = {}
+def group_by_type(failed: Iterable[Outcome]) -> FailureGroups:
+    """The failed items by error type and the first line of the message."""
+    groups = FailureGroups(key=str, shown=show_id, most_messages=MOST_COUNTED)
     for outcome in failed:
-        groups.setdefault(outcome.error.type if outcome.error else "?", Group()).add(outcome)
-    return dict(sorted(groups.items(), key=lambda pair: -pair[1].count))
+        error = outcome.error or ItemError("?", "")
+        groups.add(error.type, first_line(error.message), outcome.id, outcome.line, error.traceback)
+    return groups
 
 
-def render(groups: dict[str, Group]) -> Iterator[str]:
-    """The groups as lines of text."""
-    total = sum(group.count for group in groups.values())
+def render(groups: FailureGroups) -> Iterator[str]:
+    """The groups as lines of text, the commonest first."""
+    total = sum(group.count for group in groups.types.values())
     yield f"{total} failed" if total else "nothing failed"
-    for name, group in groups.items():
+    for name, group in commonest(groups.types):
         yield ""
         yield f"{group.count}x {escape(name, 160)}"
         yield from _messages(group)
@@ -153,12 +121,13 @@ def render(groups: dict[str, Group]) -> Iterator[str]:
             yield f"    | {escape(line, 500)}"
 
 
-def _messages(group: Group) -> Iterator[str]:
-    ordered = sorted(group.messages.items(), key=lambda pair: -pair[1].count)
-    for message, seen in ordered[:MOST_MESSAGES]:
-        more = f" and {seen.count - len(seen.named)} more" if seen.count > len(seen.named) else ""
-        yield f"  {seen.count}x {message or '(no message)'}"
-        yield f"     id {', '.join(seen.named)}{more}"
-    shown = sum(seen.count for _, seen in ordered[:MOST_MESSAGES])
+def _messages(group: TypeGroup) -> Iterator[str]:
+    told_apart = [(message, alike) for message, alike in commonest(group.alike) if message is not OTHER_MESSAGES]
+    for message, alike in told_apart[:MOST_MESSAGES]:
+        more = alike.count - len(alike.examples)
+        named = ", ".join(f"{example.id} (line {example.line})" for example in alike.examples)
+        yield f"  {alike.count}x {message or '(no message)'}"
+        yield f"     id {named}{f' and {more} more' if more else ''}"
+    shown = sum(alike.count for _, alike in told_apart[:MOST_MESSAGES])
     if group.count > shown:
         yield f"  {group.count - shown} more with other messages; --json has them all"

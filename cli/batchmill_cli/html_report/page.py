@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchmill.checkpoint.frames import Kind
-from batchmill.checkpoint.story import AlikeTold, FailureTold, RunTold, Timeline
+from batchmill.checkpoint.story import RunTold, Timeline
+from batchmill.failure_groups import Alike, TypeGroup, commonest
 from batchmill.settings import Settings
 from batchmill.text import format_rate, format_size, plural
 from batchmill.version import __version__
@@ -234,9 +235,9 @@ def _failures(timeline: Timeline) -> Markup:
     return tag("section", tag("h2", "Failures"), tag("p", hint, class_="soft small"), *groups)
 
 
-def _failure(name: str, group: FailureTold) -> Iterator[Markup]:
+def _failure(name: str, group: TypeGroup) -> Iterator[Markup]:
     yield tag("h3", plain(name, 120), " ", tag("small", f"{group.count:,} ×"))
-    ordered = sorted(group.alike.values(), key=lambda alike: -alike.count)
+    ordered = [alike for _, alike in commonest(group.alike)]
     columns = [Column("items"), Column("message", is_number=False), Column("for example", is_number=False)]
     rows = [
         (alike.count, tag("span", plain(alike.examples[0].message or "(no message)", 200)), _examples(alike))
@@ -250,7 +251,7 @@ def _failure(name: str, group: FailureTold) -> Iterator[Markup]:
         yield details("Traceback of the first", trace)
 
 
-def _examples(alike: AlikeTold) -> Markup:
+def _examples(alike: Alike) -> Markup:
     named = (join([tag("code", plain(show_id(each.id))), f" (line {each.line})"]) for each in alike.examples[:3])
     more = alike.count - min(3, len(alike.examples))
     return join([join(named, ", "), f" and {more:,} more" if more > 0 else ""])

@@ -372,9 +372,8 @@ class _Session:
             return 0
         older = {run for run, values in self._history.runs.items() if values.get("source") not in (source, None)}
         index = self._history.index
-        rows = (index.row(number) for number in range(len(index)))
         # Failed items that were tried again are gone too: neither those nor the ones that still fail are results.
-        return sum(row.items - max(row.failed, len(index.gone.get(row.seq, ()))) for row in rows if row.run in older)
+        return sum(row.items - max(row.failed, len(index.gone.get(row.seq, ()))) for row in index if row.run in older)
 
     def _warn(self, sentence: str) -> None:
         self._warnings.append(sentence)

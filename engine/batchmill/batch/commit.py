@@ -10,7 +10,7 @@ from typing import Any
 
 from batchmill.batch.duplicate_ids import Spans, count_repeats
 from batchmill.batch.progress import Progress
-from batchmill.checkpoint.frames import FrameRef, FrameType
+from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.index import Extent, Index, Piece, Row
 from batchmill.checkpoint.matching import Matcher
@@ -75,8 +75,8 @@ class Committer:
         return self._reason_to_stop()
 
     def _count(self, chunk: Chunk, summary: ReplySummary) -> None:
-        first, end = chunk.first, chunk.first + summary.lines
-        replaced = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < summary.lines}
+        first, end = chunk.first, chunk.first + summary.records
+        replaced = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < summary.records}
         again = {offset: earlier for offset, earlier in replaced.items() if self._is_new(earlier.seq)}
         for offset, earlier in again.items():
             failure = self.block(earlier.seq).failures[earlier.place]
@@ -97,12 +97,12 @@ class Committer:
         self, output: OutputWriter, chunk: Chunk, seq: int, summary: ReplySummary, waiting: Iterable[int]
     ) -> None:
         if summary.items:
-            output.add(Piece(0, chunk.first, chunk.first + summary.lines, seq))
+            output.add(Piece(0, chunk.first, chunk.first + summary.records, seq))
         settled = chunk.first
         for offset in sorted(waiting):  # an item that will be tried again holds back what comes after it
             output.settle(settled, chunk.first + offset)
             settled = chunk.first + offset + 1
-        output.settle(settled, chunk.first + summary.lines)
+        output.settle(settled, chunk.first + summary.records)
 
     def _reason_to_stop(self) -> str | None:
         ok, failed = self._progress.ok, self._progress.failed
@@ -140,7 +140,7 @@ class Committer:
     def payload(self, seq: int) -> bytes:
         """The payload of an outcome frame of this run, or of an earlier one."""
         index = self._new if self._is_new(seq) else self._old
-        return self._checkpoint.read(_ref_of(index.row(index.number(seq))))
+        return self._checkpoint.read(index.row_of(seq).ref)
 
     def block(self, seq: int) -> OutcomeBlock:
         """The same, decoded. The last few are kept: neighbouring items mostly lie in the same frame."""
@@ -168,15 +168,15 @@ class Committer:
         if isinstance(self._checkpoint, NullCheckpoint) or (fresh and self._spans.are_distinct):
             return 0
         if not fresh and last is not None and not len(self._new):
-            return int(last["repeated"])
-        rows = [index.row(number) for index in (self._old, self._new) for number in range(len(index))]
+            return last.repeated
+        rows = [*self._old, *self._new]
         total = self._old.items + self._new.items
         columns = (self._ids_of(row) for row in rows)
         return count_repeats(columns, total)
 
     def _ids_of(self, row: Row) -> list[Any]:
         gone = self._old.gone.get(row.seq, ())
-        ids = OutcomeBlock(self._checkpoint.read(_ref_of(row))).ids
+        ids = OutcomeBlock(self._checkpoint.read(row.ref)).ids
         return [id for place, id in enumerate(ids) if place not in gone] if gone else ids
 
 
@@ -185,7 +185,3 @@ def _final(block: OutcomeBlock, waiting: set[int]) -> list[int] | None:
     if not waiting:
         return None
     return [place for place, offset in enumerate(block.offsets) if offset not in waiting]
-
-
-def _ref_of(row: Row) -> FrameRef:
-    return FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from batchmill.checkpoint.frames import FrameRef, FrameType, Kind
+from batchmill.checkpoint.frames import Kind
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.index import Row
 from batchmill.checkpoint.matching import Aside, Matcher
@@ -28,6 +28,7 @@ from batchmill.checkpoint.resume import check_identity
 from batchmill.checkpoint.writer import Reader, exists_with_outcomes
 from batchmill.codec.outcomes import OutcomeBlock, id_key
 from batchmill.errors import CheckpointRefused, OutputLost
+from batchmill.input.formats import line_at
 from batchmill.input.items import Identified
 from batchmill.input.sources import Source
 from batchmill.model import Chunk, IdScan
@@ -180,15 +181,16 @@ class _Count:
             why = chunk.verdict or item.bad
             if why is not None:
                 self.unreadable += 1
-                where = chunk.line + offset, chunk.input
-                self.first_unreadable = self.first_unreadable or Unreadable(*where, why.message)
+                if self.first_unreadable is None:
+                    line = line_at(chunk, offset, self._format)
+                    self.first_unreadable = Unreadable(line, chunk.input, why.message)
             if not (skip and skip[offset]):
                 self._will_run(chunk, offset, item.id)
 
     def _will_run(self, chunk: Chunk, offset: int, id: Any) -> None:
         self.to_do += 1
         if len(self.first) < FIRST:
-            line = chunk.line + offset if self._format is None else self._format.line_at(chunk, offset)
+            line = line_at(chunk, offset, self._format)
             self.first.append(Coming(id, line, chunk.input))
 
     def _match(self, matcher: Matcher, chunk: Chunk, found: Sequence[Identified | None]) -> bytes | None:
@@ -198,7 +200,7 @@ class _Count:
         self.again += len(masked.earlier or {})
         for offset, key in aside:
             item = found[offset]
-            line = chunk.line + offset if self._format is None else self._format.line_at(chunk, offset)
+            line = line_at(chunk, offset, self._format)
             alone = Chunk(chunk.first + offset, line, chunk.input, 1, b"")
             self._aside.append((Aside(alone, key), item.id if item is not None else None))
         matcher.placed.clear()
@@ -257,7 +259,7 @@ def _history(reader: Reader) -> History:
 def _matcher(plan: Plan, reader: Reader, history: History) -> Matcher:
     @lru_cache(maxsize=8)
     def read(row: Row) -> OutcomeBlock:
-        return OutcomeBlock(reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES)))
+        return OutcomeBlock(reader.payload(row.ref))
 
     matcher = Matcher(history.index, plan.settings, read, by_block=False)
     matcher.load_ids()

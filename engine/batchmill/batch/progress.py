@@ -8,7 +8,8 @@ from typing import Any
 
 from batchmill.checkpoint.frames import FrameType
 from batchmill.codec.outcomes import pack_map
-from batchmill.model import FailureExample, FailureGroup, Report, Snapshot, Usage
+from batchmill.failure_groups import FailureGroups
+from batchmill.model import FailureGroup, Report, Snapshot, Usage
 from batchmill.system.machine import Monitor
 from batchmill.worker.reply import ReplySummary
 
@@ -16,10 +17,7 @@ SAMPLE_SECONDS = (1.0, 10.0)  # least and greatest time between SAMPLE frames
 SAMPLE_SHARE = 0.01  # of the time the run has taken so far: between those two
 MOST_ENDS = 50  # ends of workers told in one SAMPLE frame; beyond that they are counted
 USAGE_SECONDS = 1.0  # between looks at the processes
-EXAMPLES = 5  # failed items named per error type
-MOST_TYPES = 100  # error types that are told apart; the rest are counted together as
-OTHERS = "other types"
-_RECENT = 0.1  # weight of the newest look in the rate that the ETA uses
+MOST_TYPES = 100  # error types that are told apart
 
 
 class Progress:
@@ -58,7 +56,7 @@ class Progress:
         self._next_progress = self._begun + interval
         self._first_outcome: float | None = None
         self._workers = 0
-        self._groups: dict[str, tuple[int, list[FailureExample]]] = {}
+        self._groups = FailureGroups(most_types=MOST_TYPES)
         self._ends: list[tuple[float, int, int, int | None, str]] = []
         self._more_ends = 0
         self.ok = 0
@@ -68,12 +66,7 @@ class Progress:
     def forget(self, type: str, line: int) -> None:
         """An item of this run that had failed with this error was tried again: what came of it counts instead."""
         self.failed -= 1
-        group = type if type in self._groups else OTHERS
-        count, named = self._groups[group]
-        if count == 1:
-            del self._groups[group]
-        else:
-            self._groups[group] = (count - 1, [example for example in named if example.line != line])
+        self._groups.forget(type, line)
 
     def add(self, summary: ReplySummary) -> None:
         """A chunk was committed."""
@@ -82,12 +75,8 @@ class Progress:
         self.ok += summary.ok
         self.failed += summary.failed
         self.blank += summary.blank
-        for type, count, examples in summary.groups:
-            group = type if type in self._groups or len(self._groups) < MOST_TYPES else OTHERS
-            before, named = self._groups.get(group, (0, []))
-            if group == type:
-                named.extend(examples[: EXAMPLES - len(named)])
-            self._groups[group] = (before + count, named)
+        for group in summary.groups:
+            self._groups.add_group(group)
 
     @property
     def total(self) -> int | None:
@@ -174,8 +163,7 @@ class Progress:
         """The report of the run, ended now; `rest` are the fields that are not known here."""
         skipped, failed_before = self._before()
         failed = self.failed + failed_before
-        groups = sorted(self._groups.items(), key=lambda group: -group[1][0])
-        failures = [FailureGroup(type, count, tuple(named)) for type, (count, named) in groups]
+        failures = sorted(self._groups.reported(), key=lambda group: -group.count)
         if failed_before:
             failures.append(FailureGroup("failed in an earlier run", failed_before, ()))
         return Report(

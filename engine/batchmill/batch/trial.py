@@ -8,7 +8,7 @@ from typing import Any
 from batchmill.errors import InvalidUsage
 from batchmill.files.conflicts import Access, Use, check
 from batchmill.input import formats
-from batchmill.input.formats import FORMATS, IdRule
+from batchmill.input.formats import FORMATS, IdRule, lines_of
 from batchmill.input.items import Identified, ItemReader
 from batchmill.input.sources import ByteSource
 from batchmill.plan import from_environment
@@ -74,10 +74,10 @@ def _items(inputs: Sequence[str], name: str, id_field: str | None) -> Iterator[t
             chunk = source.take(_LOOK)
             if chunk is None:
                 continue
-            lines = format.line_offsets(chunk.data) if isinstance(chunk.data, bytes) else None
+            lines = lines_of(chunk, format)
             for offset, record in enumerate(identifier.records(chunk)):
                 found = identifier.identify(chunk, offset, record)
                 if found is not None:
-                    yield chunk.line + (offset if lines is None else lines[offset]), Identified(*found)
+                    yield lines[offset], Identified(*found)
     finally:
         source.close()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from batchmill.input.formats import Format
+from batchmill.input.formats import Format, lines_of
 from batchmill.input.sources import MAX_CHUNK, ByteSource
 from batchmill.model import Chunk
 
@@ -96,12 +96,11 @@ class _Reservoir:
         if self._next >= chunk.first + chunk.records:
             return
         assert isinstance(chunk.data, bytes)
-        rows, lines = self._format.split(chunk.data), self._format.line_offsets(chunk.data)
+        rows, lines = self._format.split(chunk.data), lines_of(chunk, self._format)
         while self._next < chunk.first + chunk.records:
             offset = self._next - chunk.first
             if self._format.trim(rows[offset]):
-                line = chunk.line + (lines[offset] if lines is not None else offset)
-                self._keep(Record(self._next, chunk.input, line, rows[offset], chunk.header))
+                self._keep(Record(self._next, chunk.input, lines[offset], rows[offset], chunk.header))
             self._next += 1
             if self._skips:
                 self._skip()

@@ -1,9 +1,12 @@
-"""What a checkpoint says of earlier runs, taken in frame by frame."""
+"""What a checkpoint says of earlier runs, taken in frame by frame: the one reader of RUN, SAMPLE and END frames.
+
+(`reader.holder_of` looks for no more than who wrote the last RUN frame, in a file that may be damaged.)
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,18 +14,20 @@ from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.checkpoint.index import Index
 from batchmill.checkpoint.payloads import check, read_map
 from batchmill.codec.outcomes import SUPERSEDES, OutcomeBlock, read_head
+from batchmill.model import Report, report_of
 
 
 @dataclass
 class History:
-    """What a checkpoint says of earlier runs: RUN and END maps in order, the index of outcomes.
+    """What a checkpoint says of earlier runs: their RUN maps and the reports at their `ends`, by run, and the index of
+    outcomes.
 
     `sample` is the last SAMPLE of the last run, `tried` the outcomes by run and worker.
     """
 
     index: Index = field(default_factory=Index)
     runs: dict[int, dict[str, Any]] = field(default_factory=dict)
-    ends: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ends: dict[int, Report] = field(default_factory=dict)
     sample: dict[str, Any] | None = None
     tried: Counter[tuple[int, int]] = field(default_factory=Counter)
     _small: list[FrameRef] = field(default_factory=list)
@@ -50,13 +55,22 @@ class History:
 
     def load(self, read: Callable[[FrameRef], bytes], block: Callable[[FrameRef], OutcomeBlock] | None = None) -> None:
         """Read the frames that `note` put off; `block` gives those of outcomes where not all of them is to be read."""
+        for _ in self.maps(read, block):
+            pass
+
+    def maps(
+        self, read: Callable[[FrameRef], bytes], block: Callable[[FrameRef], OutcomeBlock] | None = None
+    ) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+        """The same, giving the map of each frame that has one when it was taken in."""
         small, self._small = self._small, []
         for ref in small:
             if ref.type == FrameType.OUTCOMES:
                 found = OutcomeBlock(read(ref)) if block is None else block(ref)
                 self.index.add_replaced(ref.seq, found.supersedes)
             else:
-                self._load(ref, read_map(ref.type, read(ref)))
+                values = read_map(ref.type, read(ref))
+                self._load(ref, values)
+                yield FrameType(ref.type), values
 
     def _load(self, ref: FrameRef, values: dict[str, Any]) -> None:
         if ref.type == FrameType.RUN:
@@ -66,7 +80,7 @@ class History:
             places = {**run.get("places", {}), **values.get("places", {})}
             run.update({**values, "places": places} if places else values)
         elif ref.type == FrameType.END:
-            self.ends[values["run"]] = values["report"]
+            self.ends[values["run"]] = report_of(values["report"])
         elif ref.type == FrameType.SAMPLE:
             self.sample = values
         elif ref.type == FrameType.ORDER:
@@ -89,7 +103,7 @@ class History:
         return max(self.runs, default=0) + 1
 
     @property
-    def last_report(self) -> dict[str, Any] | None:
+    def last_report(self) -> Report | None:
         """The report of the last run, None where it has none (it is live, or was killed)."""
         return self.ends.get(max(self.runs, default=0))
 
@@ -97,12 +111,12 @@ class History:
     def is_finished(self) -> bool:
         """Whether the last run came to the end of its input."""
         last = self.last_report
-        return last is not None and not last["stopped"]
+        return last is not None and not last.stopped
 
     @property
     def total(self) -> int | None:
         """Items in the input, as far as any run knew."""
         last = self.last_report
-        if last is not None and not last["stopped"]:
-            return int(last["total"])
+        if last is not None and not last.stopped:
+            return last.total
         return self.sample.get("total") if self.sample else None

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.codec.outcomes import MASKED, MAX_POSITION, Head
 from batchmill.errors import CheckpointDamaged
 from batchmill.model import Entry
@@ -41,6 +42,11 @@ class Row(NamedTuple):
     shard: int
     shards: int
     run: int
+
+    @property
+    def ref(self) -> FrameRef:
+        """The frame, for who reads it."""
+        return FrameRef(self.seq, self.offset, self.length, FrameType.OUTCOMES)
 
 
 class Extent(NamedTuple):
@@ -73,7 +79,6 @@ class Index:
         self._digests = bytearray()
         self.items = 0
         self.failed = 0
-        self.blank = 0
         self.generation = 1
         self.replaced: dict[Entry, Entry] = {}
         self.gone: dict[int, set[int]] = {}
@@ -98,7 +103,6 @@ class Index:
         self._digests += head.digest
         self.items += head.items
         self.failed += head.failed
-        self.blank += head.blank
         self.generation = max(self.generation, head.generation)
 
     def add_replaced(self, seq: int, supersedes: Iterable[Sequence[int]]) -> None:
@@ -160,13 +164,20 @@ class Index:
             if not is_there or position + count > MAX_POSITION:
                 raise CheckpointDamaged("an order frame names outcomes that are not there")
         for old_seq, first in order["blocks"]:
-            lines = self.row(self.number(old_seq)).records if self.has(old_seq) else 0
+            lines = self.row_of(old_seq).records if self.has(old_seq) else 0
             if old_seq >= before or first + lines > MAX_POSITION:
                 raise CheckpointDamaged("an order frame names blocks that are not there")
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self.row, range(len(self)))
 
     def row(self, number: int) -> Row:
         """The row with that number."""
         return Row(*(column[number] for column in self._columns))
+
+    def row_of(self, seq: int) -> Row:
+        """The row of frame `seq`."""
+        return self.row(self.number(seq))
 
     def seq(self, number: int) -> int:
         """The frame of the row with that number."""
@@ -237,8 +248,7 @@ class Index:
 
     def pieces(self) -> Iterator[Piece]:
         """All outcomes as pieces, not sorted. Which of them were replaced (`gone`) is left to the reader."""
-        for number in range(len(self)):
-            row = self.row(number)
+        for row in self:
             if row.seq not in self._moves or self._moves.count(row.seq) < row.items:
                 generation, first = self._blocks.get(row.seq, (row.generation, row.first))
                 yield from self._carried(generation, first, first + row.records, row.seq, first - row.first)

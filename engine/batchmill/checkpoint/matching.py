@@ -48,7 +48,7 @@ class Matcher:
         self._settings = settings
         self._read = read
         self._base = index.generation
-        self._left = array("I", (index.row(n).items for n in range(len(index))))
+        self._left = array("I", (row.items for row in index))
         for seq, places in index.gone.items():
             self._left[index.number(seq)] -= len(places)
         self._open = sum(1 for left in self._left if left)
@@ -57,8 +57,7 @@ class Matcher:
         self._offsets: dict[int, Sequence[int]] = {}  # of rows whose items are not at consecutive positions
         self._by_crc: dict[int, list[int]] = {}
         if by_block:
-            for n in range(len(index)):
-                row = index.row(n)
+            for n, row in enumerate(index):
                 if self._left[n] and is_whole(row, settings.shard):
                     self._by_crc.setdefault(row.first_crc, []).append(n)
         self._ids: dict[bytes, int] | None = None

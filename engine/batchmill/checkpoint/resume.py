@@ -49,8 +49,6 @@ NO_SECRETS = Secrets()
 class NullCheckpoint:
     """The checkpoint of a run that keeps nothing: what is appended is gone."""
 
-    recovery = None
-
     @staticmethod
     def history() -> History:
         """What it holds: nothing."""

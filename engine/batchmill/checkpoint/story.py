@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from batchmill.checkpoint.frames import Verdict
 from batchmill.checkpoint.histogram import Amounts, Durations
 from batchmill.checkpoint.reader import Holder
+from batchmill.failure_groups import TypeGroup
 from batchmill.model import Report
 
 ENDINGS = ("recycled", "killed", "died")
@@ -71,31 +72,6 @@ class Slow(NamedTuple):
     at: float
 
 
-class Example(NamedTuple):
-    """A failed item, and the beginning of its error's message."""
-
-    id: Any
-    line: int
-    message: str
-
-
-@dataclass
-class AlikeTold:
-    """Failed items whose messages differ in numbers at most: how many, and the first few."""
-
-    count: int = 0
-    examples: list[Example] = field(default_factory=list)
-
-
-@dataclass
-class FailureTold:
-    """Failed items that share an error type, by what their messages have in common; `traceback` is the first one."""
-
-    count: int = 0
-    traceback: str = ""
-    alike: dict[str, AlikeTold] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Timeline:
     """What happened in a checkpoint's runs.
@@ -104,7 +80,8 @@ class Timeline:
     number of items of the input, None where unknown. `width` is that of a bin of time, in seconds; `ok_bins` and
     `failed_bins` hold outcomes, `usage` points (at, CPU in percent of one core, resident bytes, those of the parent).
     `as_of` is the epoch second of reading, `live` who was writing then. `is_new`: a run has begun that has not yet
-    said anything. `frames` were read, `verdict` says how the file ends.
+    said anything. `frames` were read, `verdict` says how the file ends. `failures` are by error type, the commonest
+    first, and within it by messages that differ in numbers at most.
     """
 
     path: str
@@ -128,7 +105,7 @@ class Timeline:
     workers: Mapping[int, WorkerStory]
     durations: Durations
     slowest: tuple[Slow, ...]
-    failures: Mapping[str, FailureTold]
+    failures: Mapping[str, TypeGroup]
 
     @property
     def last(self) -> RunTold | None:

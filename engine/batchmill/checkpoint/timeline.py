@@ -22,10 +22,10 @@ from batchmill.checkpoint.frames import FrameRef, FrameType, Kind, Verdict
 from batchmill.checkpoint.histogram import Clock, Durations, Thinned
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.reader import Holder, Reader, damaged, naming, open_reader
-from batchmill.checkpoint.story import ENDINGS, AlikeTold, Example, FailureTold, RunTold, Slow, Timeline, WorkerStory
+from batchmill.checkpoint.story import ENDINGS, RunTold, Slow, Timeline, WorkerStory
 from batchmill.codec.outcomes import PEEK, Head, OutcomeBlock, glance, read_head
 from batchmill.errors import CheckpointDamaged
-from batchmill.model import report_of
+from batchmill.failure_groups import FailureGroups, TypeGroup, commonest
 from batchmill.secrecy import mask_facts
 
 MOST_WORKERS = 1024  # told apart; those above are counted with the last one
@@ -33,8 +33,7 @@ MOST_TYPES = 50  # of errors told apart, and kinds of message of each
 MOST_MESSAGES = 100
 MESSAGE = 200  # characters of a message
 SLOWEST = 15
-EXAMPLES = 5
-_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")  # process ids and addresses in messages make each another one
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
 _FAR_OFF = 1e11  # seconds since the epoch: beyond what calendars know
 _FAR = 3e8  # seconds, ten years: a time further off was not told by a clock
 
@@ -61,6 +60,7 @@ class _Teller:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self._history = History()
         self._runs: list[RunTold] = []
         self._clock = Clock()
         self._ok, self._bad = self._clock.series(), self._clock.series()
@@ -90,13 +90,17 @@ class _Teller:
         for _ in self._reader.frames():
             pass
         assert self._reader.verdict is not None
-        safe, history = self._reader.verdict.synced, History()
+        safe = self._reader.verdict.synced
         for ref, peek in self._reader.frames():
             if ref.end > safe:  # a power failure may have hurt any part of it
                 self._reader.payload(ref)
-            history.note(ref, peek)  # which looks at how frames fit together
-            history.load(self._reader.payload, self._replacing)
-            self._take(ref, peek)
+            self._history.note(ref, peek)  # which looks at how frames fit together
+            for type, values in self._history.maps(self._reader.payload, self._replacing):
+                self._take_map(type, values)
+            if ref.type == FrameType.OUTCOMES:
+                self._take_outcomes(ref, read_head(peek))
+            elif ref.type == FrameType.GAP:
+                self._gaps.add(ref.seq)
             self._frames += 1
 
     def _replacing(self, ref: FrameRef) -> OutcomeBlock:
@@ -109,26 +113,22 @@ class _Teller:
 
     # Frames
 
-    def _take(self, ref: FrameRef, peek: bytes) -> None:
-        if ref.type == FrameType.OUTCOMES:
-            self._take_outcomes(ref, read_head(peek))
-        elif ref.type == FrameType.GAP:
-            self._gaps.add(ref.seq)
-        elif ref.type == FrameType.RUN:
-            self._take_run(mask_facts(self._reader.map(ref)))
-        elif ref.type == FrameType.SAMPLE and self._runs:
-            self._take_sample(self._runs[-1], self._reader.map(ref))
-        elif ref.type == FrameType.STRIKE and self._runs:
-            self._runs[-1].strikes += 1
-        elif ref.type == FrameType.END and self._runs:
-            run = self._runs[-1]
-            run.report = report_of(self._reader.map(ref)["report"])
+    def _take_map(self, type: FrameType, values: Mapping[str, Any]) -> None:
+        run = self._runs[-1] if self._runs else None
+        if type == FrameType.RUN:
+            self._take_run(mask_facts(self._history.runs[values["run"]]))
+        elif type == FrameType.SAMPLE and run is not None:
+            self._take_sample(run, values)
+        elif type == FrameType.STRIKE and run is not None:
+            run.strikes += 1
+        elif type == FrameType.END and run is not None:
+            run.report = self._history.ends[values["run"]]
             run.ended = max(run.ended, _near(run.report.ended, run.started))
 
-    def _take_run(self, facts: dict[str, Any]) -> None:
+    def _take_run(self, facts: Mapping[str, Any]) -> None:
         number = facts["run"]
         if self._runs and self._runs[-1].number == number:  # a later RUN frame of the same run adds to it
-            self._runs[-1].facts = {**self._runs[-1].facts, **facts}
+            self._runs[-1].facts = facts
         else:
             self._begin(number, facts.get("started", 0.0), facts)
 
@@ -263,34 +263,28 @@ class _Teller:
             line = head.line + block.lines[place]
             yield Slow(block.ids[place], line, seconds, ok, attempts, head.worker, head.run, at)
 
-    def _tell_failures(self) -> dict[str, FailureTold]:
-        groups: dict[str, FailureTold] = {}
+    def _tell_failures(self) -> dict[str, TypeGroup]:
+        groups = FailureGroups(key=_without_numbers, most_types=MOST_TYPES, most_messages=MOST_MESSAGES)
         for number in range(0, len(self._failing), 3):
             seq, offset, length = self._failing[number : number + 3]
             ref = FrameRef(seq, offset, length, FrameType.OUTCOMES)
             head = read_head(self._reader.read_at(offset, min(PEEK, length)))
             _add_failures(groups, self._columns(ref, head, ids=True), frozenset(self._gone.get(seq, ())))
-        return dict(sorted(groups.items(), key=lambda group: -group[1].count))
+        return dict(commonest(groups.types))
 
 
-def _add_failures(groups: dict[str, FailureTold], block: OutcomeBlock, gone: frozenset[int]) -> None:
-    for place, failure in block.failures.items():
-        if place in gone:
-            continue
-        type = failure.type[:MESSAGE]
-        if type not in groups and len(groups) >= MOST_TYPES:
-            type = "other types"
-        group = groups.setdefault(type, FailureTold())
-        group.count += 1
-        group.traceback = group.traceback or failure.traceback
-        message = failure.message.strip()[:MESSAGE]
-        shape = _NUMBER.sub("0", message)
-        if shape not in group.alike and len(group.alike) >= MOST_MESSAGES:
-            shape = "other messages"
-        alike = group.alike.setdefault(shape, AlikeTold())
-        alike.count += 1
-        if len(alike.examples) < EXAMPLES:
-            alike.examples.append(Example(block.ids[place], block.head.line + block.lines[place], message))
+def _add_failures(groups: FailureGroups, block: OutcomeBlock, gone: frozenset[int]) -> None:
+    ids, lines = block.ids, block.lines
+    for index, failure in block.failures.items():
+        if index not in gone:
+            message = failure.message.strip()[:MESSAGE]
+            line = block.head.line + lines[index]
+            groups.add(failure.type[:MESSAGE], message, ids[index], line, failure.traceback)
+
+
+def _without_numbers(message: str) -> str:
+    """What messages that differ in numbers share: process ids and addresses make each another one."""
+    return _NUMBER.sub("0", message)
 
 
 def _sum(seconds: Iterable[float]) -> float:

@@ -102,11 +102,6 @@ class Format:
             return None
         return [0, *accumulate(record.count(b"\n") + 1 for record in self.split(data))]
 
-    def line_at(self, chunk: Chunk, offset: int) -> int:
-        """The line of a record of a chunk, 1-based within its INPUT."""
-        offsets = None if isinstance(chunk.data, tuple) or not offset else self.line_offsets(chunk.data)
-        return chunk.line + (offset if offsets is None else offsets[offset])
-
     def kept(self, header: bytes, record: bytes) -> bytes:
         """What the checkpoint keeps of a record: enough to read it alone. A row comes with its header."""
         return record if self.table is None else b"%b\n%b" % (header, record)
@@ -311,6 +306,19 @@ class IdRule:
             what = "has no" if found is None else "has a list or an object in its"
             raise BadItem("MissingId", f"the item {what} field {name!r} (--id-field)")
         return found
+
+
+def lines_of(chunk: Chunk, format: Format | None) -> Sequence[int]:
+    """The line of each record of a chunk, 1-based within its INPUT. Python items have no format, and a line each."""
+    offsets = None if isinstance(chunk.data, tuple) or format is None else format.line_offsets(chunk.data)
+    if offsets is None:
+        return range(chunk.line, chunk.line + chunk.records)
+    return [chunk.line + offset for offset in offsets]
+
+
+def line_at(chunk: Chunk, offset: int, format: Format | None) -> int:
+    """The line of one of them."""
+    return lines_of(chunk, format)[offset] if offset else chunk.line
 
 
 def divide(chunk: Chunk, at: int, format: Format | None) -> tuple[Chunk, Chunk]:

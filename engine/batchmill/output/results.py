@@ -12,7 +12,7 @@ from operator import itemgetter
 from types import TracebackType
 from typing import IO, Any
 
-from batchmill.checkpoint.frames import FrameRef, FrameType, Kind, Verdict
+from batchmill.checkpoint.frames import Kind, Verdict
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.index import Extent, Piece
 from batchmill.checkpoint.reader import NOBODY, damaged, naming, open_reader
@@ -22,7 +22,7 @@ from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged, OutputLost
 from batchmill.files.conflicts import Access, Use, check, descriptor_in
 from batchmill.input.formats import FORMATS, Format
-from batchmill.model import Outcome, Report, report_of
+from batchmill.model import Outcome, Report
 from batchmill.output import rows
 from batchmill.output.external_sort import MergeJob, SortJob, fulfil, merge, sort
 from batchmill.output.layout import Frames, Layout, Make
@@ -95,8 +95,7 @@ class Results:
 
     def failures(self) -> Iterator[Outcome]:
         """The failed items, in the same order."""
-        index = self._history.index
-        failing = {row.seq for number in range(len(index)) if (row := index.row(number)).failed}
+        failing = {row.seq for row in self._history.index if row.failed}
         pieces = (piece for piece in self.pieces() if piece.seq in failing)
         return self._chosen(pieces, lambda block, place: place in block.failures)
 
@@ -128,22 +127,22 @@ class Results:
             done=index.items - index.failed,
             failed=index.failed,
             total=None if is_new else history.total,
-            report=report_of(report) if report else None,
+            report=report,
             sample=None if is_new else history.sample,
             verdict=self._reader.verdict if live else self._verdict(),
             hosts=history.hosts,
-            tried=0 if is_new else sum(row.items for row in map(index.row, range(len(index))) if row.run == last),
+            tried=0 if is_new else sum(row.items for row in index if row.run == last),
         )
 
     def _verdict(self) -> Verdict | None:
         """The verdict of the pass, and on payloads that it left unread and that a power failure may have hurt."""
-        verdict, index = self._reader.verdict, self._history.index
+        verdict = self._reader.verdict
         if verdict is None or verdict.kind is not Kind.CLEAN:
             return verdict
-        unsafe = (row for row in map(index.row, range(len(index))) if row.offset + row.length > verdict.synced)
         try:
-            for row in unsafe:
-                self._reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES))
+            for row in self._history.index:
+                if row.ref.end > verdict.synced:
+                    self._reader.payload(row.ref)
         except CheckpointDamaged:
             return self._reader.scan(verify=True).run()
         return verdict
@@ -184,8 +183,7 @@ class Results:
 
     def payload(self, seq: int) -> bytes:
         """The payload of frame `seq`; raises CheckpointDamaged."""
-        row = self._history.index.row(self._history.index.number(seq))
-        return self._reader.payload(FrameRef(row.seq, row.offset, row.length, FrameType.OUTCOMES))
+        return self._reader.payload(self._history.index.row_of(seq).ref)
 
     def extent(self, seq: int) -> Extent:
         """How large it is."""

@@ -373,11 +373,11 @@ class Loop:
         self._work_queue.refund(chunk.to_run - items)
         for payload, summary in parts:
             chunk = self._in_flight.divide(chunk, before)[1] if before else chunk
-            before = summary.lines
+            before = summary.records
             self._chunk_sizer.seen(summary.items, summary.seconds)
             if self._time_limit is not None:
                 self._time_limit.seen(summary.items, summary.seconds, len(payload))
-            reason = self._tell.commit(chunk, payload, summary) if summary.lines else None
+            reason = self._tell.commit(chunk, payload, summary) if summary.records else None
             if reason is not None:
                 self.stop(reason)
         return items

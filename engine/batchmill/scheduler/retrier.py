@@ -51,7 +51,8 @@ class Retrier:
                 continue
             if failure.raw is None or not isinstance(chunk.data, bytes):
                 self._records[seq, place] = _alone(chunk, offset, self._format)
-            again = Again(0.0, chunk.first + offset, self._line(chunk, offset), chunk.input, seq, place, tried)
+            line = formats.line_at(chunk, offset, self._format)
+            again = Again(0.0, chunk.first + offset, line, chunk.input, seq, place, tried)
             self._retries.add(now, again)
             taken.add(offset)
         return taken
@@ -74,9 +75,6 @@ class Retrier:
         assert raw is not None
         header, record = (b"", raw) if self._format is None else self._format.of_kept(raw)
         return Chunk(again.position, again.line, again.input, 1, record, earlier=earlier, header=header)
-
-    def _line(self, chunk: Chunk, offset: int) -> int:
-        return chunk.line + offset if self._format is None else self._format.line_at(chunk, offset)
 
 
 def _alone(chunk: Chunk, offset: int, format: Format | None) -> Chunk:

@@ -19,43 +19,39 @@ from typing import Any, NamedTuple
 from batchmill.codec.ids import checksum, digest_block
 from batchmill.codec.outcomes import MASKED, NIL, Head, PayloadTooLarge, digest_id, pack_outcomes, pack_value
 from batchmill.errors import ItemError
+from batchmill.failure_groups import FailureGroups
 from batchmill.input.formats import MAX_OWN_ID, BadItem, Format, divide
-from batchmill.model import MAX_PAYLOAD, Chunk, FailureExample
+from batchmill.model import MAX_PAYLOAD, Chunk, FailureGroup
 from batchmill.secrecy import hide
 from batchmill.text import _bounded
 
 MAX_KEPT_ITEM = 64 << 10  # bytes of a failed item that are kept beside its error
-_EXAMPLES = 5  # failed items named per error type
 _TOO_LARGE = (
     f"the id, the result and what is kept of the item must stay below {MAX_PAYLOAD >> 20} MiB together: write a file,"
     " return its path"
 )
 _LATE = "raised when the item had ended, by an alarm, a hook or a thread that it left behind"
 
-Group = tuple[str, int, tuple[FailureExample, ...]]
-
 
 class ReplySummary(NamedTuple):
     """What the parent must know of a reply, or of a part of one, without opening it.
 
-    `lines` records of the chunk were covered. `recovered` counts the outcomes here that replace a failed one. `low` and
-    `high` are the least and greatest id where all ids are of one type and strictly increase (else None): so repeated
-    ids can be ruled out without keeping any.
+    `records` of the chunk were covered. `low` and `high` are the least and greatest id where all ids are of one type
+    and strictly increase (else None): so repeated ids can be ruled out without keeping any.
     """
 
-    lines: int
+    records: int
     items: int
     ok: int
     failed: int
     blank: int
-    recovered: int
     seconds: float
     low: Any
     high: Any
-    groups: tuple[Group, ...]
+    groups: tuple[FailureGroup, ...]
 
 
-Part = tuple[bytes, ReplySummary]  # an OUTCOMES payload, and its tally
+Part = tuple[bytes, ReplySummary]  # an OUTCOMES payload, and its summary
 
 
 class Reply:
@@ -239,21 +235,17 @@ class Reply:
             [*self.raws, *[b""] * (items - len(self.raws))] if self.raws else None,
             None if line_offsets is None else [line_offsets[offset] for offset in offsets],
         )
-        recovered = sum(1 for _, _, _, attempts in replaced if attempts)
-        groups = self._groups(lambda place: chunk.line + (line_offsets or range(lines))[offsets[place]])
+        groups = self._groups(chunk.line, line_offsets or range(lines), offsets)
         summary = ReplySummary(
-            lines, items, items - failed, failed, len(self.blanks), recovered, head.seconds, *_span(self.ids), groups
+            lines, items, items - failed, failed, len(self.blanks), head.seconds, *_span(self.ids), groups
         )
         return payload, summary
 
-    def _groups(self, line_of: Callable[[int], int]) -> tuple[Group, ...]:
-        groups: dict[str, list[Any]] = {}
-        for place, type, message, _, _ in self.failures:
-            group = groups.setdefault(type, [0, []])
-            group[0] += 1
-            if len(group[1]) < _EXAMPLES:
-                group[1].append(FailureExample(_shown(self.ids[place]), line_of(place), message))
-        return tuple((type, count, tuple(examples)) for type, (count, examples) in groups.items())
+    def _groups(self, line: int, line_offsets: Sequence[int], offsets: Sequence[int]) -> tuple[FailureGroup, ...]:
+        groups = FailureGroups(shown=_shown)
+        for index, type, message, _, _ in self.failures:
+            groups.add(type, message, self.ids[index], line + line_offsets[offsets[index]])
+        return tuple(groups.reported())
 
 
 def _covered(chunk: Chunk, lines: int, format: Format | None) -> bytes:

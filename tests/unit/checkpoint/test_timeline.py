@@ -16,6 +16,7 @@ from batchmill.checkpoint.reader import Reader
 from batchmill.checkpoint.timeline import MOST_MESSAGES, MOST_TYPES, MOST_WORKERS, SLOWEST, read_story
 from batchmill.codec.outcomes import pack_map
 from batchmill.errors import CheckpointDamaged, InputMissing
+from batchmill.model import FailureExample
 
 
 @pytest.fixture
@@ -52,7 +53,9 @@ def test_what_was_tried_again_counts_once_and_only_its_last_failure_is_told(writ
     assert (timeline.done, timeline.failed, timeline.replaced) == (3, 2, 2)
     told = {name: [(alike.count, alike.examples[0]) for alike in group.alike.values()]
             for name, group in timeline.failures.items()}  # fmt: skip
-    assert told == {"ValueError": [(1, ("id1", 2, "block 18"))], "OSError": [(1, ("id6", 7, "gone"))]}
+    assert told == {
+        "ValueError": [(1, FailureExample("id1", 2, "block 18"))], "OSError": [(1, FailureExample("id6", 7, "gone"))],
+    }  # fmt: skip
     assert timeline.failures["OSError"].traceback == "Traceback of gone"
 
 

@@ -48,7 +48,7 @@ def test_a_chunk_that_is_to_be_alone_begins_when_the_others_are_done_and_the_run
     agent.until("alone", 2)
     assert agent.is_silent("reply")
     agent.send("go", 2)
-    assert agent.lines(1) == 1
+    assert agent.records(1) == 1
 
 
 def test_what_follows_a_chunk_that_was_alone_begins_only_when_the_run_knows_that_it_has_ended(
@@ -63,7 +63,7 @@ def test_what_follows_a_chunk_that_was_alone_begins_only_when_the_run_knows_that
     agent.until("alone", 0)
     assert agent.is_silent("reply")  # should the machine be lost now, the first chunk would be blamed for the second
     agent.send("go", 0)
-    assert agent.lines(1) == 1
+    assert agent.records(1) == 1
 
 
 def test_a_chunk_that_waits_for_the_machine_is_under_the_limit_that_came_after_it(agent: Agent) -> None:
@@ -72,14 +72,14 @@ def test_a_chunk_that_waits_for_the_machine_is_under_the_limit_that_came_after_i
     agent.run(0, 2, "1", "2", "3", "4", alone=True)
     agent.send("lower", 0, 2, 1)
     agent.until("lowered", 0)
-    assert agent.lines(0) == 1
+    assert agent.records(0) == 1
     agent.until("alone", 2)
     agent.send("go", 2)
-    assert agent.lines(0) == 1
+    assert agent.records(0) == 1
     agent.until("alone", 0)
     agent.send("go", 0)
     agent.run(0, 3, "1", "2", "3", "4")
-    assert agent.lines(0) == 4
+    assert agent.records(0) == 4
 
 
 def test_a_chunk_that_is_to_be_alone_begins_when_the_last_worker_is_up(agent: Agent) -> None:
@@ -159,7 +159,7 @@ def test_an_agent_that_hears_of_its_run_goes_on(tmp_path: Path) -> None:
             agent.pulse()
             agent.is_silent("reply", 0.1)
         agent.run(0, 2, "1")
-        assert agent.lines(0) == 1
+        assert agent.records(0) == 1
     finally:
         agent.close()
 
@@ -173,7 +173,7 @@ def test_an_agent_that_was_stopped_itself_heard_nothing_and_goes_on(tmp_path: Pa
         time.sleep(3.0)
         agent.process.send_signal(signal.SIGCONT)
         agent.run(0, 1, "1")
-        assert agent.lines(0) == 1
+        assert agent.records(0) == 1
     finally:
         agent.close()
 

@@ -19,7 +19,7 @@ from batchmill.codec.ids import digest_block
 from batchmill.errors import InvalidUsage
 from batchmill.input import sources as source_module
 from batchmill.input import streams as feed_module
-from batchmill.input.formats import FORMATS, Format, IdRule, divide
+from batchmill.input.formats import FORMATS, Format, IdRule, divide, line_at
 from batchmill.input.items import ItemReader
 from batchmill.input.rewrite import as_input
 from batchmill.input.sources import ByteSource
@@ -73,7 +73,7 @@ def items_of(chunks: list[Chunk], format: str) -> Iterator[tuple[int, Any]]:
         for offset, record in enumerate(identifier.records(chunk)):
             found = identifier.identify(chunk, offset, record)
             if found is not None:
-                yield FORMATS[format].line_at(chunk, offset), found[2] if found[4] is None else found[4].message
+                yield line_at(chunk, offset, FORMATS[format]), found[2] if found[4] is None else found[4].message
 
 
 def read(path: Path, *, records: int = 7) -> list[Chunk]:
@@ -135,8 +135,8 @@ def test_a_divided_chunk_keeps_its_rows_and_their_lines(data: bytes, choose: st.
     head, tail = divide(chunk, choose.draw(st.integers(1, chunk.records - 1)), CSV)
     assert head.header == tail.header == b"a,b"
     assert CSV.split(head.data) + CSV.split(tail.data) == CSV.split(data)  # type: ignore[arg-type]
-    both = [CSV.line_at(part, offset) for part in (head, tail) for offset in range(part.records)]
-    assert both == [CSV.line_at(chunk, offset) for offset in range(chunk.records)]
+    both = [line_at(part, offset, CSV) for part in (head, tail) for offset in range(part.records)]
+    assert both == [line_at(chunk, offset, CSV) for offset in range(chunk.records)]
 
 
 def test_a_row_too_long_is_passed_over_to_its_end_even_in_quotes(
@@ -254,7 +254,7 @@ def test_the_lines_of_failed_rows_are_those_of_the_file(tmp_path: Path) -> None:
     block = b'1,"a\nb"\n\n2,c\n"3\n\n",d\n4,e\n'
     with worker(work, format="csv"):
         reply, summary = run_chunk(chunk_of(block, format="csv", header=b"id,v", line=5))
-    assert [example.line for example in summary.groups[0][2]] == [5, 8, 9, 12]
+    assert [example.line for example in summary.groups[0].examples] == [5, 8, 9, 12]
     assert list(reply.lines) == [0, 3, 4, 7]
 
 

@@ -120,7 +120,7 @@ def test_counts_follow_what_was_replaced() -> None:
     index.add(5, 0, 0, Head(items=3, ok=1, failed=2, lines=4, blank=1))
     index.add(6, 0, 0, Head(items=2, ok=1, failed=1, lines=2))
     index.add_replaced(6, [(0, 5, 1, 1), (1, 5, 0, 0)])
-    assert (index.items, index.failed, index.blank, index.gone) == (3, 2, 1, {5: {0, 1}})
+    assert (index.items, index.failed, index.gone) == (3, 2, {5: {0, 1}})
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_each_record_has_its_id_result_content_and_position() -> None:
     found = [(position, o.id, o.result, o.line, o.input) for position, o in outcomes(block)]
     assert found == [(100, 1, 20, 7, 2), (102, "x", 30, 9, 2)]
     assert list(block.contents) == [zlib.crc32(raw) for raw in (b'{"id": 1, "v": 2}', b'{"id": "x", "v": 3}')]
-    assert (summary.lines, summary.items, summary.ok, summary.failed, summary.blank) == (3, 2, 2, 0, 1)
+    assert (summary.records, summary.items, summary.ok, summary.failed, summary.blank) == (3, 2, 2, 0, 1)
 
 
 def test_a_head_says_which_bytes_the_reply_stands_for() -> None:
@@ -69,7 +69,7 @@ def test_an_exception_fails_its_item_and_no_other() -> None:
     assert error.traceback.splitlines()[1].strip().startswith("File")
     assert str(Path(records.__file__).parent) not in error.traceback
     assert found[1].item == b"bad"
-    assert summary.groups[0][:2] == ("ValueError", 1)
+    assert (summary.groups[0].type, summary.groups[0].count) == ("ValueError", 1)
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, RecursionError])
@@ -112,7 +112,7 @@ def test_a_record_that_does_not_parse_is_a_failed_item_with_its_line() -> None:
     with worker(raising):
         block, summary = run_chunk(chunk_of(b'1\n{"a":\n3\n', line=11))
     assert [outcome.ok for _, outcome in outcomes(block)] == [True, False, True]
-    assert summary.groups[0][2][0].line == 12
+    assert summary.groups[0].examples[0].line == 12
 
 
 def test_a_failed_item_above_the_limit_is_not_kept() -> None:
@@ -139,14 +139,14 @@ def test_a_worker_stops_before_the_record_that_the_limit_forbids() -> None:
     with worker() as board:
         board[1] = (5 << RECORD_BITS) + 3
         block, summary = run_chunk(chunk_of(b"1\n2\n3\n4\n"), serial=5)
-    assert (block.ids, summary.lines) == ([1, 2], 2)
+    assert (block.ids, summary.records) == ([1, 2], 2)
 
 
 def test_a_limit_of_nothing_stops_a_worker_at_once() -> None:
     with worker() as board:
         board[1] = 0
         _, summary = run_chunk(chunk_of(b"1\n2\n"), serial=5)
-    assert (summary.lines, summary.items) == (0, 0)
+    assert (summary.records, summary.items) == (0, 0)
 
 
 @pytest.mark.parametrize("skip", [b"\0\1\1\1", b"\0\0\1\1", b"\1\1\1\1", b"\0\1\1\0"])
@@ -155,7 +155,7 @@ def test_masked_records_behind_the_limit_are_not_covered(skip: bytes) -> None:
     with worker() as board:
         board[1] = (1 << RECORD_BITS) + 2 + 1
         _, summary = run_chunk(chunk_of(b"1\n2\n3\n4\n")._replace(skip=skip))
-    assert summary.lines == 2
+    assert summary.records == 2
 
 
 def test_the_limit_may_be_lowered_while_an_item_runs() -> None:
@@ -166,7 +166,7 @@ def test_the_limit_may_be_lowered_while_an_item_runs() -> None:
 
     with worker(work) as board:
         block, summary = run_chunk(chunk_of(b"1\n2\n3\n4\n"))
-    assert (block.ids, summary.lines) == ([1, 2], 2)
+    assert (block.ids, summary.records) == ([1, 2], 2)
 
 
 def test_the_board_names_the_record_that_runs_and_is_cleared_after() -> None:
@@ -181,13 +181,13 @@ def test_the_board_names_the_record_that_runs_and_is_cleared_after() -> None:
 def test_a_worker_returns_what_it_has_when_its_time_is_over() -> None:
     with worker(lambda item: time.sleep(0.02)):
         _, summary = run_chunk(chunk_of(b"1\n2\n3\n4\n"), seconds=0.001)
-    assert (summary.lines, summary.items) == (1, 1)
+    assert (summary.records, summary.items) == (1, 1)
 
 
 def test_a_worker_returns_what_it_has_when_the_reply_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MAX_REPLY", 1000)
     with worker(lambda item: "x" * 400):
-        assert run_chunk(chunk_of(b"1\n2\n3\n4\n5\n"))[1].lines == 3
+        assert run_chunk(chunk_of(b"1\n2\n3\n4\n5\n"))[1].records == 3
 
 
 # --- masks, verdicts, retries ----------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_worker_returns_what_it_has_when_the_reply_is_full(monkeypatch: pytest
 def test_masked_records_are_not_run_and_the_frame_says_so() -> None:
     with worker():
         block, summary = run_chunk(chunk_of(b"1\n2\n3\n")._replace(skip=b"\0\1\0"))
-    assert (block.ids, list(block.offsets), summary.lines) == ([1, 3], [0, 2], 3)
+    assert (block.ids, list(block.offsets), summary.records) == ([1, 3], [0, 2], 3)
     assert block.head.flags & MASKED
 
 
