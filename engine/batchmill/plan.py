@@ -18,12 +18,11 @@ from batchmill.errors import InvalidUsage, NotGuarded
 from batchmill.files.atomic_file import descriptor_of
 from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, descriptor_in
 from batchmill.files.storage import names_aside, sibling
-from batchmill.input import formats
 from batchmill.input.formats import FORMATS, Format, IdRule
 from batchmill.input.items import ItemReader
 from batchmill.input.json_choice import VARIABLE, check_choice
 from batchmill.input.sources import ByteSource, ItemSource, Source
-from batchmill.input.streams import columns_of
+from batchmill.input.streams import choose_format, columns_of
 from batchmill.output.sinks import STDOUT, check_format, open_prints
 from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
@@ -179,7 +178,7 @@ def make_plan(
             "this script starts a batch while a worker imports it",
             'put what starts the batch under `if __name__ == "__main__":`',
         )
-    format = None if items is not None else _choose_format(inputs, settings)
+    format = None if items is not None else choose_format(inputs, settings.format, settings.quote)
     spec = _spec_of(function, name, format, here())
     plan = Plan(
         spec=spec,
@@ -228,22 +227,6 @@ def _parsed(text: str) -> Any:
         return json.loads(text) if text[:1] in ("{", "[") else text
     except (ValueError, RecursionError):
         return text
-
-
-def _choose_format(inputs: Sequence[str], settings: Settings) -> str:
-    if settings.format != "auto":
-        return settings.format
-    if not inputs:
-        raise InvalidUsage("there are no items", "give an iterable or the path of an INPUT")
-    if "-" in inputs:
-        raise InvalidUsage("the format of stdin is not known", formats.GIVE_FORMAT)
-    for name in inputs:
-        if os.path.isdir(name):
-            raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
-    found = {formats.format_of(name): name for name in inputs}
-    if len(found) != 1:
-        raise InvalidUsage(f"the INPUTs are of different formats ({', '.join(found)})", "run them one by one")
-    return next(iter(found))
 
 
 def _checkpoint_path(checkpoint: str | None, inputs: Sequence[str], spec: FunctionSpec | CommandSpec) -> str:

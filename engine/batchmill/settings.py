@@ -41,6 +41,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
 }
 
 FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
+QUOTES = ('"', "none")
 OUTPUT_FORMATS = ("jsonl", "csv", "msgpack", "sqlite", "raw")
 START_METHODS = ("forkserver", "spawn", "fork")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
@@ -114,6 +115,7 @@ class SettingsFields(TypedDict, total=False):
     """
 
     format: str
+    quote: str
     id_field: str | None
     limit: int | None
     shard: tuple[int, int] | str | None
@@ -160,6 +162,7 @@ class Settings:
 
     # input
     format: str = "auto"
+    quote: str = '"'
     id_field: str | None = None
     limit: int | None = None
     shard: tuple[int, int] | None = None
@@ -232,6 +235,7 @@ class Settings:
         put("workers", _workers(self.workers))
         put("wait", _wait(self.wait))
         _choice("format", self.format, FORMATS)
+        _choice("quote", self.quote, QUOTES)
         _choice("output_format", self.output_format, OUTPUT_FORMATS)
         if self.start_method is not None:
             _choice("start_method", self.start_method, START_METHODS)

@@ -116,7 +116,7 @@ def test_bad_rows_are_failed_items_with_their_line_and_the_others_are_done(cwd: 
         (8, "UnicodeDecodeError"),
         (10, "BadRow"),
     ]
-    assert ran(cwd) == ["1", "3", "4"]
+    assert ran(cwd) == ["1", "3", "4", "6"]
 
 
 def test_failed_rows_are_an_input_of_their_own(cwd: Path) -> None:

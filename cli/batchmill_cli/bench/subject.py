@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batchmill.plan import Plan
     from batchmill.worker.command import CommandSpec
 
-OF_BOTH = ("format", "timeout", "window")
+OF_BOTH = ("format", "quote", "timeout", "window")
 OF_FUNCTIONS = ("set", "set_env", "init", "preload", "start_method", "start_timeout", "worker_output")
 
 

@@ -26,7 +26,7 @@ OPTIONS = [
     Option("--line", group="Which item", type=Whole(), help="The item on this line (or the N-th file)."),
     *of_run("Function", "set", "set_env"),
     Option("--init", group="Function", metavar="NAME", help="Call NAME (or MODULE:NAME) first."),
-    *of_run("Input", "format", "id_field"),
+    *of_run("Input", "format", "quote", "id_field"),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from batchmill.errors import InvalidUsage
-from batchmill.settings import FOREVER, FORMATS, OUTPUT_FORMATS, START_METHODS, Settings, parse_duration
+from batchmill.settings import FOREVER, FORMATS, OUTPUT_FORMATS, QUOTES, START_METHODS, Settings, parse_duration
 from batchmill_cli.options import paths
 from batchmill_cli.options.click_options import Choice, Option, Whole, arguments_of, given
 
@@ -46,6 +46,8 @@ OPTIONS = [
     Option("-n", "--dry-run", group=EVERYDAY, env=False, is_flag=True, help="Say what would be done, do nothing."),
     Option("--format", group=INPUT, type=Choice(FORMATS), metavar="NAME",
            help="jsonl, csv, tsv, lines, null, files (each INPUT an item). [auto: by suffix]"),
+    Option("--quote", group=INPUT, type=Choice(QUOTES), metavar="C|none",
+           help='What keeps cells of a table together; with none, quotes are text. ["]'),
     Option("--id-field", group=INPUT, metavar="NAME", help="The field or column that identifies an item. [id]"),
     Option("--limit", group=INPUT, type=Whole(), help="Stop after N items not done before (exit 3)."),
     Option("--shard", group=INPUT, metavar="I/N", help="Only the I-th of N parts of the items: for job arrays."),

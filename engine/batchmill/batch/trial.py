@@ -7,10 +7,10 @@ from typing import Any
 
 from batchmill.errors import InvalidUsage
 from batchmill.files.conflicts import Access, Use, check
-from batchmill.input import formats
 from batchmill.input.formats import FORMATS, IdRule, lines_of
 from batchmill.input.items import Identified, ItemReader
 from batchmill.input.sources import ByteSource
+from batchmill.input.streams import choose_format
 from batchmill.plan import from_environment
 from batchmill.secrecy import learn
 from batchmill.settings import Settings
@@ -41,7 +41,7 @@ def trial(
         *(Use(role, path, Access.READ) for role, path in sources),
         *others,
     ])  # fmt: skip
-    name = settings.format if settings.format != "auto" else formats.format_of(inputs[0])
+    name = choose_format(inputs, settings.format, settings.quote)
     item = _find(inputs, name, settings, id, line)
     arguments = {**settings.set, **from_environment(settings.set_env)}
     learn(arguments[key] for key in settings.set_env)

@@ -70,7 +70,7 @@ class CellRun:
         self.monitor = Monitor(offspring=self._is_command)
         chunk_sizer = ChunkSizer(task.workers, task.chunk_size)
         in_flight = InFlight(partial(formats.divide, format=plan.cut), plan.settings.crash_retries)
-        source = SampleSource(records, task.passes, plan.cut.separator, numbered=self._is_command)
+        source = SampleSource(records, task.passes, plan.cut, numbered=self._is_command)
         self._loop = Loop(
             pool=warm_pool,
             events=events,

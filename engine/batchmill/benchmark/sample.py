@@ -145,8 +145,9 @@ class SampleSource:
     With `numbered`, chunks say which numbers their records have in the input.
     """
 
-    def __init__(self, records: Sequence[Record], passes: int, separator: bytes, *, numbered: bool = False) -> None:
-        self._rows = [record.raw + separator for record in records]
+    def __init__(self, records: Sequence[Record], passes: int, format: Format, *, numbered: bool = False) -> None:
+        self._rows = [record.raw + format.separator for record in records]
+        self._is_last = [not format.is_sound(record.raw) for record in records]  # it could take in those behind it
         self._headers = [record.header for record in records]
         self._numbers = tuple(record.position + 1 for record in records) if numbered else None
         self._end = len(records) * passes
@@ -171,7 +172,7 @@ class SampleSource:
         header, rows, size = self._headers[first], [self._rows[first]], len(self._rows[first])
         for place in range(first + 1, min(first + records, len(self._rows))):
             size += len(self._rows[place])
-            if size > MAX_CHUNK or self._headers[place] != header:
+            if size > MAX_CHUNK or self._headers[place] != header or self._is_last[place - 1]:
                 break
             rows.append(self._rows[place])
         numbers = self._numbers and self._numbers[first : first + len(rows)]

@@ -24,6 +24,7 @@ from batchmill.settings import FORMATS as NAMES
 MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
 MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
 Parse = Callable[[bytes], Any]  # a record to its item; raises BadItem
+UNQUOTED = " --quote none"  # ends the name of a table's format where quotes are characters like others
 _NEAR = 64  # records; fewer than this are found one by one, more by estimate and count
 
 _SUFFIXES = {
@@ -72,7 +73,7 @@ class Format:
         return self.parse
 
     def marks(self, data: bytes) -> bytes:
-        """`data`, which begins with a record, with the separators that close none blanked out; as long as `data`."""
+        """`data`, which is whole records, with the separators that close none blanked out; as long as `data`."""
         return data if self.table is None else self.table.marks(data)
 
     def count(self, data: bytes) -> int:
@@ -101,6 +102,10 @@ class Format:
         if self.table is None or self.marks(data) is data:
             return None
         return [0, *accumulate(record.count(b"\n") + 1 for record in self.split(data))]
+
+    def is_sound(self, record: bytes) -> bool:
+        """Whether a record stays what it is, whatever record is put behind it."""
+        return self.table is None or self.table.is_sound(record)
 
     def kept(self, header: bytes, record: bytes) -> bytes:
         """What the checkpoint keeps of a record: enough to read it alone. A row comes with its header."""
@@ -178,6 +183,8 @@ FORMATS = {
     "jsonl": Format("jsonl", b"\n", bytes.strip, _parse_json),
     "csv": Format("csv", b"\n", _trim_row, None, table=Table(",")),
     "tsv": Format("tsv", b"\n", _trim_row, None, table=Table("\t")),
+    f"csv{UNQUOTED}": Format(f"csv{UNQUOTED}", b"\n", _trim_row, None, table=Table(",", quoting=False)),
+    f"tsv{UNQUOTED}": Format(f"tsv{UNQUOTED}", b"\n", _trim_row, None, table=Table("\t", quoting=False)),
     "lines": Format("lines", b"\n", _trim_line, _parse_line),
     "null": Format("null", b"\0", bytes, _parse_line),
     "files": Format("files", b"\0", bytes, _parse_path, content_is_bytes=False),

@@ -29,11 +29,11 @@ def _as_table(format: Format, kept: Callable[[], Iterable[bytes]]) -> Iterator[b
     for number, row in enumerate(rows):
         if not number:
             yield _line(format, _union(format, headers)) if len(headers) > 1 else b"%b\n" % next(iter(headers))
-        if format.marks(row + b"\n").endswith(b"\n"):
+        if format.is_sound(row):
             yield row + b"\n"
         else:
-            unclosed.append(row)  # it would take in those that follow
-    yield b"\n".join(unclosed)
+            unclosed.append(row + b"\n")  # it could take in those that follow
+    yield b"".join(unclosed)
 
 
 def _rows(format: Format, kept: Iterable[bytes], headers: Iterable[bytes]) -> Iterator[bytes]:

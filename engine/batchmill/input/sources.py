@@ -22,6 +22,7 @@ from batchmill.codec.outcomes import kept_id
 from batchmill.errors import InputBroken, ItemError
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input import formats
+from batchmill.input.buffer import Buffer
 from batchmill.input.formats import MAX_ITEM, Format
 from batchmill.input.streams import BOM, UNREADABLE, Feed, Headed, Notify, RecordCounter, check_inputs, listing, opener
 from batchmill.model import Chunk
@@ -81,9 +82,7 @@ class ByteSource:
         self._census = RecordCounter(self._names, format, own)
         self._feed: Feed | None = None
         self._input = -1
-        self._buffer = b""
-        self._marks = b""  # of the buffer: where its records end (formats.py)
-        self._offset = 0
+        self._buffer = Buffer()
         self._line = 1
         self._headed: Headed | None = None  # the current feed, where it is a table's
         self._drained = True  # the current feed has given all its bytes
@@ -92,7 +91,6 @@ class ByteSource:
         self._bytes = 0  # taken so far, to tell the mean length of a record
         self._long: bytes | None = None  # the beginning of a record that is being passed over
         self._long_lines = 0
-        self._is_open = False  # what was let go of it ends inside of quotes
         self.position = 0
         self.ended = False
 
@@ -114,13 +112,15 @@ class ByteSource:
         if self._long is not None:
             return self._too_long()
         while self.look(1):
-            end, found = formats.cut(self._marks, self._offset, records, self._separator)
-            if end - self._offset > MAX_CHUNK and found > 1:
+            buffer = self._buffer
+            end, found = formats.cut(buffer.marks, buffer.offset, records, self._separator)
+            if end - buffer.offset > MAX_CHUNK and found > 1:
                 end, found = self._cut_bytes(MAX_CHUNK)
-            have, size = len(self._buffer) - self._offset, end - self._offset
-            if found < records and have <= (MAX_CHUNK if found else MAX_ITEM) and self._more():
+            have, size = len(buffer), end - buffer.offset
+            is_open = not found and 0 <= buffer.open <= buffer.offset + MAX_ITEM
+            if found < records and (is_open or have <= (MAX_CHUNK if found else MAX_ITEM)) and self._more():
                 continue
-            if (size - 1 if found else have) > MAX_ITEM:
+            if (size - 1 if found else have) > MAX_ITEM and not is_open:
                 return self._too_long()
             if found:
                 return self.claim(size, found)
@@ -135,10 +135,10 @@ class ByteSource:
 
         Raises InputBroken where there are none because the input ended in an error.
         """
-        while len(self._buffer) - self._offset < size:
-            if not self._more() and (len(self._buffer) > self._offset or not self._open_next()):
+        while len(self._buffer) < size:
+            if not self._more() and (len(self._buffer) or not self._open_next()):
                 break
-        have = len(self._buffer) - self._offset
+        have = len(self._buffer)
         if not have and self._broken is not None:
             raise self._broken
         return have
@@ -146,7 +146,7 @@ class ByteSource:
     @property
     def window(self) -> tuple[bytes, bytes, int]:
         """The buffered bytes, their marks and the offset of the next record in them."""
-        return self._buffer, self._marks, self._offset
+        return self._buffer.data, self._buffer.marks, self._buffer.offset
 
     @property
     def header(self) -> bytes:
@@ -160,8 +160,9 @@ class ByteSource:
 
     def claim(self, size: int, records: int) -> Chunk:
         """Take the next `size` bytes, which are `records` whole records."""
-        data = self._buffer[self._offset : self._offset + size]
-        self._offset += size
+        buffer = self._buffer
+        data = buffer.data[buffer.offset : buffer.offset + size]
+        buffer.offset += size
         self._bytes += size
         return self._chunk(data, records, self._format.lines(data, records))
 
@@ -180,42 +181,41 @@ class ByteSource:
             self._feed = None
 
     def _cut_bytes(self, size: int) -> tuple[int, int]:
-        end = self._marks.rfind(self._separator, self._offset, self._offset + size) + 1
+        marks, offset = self._buffer.marks, self._buffer.offset
+        end = marks.rfind(self._separator, offset, offset + size) + 1
         if not end:
-            return formats.cut(self._marks, self._offset, 1, self._separator)
-        return end, self._marks.count(self._separator, self._offset, end)
+            return formats.cut(marks, offset, 1, self._separator)
+        return end, marks.count(self._separator, offset, end)
 
     def _too_long(self) -> Chunk | None:
         """Pass over the next record, which is too long to be an item: a chunk of its beginning, with its verdict.
 
-        None while the rest of the record has not come; what came is let go, and `take` goes on here.
+        A row goes on to the end of the line that is too long, whatever is open in it. None while the rest of the record
+        has not come; what came is let go, and `take` goes on here.
         """
+        buffer, start = self._buffer, self._buffer.offset
         if self._long is None:
-            self._long = self._buffer[self._offset : self._offset + _KEPT]
+            self._long = buffer.data[start : start + _KEPT]
             self._long_lines = 0
-        end = self._marks.find(self._separator, self._offset)
-        while end < 0:
-            self._let_go(len(self._buffer))
+            start += MAX_ITEM
+        while (end := buffer.data.find(self._separator, start)) < 0:
+            self._let_go(len(buffer.data))
             if not self._more():
                 if not self._drained and self._broken is None:
                     return None
                 break
-            end = self._marks.find(self._separator)
-        self._let_go(end + 1 if end >= 0 else 0)
-        kept, self._long, self._is_open = self._long, None, False
-        remedy = "write a file, list its path" if self._format.table is None else "a quote may not be closed"
-        verdict = ItemError("ItemTooLarge", f"the item is larger than {MAX_ITEM >> 20} MiB: {remedy}")
-        return self._chunk(kept, 1, max(1, self._long_lines))._replace(verdict=verdict)
+            start = buffer.offset
+        self._let_go(end + 1)
+        kept, self._long = self._long, None
+        why = f"the item is larger than {MAX_ITEM >> 20} MiB: write a file, list its path"
+        return self._chunk(kept, 1, max(1, self._long_lines))._replace(verdict=ItemError("ItemTooLarge", why))
 
     def _let_go(self, end: int) -> None:
         """Forget the buffer up to `end`: it belongs to a record that is passed over."""
-        gone, self._offset = self._buffer[self._offset : end], end
-        if end == len(self._buffer):
-            self._buffer, self._marks, self._offset = b"", b"", 0
+        gone = self._buffer.skip_to(end)
         self._bytes += len(gone)
         if self._format.table is not None:
             self._long_lines += gone.count(b"\n")
-            self._is_open ^= self._format.table.is_open(gone)
 
     def _more(self) -> bool:
         """Read on in the current INPUT; False where it has no more, or none yet."""
@@ -226,14 +226,12 @@ class ByteSource:
             return False
         if not block:
             self._drained = True
-            return False
-        self._buffer = self._buffer[self._offset :] + block
-        self._offset = 0
+            return self._buffer.end()
+        self._buffer.add(block)
         if self._may_have_bom and len(self._buffer) >= len(BOM):
             self._may_have_bom = False
-            self._buffer = self._buffer.removeprefix(BOM)
-        # Within a record that is passed over, a quote may have been opened by what was let go.
-        self._marks = self._format.marks(b'"' + self._buffer)[1:] if self._is_open else self._format.marks(self._buffer)
+            if self._buffer.data.startswith(BOM):
+                self._buffer.offset = len(BOM)
         return True
 
     def _read(self) -> bytes | None:
@@ -260,7 +258,7 @@ class ByteSource:
         self._feed = self._openers[self._input]()
         if self._format.table is not None:
             self._feed = self._headed = Headed(self._feed, self._names[self._input], self._format)
-        self._buffer, self._marks, self._offset, self._line, self._drained = b"", b"", 0, 1, False
+        self._buffer, self._line, self._drained = Buffer(self._format.table), 1, False
         self._may_have_bom = self._format.name != "files" and self._headed is None
         return True
 

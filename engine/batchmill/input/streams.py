@@ -22,7 +22,10 @@ from typing import Any, Protocol
 
 from batchmill.errors import BatchmillError, InputMissing, InvalidUsage, OutOfResources
 from batchmill.files.conflicts import NO_FILES, OwnFiles
-from batchmill.input.formats import MAX_ITEM, Format
+from batchmill.input import formats
+from batchmill.input.buffer import Buffer
+from batchmill.input.formats import MAX_ITEM, Format, count_records
+from batchmill.input.tables import QUOTE
 from batchmill.system import threads
 from batchmill.system.scarcity import limit_met
 
@@ -115,8 +118,10 @@ class Headed:
     def _look(self, block: bytes) -> bytes:
         """Take in one more block; what follows the header in it."""
         self._begun = (self._begun + block).removeprefix(BOM)  # first of all: a quote may follow it
-        end = self._format.marks(self._begun).find(b"\n")
-        if end < 0 and block and len(self._begun) <= MAX_HEADER:
+        assert self._format.table is not None
+        may_grow = bool(block) and len(self._begun) <= MAX_HEADER
+        end = self._format.table.scan(self._begun, more=may_grow)[0].find(b"\n")
+        if end < 0 and may_grow:
             return b""
         self._is_past = True
         whole, rest = (self._begun, b"") if end < 0 else (self._begun[:end], self._begun[end + 1 :])
@@ -150,6 +155,31 @@ def columns_of(name: str, format: Format) -> list[str] | None:
     except UNREADABLE:
         return None  # the run says so, after what can be read
     return column_names(name, format, headed.header) if headed.lines else None
+
+
+def choose_format(names: Sequence[str], asked: str, quote: str) -> str:
+    """The format of INPUTs: what `--format` and `--quote` ask for, by their suffixes where it is `auto`; raises
+    InvalidUsage."""
+    name = _by_suffix(names) if asked == "auto" else asked
+    if quote == QUOTE:
+        return name
+    if formats.FORMATS[name].table is None:
+        raise InvalidUsage(f"--quote is for tables, and the format is {name}", "leave it out, or give --format csv")
+    return name + formats.UNQUOTED
+
+
+def _by_suffix(names: Sequence[str]) -> str:
+    if not names:
+        raise InvalidUsage("there are no items", "give an iterable or the path of an INPUT")
+    if "-" in names:
+        raise InvalidUsage("the format of stdin is not known", formats.GIVE_FORMAT)
+    for name in names:
+        if os.path.isdir(name):
+            raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
+    found = {formats.format_of(name): name for name in names}
+    if len(found) != 1:
+        raise InvalidUsage(f"the INPUTs are of different formats ({', '.join(found)})", "run them one by one")
+    return next(iter(found))
 
 
 def check_inputs(names: Sequence[str], directories: bool) -> None:
@@ -297,17 +327,18 @@ class RecordCounter:
             yield 1
 
     def _of_rows(self, name: str) -> Iterator[int]:
-        rest = b""
+        assert self._format.table is not None
+        rows = Buffer(self._format.table)
         with open(name, "rb", buffering=0) as file:
             headed = Headed(_Direct(lambda: file.read(BLOCK) or b"", file.close), name, self._format)
             while block := headed.read():
-                marks = self._format.marks(rest + block)
-                yield marks.count(b"\n")
-                rest = (rest + block)[marks.rfind(b"\n") + 1 :]
-                if len(rest) > MAX_ITEM:
-                    raise OSError  # nobody knows how many rows an open quote takes in
-        if rest:
-            yield 1
+                rows.add(block)
+                yield rows.marks.count(b"\n")
+                rows.offset = rows.marks.rfind(b"\n") + 1
+                if len(rows) > MAX_ITEM and rows.open < 0:
+                    raise OSError  # a row is too long: where it ends is for the loop to say
+        rows.end()
+        yield count_records(rows.marks[rows.offset :], b"\n")
 
 
 def _is_plain(name: str) -> bool:

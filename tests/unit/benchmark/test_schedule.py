@@ -212,7 +212,7 @@ def test_a_thinned_sample_is_evenly_spaced(lines: Path) -> None:
 
 def test_a_sample_is_given_again_and_again_and_no_chunk_spans_two_passes(lines: Path) -> None:
     records = sample_of(lines, 10).records
-    source = SampleSource(records, 3, b"\n")
+    source = SampleSource(records, 3, FORMATS["csv"])
     seen, sizes = [], []
     while (chunk := source.take(4)) is not None:
         assert isinstance(chunk.data, bytes)
@@ -226,12 +226,12 @@ def test_a_sample_is_given_again_and_again_and_no_chunk_spans_two_passes(lines: 
 
 def test_sampled_records_may_keep_their_numbers_also_when_a_chunk_is_divided(lines: Path) -> None:
     records = sample_of(lines, 1000).thin(10).records
-    chunk = SampleSource(records, 1, b"\n", numbered=True).take(10)
+    chunk = SampleSource(records, 1, FORMATS["csv"], numbered=True).take(10)
     assert chunk is not None
     numbers = tuple(record.position + 1 for record in records)
     head, tail = divide(chunk, 3, FORMATS["lines"])
     assert (head.numbers, tail.numbers) == (numbers[:3], numbers[3:])
-    plain = SampleSource(records, 1, b"\n").take(10)
+    plain = SampleSource(records, 1, FORMATS["csv"]).take(10)
     assert plain is not None
     assert plain.numbers is None
 
@@ -245,7 +245,7 @@ def test_rows_of_tables_keep_their_header_and_their_line(tmp_path: Path) -> None
     sample = draw(reader, csv, 100, 30, wake, is_stopped=lambda: False)
     reader.close()
     assert [record.line for record in sample.records] == [2, 4, 6, 8, 10] * 2
-    source, chunks = SampleSource(sample.records, 1, b"\n"), []
+    source, chunks = SampleSource(sample.records, 1, FORMATS["csv"]), []
     while (chunk := source.take(7)) is not None:
         chunks.append((chunk.header, chunk.records))
     assert chunks == [(b"x,y", 5), (b"y,x", 5)]

@@ -19,6 +19,7 @@ from batchmill.codec.ids import digest_block
 from batchmill.errors import InvalidUsage
 from batchmill.input import sources as source_module
 from batchmill.input import streams as feed_module
+from batchmill.input import tables as table_module
 from batchmill.input.formats import FORMATS, Format, IdRule, divide, line_at
 from batchmill.input.items import ItemReader
 from batchmill.input.rewrite import as_input
@@ -31,7 +32,7 @@ CSV, TSV = FORMATS["csv"], FORMATS["tsv"]
 
 # Whatever a cell may hold, and what a careless program may have put between commas.
 CELL = st.text(st.sampled_from('ab",\t\n\r é;='), max_size=6)
-WILD = st.text(st.sampled_from('a"",,\n\n'), max_size=60).map(str.encode)
+WILD = st.text(st.sampled_from('a"",,\n\n\r'), max_size=60).map(str.encode)
 
 
 @st.composite
@@ -50,20 +51,31 @@ def written(rows: list[list[str]], delimiter: str, quoting: int, end: str) -> by
     return text.getvalue().encode()
 
 
-def quoted_newlines_blanked(data: bytes) -> bytes:
-    """What `marks` should be, one character after the other, by the rules of csv.reader."""
-    out, state = bytearray(data), "begin"
-    for at, byte in enumerate(data):
-        char = chr(byte)
-        if state == "quoted":
-            state = "closing" if char == '"' else state
-            if char == "\n":
-                out[at] = ord(" ")
-        elif char == '"' and state in ("begin", "closing"):
-            state = "quoted"
-        else:
-            state = "begin" if char in ",\n" else "plain"
-    return bytes(out)
+def strict_rows(data: bytes) -> list[bytes]:
+    """The rows that there are, one character after the other: a row whose quotes are wrong ends with its line."""
+    rows, begin = [], 0
+    while begin < len(data):
+        end = row_end(data, begin)
+        rows.append(data[begin:end])
+        begin = end + 1
+    return rows
+
+
+def row_end(data: bytes, at: int) -> int:
+    while True:
+        if data.startswith(b'"', at):
+            closing = at + 1
+            while data.startswith(b'""', closing) or (closing < len(data) and data[closing] != ord('"')):
+                closing += 2 if data.startswith(b'""', closing) else 1
+            behind = data[closing + 1 :]
+            if closing >= len(data) or not (behind[:1] == b"," or behind.lstrip(b"\r")[:1] in (b"", b"\n")):
+                return data.find(b"\n", at) if b"\n" in data[at:] else len(data)
+            at = closing + 1
+        while at < len(data) and data[at : at + 1] not in (b",", b"\n"):
+            at += 1
+        if data[at : at + 1] != b",":
+            return at
+        at += 1
 
 
 def items_of(chunks: list[Chunk], format: str) -> Iterator[tuple[int, Any]]:
@@ -85,22 +97,43 @@ def read(path: Path, *, records: int = 7) -> list[Chunk]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(WILD)
-def test_only_newlines_outside_of_quotes_end_a_row(data: bytes) -> None:
-    assert Table(",").marks(data) == quoted_newlines_blanked(data)
+@given(WILD, st.data())
+def test_a_block_splits_into_the_rows_of_a_strict_reader(data: bytes, choose: st.DataObject) -> None:
+    assert CSV.split(data) == strict_rows(data)
+    assert len(CSV.marks(data)) == len(data)
+    known = Table(",").scan(data[: choose.draw(st.integers(0, len(data)))], more=True)[0]
+    ends = [at for at, byte in enumerate(known) if byte == ord("\n")]
+    assert all(CSV.marks(data)[at] == ord("\n") for at in ends)
+    assert strict_rows(data[: ends[-1] + 1]) == strict_rows(data)[: len(ends)] if ends else True
 
 
-@settings(max_examples=100, deadline=None)
-@given(WILD)
-def test_a_block_splits_into_the_rows_that_csv_reads(data: bytes) -> None:
-    rows = [CSV.table.cells(row) for row in CSV.split(data) if row and _closes(row)]  # type: ignore[union-attr]
-    expected = [row for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
-    assert rows == expected[: len(rows)]
-    assert len(rows) >= len(expected) - 1
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(WILD, st.sampled_from([1, 2, 5, 1 << 20]), st.integers(1, 9))
+def test_rows_that_run_and_rows_that_fail_are_those_of_a_strict_reader_with_their_lines(
+    tmp_path: Path, data: bytes, block: int, records: int
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a,b\n" + data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed_module, "BLOCK", block)
+        found = list(items_of(read(path, records=records), "csv"))
+        census = RecordCounter([], CSV)
+        census._count([str(path)])
+    rows, line, expected = strict_rows(data), 2, []
+    assert census.total == len(rows)
+    for row in rows:
+        if row.removesuffix(b"\r"):
+            expected.append((line, strictly(row)))
+        line += row.count(b"\n") + 1
+    assert [(line, item if isinstance(item, dict) else None) for line, item in found] == expected
 
 
-def _closes(row: bytes) -> bool:
-    return CSV.marks(row + b"\n").endswith(b"\n")
+def strictly(row: bytes) -> dict[str, str] | None:
+    try:
+        cells = next(csv.reader([row.decode(), ""], strict=True))
+    except csv.Error:
+        return None
+    return dict(zip("ab", cells)) if len(cells) == 2 else None
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -139,27 +172,26 @@ def test_a_divided_chunk_keeps_its_rows_and_their_lines(data: bytes, choose: st.
     assert both == [line_at(chunk, offset, CSV) for offset in range(chunk.records)]
 
 
-def test_a_row_too_long_is_passed_over_to_its_end_even_in_quotes(
+def test_a_row_too_long_ends_with_its_line_and_an_open_quote_takes_in_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (
         (source_module, "MAX_ITEM", 50),
         (source_module, "MAX_CHUNK", 40),
         (source_module, "_KEPT", 10),
+        (table_module, "MOST_QUOTED", 50),
         (feed_module, "BLOCK", 7),
     ):
         monkeypatch.setattr(module, name, value)
     path = tmp_path / "t.csv"
-    path.write_bytes(b'a,b\n1,x\n2,"' + b'line ""one""\n' * 20 + b'"\n3,"y\nz"\n4,w\n')
+    path.write_bytes(b'a,b\n1,x\n2,"open\n' + b"3,y\n" * 30 + b'4,"' + b"z" * 44 + b'\n"\n5,' + b"w" * 60 + b"\n6,v\n")
     chunks = read(path)
-    verdicts = [chunk.verdict.message for chunk in chunks if chunk.verdict is not None]
-    assert verdicts == ["the item is larger than 64 MiB: a quote may not be closed".replace("64", "0")]
-    whole = [chunk for chunk in chunks if chunk.verdict is None]
-    assert list(items_of(whole, "csv")) == [
-        (2, {"a": "1", "b": "x"}),
-        (24, {"a": "3", "b": "y\nz"}),
-        (26, {"a": "4", "b": "w"}),
-    ]
+    verdicts = [(chunk.line, chunk.verdict.message) for chunk in chunks if chunk.verdict is not None]
+    assert verdicts == [(36, "the item is larger than 0 MiB: write a file, list its path")]
+    found = list(items_of([chunk for chunk in chunks if chunk.verdict is None], "csv"))
+    assert [line for line, _ in found] == [*range(2, 35), 37]
+    assert [line for line, item in found if isinstance(item, str)] == [3]
+    assert found[-2][1]["b"] == "z" * 44 + "\n"
 
 
 # --- rows and headers ------------------------------------------------------------------------------------------------
@@ -178,7 +210,8 @@ def parsed(row: bytes, header: bytes = b"a,b") -> Any:
         (b' , "z"', {"a": " ", "b": ' "z"'}),
         (b"1", "the row has 1 cell, the header 2"),
         (b"1,2,3", "the row has 3 cells, the header 2"),
-        (b'1,"2', "a quote is not closed: it takes in all that follows, to the end of the input"),
+        (b'1,"2', "a quote opens a cell and none closes it (--quote none reads quotes as characters like others)"),
+        (b'1,"2"3', "text follows the quote that closes a cell (--quote none reads quotes as characters like others)"),
         (b"1\r2,3", "a carriage return stands outside of quotes"),
         (b"\xff,1", "not valid UTF-8: invalid start byte at byte 0"),
     ],
@@ -201,7 +234,7 @@ def test_a_cell_longer_than_csv_takes_by_itself_is_read_and_the_limit_left_as_it
         (b"\n1,2\n", "the first line is blank"),
         (b"i\xffd\n", "the header is not valid UTF-8"),
         ("id,n\n".encode("utf-16"), "the header is UTF-16"),
-        (b'id,"n\n1,2\n', "the header cannot be read: a quote is not closed"),
+        (b'id,"n\n1,2\n', "the header cannot be read: a quote opens a cell"),
         (b"id\r1\r2\r", "the header cannot be read: a carriage return"),
     ],
 )
@@ -356,7 +389,7 @@ def test_failed_rows_of_several_headers_are_printed_under_all_columns() -> None:
 
 
 def test_a_failed_row_with_an_open_quote_stands_last_where_it_takes_in_nothing() -> None:
-    assert rejoined(CSV, (b"a", b'"x'), (b"a", b"2")) == b'a\n2\n"x'
+    assert rejoined(CSV, (b"a", b'"x'), (b"a", b"2")) == b'a\n2\n"x\n'
 
 
 def test_failed_null_items_are_closed_by_nul() -> None:
