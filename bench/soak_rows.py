@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from checkpoint_kit import read_frames
 from fault_kit import CHECKPOINT, Run, committed, numbered, witnessed
 from process_kit import send
 
 from batchmill.checkpoint.frames import CAP, HEAD_SIZE
-from batchmill.checkpoint.writer import read_frames
 from soak_items import children, late_alarm, prepare_alarm, prepare_children, prepare_unread, unread
 from soak_starts import crowded, limited_runs, prepare_crowd, prepare_limited
 from soak_trial import BROKEN_DISK, KILLED, LIMIT, Benchmark, Fault, Steps, Trial, mill, standing, stop_all, workers

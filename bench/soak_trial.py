@@ -25,7 +25,7 @@ from process_kit import command_line, parent_of, processes, send
 
 from batchmill import Outcome
 from batchmill.checkpoint.frames import Kind
-from batchmill.checkpoint.writer import Reader
+from batchmill.checkpoint.reader import Reader
 from batchmill.errors import BatchmillError
 
 LIMIT = 60.0  # seconds that a run may take: the longest take five

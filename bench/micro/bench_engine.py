@@ -13,7 +13,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from batchmill.checkpoint.frames import FileHeader, FileScan, FrameType, frame_bytes
 from batchmill.checkpoint.index import Piece
-from batchmill.codec.outcomes import Head, OutcomeBlock, pack_outcomes, pack_result, read_head
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import Head, pack_outcomes, read_head
+from batchmill.codec.pack import pack_result
 from batchmill.input import formats
 from batchmill.input.formats import FORMATS, IdRule
 from batchmill.input.items import ItemReader

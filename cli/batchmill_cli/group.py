@@ -59,11 +59,9 @@ class Program(click.Group):
         """Find the command that `args` name; raises UsageError with the nearest name."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            from batchmill.text import close_names  # help does not pay for it
+            from batchmill.text import nearest  # help does not pay for it
 
-            close = close_names(name, COMMANDS)
-            hint = f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(COMMANDS)
-            raise click.UsageError(f"No such command {name!r}, {hint}", ctx)
+            raise click.UsageError(f"No such command {name!r}, {nearest(name, COMMANDS, 'there are')}", ctx)
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

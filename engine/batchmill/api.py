@@ -13,7 +13,7 @@ from typing import Any, Unpack
 from batchmill.batch.batch import Batch
 from batchmill.batch.commit import Sink
 from batchmill.batch.own_thread import SLICE, OwnThread, in_own_thread
-from batchmill.codec.outcomes import OutcomeBlock, outcomes
+from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
 from batchmill.model import Outcome, Report, Snapshot, StopReason
 from batchmill.plan import make_plan

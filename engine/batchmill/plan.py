@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from batchmill.checkpoint.frames import FILE_MAGIC
-from batchmill.codec.outcomes import pack_value
+from batchmill.codec.pack import pack_value
 from batchmill.errors import InvalidUsage, NotGuarded
 from batchmill.files.atomic_file import descriptor_of
 from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, descriptor_in

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypedDict
 
 from batchmill.errors import InvalidUsage
-from batchmill.text import nearest
+from batchmill.text import nearest, option_name
 
 _MANY = 2**53
 _DURATIONS = (
@@ -230,7 +230,7 @@ class Settings:
         put("preload", (self.preload,) if isinstance(self.preload, str) else tuple(self.preload))
         for name in ("set", "set_env"):
             if not isinstance(getattr(self, name), Mapping):
-                raise InvalidUsage(f"{_option(name)} is not a mapping", "give parameter names and their values")
+                raise InvalidUsage(f"{option_name(name)} is not a mapping", "give parameter names and their values")
             put(name, MappingProxyType(dict(getattr(self, name))))
         put("workers", _workers(self.workers))
         put("wait", _wait(self.wait))
@@ -246,13 +246,13 @@ class Settings:
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(f.default, bool) and not isinstance(value, bool):
-                raise InvalidUsage(f"{_option(f.name)} {value!r} is neither true nor false", "give True or False")
+                raise InvalidUsage(f"{option_name(f.name)} {value!r} is neither true nor false", "give True or False")
         cluster = ("cluster", "cluster_file", *TLS)
         for name in ("id_field", "init", "worker_output", *cluster, *(["preload"] if self.preload else [])):
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):
                 if text is not None and (not isinstance(text, str) or not text):
-                    raise InvalidUsage(f"{_option(name)} {text!r} is not a name", "give a text that is not empty")
+                    raise InvalidUsage(f"{option_name(name)} {text!r} is not a name", "give a text that is not empty")
 
     def _check_together(self) -> None:
         if self.fresh and self.resume:
@@ -263,7 +263,7 @@ class Settings:
             raise InvalidUsage("--cluster and --cluster-file exclude each other", "leave one of them out")
         for name in TLS:
             if getattr(self, name) and not self.cluster_name:
-                raise InvalidUsage(f"{_option(name)} is for a cluster", "give --cluster or --cluster-file as well")
+                raise InvalidUsage(f"{option_name(name)} is for a cluster", "give --cluster or --cluster-file as well")
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -309,15 +309,15 @@ def _duration(name: str, value: Any) -> float:
     try:
         seconds = parse_duration(value)
     except InvalidUsage as error:
-        raise InvalidUsage(f"{_option(name)} {error.message}", error.remedy) from None
+        raise InvalidUsage(f"{option_name(name)} {error.message}", error.remedy) from None
     if seconds == 0 and name in _POSITIVE:
-        raise InvalidUsage(f"{_option(name)} {value!r} is out of range", "give more than 0 seconds")
+        raise InvalidUsage(f"{option_name(name)} {value!r} is out of range", "give more than 0 seconds")
     return seconds
 
 
 def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise InvalidUsage(f"{_option(name)} {value!r} is unknown", nearest(str(value), choices))
+        raise InvalidUsage(f"{option_name(name)} {value!r} is unknown", nearest(str(value), choices))
 
 
 def _whole(name: str, value: Any, low: int, high: int, also: tuple[str, ...] = ()) -> Any:
@@ -329,7 +329,8 @@ def _whole(name: str, value: Any, low: int, high: int, also: tuple[str, ...] = (
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         words = "".join(f"{'a share such as 5%' if word == '%' else repr(word)} or " for word in also)
-        raise InvalidUsage(f"{_option(name)} {value!r} is out of range", f"give {words}a whole number, {low} to {high}")
+        remedy = f"give {words}a whole number, {low} to {high}"
+        raise InvalidUsage(f"{option_name(name)} {value!r} is out of range", remedy)
     return value
 
 
@@ -337,7 +338,7 @@ def _size(name: str, value: Any) -> int:
     try:
         return parse_size(value)
     except InvalidUsage as error:
-        raise InvalidUsage(f"{_option(name)} {error.message}", error.remedy) from None
+        raise InvalidUsage(f"{option_name(name)} {error.message}", error.remedy) from None
 
 
 def _workers(value: Any) -> str | int:
@@ -360,7 +361,3 @@ def _wait(value: Any) -> str | float | None:
     if value is None or value is False:
         return None
     return FOREVER if value is True or value == FOREVER else _duration("wait", value)
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -54,11 +54,21 @@ def close_names(name: str, known: Iterable[str], count: int = 1, cutoff: float =
     return difflib.get_close_matches(name, list(known), count, cutoff)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy naming the known name closest to `name`, or all of them when none is close."""
+def did_you_mean(close: Iterable[str], otherwise: str) -> str:
+    """A remedy naming what `close_names` found; `otherwise` where that is nothing."""
+    names = " or ".join(close)
+    return f"did you mean {names}?" if names else otherwise
+
+
+def nearest(name: str, known: Iterable[str], what: str = "known:") -> str:
+    """A remedy naming the known name closest to `name`, or all of them, after `what`, when none is close."""
     names = list(known)
-    close = close_names(name, names)
-    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
+    return did_you_mean(map(repr, close_names(name, names)), f"{what} {', '.join(names)}")
+
+
+def option_name(setting: str) -> str:
+    """A setting's name as the command line spells it."""
+    return "--" + setting.replace("_", "-")
 
 
 def escape(text: str, limit: int = 200) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cli_kit import Terminal, batchmill
 
-from batchmill.codec.outcomes import Failure
+from batchmill.codec.outcome_block import Failure
 from batchmill.worker.command import essence
 
 # Times, memory and stderr differ from call to call, which must not count; "c" fails.

@@ -12,12 +12,12 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from checkpoint_kit import read_frames
 from cli_kit import EVIL, PROGRAM, batchmill, environment, wait_for_outcomes
 from process_kit import start
 from timeline_kit import ZERO, Writer
 
 from batchmill.checkpoint.frames import FrameType
-from batchmill.checkpoint.reader import read_frames
 from batchmill.checkpoint.timeline import read_story
 from batchmill.codec.outcomes import pack_map
 from batchmill_cli.html_report.page import render

@@ -19,7 +19,7 @@ from process_kit import start
 import batchmill as engine
 from batchmill.batch.progress import Progress
 from batchmill.checkpoint.frames import FrameType
-from batchmill.checkpoint.writer import Reader
+from batchmill.checkpoint.reader import Reader
 from batchmill.settings import Settings
 from batchmill_cli.options.command_lines import run_again
 

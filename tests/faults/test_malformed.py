@@ -19,7 +19,9 @@ from tree_kit import BENCH
 from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.payloads import check, read_map
-from batchmill.codec.outcomes import Head, OutcomeBlock, pack_map, pack_outcomes, pack_value, read_head
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, read_head
+from batchmill.codec.pack import pack_value
 from batchmill.errors import CheckpointDamaged
 
 META, RUN, OUTCOMES, SAMPLE, STRIKE, END, ORDER = FrameType.META, *list(FrameType)[2:]

@@ -13,7 +13,8 @@ from cli_kit import batchmill, shell
 from fuzz_kit import Frame, file_of, frames_of
 
 from batchmill.checkpoint.frames import FrameType
-from batchmill.codec.outcomes import pack_map, pack_outcomes, pack_value, read_head
+from batchmill.codec.outcomes import pack_map, pack_outcomes, read_head
+from batchmill.codec.pack import pack_value
 
 FUNCTION = "def f(item, token=None):\n    print(item)\n    return 1 // item['n']\n"
 

@@ -7,12 +7,14 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from batchmill.checkpoint.frames import FileHeader, FileScan, FrameRef, FrameType, Pread, Verdict, frame_bytes
+from batchmill.checkpoint.frames import FileHeader, FileScan, FrameRef, FrameType, Kind, Pread, Verdict, frame_bytes
 from batchmill.checkpoint.index import Extent
-from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, pack_value, read_head
+from batchmill.checkpoint.reader import Reader, damaged
+from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, read_head
+from batchmill.codec.pack import pack_value
 from batchmill.files.storage import Disk
 
 HEADER = FileHeader(bytes(range(16)))
@@ -29,6 +31,14 @@ def scan_bytes(data: bytes, header: FileHeader = HEADER) -> tuple[list[tuple[int
     found = [(ref.seq, ref.type, payload) for ref, payload in scan]
     assert scan.verdict is not None
     return found, scan.verdict
+
+
+def read_frames(path: str, *, payloads: bool = True) -> Iterator[tuple[FrameRef, bytes]]:
+    """`Reader.frames` of the file at `path`; raises CheckpointDamaged, after the frames before it, at corruption."""
+    with Reader(path) as reader:
+        yield from reader.frames(payloads=payloads)
+        if reader.verdict is not None and reader.verdict.kind is Kind.CORRUPT:
+            raise damaged(path, reader.verdict)
 
 
 class Built(NamedTuple):

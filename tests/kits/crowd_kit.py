@@ -18,7 +18,7 @@ from process_kit import processes
 
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.reader import Reader
-from batchmill.codec.outcomes import OutcomeBlock
+from batchmill.codec.outcome_block import OutcomeBlock
 
 ARGUMENTS = ("f.py:work", "items.jsonl", "-j", "1")
 LIMIT = 200.0  # seconds: twenty that wait for each other run one after the other

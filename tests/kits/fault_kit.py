@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoint_kit import read_frames
 from cli_kit import Terminal, environment
 from process_kit import command_line, processes, sweep
 
 from batchmill import Outcome, open_checkpoint
 from batchmill.checkpoint.frames import FrameType
-from batchmill.checkpoint.writer import read_frames
 from batchmill.errors import BatchmillError
 
 PROGRAM = str(Path(sys.executable).parent / "batchmill")

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import msgpack
 
 from batchmill.checkpoint.frames import FileHeader, FileScan, FrameType, frame_bytes
-from batchmill.codec.outcomes import HEAD_SIZE, PEEK, Head, pack_value, read_head, unpack_value
+from batchmill.codec.outcomes import HEAD_SIZE, PEEK, Head, read_head
+from batchmill.codec.pack import pack_value
+from batchmill.codec.unpack import unpack_value
 
 # Read, or damaged; of something else, or a newer version (META says so).
 ALLOWED = {0, 65, 78}

@@ -18,7 +18,8 @@ from checkpoint_kit import outcomes_payload
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.reader import Reader
 from batchmill.checkpoint.writer import Checkpoint
-from batchmill.codec.outcomes import OutcomeBlock, pack_map
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import pack_map
 from batchmill.model import Report, report_map
 
 CHECKPOINT = "x.ckpt"

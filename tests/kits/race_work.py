@@ -15,12 +15,11 @@ import sys
 import time
 from typing import Any
 
-from checkpoint_kit import outcomes_payload
+from checkpoint_kit import outcomes_payload, read_frames
 from race_kit import CHECKPOINT, CHOICES, ITEMS, META, end, ids_in
 
-from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.frames import HEADER_SIZE, FrameType
 from batchmill.checkpoint.history import History
-from batchmill.checkpoint.reader import read_frames
 from batchmill.checkpoint.resume import begin_run, open_checkpoint_for, patiently, seconds_of
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.errors import BatchmillError
@@ -66,7 +65,7 @@ def take_part(chance: random.Random) -> None:
 
 def work(told: dict[str, Any], settings: Settings, chance: random.Random) -> None:
     checkpoint, history = opened(told, settings)
-    told["file"] = checkpoint.id.hex()
+    told["file"] = os.pread(checkpoint.fileno(), HEADER_SIZE, 0).hex()  # which has the id
     done = {id for _, payload in read_frames(CHECKPOINT) for id in ids_in(payload)} if len(history.index) else set()
     run = begin_run(checkpoint, history, {})
     left = [item for item in ITEMS if item not in done]

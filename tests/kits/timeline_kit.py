@@ -14,7 +14,8 @@ from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.story import Timeline
 from batchmill.checkpoint.timeline import read_story
 from batchmill.checkpoint.writer import Checkpoint
-from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, pack_value
+from batchmill.codec.outcomes import Head, pack_map, pack_outcomes
+from batchmill.codec.pack import pack_value
 from batchmill.model import Report, report_map
 
 ZERO = 1_700_000_000.0

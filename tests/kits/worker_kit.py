@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchmill.batch.batch import Batch, _Session
-from batchmill.codec.outcomes import OutcomeBlock
+from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.pack import Packing
 from batchmill.input.formats import FORMATS, IdRule
 from batchmill.input.items import ItemReader

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidUsage
 from batchmill.settings import Settings
+from batchmill.text import option_name
 from batchmill_cli.options.batch import under
 from batchmill_cli.options.click_options import Option, arguments_of, given
 from batchmill_cli.options.command import COMMAND_OPTIONS, NAMES, spec_of, with_lines
@@ -48,7 +49,9 @@ class Subject:
         foreign, needed = (OF_FUNCTIONS, "a FUNCTION") if function is None else (NAMES, "--exec")
         for name in foreign:
             if given({name: options[name]}):
-                raise InvalidUsage(f"{_flag(name)} is for {needed}", f"leave out {_flag(name)}, or give {needed}")
+                raise InvalidUsage(
+                    f"{option_name(name)} is for {needed}", f"leave out {option_name(name)}, or give {needed}"
+                )
         return cls(function or spec_of(words, options), inputs, options)
 
     @property
@@ -100,11 +103,7 @@ class Subject:
 def _option(name: str, value: Any) -> Iterator[str]:
     """The words that give an option, as often as it was given."""
     if value is True:
-        yield _flag(name)
+        yield option_name(name)
     elif value is not None and value is not False:
         for text in value if isinstance(value, (tuple, list)) else [value]:
-            yield from (_flag(name), str(text))
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+            yield from (option_name(name), str(text))

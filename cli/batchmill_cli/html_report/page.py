@@ -14,7 +14,7 @@ from batchmill.checkpoint.frames import Kind
 from batchmill.checkpoint.story import RunTold, Timeline
 from batchmill.failure_groups import Alike, TypeGroup, commonest
 from batchmill.settings import Settings
-from batchmill.text import format_rate, format_size, plural
+from batchmill.text import format_rate, format_size, option_name, plural
 from batchmill.version import __version__
 from batchmill_cli.html_report import figures
 from batchmill_cli.html_report.markup import Column, Markup, details, facts, join, lines, plain, table, tag
@@ -300,8 +300,8 @@ def _settings(timeline: Timeline) -> Markup:
     settings: Mapping[str, Any] = kept if isinstance(kept, Mapping) else {}
     defaults = Settings().as_dict()
     changed = [(name, value) for name, value in settings.items() if name not in USUAL and value != defaults.get(name)]
-    chosen = facts((option(name), tag("code", shown(value))) for name, value in changed)
-    everything = facts((option(name), tag("code", shown(value))) for name, value in settings.items())
+    chosen = facts((option_name(name), tag("code", shown(value))) for name, value in changed)
+    everything = facts((option_name(name), tag("code", shown(value))) for name, value in settings.items())
     of_which = f" of run {timeline.last.number}" if len(timeline.runs) > 1 else ""
     return tag(
         "section", tag("h2", f"Settings and machine{of_which}"),
@@ -309,11 +309,6 @@ def _settings(timeline: Timeline) -> Markup:
         details(f"All {len(settings)} settings", everything) if settings else "",
         tag("h3", "Batch"), facts(_batch(timeline, last)), *_machine(last),
     )  # fmt: skip
-
-
-def option(name: str) -> str:
-    """A setting's name as the command line spells it."""
-    return "--" + str(name).replace("_", "-")
 
 
 def shown(value: object) -> Markup:

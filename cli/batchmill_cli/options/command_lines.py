@@ -10,6 +10,7 @@ from typing import Any
 
 from batchmill.secrecy import is_masked, mask_addresses, mask_arguments, mask_script, mask_words, variable_of
 from batchmill.settings import Settings
+from batchmill.text import option_name
 from batchmill_cli.options.click_options import parse_set
 from batchmill_cli.terminal.json_output import as_json
 from batchmill_cli.terminal.quoting import join, quote
@@ -120,7 +121,7 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     for name, value in settings.items():
         if name in _OF_ONE_RUN or value == defaults.get(name):
             continue
-        option = "--" + name.replace("_", "-")
+        option = option_name(name)
         if name == "set":
             for key, item in value.items():
                 pair = f"{key}={_argument(key, item)}"

@@ -16,7 +16,8 @@ from batchmill.checkpoint.index import Extent, Index, Piece, Row
 from batchmill.checkpoint.matching import Matcher
 from batchmill.checkpoint.resume import NullCheckpoint
 from batchmill.checkpoint.writer import Checkpoint
-from batchmill.codec.outcomes import OutcomeBlock, pack_map, read_head
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import pack_map, read_head
 from batchmill.model import Chunk, StopReason
 from batchmill.output.writer import OutputWriter
 from batchmill.scheduler.retrier import Retrier

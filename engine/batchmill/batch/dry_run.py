@@ -23,10 +23,10 @@ from batchmill.checkpoint.index import Row
 from batchmill.checkpoint.matching import Aside, Matcher
 from batchmill.checkpoint.moved_aside import refuse_strangers
 from batchmill.checkpoint.name_lock import in_the_way
-from batchmill.checkpoint.reader import damaged, naming, open_reader, refuse_live
+from batchmill.checkpoint.reader import Reader, damaged, exists_with_outcomes, naming, open_reader, refuse_live
 from batchmill.checkpoint.resume import check_identity
-from batchmill.checkpoint.writer import Reader, exists_with_outcomes
-from batchmill.codec.outcomes import OutcomeBlock, id_key
+from batchmill.codec.ids import id_key
+from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.errors import CheckpointRefused, OutputLost
 from batchmill.input.formats import line_at
 from batchmill.input.items import Identified

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from batchmill.codec.outcomes import id_key
+from batchmill.codec.ids import id_key
 
 EXACT = 1_000_000  # ids that are counted exactly; about 100 bytes of memory each
 

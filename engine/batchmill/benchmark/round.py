@@ -14,7 +14,7 @@ from typing import Any
 from batchmill.benchmark.sample import Record, SampleSource
 from batchmill.benchmark.schedule import RoundTask
 from batchmill.benchmark.warm_pool import WarmPool
-from batchmill.codec.outcomes import Failure, OutcomeBlock
+from batchmill.codec.outcome_block import Failure, OutcomeBlock
 from batchmill.input import formats
 from batchmill.model import Chunk, StopReason
 from batchmill.plan import Plan

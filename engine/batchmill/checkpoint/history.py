@@ -13,7 +13,8 @@ from typing import Any
 from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.checkpoint.index import Index
 from batchmill.checkpoint.payloads import check, read_map
-from batchmill.codec.outcomes import SUPERSEDES, OutcomeBlock, read_head
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import SUPERSEDES, read_head
 from batchmill.model import Report, report_of
 
 

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from batchmill.checkpoint.index import Index, Piece, Row, add_piece, is_whole
-from batchmill.codec.ids import digest_block
-from batchmill.codec.outcomes import SUPERSEDES, OutcomeBlock, id_key
+from batchmill.codec.ids import digest_block, id_key
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import SUPERSEDES
 from batchmill.model import Chunk, Earlier, Entry, IdScan
 from batchmill.settings import Settings
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchmill.checkpoint.frames import FrameType
-from batchmill.codec.outcomes import MAX_GENERATION, MAX_POSITION, OutcomeBlock, unpack_map
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import MAX_GENERATION, MAX_POSITION, unpack_map
 from batchmill.errors import CheckpointDamaged
 
 Check = Callable[[Any], bool]

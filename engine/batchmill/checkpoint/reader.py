@@ -118,14 +118,6 @@ def open_reader(path: str) -> Reader:
         raise InputMissing(f"{path}: no such checkpoint", "check its path") from None
 
 
-def read_frames(path: str, *, payloads: bool = True) -> Iterator[tuple[FrameRef, bytes]]:
-    """`Reader.frames` of the file at `path`; raises CheckpointDamaged, after the frames before it, at corruption."""
-    with Reader(path) as reader:
-        yield from reader.frames(payloads=payloads)
-        if reader.verdict is not None and reader.verdict.kind is Kind.CORRUPT:
-            raise damaged(path, reader.verdict)
-
-
 def exists_with_outcomes(path: str) -> bool:
     """Whether a file at `path` is in the way of a new checkpoint: it holds outcomes, or damage that may hide some.
 

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.name_lock import Name, holding, in_the_way
-from batchmill.checkpoint.reader import exists_with_outcomes, naming, read_payload
+from batchmill.checkpoint.reader import Reader, exists_with_outcomes, naming, read_payload
 from batchmill.checkpoint.recovery import Found, examine
-from batchmill.checkpoint.writer import Checkpoint, Reader
+from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import pack_map
 from batchmill.errors import CheckpointBusy, CheckpointMismatch, CheckpointRefused, CheckpointUnwritable, interrupted
 from batchmill.files.storage import is_held

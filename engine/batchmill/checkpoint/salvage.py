@@ -29,7 +29,8 @@ from batchmill.checkpoint.frames import (
 )
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.reader import Holder, Reader
-from batchmill.codec.outcomes import pack_map, read_head, read_ids
+from batchmill.codec.outcome_block import read_ids
+from batchmill.codec.outcomes import pack_map, read_head
 from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointRefused
 from batchmill.files.atomic_file import create_whole
 from batchmill.files.storage import Disk, open_regular, read_at, sibling

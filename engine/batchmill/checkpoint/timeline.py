@@ -23,7 +23,8 @@ from batchmill.checkpoint.histogram import Clock, Durations, Thinned
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.reader import Holder, Reader, damaged, naming, open_reader
 from batchmill.checkpoint.story import ENDINGS, RunTold, Slow, Timeline, WorkerStory
-from batchmill.codec.outcomes import PEEK, Head, OutcomeBlock, glance, read_head
+from batchmill.codec.outcome_block import OutcomeBlock, glance
+from batchmill.codec.outcomes import PEEK, Head, read_head
 from batchmill.errors import CheckpointDamaged
 from batchmill.failure_groups import FailureGroups, TypeGroup, commonest
 from batchmill.secrecy import mask_facts

@@ -18,25 +18,16 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from batchmill.checkpoint.frames import HEAD_SIZE, FileHeader, FrameRef, FrameType, Verdict, frame_bytes
+from batchmill.checkpoint.frames import HEAD_SIZE, FileHeader, FrameRef, FrameType, frame_bytes
 from batchmill.checkpoint.moved_aside import with_moved
 from batchmill.checkpoint.name_lock import Name, holding, in_the_way
-from batchmill.checkpoint.reader import Holder, Reader, exists_with_outcomes, read_frames, read_payload
+from batchmill.checkpoint.reader import read_payload
 from batchmill.checkpoint.recovery import Found, OnFrame, examine, first_bytes
 from batchmill.errors import CheckpointRefused, CheckpointUnwritable
 from batchmill.files.atomic_file import save_beside
 from batchmill.files.storage import Disk, chunks_of, is_same_file, write_all
 from batchmill.system import threads
 from batchmill.system.scarcity import limit_met
-
-# What others need of the file comes through here; the modules below divide the work.
-__all__ = [
-    "Checkpoint",
-    "Holder",
-    "Reader",
-    "exists_with_outcomes",
-    "read_frames",
-]
 
 OnError = Callable[[CheckpointUnwritable], None]
 
@@ -47,8 +38,7 @@ _TICK = 1.0  # seconds, at most, between two looks at whether the file is still 
 class Checkpoint:
     """A checkpoint open for writing; holds its lock until `close`. One thread appends; `sync` may be called from any.
 
-    `path` is absolute, `meta` the map of frame 0, `id` the file's 16 random bytes. `recovery` is one sentence about
-    what opening had to repair, or None; `verdict` is what the scan said before that (None for a new file).
+    `path` is absolute, `meta` the map of frame 0. `recovery` is one sentence about what opening had to repair, or None.
     Get one from `create`, `open` or `temporary`.
     """
 
@@ -67,10 +57,8 @@ class Checkpoint:
     ) -> None:
         self.path = path
         self.meta = meta
-        self.id = header.id
         self.recovery: str | None = None
         self.moved: str | None = None
-        self.verdict: Verdict | None = None
         self._fd = fd
         self._header = header
         self._disk = disk
@@ -168,7 +156,7 @@ class Checkpoint:
         tail = (found.verdict.offset, found.verdict.frames)
         fd = name.take()
         self = cls(fd, name.path, found.header, found.meta, tail, interval=interval, on_error=on_error, disk=name.disk)
-        self.verdict, self.recovery = found.verdict, found.repaired
+        self.recovery = found.repaired
         return self
 
     @classmethod

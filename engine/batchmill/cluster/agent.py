@@ -99,13 +99,15 @@ class Call(NamedTuple):
 class _AgentPool(LocalPool):
     """A pool whose limits and retirements are the run's to decide: there may be something on its way to a worker."""
 
-    ask: Callable[[Worker], None]
+    def __init__(self, ask: Callable[[Worker], None], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._ask = ask
 
     def lift(self, worker: Worker) -> None:
         """See WorkerPool.lift. What waits for the machine came before the limit, and that is for it too."""
 
     def retire(self, worker: Worker) -> None:
-        self.ask(worker)
+        self._ask(worker)
 
 
 class Agent:
@@ -125,6 +127,7 @@ class Agent:
         self._cores = usable_cores()[0]
         raise_descriptor_limit(len(setup.slots))
         self._pool = _AgentPool(
+            self._ask_to_retire,
             at_home(setup, folder, self._cores, environ),
             setup.kwargs,
             setup.slots.stop,
@@ -133,7 +136,6 @@ class Agent:
             preload=setup.limits.preload,
             output=None if self._prints is None else self._prints.descriptor,
         )
-        self._pool.ask = self._ask_to_retire
         self._guard = WorkerLimits(self._pool, setup.limits, TICK, self._say)
         self.lease = Lease(setup.lease, time.monotonic())
         self._monitor = Monitor()
@@ -149,6 +151,17 @@ class Agent:
         self._told: dict[int, _Numbers] = {}  # and at the last report of it
         self._told_held: set[tuple[int, _Numbers]] | None = None  # those that stood still; None: report anew
         self.is_over = False
+        self._orders: Mapping[str, Callable[..., None]] = {
+            "start": self._start,
+            "submit": self._take_in,
+            "lower": self._lower,
+            "kill": self._kill,
+            "end": self._end,
+            "go": self._go,
+            "ack": self._ack,
+            "bye": self._bye,
+            "stop": self._stop,
+        }
 
     # Orders
 
@@ -192,9 +205,9 @@ class Agent:
         elif isinstance(found, Printed):
             self._send("output", found.data)
         else:
-            getattr(self, f"_do_{found.words[0]}")(*found.words[1:])
+            self._orders[found.words[0]](*found.words[1:])
 
-    def _do_start(self, slot: int) -> None:
+    def _start(self, slot: int) -> None:
         try:
             worker = self._pool.start(slot)
         except OSError as error:
@@ -202,7 +215,7 @@ class Agent:
             return
         self._send("started", slot, worker.pid)
 
-    def _do_submit(self, slot: int, number: int, call: bytes) -> None:
+    def _take_in(self, slot: int, number: int, call: bytes) -> None:
         worker = self._pool.workers.get(slot)
         if worker is not None and worker.lowered:
             LocalPool.lift(
@@ -211,22 +224,22 @@ class Agent:
         self._waiting.append(Call(slot, number, pickle.loads(call)))
         self._hand_out()
 
-    def _do_lower(self, slot: int, serial: int, offset: int) -> None:
+    def _lower(self, slot: int, serial: int, offset: int) -> None:
         worker = self._pool.workers.get(slot)
         if worker is not None:
             self._pool.lower(worker, serial, offset)
             self._lowered.append((time.monotonic() + SEEN, worker))
 
-    def _do_kill(self, slot: int) -> None:
+    def _kill(self, slot: int) -> None:
         if slot in self._pool.workers:
             self._pool.give_up(self._pool.workers[slot])
 
-    def _do_end(self, slot: int) -> None:
+    def _end(self, slot: int) -> None:
         worker = self._pool.workers.get(slot)
         if worker is not None:
             LocalPool.retire(self._pool, worker)
 
-    def _do_go(self, serial: int) -> None:
+    def _go(self, serial: int) -> None:
         """The run knows what is alone here: should the machine be lost from now on, nothing else is to blame."""
         if self._alone is not None and self._alone.serial == serial:
             self._submit(self._alone)
@@ -234,15 +247,15 @@ class Agent:
             self._is_held = False
             self._hand_out()
 
-    def _do_ack(self) -> None:
+    def _ack(self) -> None:
         """The run has printed an output."""
         if self._prints is not None:
             self._prints.room.release()
 
-    def _do_bye(self) -> None:
+    def _bye(self) -> None:
         self.is_over = True
 
-    def _do_stop(self) -> None:
+    def _stop(self) -> None:
         """What workers are running may begin elsewhere at any moment; or nobody is left whom they could answer."""
         self.is_over, self._patience_at_end = True, 0.0
 
@@ -304,7 +317,7 @@ class Agent:
 
     def _tick(self, now: float) -> None:
         if self.lease.is_over(now):
-            self._do_stop()
+            self._stop()
         self._guard.look(now)
         for worker in self._pool.gone():
             self._gone(worker)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from batchmill.cluster.protocol import Death, pack, unpack
@@ -56,6 +56,20 @@ class Machine:
         self.alone = 0
         self._pool = workers
         self._link = link
+        self._heard: Mapping[str, Callable[..., None]] = {
+            "up": self._up,
+            "started": self._started,
+            "reply": self._reply,
+            "alone": self._alone,
+            "lowered": self._lowered,
+            "board": self._board,
+            "retire": self._retire,
+            "gone": self._gone,
+            "output": self._output,
+            "message": self._message,
+            "unfit": self._unfit,
+            "broken": self._broken,
+        }
 
     def send(self, *message: Any) -> None:
         """Send a message, unless the machine is lost."""
@@ -67,7 +81,7 @@ class Machine:
         if self.is_lost:
             return
         word, *rest = unpack(message)
-        getattr(self, f"_on_{word}")(*rest)
+        self._heard[word](*rest)
 
     def lose(self, why: str, *, is_suspicious: bool = True) -> None:
         """The machine, or the way to it, is lost, with all its workers; `is_suspicious`: what ran may be the cause."""
@@ -86,33 +100,31 @@ class Machine:
         self.send("bye")
         self._link.close()
 
-    def _on_up(self, pid: int) -> None:
+    def _up(self, pid: int) -> None:
         self.is_up = True
         self._pool.wake()
 
-    def _on_started(self, slot: int, pid: int) -> None:
+    def _started(self, slot: int, pid: int) -> None:
         worker = self._pool.at(self, slot)
         if worker is not None:
             worker.pid = self._pool.executor(worker).pid = pid
 
-    def _on_reply(self, slot: int, number: int, result: bytes) -> None:
+    def _reply(self, slot: int, number: int, result: bytes) -> None:
         worker = self._pool.at(self, slot)
         if worker is not None:
             self._pool.executor(worker).answer(number, pickle.loads(result))
 
-    def _on_alone(self, serial: int) -> None:
+    def _alone(self, serial: int) -> None:
         self.alone = serial
         self.send("go", serial)
 
-    def _on_lowered(self, *place: int) -> None:
+    def _lowered(self, *place: int) -> None:
         worker = self._pool.at(self, place[0])
         if worker is not None:
             self._pool.publish(self, [place])
             self._pool.executor(worker).seen += 1
 
-    def _on_board(
-        self, places: list[list[int]], moving: list[int], cpu_seconds: float, rss: int, is_short: bool
-    ) -> None:
+    def _board(self, places: list[list[int]], moving: list[int], cpu_seconds: float, rss: int, is_short: bool) -> None:
         self.cpu_seconds, self.rss, self.is_short = cpu_seconds, rss, is_short
         self._pool.publish(self, places)
         for slot, _, _ in places:
@@ -120,12 +132,12 @@ class Machine:
             if worker is not None:
                 worker.is_moving = slot in moving
 
-    def _on_retire(self, slot: int) -> None:
+    def _retire(self, slot: int) -> None:
         worker = self._pool.at(self, slot)
         if worker is not None:
             self._pool.later(lambda: self._pool.retire(worker))
 
-    def _on_gone(self, slot: int, number: int, opened: int, told: list[Any]) -> None:
+    def _gone(self, slot: int, number: int, opened: int, told: list[Any]) -> None:
         worker = self._pool.at(self, slot)
         if worker is not None:
             self._pool.publish(self, [(slot, number, opened)])
@@ -133,16 +145,16 @@ class Machine:
             worker.unstarted, worker.raised = death.unstarted, death.raised
             self._pool.end(worker)
 
-    def _on_output(self, data: bytes) -> None:
+    def _output(self, data: bytes) -> None:
         self._pool.print(data, lambda: self.send("ack"))
 
-    def _on_message(self, text: str) -> None:
+    def _message(self, text: str) -> None:
         self._pool.later(lambda: self._pool.say(f"{self.name}: {text}"))
 
-    def _on_unfit(self, text: str) -> None:
+    def _unfit(self, text: str) -> None:
         self.refuse(ClusterUnfit(f"worker {self.name} cannot have workers: {text}", "look at what it lacks there"))
 
-    def _on_broken(self, text: str) -> None:
+    def _broken(self, text: str) -> None:
         self._pool.fail(WorkersLost(f"the agent at {self.name} broke:\n{text}", "this is a defect of batchmill"))
 
 

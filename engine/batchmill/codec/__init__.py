@@ -4,10 +4,10 @@
     unpack      msgpack as values again, in bounded time and memory; `hashing`: of fractions, without Python's cache
     merging     names the keys or elements of a value that would become equal when it is kept
     ids         the bytes that stand for ids and items: checksums, block digests, shards
-    outcomes    the payloads of frames: what a worker packs and the parent appends unopened
+    outcomes    the payloads of frames: what a worker packs and the parent appends unopened; `outcome_block` reads them
     json_form   values as JSON, where JSON has no word for them; `unsaid` counts what it could not say
 
 May import: ground.
 """
 
-__all__ = ["ids", "json_form", "outcomes", "pack", "unsaid"]
+__all__ = ["ids", "json_form", "outcome_block", "outcomes", "pack", "unpack", "unsaid"]

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from batchmill.codec.outcomes import digest_id, unpack_value
+from batchmill.codec.ids import digest_id
+from batchmill.codec.unpack import unpack_value
 from batchmill.errors import CheckpointDamaged, InvalidUsage
 from batchmill.input.tables import Table
 from batchmill.model import Chunk

@@ -13,8 +13,7 @@ from pickle import loads  # bound here: the user's code may replace it in its mo
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from batchmill.codec.ids import checksum, shard_of
-from batchmill.codec.outcomes import digest_id, fingerprint
+from batchmill.codec.ids import checksum, digest_id, fingerprint, shard_of
 from batchmill.errors import ItemError
 from batchmill.input.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, Parse
 from batchmill.input.json_choice import VARIABLE, parser_of

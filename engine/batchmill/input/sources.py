@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import replace
 from typing import Any, Protocol
 
-from batchmill.codec.outcomes import kept_id
+from batchmill.codec.ids import kept_id
 from batchmill.errors import InputBroken, ItemError
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input import formats

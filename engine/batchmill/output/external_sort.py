@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from batchmill.codec.outcomes import OutcomeBlock
+from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.output.ordering import RenderJob, in_order, render_order, rendered
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from batchmill.codec.json_form import Plain, chunks, encode
-from batchmill.codec.outcomes import OutcomeBlock, pack_value, unpack_outcomes
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.pack import pack_value
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged
 from batchmill.input.formats import FORMATS, PLAIN_IDS, kept_item
@@ -33,7 +34,7 @@ def render(
     it came in.
     Raises CheckpointDamaged for a payload that is none.
     """
-    block = payload if isinstance(payload, OutcomeBlock) else unpack_outcomes(payload)
+    block = payload if isinstance(payload, OutcomeBlock) else OutcomeBlock(payload)
     order, items = chosen(block, picks, all), source if with_item else None
     try:
         if format == "raw":

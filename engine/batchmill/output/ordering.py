@@ -15,7 +15,8 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from batchmill.checkpoint.index import Piece
-from batchmill.codec.outcomes import OutcomeBlock, read_head
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import read_head
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.output import json_lines, rows
 

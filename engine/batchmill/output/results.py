@@ -15,9 +15,8 @@ from typing import IO, Any
 from batchmill.checkpoint.frames import Kind, Verdict
 from batchmill.checkpoint.history import History
 from batchmill.checkpoint.index import Extent, Piece
-from batchmill.checkpoint.reader import NOBODY, damaged, naming, open_reader
-from batchmill.checkpoint.writer import Holder
-from batchmill.codec.outcomes import OutcomeBlock, excerpts, outcomes
+from batchmill.checkpoint.reader import NOBODY, Holder, damaged, naming, open_reader
+from batchmill.codec.outcome_block import OutcomeBlock, excerpts, outcomes
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged, OutputLost
 from batchmill.files.conflicts import Access, Use, check, descriptor_in

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from batchmill.codec.json_form import Plain, encode
-from batchmill.codec.outcomes import OutcomeBlock, pack_value
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.pack import pack_value
 from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import CheckpointDamaged
 from batchmill.output.json_lines import ABSENT, chosen, item_of

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable
 
-from batchmill.codec.outcomes import OutcomeBlock
+from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.input import formats
 from batchmill.input.formats import Format
 from batchmill.model import Chunk, Earlier

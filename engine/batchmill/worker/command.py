@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
-from batchmill.codec.outcomes import Failure
+from batchmill.codec.outcome_block import Failure
 from batchmill.errors import InputMissing, InvalidUsage, ItemError, ItemFailed, OutputLost
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input.formats import Parse
@@ -27,7 +27,7 @@ from batchmill.input.items import Found, Identify, ItemReader
 from batchmill.model import Chunk
 from batchmill.secrecy import learn, mask_script, mask_words
 from batchmill.system.scarcity import lack_in, lacking, lacking_number
-from batchmill.text import close_names
+from batchmill.text import close_names, did_you_mean
 from batchmill.worker.child_process import HELD, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.passthrough import Passer
 from batchmill.worker.reply import Postponed
@@ -150,7 +150,8 @@ def _find(program: str) -> str:
     if found is not None:
         return os.path.abspath(found)
     if "/" not in program:
-        remedy = _nearest(program) or "check its name; what only a shell knows (cd, an alias) needs --shell"
+        otherwise = "check its name; what only a shell knows (cd, an alias) needs --shell"
+        remedy = did_you_mean(close_names(program, _programs(), 1, 0.75), otherwise)
         raise InputMissing(f"there is no program {program!r} on PATH", remedy)
     if not os.path.exists(program):
         raise InputMissing(f"{program} does not exist", "check the path of the command")
@@ -158,13 +159,9 @@ def _find(program: str) -> str:
     raise InputMissing(f"{program} {what}", f"name a program, or: chmod +x {shlex.quote(program)}")
 
 
-def _nearest(program: str) -> str:
-    names: set[str] = set()
-    for folder in os.get_exec_path():
-        if os.path.isdir(folder):
-            names.update(os.listdir(folder))
-    close = close_names(program, names, 1, 0.75)
-    return f"did you mean {close[0]}?" if close else ""
+def _programs() -> set[str]:
+    """The names on PATH."""
+    return {name for folder in os.get_exec_path() if os.path.isdir(folder) for name in os.listdir(folder)}
 
 
 def essence(outcome: Mapping[str, Any] | Failure) -> tuple[Any, ...]:

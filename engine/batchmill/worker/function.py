@@ -39,7 +39,7 @@ from batchmill.errors import (
 )
 from batchmill.secrecy import mask_text
 from batchmill.system.scarcity import lacking_number
-from batchmill.text import close_names
+from batchmill.text import close_names, did_you_mean
 from batchmill.worker.outline import Outline, no_name
 
 if sys.version_info >= (3, 14):
@@ -188,11 +188,10 @@ def _no_module(module: str, name: str, cwd: str) -> UnknownFunction:
 
     package, _, last = module.rpartition(".")
     siblings = [found.name for found in pkgutil.iter_modules([os.path.join(cwd, *package.split("."))])]
-    close = close_names(last, siblings)
-    remedy = f"write {module}.py:{name} for a file, or run from the directory that holds {module.partition('.')[0]}"
-    if close:
-        remedy = f"did you mean {'.'.join(filter(None, [package, close[0]]))}:{name}?"
-    return UnknownFunction(f"there is no module {module!r} in {cwd} or among the installed ones", remedy)
+    close = [f"{'.'.join(filter(None, [package, sibling]))}:{name}" for sibling in close_names(last, siblings)]
+    otherwise = f"write {module}.py:{name} for a file, or run from the directory that holds {module.partition('.')[0]}"
+    said = f"there is no module {module!r} in {cwd} or among the installed ones"
+    return UnknownFunction(said, did_you_mean(close, otherwise))
 
 
 def _outline(where: str, path: str) -> Outline:
@@ -212,9 +211,8 @@ def _no_file(where: str, path: str) -> InputMissing:
     if not os.path.isdir(folder):
         return InputMissing(f"{where} does not exist", f"there is no directory {os.path.dirname(where)!r}")
     sources = [entry for entry in sorted(os.listdir(folder)) if entry.endswith(".py")]
-    close = close_names(base, sources, cutoff=0.5)
-    near = os.path.join(os.path.dirname(where), close[0]) if close else ""
-    return InputMissing(f"{where} does not exist", f"did you mean {near}?" if near else "check the path")
+    close = [os.path.join(os.path.dirname(where), name) for name in close_names(base, sources, cutoff=0.5)]
+    return InputMissing(f"{where} does not exist", did_you_mean(close, "check the path"))
 
 
 def _stem(path: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from batchmill.errors import FunctionFailed, UnknownFunction
-from batchmill.text import close_names
+from batchmill.text import close_names, did_you_mean
 
 _LISTED = 10  # names in a remedy
 # Whoever uses one of these may define names that a syntax tree does not show.
@@ -56,12 +56,8 @@ def no_name(name: str, where: str, functions: Iterable[str], known: Iterable[str
     """The error for a `name` that is not in `where`: its remedy has the close names, else the functions there."""
     listed = list(functions)
     close = close_names(name, [*listed, *sorted(set(known).difference(listed))], 3)
-    remedy = "define it there, or name another"
-    if close:
-        remedy = "did you mean " + " or ".join(close) + "?"
-    elif listed:
-        remedy = "functions in it: " + ", ".join(listed[:_LISTED])
-    return UnknownFunction(f"{where} has no {name!r}", remedy)
+    otherwise = f"functions in it: {', '.join(listed[:_LISTED])}" if listed else "define it there, or name another"
+    return UnknownFunction(f"{where} has no {name!r}", did_you_mean(close, otherwise))
 
 
 def _parse(source: bytes, where: str) -> ast.Module:

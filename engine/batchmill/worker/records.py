@@ -22,7 +22,8 @@ from pickle import dumps, loads
 from time import perf_counter, time
 from typing import Any, NamedTuple, TypeVar
 
-from batchmill.codec.outcomes import Head, id_key
+from batchmill.codec.ids import id_key
+from batchmill.codec.outcomes import Head
 from batchmill.errors import BatchmillError, ItemError
 from batchmill.input.items import Found, ItemReader
 from batchmill.model import Chunk, IdScan

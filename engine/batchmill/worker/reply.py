@@ -16,8 +16,9 @@ from itertools import islice
 from operator import lt, sub
 from typing import Any, NamedTuple
 
-from batchmill.codec.ids import checksum, digest_block
-from batchmill.codec.outcomes import MASKED, NIL, Head, PayloadTooLarge, digest_id, pack_outcomes, pack_value
+from batchmill.codec.ids import checksum, digest_block, digest_id
+from batchmill.codec.outcomes import MASKED, NIL, Head, PayloadTooLarge, pack_outcomes
+from batchmill.codec.pack import pack_value
 from batchmill.errors import ItemError
 from batchmill.failure_groups import FailureGroups
 from batchmill.input.formats import MAX_OWN_ID, BadItem, Format, divide

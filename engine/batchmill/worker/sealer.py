@@ -12,7 +12,8 @@ import time
 from array import array
 from typing import Any
 
-from batchmill.codec.outcomes import Head, id_key
+from batchmill.codec.ids import id_key
+from batchmill.codec.outcomes import Head
 from batchmill.input.items import Found, ItemReader
 from batchmill.model import Chunk, IdScan
 from batchmill.worker.reply import MAX_KEPT_ITEM, Part, Reply

@@ -21,7 +21,8 @@ from checkpoint_kit import QuickDisk
 from worker_kit import Stage
 
 from batchmill.checkpoint import matching
-from batchmill.codec.outcomes import OutcomeBlock, digest_id, id_key, outcomes
+from batchmill.codec.ids import digest_id, id_key
+from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.errors import ItemError
 from batchmill.model import Report
 from batchmill.output import layout, ordering, spool

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgpack
 import psutil
+from checkpoint_kit import read_frames
 from cli_kit import batchmill
 
 from batchmill.batch.progress import MOST_ENDS, Progress
 from batchmill.checkpoint.frames import FrameType
-from batchmill.checkpoint.reader import read_frames
 from batchmill.codec.outcomes import unpack_map
 from batchmill.system.machine import machine
 from batchmill.version import __version__

@@ -12,7 +12,7 @@ from checkpoint_kit import QuickDisk
 from worker_kit import Played, play
 
 from batchmill.checkpoint.matching import Matcher
-from batchmill.codec.outcomes import id_key
+from batchmill.codec.ids import id_key
 from batchmill.output.results import open_checkpoint
 from batchmill.scheduler import work_queue
 

@@ -21,7 +21,7 @@ from batchmill.cluster.protocol import AgentSetup, Death, pack
 from batchmill.cluster.remote_executor import RemoteExecutor
 from batchmill.cluster.remote_limits import RemoteLimits
 from batchmill.cluster.remote_pool import Machine, RemotePool
-from batchmill.codec.outcomes import OutcomeBlock, outcomes
+from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.errors import WorkersLost
 from batchmill.model import Chunk, Wake
 from batchmill.pool.base import Event, Worker

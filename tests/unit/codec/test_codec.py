@@ -29,17 +29,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from value_kit import KEYS, SURROGATES, VALUES, nested, nested_map
 
-from batchmill.codec import outcomes as codec
+from batchmill.codec.ids import canonical, digest_id, id_key
+from batchmill.codec.outcome_block import OutcomeBlock, outcomes, read_ids
 from batchmill.codec.outcomes import (
+    NIL,
+    PEEK,
+    SUPERSEDES,
     Head,
     pack_map,
     pack_outcomes,
-    pack_result,
-    pack_value,
-    read_ids,
+    read_head,
     unpack_map,
-    unpack_value,
 )
+from batchmill.codec.pack import MAX_PACKED, pack_result, pack_value
+from batchmill.codec.unpack import unpack_value
 from batchmill.errors import CheckpointDamaged
 
 
@@ -164,7 +167,7 @@ def test_numpy_records_and_fortran_arrays_come_back() -> None:
 
 def test_a_worker_without_numpy_does_not_import_it() -> None:
     script = (
-        "import sys; from batchmill.codec.outcomes import *; "
+        "import sys; from batchmill.codec.pack import *; from batchmill.codec.unpack import *; "
         "unpack_value(pack_result((1, {2}))); print('numpy' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
@@ -175,7 +178,7 @@ def test_numpy_missing_where_it_is_needed_is_said() -> None:
     packed = pack_value(np.zeros(2))
     script = f"""
         import sys; sys.modules["numpy"] = None
-        from batchmill.codec.outcomes import unpack_value
+        from batchmill.codec.unpack import unpack_value
         try: unpack_value({packed!r})
         except Exception as error: print(error.exit_code, error)
     """
@@ -272,7 +275,7 @@ def test_a_large_result_is_told_to_write_a_file() -> None:
         ValueError, match="must stay below 64 MiB packed, this one has 70 MiB: write a file, return its"
     ):
         pack_result(bytes(70 << 20))
-    assert len(pack_result(bytes(codec.MAX_PACKED - 5))) == codec.MAX_PACKED
+    assert len(pack_result(bytes(MAX_PACKED - 5))) == MAX_PACKED
 
 
 def test_a_result_that_could_not_be_read_in_bounded_memory_is_refused() -> None:
@@ -369,7 +372,7 @@ def test_nested_extensions_are_bounded() -> None:
 @given(st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_a_value_or_damage(data: bytes) -> None:
-    for read in (unpack_value, unpack_map, read_ids, lambda data: list(codec.outcomes(codec.unpack_outcomes(data)))):
+    for read in (unpack_value, unpack_map, read_ids, lambda data: list(outcomes(OutcomeBlock(data)))):
         try:
             read(data)
         except CheckpointDamaged:
@@ -400,7 +403,7 @@ FLOODS = {
 }  # fmt: skip
 FLOOD = """
     import pickle, sys, msgpack
-    from batchmill.codec import outcomes as codec
+    from batchmill.codec import outcome_block, outcomes as codec
     from batchmill.output import json_lines as export
     from batchmill.errors import CheckpointDamaged
     N, WIDE = 63 << 20, "\U0001f600".encode()
@@ -414,7 +417,7 @@ FLOOD = """
     head = codec.Head(items=1, ok=1, ids_size=2, results_size=1 + len(data)).pack()
     tail = msgpack.packb([[], bytes(4), bytes(4), None, None, None, None])[1:]
     frame = b"\\x9a\\xc4" + bytes([codec.HEAD_SIZE]) + head + b"\\x91\\x01" + b"\\x91" + data + tail
-    def outcomes(payload): return list(codec.outcomes(codec.unpack_outcomes(payload)))
+    def outcomes(payload): return list(outcome_block.outcomes(outcome_block.OutcomeBlock(payload)))
     def render(payload): return export.render(payload, None, format="jsonl", all=True, with_item=False)
     for read, payload in ((codec.unpack_map, data), (outcomes, frame), (render, frame)):
         try: read(payload); print("read")
@@ -438,9 +441,7 @@ def test_64_mib_of_anything_take_less_than_512_mib(flood: str) -> None:
 def test_many_small_results_of_a_large_frame_are_read_one_at_a_time() -> None:
     part = b"\xdd" + (2 << 20).to_bytes(4, "big") + b"\x80" * (2 << 20)
     head = Head(items=4, ok=4, lines=4)
-    block = codec.unpack_outcomes(
-        pack_outcomes(head, [1, 2, 3, 4], [part, b"\x01", part, b"\x02"], (), [0] * 4, [0] * 4)
-    )
+    block = OutcomeBlock(pack_outcomes(head, [1, 2, 3, 4], [part, b"\x01", part, b"\x02"], (), [0] * 4, [0] * 4))
     assert block.results is None
     assert block.result(3) == 2
     assert len(block.result(2)) == 2 << 20
@@ -451,19 +452,19 @@ def test_many_small_results_of_a_large_frame_are_read_one_at_a_time() -> None:
 
 def test_ids_are_keyed_with_their_type() -> None:
     ids = [1, 1.0, "1", True, b"1", [1], (1,), None, "", 0, False, 0.0, Decimal(1), Fraction(1), 2**64]
-    assert len({codec.id_key(id) for id in ids}) == len(ids)
+    assert len({id_key(id) for id in ids}) == len(ids)
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=3))
 @settings(max_examples=50, deadline=None)
 def test_equal_maps_have_one_canonical_form(value: dict[Any, Any]) -> None:
     turned = dict(reversed(list(value.items())))
-    assert codec.canonical([value, (value,)]) == codec.canonical([turned, (turned,)])
-    assert unpack_value(codec.canonical(value)) == value
+    assert canonical([value, (value,)]) == canonical([turned, (turned,)])
+    assert unpack_value(canonical(value)) == value
 
 
 def test_a_canonical_form_is_the_same_in_every_process() -> None:
-    script = "from batchmill.codec.outcomes import *; print(canonical([{'b': {*'xyz'}, 'a': frozenset('pqr')}]).hex())"
+    script = "from batchmill.codec.ids import *; print(canonical([{'b': {*'xyz'}, 'a': frozenset('pqr')}]).hex())"
     seen = {
         subprocess.run(
             [sys.executable, "-c", script],
@@ -480,12 +481,12 @@ def test_a_canonical_form_is_the_same_in_every_process() -> None:
 def test_no_id_of_what_cannot_be_packed() -> None:
     for item in (object(), [lambda: 0], nested(list, 3000), nested(tuple, 3000)):
         with pytest.raises(ValueError):
-            codec.canonical(item)
+            canonical(item)
 
 
 def test_a_digest_has_32_digits() -> None:
-    assert codec.digest_id(b"item") == codec.digest_id(b"item") != codec.digest_id(b"item ")
-    assert len(bytes.fromhex(codec.digest_id(b""))) == 16
+    assert digest_id(b"item") == digest_id(b"item") != digest_id(b"item ")
+    assert len(bytes.fromhex(digest_id(b""))) == 16
 
 
 # --- outcomes --------------------------------------------------------------------------------------------------------
@@ -495,7 +496,7 @@ def reply(**changes: Any) -> bytes:
     values: dict[str, Any] = {
         "head": Head(items=3, ok=2, failed=1, lines=5, first=100, line=41, input=2, digest=b"d" * 16, seconds=0.5),
         "ids": ["a", 7, (1, "\ud800")],
-        "results": [pack_result({"v": 1}), codec.NIL, pack_result((1, 2))],
+        "results": [pack_result({"v": 1}), NIL, pack_result((1, 2))],
         "failures": [(1, "ValueError", "no", "Traceback", b"raw")],
         "seconds": array("f", [0.5, 1.5, 2.5]),
         "contents": [1, 2, 2**32 - 1],
@@ -508,7 +509,7 @@ def reply(**changes: Any) -> bytes:
 
 
 def test_outcomes_come_back_with_position_and_line() -> None:
-    (p0, first), (p1, failed), (p2, last) = codec.outcomes(codec.unpack_outcomes(reply()))
+    (p0, first), (p1, failed), (p2, last) = outcomes(OutcomeBlock(reply()))
     assert (p0, p1, p2) == (100, 102, 104)
     assert (first.id, first.ok, first.result, first.seconds, first.line, first.input) == (
         "a",
@@ -525,20 +526,20 @@ def test_outcomes_come_back_with_position_and_line() -> None:
 
 
 def test_columns_that_are_left_out_have_their_defaults() -> None:
-    block = codec.unpack_outcomes(reply(offsets=None, attempts=None, supersedes=None, items=None))
+    block = OutcomeBlock(reply(offsets=None, attempts=None, supersedes=None, items=None))
     assert list(block.offsets) == [0, 1, 2]
     assert (block.attempts, block.supersedes, block.items) == ({}, [], None)
     assert (block.raw(0), block.raw(1)) == (None, b"raw")
-    assert not block.head.flags & codec.SUPERSEDES
-    assert codec.unpack_outcomes(reply()).head.flags & codec.SUPERSEDES
-    assert codec.unpack_outcomes(reply()).supersedes == [(2, 9, 1, 2)]
-    assert list(codec.unpack_outcomes(reply()).contents) == [1, 2, 2**32 - 1]
+    assert not block.head.flags & SUPERSEDES
+    assert OutcomeBlock(reply()).head.flags & SUPERSEDES
+    assert OutcomeBlock(reply()).supersedes == [(2, 9, 1, 2)]
+    assert list(OutcomeBlock(reply()).contents) == [1, 2, 2**32 - 1]
 
 
 def test_the_payload_is_one_msgpack_array_of_ten_for_any_reader() -> None:
     columns = msgpack.unpackb(reply(), strict_map_key=False, unicode_errors="surrogatepass")
     assert len(columns) == 10
-    assert Head.unpack(columns[0])[:-2] == codec.read_head(reply())[:-2]
+    assert Head.unpack(columns[0])[:-2] == read_head(reply())[:-2]
     assert columns[1][:2] == ["a", 7]
     assert columns[2][:2] == [{"v": 1}, None]
     assert struct.unpack("<3f", columns[4]) == (0.5, 1.5, 2.5)
@@ -547,27 +548,27 @@ def test_the_payload_is_one_msgpack_array_of_ten_for_any_reader() -> None:
 def test_the_head_stands_at_offset_3_and_needs_no_more_than_its_bytes() -> None:
     payload = reply()
     assert payload[:3] == b"\x9a\xc4\x70"
-    head = codec.read_head(payload[: codec.PEEK])
+    head = read_head(payload[:PEEK])
     assert (head.items, head.first, head.line, head.digest, head.seconds) == (3, 100, 41, b"d" * 16, 0.5)
     assert Head.unpack(head.pack()) == head
-    for size in range(codec.PEEK):
+    for size in range(PEEK):
         with pytest.raises(CheckpointDamaged):
-            codec.read_head(payload[:size])
+            read_head(payload[:size])
 
 
 def test_ids_are_read_without_the_results() -> None:
     payload = bytearray(reply())
-    head = codec.read_head(bytes(payload))
-    start = codec.PEEK + head.ids_size
+    head = read_head(bytes(payload))
+    start = PEEK + head.ids_size
     payload[start : start + head.results_size] = b"\xc1" * head.results_size
     assert read_ids(bytes(payload)) == ["a", 7, (1, "\ud800")]
     with pytest.raises(CheckpointDamaged):
-        codec.unpack_outcomes(bytes(payload)).result(0)
+        OutcomeBlock(bytes(payload)).result(0)
 
 
 def test_packed_results_are_the_bytes_that_went_in() -> None:
-    block = codec.unpack_outcomes(reply())
-    assert [bytes(block.packed(i)) for i in range(3)] == [pack_result({"v": 1}), codec.NIL, pack_result((1, 2))]
+    block = OutcomeBlock(reply())
+    assert [bytes(block.packed(i)) for i in range(3)] == [pack_result({"v": 1}), NIL, pack_result((1, 2))]
 
 
 def test_a_cut_reply_is_damage() -> None:
@@ -579,7 +580,7 @@ def test_a_cut_reply_is_damage() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ids": ["a"]}, {"results": [codec.NIL]}, {"failures": []}, {"failures": [(3, "", "", "", None)]},
+    [{"ids": ["a"]}, {"results": [NIL]}, {"failures": []}, {"failures": [(3, "", "", "", None)]},
      {"seconds": [1.0]}, {"contents": [1]}, {"offsets": [1]}, {"attempts": [(3, 1)]}, {"items": [b""]},
      {"items": ["1", "2", "3"]}, {"failures": [(1, 2, "", "", None)]},
      {"head": Head(items=3, ok=3, failed=1)}, {"head": Head(items=2**32 - 1, ok=2**32 - 1)}, {"head": Head(version=2)}],
@@ -590,22 +591,22 @@ def test_columns_that_do_not_fit_are_damage(changes: dict[str, Any]) -> None:
 
 
 def read_all(payload: bytes) -> None:
-    block = codec.unpack_outcomes(payload)
-    list(codec.outcomes(block))
+    block = OutcomeBlock(payload)
+    list(outcomes(block))
     assert block.contents is not None
     assert block.supersedes is not None
 
 
 def test_a_count_without_room_is_found_before_anything_is_sized_by_it() -> None:
     payload = reply(head=Head(items=2**32 - 1, ok=2**32 - 1))
-    for read in (codec.unpack_outcomes, read_ids):
+    for read in (OutcomeBlock, read_ids):
         with pytest.raises(CheckpointDamaged, match="shorter than its head says"):
             read(payload)
 
 
 def test_an_empty_reply_is_a_reply() -> None:
     payload = pack_outcomes(Head(lines=3, blank=3), [], [])
-    assert list(codec.outcomes(codec.unpack_outcomes(payload))) == []
+    assert list(outcomes(OutcomeBlock(payload))) == []
 
 
 # --- maps ------------------------------------------------------------------------------------------------------------

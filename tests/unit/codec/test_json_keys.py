@@ -15,7 +15,10 @@ import pytest
 from cli_kit import batchmill
 
 from batchmill.codec.json_form import Plain
-from batchmill.codec.outcomes import Head, OutcomeBlock, pack_outcomes, pack_result, unpack_value
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import Head, pack_outcomes
+from batchmill.codec.pack import pack_result
+from batchmill.codec.unpack import unpack_value
 from batchmill.codec.unsaid import Unsaid
 from batchmill.output import rows
 from batchmill.output.json_lines import render

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import batchmill
-from batchmill.codec.outcomes import fingerprint, kept_id, pack_result, pack_value, unpack_value
-from batchmill.codec.pack import Packing
-from batchmill.codec.unpack import Ext
+from batchmill.codec.ids import fingerprint, kept_id
+from batchmill.codec.pack import Packing, pack_result, pack_value
+from batchmill.codec.unpack import Ext, unpack_value
 from batchmill.errors import CheckpointDamaged
 
 

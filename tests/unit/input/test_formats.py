@@ -11,8 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from worker_kit import chunk_of, run_chunk, worker
 
-from batchmill.codec.ids import shard_of
-from batchmill.codec.outcomes import id_key
+from batchmill.codec.ids import id_key, shard_of
 from batchmill.errors import InvalidUsage
 from batchmill.input.formats import (
     FORMATS,

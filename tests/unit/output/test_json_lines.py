@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 from tree_kit import KITS
 from value_kit import VALUES, nested, nested_map
 
-from batchmill.codec.outcomes import NIL, Head, pack_outcomes, pack_result, unpack_value
+from batchmill.codec.outcomes import NIL, Head, pack_outcomes
+from batchmill.codec.pack import pack_result
+from batchmill.codec.unpack import unpack_value
 from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import CheckpointDamaged
 from batchmill.output.json_lines import render

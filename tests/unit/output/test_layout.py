@@ -18,7 +18,7 @@ from checkpoint_kit import QuickDisk, Shelf, outcomes_payload
 from worker_kit import play
 
 from batchmill.checkpoint.index import Piece
-from batchmill.codec.outcomes import OutcomeBlock
+from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import OutputLost
 from batchmill.output import external_sort, json_lines, layout, rows, spool, writer

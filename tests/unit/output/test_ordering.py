@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.checkpoint.index import Index, Piece, add_piece, is_whole
-from batchmill.codec.outcomes import MASKED, Head, OutcomeBlock
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import MASKED, Head
 from batchmill.codec.unsaid import NOTHING
 from batchmill.output import ordering
 from batchmill.output.layout import parts_of
@@ -251,7 +252,8 @@ def test_outcomes_are_taken_from_all_parts_in_the_order_of_positions() -> None:
 
 
 def _masked(first: int, offsets: list[int], ids: list[Any]) -> bytes:
-    from batchmill.codec.outcomes import pack_outcomes, pack_value
+    from batchmill.codec.outcomes import pack_outcomes
+    from batchmill.codec.pack import pack_value
 
     head = Head(first=first, lines=4, items=len(ids), ok=len(ids), flags=MASKED)
     return pack_outcomes(head, ids, [pack_value(1)] * len(ids), [], [0.0] * len(ids), [0] * len(ids), offsets)

@@ -17,7 +17,8 @@ from worker_kit import Stage, play
 import batchmill
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.writer import Checkpoint
-from batchmill.codec.outcomes import Head, pack_map, pack_outcomes, pack_value
+from batchmill.codec.outcomes import Head, pack_map, pack_outcomes
+from batchmill.codec.pack import pack_value
 from batchmill.errors import CheckpointDamaged, InputMissing, OutputLost
 
 

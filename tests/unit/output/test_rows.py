@@ -17,7 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.codec.outcomes import Head, OutcomeBlock, pack_outcomes, pack_result
+from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import Head, pack_outcomes
+from batchmill.codec.pack import pack_result
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.output import rows
 from batchmill.output.sinks import check_format, open_target

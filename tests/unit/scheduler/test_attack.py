@@ -9,14 +9,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from checkpoint_kit import read_frames
 from cli_kit import shell
 from fault_kit import CHECKPOINT, Ended, finish, lines_of, numbered, prepare, witnessed
 
 import batchmill
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.salvage import salvage
-from batchmill.checkpoint.writer import read_frames
-from batchmill.codec.outcomes import OutcomeBlock
+from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.errors import CheckpointDamaged, InvalidUsage
 from batchmill.pool.startup import SERVER_LOST
 from batchmill.scheduler.crashes import KILLS, Blame

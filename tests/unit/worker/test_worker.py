@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import pytest
 from worker_kit import answered, chunk_of, run_chunk, worker
 
-from batchmill.codec.ids import digest_block
-from batchmill.codec.outcomes import MASKED, OutcomeBlock, id_key, outcomes
+from batchmill.codec.ids import digest_block, id_key
+from batchmill.codec.outcome_block import OutcomeBlock, outcomes
+from batchmill.codec.outcomes import MASKED
 from batchmill.errors import ItemError
 from batchmill.model import Chunk, Earlier
 from batchmill.worker import records
