@@ -19,11 +19,15 @@ Entry = tuple[int, int]  # (frame seq, index of the outcome in it): the identity
 
 
 class Earlier(NamedTuple):
-    """The committed outcome that a new one for the same item will replace, and how often the item was tried."""
+    """The committed outcome that a new one for the same item will replace, and how often the item was tried.
+
+    `sealed`: it cost workers to open it. It is tried once more, and the first worker that it costs now is the last.
+    """
 
     seq: int
     place: int
     attempts: int
+    sealed: bool = False
 
 
 class Chunk(NamedTuple):
@@ -63,6 +67,11 @@ class Chunk(NamedTuple):
     def to_run(self) -> int:
         """Records of it that are to be run."""
         return 0 if self.scan else self.to_open
+
+    @property
+    def was_sealed(self) -> bool:
+        """Whether it is one record that was sealed in an earlier run."""
+        return self.records == 1 and any(earlier.sealed for earlier in (self.earlier or {}).values())
 
     @property
     def to_open(self) -> int:

@@ -217,10 +217,10 @@ def test_an_item_that_kills_whoever_reads_it_is_failed_and_not_read_again(do: st
     assert strikes(tmp_path) == times
     seen = counted(tmp_path)
     assert seen == {f"opened {do}": times, **{f"ran {n}": 1 for n in INNOCENT}}
-    # Nor in later runs, but for those that are to try it again.
+    # Nor in later runs, but once where failed items are to be tried again.
     assert run(tmp_path, f"Poison({do!r})", resume=True, **limits) == [1, 0, 24, 1]
-    the_failed(tmp_path)
-    assert counted(tmp_path) == {f"opened {do}": times}
+    assert the_failed(tmp_path).attempts == times + 1
+    assert counted(tmp_path) == {f"opened {do}": 1}
 
 
 def test_an_item_that_kills_its_reader_is_not_tried_again_as_a_failed_one_is(tmp_path: Path) -> None:
@@ -228,6 +228,9 @@ def test_an_item_that_kills_its_reader_is_not_tried_again_as_a_failed_one_is(tmp
     assert run(tmp_path, "Poison('swallows')", **options) == [1, 24, 0, 1]
     the_failed(tmp_path)
     assert counted(tmp_path)["opened swallows"] == 1
+    assert run(tmp_path, "Poison('swallows')", resume=True, retry_failed=False, **options) == [1, 0, 24, 1]
+    the_failed(tmp_path)
+    assert counted(tmp_path) == {}, "known by its bytes"
 
 
 def test_what_the_caller_calls_it_is_its_id(tmp_path: Path) -> None:
@@ -363,8 +366,9 @@ def test_of_a_mixture_exactly_the_poisonous_items_fail_each_with_its_cause(tmp_p
 
 
 DEEP = """
-import sys
+import resource, sys
 sys.setrecursionlimit(10**6)
+resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
 def ident(item):
     return item["id"]
@@ -412,6 +416,8 @@ def test_a_line_that_kills_its_reader_is_found_again_without_being_read(tmp_path
     assert list(read(tmp_path, "--resume", "--no-retry-failed")) == [10]
     assert strikes(tmp_path) == before
     assert len(committed(tmp_path)) == 22
+    assert len(read(tmp_path, "--resume")) == 1
+    assert strikes(tmp_path) == before + 1
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="since 3.12, json counts for itself how deep it is")
@@ -434,8 +440,12 @@ def test_a_line_that_kills_who_scans_it_at_resume_is_failed_too(chunk: str, tmp_
 def test_one_shard_alone_has_the_line_that_kills_its_reader(with_item: bool, tmp_path: Path) -> None:
     lines(tmp_path, "[" * 60_000)
     options = ["--with-item"] if with_item else []
-    failed = [read(tmp_path, "--fresh", "--shard", f"{n}/3", *options) for n in (1, 2, 3)]
-    assert sorted(len(one) for one in failed) == [0, 0, 1]
+    failed = []
+    for shard in ("1/2", "2/2"):
+        failed.append(read(tmp_path, "--fresh", "--shard", shard, *options))
+        assert read(tmp_path, "--resume", "--no-retry-failed", "--shard", shard, *options).keys() == failed[-1].keys()
+        assert strikes(tmp_path) == 2, "neither of them reads it again"
+    assert sorted(len(one) for one in failed) == [0, 1]
 
 
 LARGE = "[" + "[]," * 10_000_000 + "[]]"  # 30 MB that become 600 and more

@@ -2,7 +2,7 @@
 
 Two ways, from cheap to dear (engine/README.md#matching):
 1. By block. The next record's checksum names the frames whose block begins with it; where the block's bytes are the
-   same, all of its items are found at once, without parsing.
+   same, all of its items are found at once, without parsing. So is a record that is sealed, Python items among them.
 2. By item, for what moved. A worker reads ids and content checksums off the records (a scan); an outcome with the same
    id and content is taken first. A record whose id is known but not its content is set aside until the input has
    ended, for the outcome may be a later record's; then it takes what is left of its id (a done item that changed).
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from batchmill.checkpoint.index import Index, Piece, Row, add_piece, is_whole
-from batchmill.codec.ids import digest_block, id_key
+from batchmill.codec.ids import checksum, digest_block, id_key
 from batchmill.codec.outcome_block import OutcomeBlock
-from batchmill.codec.outcomes import SUPERSEDES
+from batchmill.codec.outcomes import SEALED, SUPERSEDES
 from batchmill.model import Chunk, Earlier, Entry, IdScan
 from batchmill.settings import Settings
 
@@ -37,7 +37,8 @@ class Aside(NamedTuple):
 class Matcher:
     """The outcomes of earlier runs that no record of this run's input has been matched with yet.
 
-    `read` gives the columns of a frame. `by_block` is False where equal bytes do not mean equal items.
+    `read` gives the columns of a frame. `by_block` is False where equal bytes do not mean equal items; but of a sealed
+    record nothing else is known.
     `skipped` counts items with an ok result, `failed` those that stay failed, `changed` those among the skipped whose
     content is another now, `blank` empty records among them; `placed` tells where in this input they all are.
     """
@@ -52,15 +53,18 @@ class Matcher:
         self._left = array("I", (row.items for row in index))
         for seq, places in index.gone.items():
             self._left[index.number(seq)] -= len(places)
-        self._open = sum(1 for left in self._left if left)
         self._untouched = bytearray(b"\1" * len(index))
         self._taken: set[Entry] = set()  # outcomes that replaced others: by item, or by way of the others' block
         self._offsets: dict[int, Sequence[int]] = {}  # of rows whose items are not at consecutive positions
         self._by_crc: dict[int, list[int]] = {}
-        if by_block:
-            for n, row in enumerate(index):
-                if self._left[n] and is_whole(row, settings.shard):
-                    self._by_crc.setdefault(row.first_crc, []).append(n)
+        for n, row in enumerate(index):
+            if not is_whole(row, settings.shard):
+                continue
+            if row.flags & SEALED and not row.items:
+                self._left[n] = 1  # another shard's, but not to be opened here either
+            if self._left[n] and (by_block or row.flags & SEALED):
+                self._by_crc.setdefault(row.first_crc, []).append(n)
+        self._open = sum(1 for left in self._left if left)
         self._ids: dict[bytes, int] | None = None
         self._more: dict[bytes, list[int]] = {}  # further outcomes of ids that came more than once
         self._blocks: list[tuple[int, int]] = []
@@ -109,6 +113,15 @@ class Matcher:
         replaced = ((seq, place) for place in self._index.gone.get(seq, ()))
         return digest_block(data, header) == self._index.digest(number) and all(map(self._is_last_free, replaced))
 
+    def sealed_as(self, record: Any) -> int | None:
+        """The row of the unmatched frame in which that record of one is sealed; None where there is none.
+
+        For Python items: their pickles alone tell it, without being opened.
+        """
+        if not self._by_crc or not isinstance(record, bytes):  # an item that could not be pickled
+            return None
+        return next((n for n in self.candidates(checksum(record)) if self.is_block(n, record)), None)
+
     def _is_last_free(self, entry: Entry) -> bool:
         while entry in self._index.replaced:
             entry = self._index.replaced[entry]
@@ -118,14 +131,8 @@ class Matcher:
         """`chunk` is that row's block: skip what is done; the chunk with what must run again, or None."""
         row = self._index.row(number)
         self._untouched[number] = 0
-        if self._index.place_of(row) != (self.generation, chunk.first):
-            self._note_move(chunk.first)
-            self._blocks.append((row.seq, chunk.first))
-        else:
-            self._kept = max(self._kept, chunk.first + row.records)
-        self.placed.append(
-            Piece(self.generation, chunk.first, chunk.first + row.records, row.seq, chunk.first - row.first)
-        )
+        if row.items:
+            self._place_block(row, chunk.first)
         again: dict[int, Earlier] = {}
         failed_before = self.failed
         if row.failed or row.seq in self._index.gone:
@@ -135,6 +142,14 @@ class Matcher:
             self.blank += row.records - row.items
         self.skipped += row.items - len(again) - (self.failed - failed_before)
         return _only(chunk, again) if again else None
+
+    def _place_block(self, row: Row, first: int) -> None:
+        if self._index.place_of(row) != (self.generation, first):
+            self._note_move(first)
+            self._blocks.append((row.seq, first))
+        else:
+            self._kept = max(self._kept, first + row.records)
+        self.placed.append(Piece(self.generation, first, first + row.records, row.seq, first - row.first))
 
     def _exceptions(self, row: Row, chunk: Chunk) -> dict[int, Earlier]:
         """The records of a block to run again, by offset; outcomes that replaced some of the block's are taken too."""
@@ -152,8 +167,13 @@ class Matcher:
             if entry[1] in last.failures and not self._settings.retry_failed:
                 self.failed += 1
             elif entry[1] in last.failures:
-                again[offset] = Earlier(*entry, last.attempts.get(entry[1], 1))
+                again[offset] = self._earlier(entry, last)
         return again
+
+    def _earlier(self, entry: Entry, block: OutcomeBlock) -> Earlier:
+        """A failed outcome, which is in that block, as what will be replaced."""
+        is_sealed = bool(self._index.flags(self._index.number(entry[0])) & SEALED)
+        return Earlier(*entry, block.attempts.get(entry[1], 1), is_sealed)
 
     def _read_seq(self, seq: int) -> OutcomeBlock:
         number = self._index.number(seq)
@@ -211,7 +231,7 @@ class Matcher:
         entry = self._claim(key, packed)
         self._place(entry, position)
         if packed & 1 and self._settings.retry_failed:
-            again[offset] = Earlier(*entry, self._read_seq(entry[0]).attempts.get(entry[1], 1))
+            again[offset] = self._earlier(entry, self._read_seq(entry[0]))
             return 0
         self._skip(bool(packed & 1))
         return 1

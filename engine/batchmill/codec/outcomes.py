@@ -33,6 +33,7 @@ from batchmill.model import MAX_PAYLOAD
 
 SUPERSEDES = 1  # flag: element 8 is there
 MASKED = 2  # flag: not all lines of the block have their outcome in this frame
+SEALED = 4  # flag: the block is one record that was never opened, also where it is the pickle of a Python item
 NIL = b"\xc0"
 
 _HEAD = struct.Struct("<BBHIIIIIIIIIQQQddIHH16sII")

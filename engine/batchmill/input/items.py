@@ -78,12 +78,13 @@ class ItemReader:
     def unread(self, chunk: Chunk, offset: int, record: Any, error: ItemError) -> Found | None:
         """`identify`, of a record that cannot or must not be opened: its id is its position, unless one was given.
 
-        It belongs to the shard of that.
+        It belongs to the shard of that, unless it has an outcome here already.
         """
         bad = BadItem(error.type, error.message, error.traceback)
         id = chunk.first + offset if chunk.ids is None else chunk.ids[offset]
         id = chunk.first + offset if isinstance(id, ItemError) else id
-        if self._shard is not None and shard_of(id, self._shard[1]) != self._shard[0]:
+        has_outcome = offset in (chunk.earlier or ())
+        if self._shard is not None and not has_outcome and shard_of(id, self._shard[1]) != self._shard[0]:
             return None
         if self.format is None:
             return id, b"", None, crc32(record) if isinstance(record, bytes) else 0, bad

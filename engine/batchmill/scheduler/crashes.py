@@ -81,7 +81,8 @@ class CrashHandler:
                 self._strike({"position": strike.first, "count": strike.count, "exit": None})
                 if self._in_flight.condemned(strike):
                     # Whether it had been opened nobody knows: it is once more, for its id, and alone.
-                    self._in_flight.condemn(strike.first, machine_verdict(worker.machine_lost, strike.count))
+                    error = machine_verdict(worker.machine_lost, strike.count)
+                    self._in_flight.condemn(strike.first, error, sealed=chunk.was_sealed)
             else:
                 self._in_flight.suspect(flight.serial, reached[1] if flight.serial == reached[0] else 0)
 

@@ -258,7 +258,7 @@ class InFlight:
         if strike.count > self._crash_retries:
             return True
         found = self._waiting(strike.first)
-        return found is not None and found[0][found[1]].verdict is not None
+        return found is not None and (found[0][found[1]].verdict is not None or found[0][found[1]].was_sealed)
 
     def condemn(self, first: int, verdict: ItemError, *, sealed: bool = False) -> None:
         """Give the waiting record at position `first` its verdict: it will be failed, not run; `sealed`: nor opened.

@@ -155,7 +155,8 @@ class WorkQueue:
                 return True
             chunk = self._unmatched(matcher)
             if chunk is not None:
-                self._hold(matcher, chunk)
+                for piece in self._less_sealed(matcher, chunk):
+                    self._hold(matcher, piece)
                 return True
         if self._held and (self._source_ended or starved):
             self._scan_held(matcher)
@@ -175,15 +176,17 @@ class WorkQueue:
         for number in matcher.candidates(checksum(first, source.header)):
             found = self._block_at(source, matcher, number)
             if found is not None:
-                chunk = source.claim(*found)
-                again = matcher.take_block(number, chunk)
-                if again is None:
-                    self._settled(chunk.first, chunk.first + chunk.records)
-                else:
-                    self._in_flight.put(again)
-                    self._settled(chunk.first, chunk.first)
+                self._take_block(matcher, number, source.claim(*found))
                 return True
         return False
+
+    def _take_block(self, matcher: Matcher, number: int, chunk: Chunk) -> None:
+        again = matcher.take_block(number, chunk)
+        if again is None:
+            self._settled(chunk.first, chunk.first + chunk.records)
+        else:
+            self._in_flight.put(again)
+            self._settled(chunk.first, chunk.first)
 
     def _first_record(self, source: ByteSource) -> bytes | None:
         assert self._format is not None
@@ -235,6 +238,19 @@ class WorkQueue:
                 break
             position, records = end + 1, records + 1
         return source.claim(position - offset, records) if records else source.take(1)
+
+    def _less_sealed(self, matcher: Matcher, chunk: Chunk) -> Iterator[Chunk]:
+        """The chunk in pieces, less the Python items that are sealed: a scan would open them."""
+        if self._format is not None:
+            yield chunk
+            return
+        offsets = [n for n, record in enumerate(chunk.data) if matcher.sealed_as(record) is not None]
+        for piece in set_aside(chunk, offsets, self._in_flight.divide):
+            number = matcher.sealed_as(piece.data[0]) if piece.records == 1 else None
+            if number is None:
+                yield piece
+            else:
+                self._take_block(matcher, number, piece)
 
     def _hold(self, matcher: Matcher, chunk: Chunk) -> None:
         self._held.append(chunk)

@@ -17,7 +17,7 @@ from operator import lt, sub
 from typing import Any, NamedTuple
 
 from batchmill.codec.ids import checksum, digest_block, digest_id
-from batchmill.codec.outcomes import MASKED, NIL, Head, PayloadTooLarge, pack_outcomes
+from batchmill.codec.outcomes import MASKED, NIL, SEALED, Head, PayloadTooLarge, pack_outcomes
 from batchmill.codec.pack import pack_value
 from batchmill.errors import ItemError
 from batchmill.failure_groups import FailureGroups
@@ -209,7 +209,7 @@ class Reply:
         offsets = _without(lines, self.passed)
         replaced = _replaced(chunk, offsets)
         head = head._replace(
-            flags=MASKED if self.masked else 0,
+            flags=(MASKED if self.masked else 0) | (SEALED if chunk.sealed else 0),
             input=chunk.input,
             lines=lines,
             items=items,
@@ -250,9 +250,9 @@ class Reply:
 
 
 def _covered(chunk: Chunk, lines: int, format: Format | None) -> bytes:
-    """The bytes of the first `lines` records of a chunk; none for Python items."""
+    """The bytes of the first `lines` records of a chunk; none for Python items, unless they are all that is known."""
     if isinstance(chunk.data, tuple):
-        return b""
+        return chunk.data[0] if chunk.sealed and isinstance(chunk.data[0], bytes) else b""
     if lines == chunk.records:
         return chunk.data
     assert format is not None
@@ -264,7 +264,8 @@ def _replaced(chunk: Chunk, offsets: Sequence[int]) -> list[tuple[int, int, int,
     earlier = chunk.earlier
     if not earlier:
         return []
-    return [(place, *earlier[offset]) for place, offset in enumerate(offsets) if offset in earlier]
+    found = ((place, earlier[offset]) for place, offset in enumerate(offsets) if offset in earlier)
+    return [(place, old.seq, old.place, old.attempts) for place, old in found]
 
 
 def _attempts(chunk: Chunk, replaced: list[tuple[int, int, int, int]], items: int) -> list[tuple[int, int]]:
