@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchmill.batch.batch import Batch, _Session
+from batchmill.batch.batch import Batch
+from batchmill.batch.session import Session
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.pack import Packing
 from batchmill.input.formats import FORMATS, IdRule
@@ -109,7 +110,7 @@ class Stage:
             output=None if output is None else str(output),
         )
         batch = Batch(plan)
-        self._session = session = _Session(batch.plan, batch._events, stack, self.messages.append, began=0.0)
+        self._session = session = Session(batch.plan, batch._events, stack, self.messages.append, began=0.0)
         session.build(None, None, None)
         session.begin()
         self.in_flight = session._in_flight
@@ -141,7 +142,8 @@ class Stage:
             return None
         committer = self._session._committer
         committer.commit(chunk, payload, summary)
-        return committer._new.row(len(committer._new) - 1).seq, OutcomeBlock(payload)
+        new = committer._frames.new
+        return new.seq(len(new) - 1), OutcomeBlock(payload)
 
     def scan(self, order: ChunkJob) -> None:
         """The worker's answer for a chunk whose ids are to be read is taken in."""

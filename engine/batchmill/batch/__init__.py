@@ -1,8 +1,9 @@
 """Joins the rooms: a batch from its plan to its report.
 
-    batch          the whole of it (start here)
+    batch          what others have of it: run, stop, report (start here)
+    session        what exists only while it runs: its parts, how they are joined, and what the run came to
     backend        its workers on this machine
-    commit         a worker's reply: into the checkpoint first, then to all who count on it
+    commit         a worker's reply: into the checkpoint first, then to all who count on it; `committed`: read back
     progress       counts, snapshots, samples, the report
     duplicate_ids  ids that came more than once, counted in bounded memory
     signals        the first asks to stop, a later one insists

@@ -5,72 +5,69 @@ It never opens a reply without a failed item, unless someone listens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from batchmill.batch.committed import CommittedFrames
 from batchmill.batch.duplicate_ids import Spans, count_repeats
 from batchmill.batch.progress import Progress
 from batchmill.checkpoint.frames import FrameType
-from batchmill.checkpoint.history import History
-from batchmill.checkpoint.index import Extent, Index, Piece, Row
+from batchmill.checkpoint.index import Piece
 from batchmill.checkpoint.matching import Matcher
 from batchmill.checkpoint.resume import NullCheckpoint
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcome_block import OutcomeBlock
-from batchmill.codec.outcomes import pack_map, read_head
-from batchmill.model import Chunk, StopReason
+from batchmill.codec.outcomes import pack_map
+from batchmill.model import Chunk, Report, StopReason
 from batchmill.output.writer import OutputWriter
 from batchmill.scheduler.retrier import Retrier
 from batchmill.scheduler.run_limits import FailureLimits
 from batchmill.worker.reply import ReplySummary
 
-_CACHED = 8  # decoded frames kept while the input is matched
-
 Sink = Callable[[OutcomeBlock, "list[int] | None"], None]  # a block, and which of its outcomes are final (None: all)
 
 
 class Committer:
-    """Commits outcomes. `matcher` is None where nothing was done before, `output` where none was asked for.
-
-    `retrier`, `progress` and `output` are given once they are there, by `join`.
-    """
+    """Commits outcomes. `matcher` is None where nothing was done before, `output` where none was asked for."""
 
     def __init__(
-        self, checkpoint: Checkpoint | NullCheckpoint, history: History, limits: FailureLimits, sink: Sink | None
-    ):
+        self,
+        checkpoint: Checkpoint | NullCheckpoint,
+        frames: CommittedFrames,
+        *,
+        limits: FailureLimits,
+        matcher: Matcher | None,
+        progress: Progress,
+        retrier: Retrier,
+        output: OutputWriter | None,
+        sink: Sink | None,
+    ) -> None:
         self._checkpoint = checkpoint
-        self._history = history
+        self._frames = frames
         self._limits = limits
+        self._matcher = matcher
+        self._progress = progress
+        self._retrier = retrier
+        self._output = output
         self._sink = sink
-        self._old = history.index
-        self._new = Index()  # the frames of this run
         self._spans = Spans()
-        self._kept: dict[int, OutcomeBlock] = {}
         self._last_failed: OutcomeBlock | None = None
         self._waiting = 0  # failed items of this run that will be tried again, or are
         self._failed_before = 0  # outcomes of this run whose items had failed in an earlier one
         self.why_stopped = ""
 
-    def join(self, matcher: Matcher | None, progress: Progress, output: OutputWriter | None, retrier: Retrier) -> None:
-        """Make known whom to tell."""
-        self._matcher = matcher
-        self._progress = progress
-        self._output = output
-        self._retrier = retrier
-
     def commit(self, chunk: Chunk, payload: bytes, summary: ReplySummary) -> str | None:
         """Append a reply as it is, then tell everyone; a word for why the run must stop now, or None."""
         self.append_order(all=False)
-        ref = self._checkpoint.append(FrameType.OUTCOMES, payload)
-        self._new.add(ref.seq, ref.offset, ref.length, read_head(payload))
+        seq = self._frames.append(payload)
         block = OutcomeBlock(payload) if summary.failed or self._sink is not None else None
-        waiting = self._retrier.take(chunk, ref.seq, block) if summary.failed and block is not None else set()
+        waiting = self._retrier.take(chunk, seq, block) if summary.failed and block is not None else set()
         if summary.failed:
             self._last_failed = block
         self._waiting += len(waiting)
         self._count(chunk, summary)
         if self._output is not None:
-            self._to_output(self._output, chunk, ref.seq, summary, waiting)
+            self._to_output(self._output, chunk, seq, summary, waiting)
         if self._sink is not None and block is not None and summary.items:
             self._sink(block, _final(block, waiting))
         return self._reason_to_stop()
@@ -78,21 +75,18 @@ class Committer:
     def _count(self, chunk: Chunk, summary: ReplySummary) -> None:
         first, end = chunk.first, chunk.first + summary.records
         replaced = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < summary.records}
-        again = {offset: earlier for offset, earlier in replaced.items() if self._is_new(earlier.seq)}
+        again = {offset: earlier for offset, earlier in replaced.items() if self._frames.is_new(earlier.seq)}
         for offset, earlier in again.items():
-            failure = self.block(earlier.seq).failures[earlier.place]
+            failure = self._frames.block(earlier.seq).failures[earlier.place]
             self._progress.forget(failure.type, chunk.line + offset)
         self._waiting -= len(again)
         self._progress.add(summary)
         self._failed_before += sum(1 for earlier in replaced.values() if earlier.attempts) - len(again)
         for earlier in replaced.values():
-            self._old.gone.setdefault(earlier.seq, set()).add(earlier.place)
+            self._frames.replace(earlier)
         if summary.items and not again:
             whole = chunk.skip is None
             self._spans.add(first, end, summary.low if whole else None, summary.high if whole else None)
-
-    def _is_new(self, seq: int) -> bool:
-        return len(self._new) > 0 and seq >= self._new.row(0).seq
 
     def _to_output(
         self, output: OutputWriter, chunk: Chunk, seq: int, summary: ReplySummary, waiting: Iterable[int]
@@ -136,49 +130,15 @@ class Committer:
         for order in self._matcher.orders(all) if self._matcher else ():
             self._checkpoint.append(FrameType.ORDER, pack_map(order))
 
-    # Reading back
-
-    def payload(self, seq: int) -> bytes:
-        """The payload of an outcome frame of this run, or of an earlier one."""
-        index = self._new if self._is_new(seq) else self._old
-        return self._checkpoint.read(index.row_of(seq).ref)
-
-    def block(self, seq: int) -> OutcomeBlock:
-        """The same, decoded. The last few are kept: neighbouring items mostly lie in the same frame."""
-        block = self._kept.pop(seq, None) or OutcomeBlock(self.payload(seq))
-        self._kept[seq] = block
-        if len(self._kept) > _CACHED:
-            del self._kept[next(iter(self._kept))]
-        return block
-
-    def extent(self, seq: int) -> Extent:
-        """How large such a frame is."""
-        return (self._new if self._is_new(seq) else self._old).extent(seq)
-
-    def moved(self, seq: int) -> Collection[int]:
-        """None: a frame that was found in one piece lies in one piece."""
-        return ()
-
-    def gone(self, seq: int) -> frozenset[int]:
-        """The outcomes of a frame that were replaced."""
-        return frozenset(self._old.gone.get(seq, ()))
-
-    def repeated(self) -> int:
-        """Occurrences of an id after its first, in this run's input as far as the checkpoint holds it."""
-        last, fresh = self._history.last_report, not len(self._old)
+    def repeated(self, last: Report | None) -> int:
+        """Occurrences of an id after its first, in this run's input as far as the checkpoint holds it; `last` is the
+        report of the run before."""
+        frames, fresh = self._frames, not len(self._frames.old)
         if isinstance(self._checkpoint, NullCheckpoint) or (fresh and self._spans.are_distinct):
             return 0
-        if not fresh and last is not None and not len(self._new):
+        if not fresh and last is not None and not len(frames.new):
             return last.repeated
-        rows = [*self._old, *self._new]
-        total = self._old.items + self._new.items
-        columns = (self._ids_of(row) for row in rows)
-        return count_repeats(columns, total)
-
-    def _ids_of(self, row: Row) -> list[Any]:
-        gone = self._old.gone.get(row.seq, ())
-        ids = OutcomeBlock(self._checkpoint.read(row.ref)).ids
-        return [id for place, id in enumerate(ids) if place not in gone] if gone else ids
+        return count_repeats(frames.ids(), frames.old.items + frames.new.items)
 
 
 def _final(block: OutcomeBlock, waiting: set[int]) -> list[int] | None:
