@@ -17,6 +17,13 @@ from process_kit import born_with, children_of, command_line, kill, send
 
 LIMIT = 60.0
 _REGISTERED = "Registered to:"
+# What Dask's processes do on their own account, many times a second while nothing happens.
+_IDLE = {
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "60s",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__TICK__CYCLE": "10s",
+}
 
 
 class Daemon:
@@ -32,7 +39,7 @@ class Daemon:
         command = [sys.executable, "-m", f"distributed.cli.{module}", *arguments]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
-                command, cwd=log.parent, env=environment(**env), stdin=subprocess.DEVNULL, stdout=file,
+                command, cwd=log.parent, env=environment(**_IDLE, **env), stdin=subprocess.DEVNULL, stdout=file,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self.pid = self.process.pid
