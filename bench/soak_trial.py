@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fault_kit import CHECKPOINT, PROGRAM, Ended, Run, committed, prepare, running, strikes, undisturbed, witnessed
-from process_kit import command_line, parent_of, processes, send
+from process_kit import is_fork_server, parent_of, processes, send
 
 from batchmill import Outcome
 from batchmill.checkpoint.frames import Kind
@@ -341,7 +341,7 @@ def workers(run: Run) -> list[int]:
     """The workers of a run: each leads a process group of its own, as does the fork server, a child of the run."""
     found, main = [], mill(run)
     for pid in processes(run.pid):
-        is_server = parent_of(pid) == main and "forkserver_main" in command_line(pid)
+        is_server = parent_of(pid) == main and is_fork_server(pid)
         with contextlib.suppress(ProcessLookupError):
             if pid not in (run.pid, main) and os.getpgid(pid) == pid and not is_server:
                 found.append(pid)

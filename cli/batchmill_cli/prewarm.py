@@ -1,11 +1,13 @@
 """One look at the command line before anything is imported: whether workers will be needed.
 
-The fork server takes as long to start as this program takes to import itself, so both go on at once. A wrong guess
-costs nothing but that: the server ends with us, and other options have it started later as they need it.
+The fork server needs most of what this program needs, and is forked from it while that is all there is: no thread, no
+descriptor and no module of a user. A wrong guess costs little: the server ends with us, and other options have it
+started later as they need it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 COMMANDS = ("run", "exec", "demo")
@@ -26,6 +28,6 @@ def take() -> None:
 
     try:
         if forkserver.default_start_method() == "forkserver":
-            forkserver.prestart()
+            forkserver.prestart(by_fork=sys.platform == "linux")  # elsewhere, libraries of the system forbid it
     except OSError:
         pass

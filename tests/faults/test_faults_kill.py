@@ -25,7 +25,7 @@ from fault_kit import (
     undisturbed,
     witnessed,
 )
-from process_kit import command_line, parent_of, send
+from process_kit import is_fork_server, parent_of, send
 
 from batchmill import Outcome
 
@@ -152,8 +152,8 @@ def test_row_18_the_lock_is_free_as_soon_as_the_parent_was_killed(method: str, t
 
 
 def fork_servers_of(run: Run) -> list[int]:
-    """The fork server, if it runs now. Workers have its command line too, and it for a parent."""
-    return [pid for pid in run.all() if parent_of(pid) == run.pid and "server_main" in command_line(pid)]
+    """The fork server, if it runs now."""
+    return [pid for pid in run.all() if parent_of(pid) == run.pid and is_fork_server(pid)]
 
 
 def test_row_40_a_killed_fork_server_costs_nothing_and_another_replaces_it(tmp_path: Path) -> None:

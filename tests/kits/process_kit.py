@@ -52,6 +52,16 @@ def command_line(pid: int) -> str:
         return f"{pid}"
 
 
+def is_fork_server(pid: int) -> bool:
+    """Whether a child of a run's parent process is its fork server: the only one of them that blocks SIGTERM."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    blocked = next(line.split()[1] for line in lines if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def send(number: int, pids: Iterable[int]) -> None:
     """Send a signal to processes that may have ended meanwhile."""
     for pid in pids:

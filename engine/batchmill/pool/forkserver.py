@@ -8,8 +8,8 @@ without a name. One that has died, or was stopped, is replaced by the next start
                                         RELEASE: nobody asks for that worker any more
            <-- Reply                    HELLO: it is up; STARTED (with a pidfd); FAILED: errno; ENDED: exit code
 
-It takes as long to start as all of the parent's own imports; a program that knows early that it will need workers calls
-`prestart` first, and both go on at once.
+It takes as long to start as all of the parent's own imports. The command line, which knows early that it will need
+workers and whose process is all ours then, calls `prestart` first: the server is forked from it, with those imports.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from array import array
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import NamedTuple, NoReturn
 
 from batchmill.system.children import kill_descendants, pidfd_open
 from batchmill.system.interpreter import command
@@ -79,9 +81,10 @@ class ServerLost(ConnectionError):
 
 
 class Connection:
-    """One process of a fork server, from its start to its end. Every method may be called from any thread."""
+    """One process of a fork server, from its start by `launch` to its end. Every method may be called from any
+    thread."""
 
-    def __init__(self, preload: Sequence[str]) -> None:
+    def __init__(self, preload: Sequence[str], launch: Launch) -> None:
         ours, theirs = socket.socketpair()
         self._control = ours
         self._codes: dict[int, int] = {}
@@ -89,7 +92,7 @@ class Connection:
         self.is_lost = False  # the process has ended, or was given up
         self._is_up = self._is_ending = False
         with theirs:
-            self._pid = _launch(theirs.fileno(), preload)
+            self._pid = launch(theirs.fileno(), preload)
         self._pidfd = pidfd_open(self._pid)
         _connections.add(self)
 
@@ -211,11 +214,13 @@ class Connection:
 
 
 class ForkServer:
-    """A fork server with `preload` imported; its process is started by the first call that needs it."""
+    """A fork server with `preload` imported; its process is started by the first call that needs it, by `launch`; one
+    that takes its place, with a fresh interpreter."""
 
-    def __init__(self, preload: Sequence[str] = ()) -> None:
+    def __init__(self, preload: Sequence[str] = (), launch: Launch | None = None) -> None:
         self.preload = tuple(preload)
         self.users = 0
+        self._launch = launch or _spawn
         self._connection: Connection | None = None
         self._lock = threading.Lock()
 
@@ -223,7 +228,8 @@ class ForkServer:
         """Start the process, if there is none. Raises OSError."""
         with self._lock:
             if self._connection is None or self._connection.is_lost:
-                self._connection = Connection(self.preload)
+                self._connection = Connection(self.preload, self._launch)
+                self._launch = _spawn
             return self._connection
 
     def is_up(self, patience: float) -> bool:
@@ -267,10 +273,13 @@ def give_back(server: ForkServer) -> None:
             server.stop()
 
 
-def prestart(preload: Sequence[str] = ()) -> None:
-    """Have the server that will be borrowed start now. Raises OSError."""
+def prestart(preload: Sequence[str] = (), *, by_fork: bool = False) -> None:
+    """Have the server that will be borrowed start now. Raises OSError.
+
+    `by_fork` is for a process that has no other thread, and nothing yet that is not batchmill's.
+    """
     with _lock:
-        _servers.setdefault(tuple(preload), ForkServer(preload)).prestart()
+        _servers.setdefault(tuple(preload), ForkServer(preload, _fork if by_fork else None)).prestart()
 
 
 def stop_all() -> None:
@@ -286,8 +295,11 @@ def default_start_method() -> str:
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-def _launch(control: int, preload: Sequence[str]) -> int:
-    """Start the server's process with that end of a pair of sockets, standard input empty, and output to stderr."""
+Launch = Callable[[int, Sequence[str]], int]  # starts a process with that end of a pair of sockets, that imports these
+
+
+def _spawn(control: int, preload: Sequence[str]) -> int:
+    """Start the server's process with a fresh interpreter, standard input empty, and output to stderr."""
     target = 3 if control != 3 else 4
     words = command("pool.forkserver_main", "serve", target, list(preload))
     actions: list[tuple[object, ...]] = [
@@ -299,6 +311,36 @@ def _launch(control: int, preload: Sequence[str]) -> int:
         actions.append((os.POSIX_SPAWN_DUP2, 0, 2))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     return os.posix_spawn(words[0], words, os.environ, file_actions=actions, setsigmask={*mask, *STOPPING})
+
+
+def _fork(control: int, preload: Sequence[str]) -> int:
+    """As `_spawn`, by forking this process: what a worker needs of ours is imported once, for both."""
+    from batchmill.pool import forkserver_main
+
+    forkserver_main.preload(forkserver_main.SHARED)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    pid = os.fork()
+    if pid == 0:
+        _be_forked(control, preload)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pid
+
+
+def _be_forked(control: int, preload: Sequence[str]) -> NoReturn:
+    """Be the server in a fork of the command line's process, with nothing left of what that is."""
+    try:
+        from batchmill.pool.forkserver_main import serve
+
+        null = os.open(os.devnull, os.O_RDWR)
+        if not _is_open(2):
+            os.dup2(null, 2)
+        os.dup2(2, 1)
+        os.dup2(null, 0)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        sys.modules["__main__"] = ModuleType("__main__")  # what items start would import the program again
+        serve(control, preload)
+    finally:
+        os._exit(1)
 
 
 def _is_open(descriptor: int) -> bool:

@@ -23,27 +23,29 @@ from batchmill.system.children import children_of, exit_code, kill_tree, pidfd_o
 from batchmill.system.interpreter import command
 from batchmill.worker import bootstrap
 
-# What every worker would import again: our code for it, the executor's, and what its calls are unpickled with.
-_PRELOAD = (
-    "batchmill.worker.main",
-    "batchmill.output.external_sort",
-    "concurrent.futures.process",
-    "multiprocessing.queues",
-    "orjson",
-)
+# What every worker would import again: our code for it, the executor's, and what its calls are unpickled with; and of
+# that, what the parent needs as well.
+SHARED = ("batchmill.worker.main", "concurrent.futures.process", "multiprocessing.queues")
+_PRELOAD = (*SHARED, "batchmill.output.external_sort", "orjson")
 _SUBREAPER = 36  # prctl's
 _LAST = 2.0  # seconds for killed processes to be gone
 
 
-def serve(control: int, preload: Sequence[str]) -> NoReturn:
+def preload(modules: Sequence[str]) -> None:
+    """Import them, for the workers to have: one that needs what cannot be imported meets the same error, and tells
+    it."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except BaseException:
+            pass
+
+
+def serve(control: int, modules: Sequence[str]) -> NoReturn:
     """Be the fork server, at the other end of `control`. INT, TERM and HUP are blocked, and stay so."""
     os.setpgid(0, 0)
     bootstrap.close_all_above(2, keep=control)
-    for module in (*_PRELOAD, *preload):
-        try:
-            importlib.import_module(module)
-        except BaseException:  # a worker that needs it meets the same error, and tells it
-            pass
+    preload((*_PRELOAD, *modules))
     try:
         with socket.socket(fileno=control) as connection:
             _Server(connection).run()
