@@ -180,6 +180,7 @@ def test_a_time_in_which_nothing_could_be_measured_is_no_success(place: Path) ->
     assert "give more --seconds" in ended.stderr
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "said", "status"),
     [

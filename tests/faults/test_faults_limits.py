@@ -48,11 +48,13 @@ def shared(place: Path) -> Path:
     return place
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 5, 6, 8, 11, 14])
 def test_row_29_few_processes_are_fewer_workers_or_one_line(processes: int, shared: Path) -> None:
     assert_fair(under(*RUN, *SOME, at=shared, wrapper=as_somebody(processes)), shared, ITEMS)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("processes", [2, 5, 6, 8, 11, 14, 18])
 def test_few_processes_for_commands_are_fewer_workers_or_one_line(processes: int, shared: Path) -> None:
     words = (*EXEC, "-o", "out", "-j", "4", "--", "true")
@@ -145,6 +147,7 @@ def test_of_items_that_fit_alone_but_not_together_none_fails_with_the_one_that_f
     assert "likely out of memory" in ended.err
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("size", [1, 100, 1000, 5000, 20_000])
 @pytest.mark.parametrize("kept", [("--no-checkpoint",), ("-c", "x.ckpt")], ids=["none", "checkpoint"])
 def test_files_that_may_not_grow_are_one_line(kept: tuple[str, ...], size: int, place: Path) -> None:

@@ -125,6 +125,7 @@ def test_a_link_that_another_user_made_where_all_may_write_is_not_followed(comma
     assert (work / "victim").read_text() == "mine"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("command", ["run -o", "--metrics", "results", "report", "bench -o"])
 def test_ones_own_link_stays_and_what_it_leads_to_is_replaced(command: str, work: Path) -> None:
     line, name = line_of(command)

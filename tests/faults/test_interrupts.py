@@ -165,6 +165,7 @@ def test_what_a_signal_handler_raises_comes_out_when_all_is_in_order(
     batch.assert_left_in_order(door)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("where", ["the main thread", "another thread"])
 def test_what_another_thread_raises_in_this_one_comes_out_too(door: str, where: str, tmp_path: Path) -> None:
@@ -291,6 +292,7 @@ def test_what_the_iterable_raises_comes_out(door: str, error: BaseException, tmp
     batch.assert_left_in_order(door)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_what_leaves_the_block_of_a_stream_comes_out(error: BaseException, tmp_path: Path) -> None:
     batch = Batch(tmp_path)
