@@ -188,7 +188,7 @@ def make_plan(
         settings=settings,
         kwargs={**settings.set, **from_environment(settings.set_env), **(kwargs or {})},
         format=format,
-        checkpoint=None if no_checkpoint else _checkpoint_path(checkpoint, inputs, spec),
+        checkpoint=None if no_checkpoint else _checkpoint_path(checkpoint, inputs, spec, format),
         default_name=checkpoint is None and not no_checkpoint,
         output=output,
         id=id,
@@ -229,13 +229,23 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _checkpoint_path(checkpoint: str | None, inputs: Sequence[str], spec: FunctionSpec | CommandSpec) -> str:
+def _checkpoint_path(
+    checkpoint: str | None, inputs: Sequence[str], spec: FunctionSpec | CommandSpec, format: str | None
+) -> str:
     if checkpoint is not None:
         return os.path.abspath(checkpoint)
-    if "-" in inputs:
-        raise InvalidUsage("stdin gives the checkpoint no name", "give -c FILE, or --no-checkpoint")
+    for name in inputs:
+        # Such a name says nothing of what is read: the next input with that name would be taken for this one.
+        if name == STDOUT or (format != "files" and not _is_name_of_content(name)):
+            what = "stdin" if name == STDOUT else f"{name} is no regular file: it"
+            raise InvalidUsage(f"{what} gives the checkpoint no name", "give -c FILE, or --no-checkpoint")
     name = spec.name if isinstance(spec, CommandSpec) else spec.name.rpartition(".")[2]
     return os.path.abspath(default_name(inputs[0], name))
+
+
+def _is_name_of_content(path: str) -> bool:
+    """Whether a path names a regular file by itself, or none yet: a pipe, a device and /dev/stdin do not."""
+    return not os.path.exists(path) or (os.path.isfile(path) and descriptor_of(path) is None)
 
 
 def _check_names(plan: Plan) -> None:

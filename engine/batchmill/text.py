@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from batchmill.errors import ItemError, ItemFailed
 from batchmill.secrecy import hide
@@ -25,6 +25,12 @@ _UNSAFE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_MARKS}]")
 def plural(count: int, noun: str) -> str:
     """`1 item`, `2 items`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def name_some(names: Sequence[str], most: int = 5) -> str:
+    """The first `most` of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def format_rate(rate: float) -> str:

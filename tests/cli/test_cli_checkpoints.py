@@ -174,3 +174,33 @@ def test_breakpoint_works_in_try(work: Path) -> None:
     assert ended.returncode == 0
     assert "105" in ended.stderr
     assert ended.stdout == "5\n"
+
+
+# --- results of another input ----------------------------------------------------------------------------------------
+
+
+def test_what_is_no_regular_file_gives_a_checkpoint_no_name(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(FUNCTIONS)
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "n": 1}\n')
+    run = "$BM run f.py:picky --format jsonl --resume"
+    for command in (f"{run} <(cat a.jsonl)", f"{run} /dev/stdin < a.jsonl", f"{run} a.jsonl /dev/null"):
+        refused = shell(command, tmp_path)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "is no regular file: it gives the checkpoint no name; give -c FILE, or --no-checkpoint" in refused.stderr
+    assert not list(tmp_path.glob("*.ckpt"))
+    kept = shell(f"{run} <(cat a.jsonl) -c a.ckpt -o -", tmp_path)
+    assert (kept.stdout, kept.stderr) == ('{"id": 1, "result": 1}\n', "")
+
+
+def test_results_that_are_all_of_another_input_are_told_at_exit_0(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(FUNCTIONS)
+    for name, factor in (("a.jsonl", 1), ("b.jsonl", 10)):
+        (tmp_path / name).write_text("".join(f'{{"id": {n}, "n": {n * factor}}}\n' for n in (1, 2)))
+    assert batchmill("run", "f.py:picky", "a.jsonl", "-c", "x.ckpt", cwd=tmp_path).stderr == ""
+    command = ("run", "f.py:picky", "b.jsonl", "-c", "x.ckpt", "--resume")
+    ended = batchmill(*command, cwd=tmp_path)
+    kept = "2 changed items kept their old result; --rerun-changed runs them again"
+    said = f"batchmill: All that was done is of a.jsonl, not b.jsonl: {kept}, and -c FILE keeps this batch apart\n"
+    assert (ended.returncode, ended.stderr) == (0, said)
+    assert batchmill(*command, cwd=tmp_path).stderr == f"batchmill: {kept}\n"
+    assert batchmill(*command, "--rerun-changed", "-q", cwd=tmp_path).stderr == ""

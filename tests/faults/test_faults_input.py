@@ -82,7 +82,9 @@ def test_row_42_a_named_pipe_is_waited_for_and_read_to_its_end(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["pipe.jsonl", "pipe.csv", "pipe.jsonl.gz"])
-@pytest.mark.parametrize("command", [("run",), ("bench", "--seconds", "600")], ids=["run", "bench"])
+@pytest.mark.parametrize(
+    "command", [("run", "-c", "pipe.work.ckpt"), ("bench", "--seconds", "600")], ids=["run", "bench"]
+)
 def test_row_42_a_signal_ends_what_waits_for_a_named_pipe_that_nobody_writes_to(
     command: tuple[str, ...], name: str, tmp_path: Path
 ) -> None:

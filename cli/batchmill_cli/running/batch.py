@@ -16,7 +16,7 @@ import click
 from batchmill.errors import CheckpointBusy, InvalidUsage
 from batchmill.model import Report, Snapshot, StopReason, is_signal
 from batchmill.settings import Settings, parse_duration
-from batchmill.text import plural
+from batchmill.text import escape, plural
 from batchmill_cli import BEGAN
 from batchmill_cli.options.command_lines import program_name, retold
 from batchmill_cli.running.metrics import Metrics
@@ -194,6 +194,10 @@ def close(ended: Ended, commands: NextSteps, manner: Presentation) -> int:
         path = os.path.relpath(ended.checkpoint) if ended.checkpoint and manner.terminal else ended.checkpoint
         shown = replace(report, warnings=ended.held, checkpoint=path)
         stdio.tell(render(shown, commands, socket.gethostname()))
+    elif not manner.quiet:  # results that are not what they seem are told at exit 0 too
+        for sentence in ended.held:
+            if sentence in report.warnings:
+                stdio.tell(f"batchmill: {escape(sentence, 1000)}")
     if manner.json:
         stdio.print_data(as_json(report_object(report)))
     return report.exit_code

@@ -355,10 +355,9 @@ class Session:
             self._loop.error = self._loop.error or error
 
     def _say_what_was_unusual(self) -> None:
-        changed = self._matcher.changed if self._matcher else 0
-        if changed and not self._settings.rerun_changed:
-            which, again = ("its", "it") if changed == 1 else ("their", "them")
-            self._warn(f"{plural(changed, 'changed item')} kept {which} old result; --rerun-changed runs {again} again")
+        before = self._history.runs.get(self._number - 1, {}).get("input", ())
+        for sentence in self._matcher.of_changed(before, self._plan.inputs) if self._matcher else ():
+            self._warn(sentence)
         for sentence in self._output.unsaid.sentences() if self._output is not None else ():
             self._warn(sentence)
         if self._committer.why_stopped:

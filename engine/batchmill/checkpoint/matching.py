@@ -22,6 +22,7 @@ from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.outcomes import SEALED, SUPERSEDES
 from batchmill.model import Chunk, Earlier, Entry, IdScan
 from batchmill.settings import Settings
+from batchmill.text import name_some, plural
 
 _CRC_BITS, _PLACE_BITS = 32, 30
 ORDER_LIMIT = 5000  # moved blocks and items after which an ORDER frame is due
@@ -260,6 +261,18 @@ class Matcher:
             return None
         # Attempts count tries of this content: a changed item starts anew, and 0 says that the old outcome was ok.
         return chunk._replace(earlier={0: Earlier(*entry, 1 if failed else 0)})
+
+    def of_changed(self, before: Sequence[str], now: Sequence[str]) -> Iterator[str]:
+        """What to tell people of done items that keep their results although their content is another one now; the
+        INPUTs were `before` in the last run."""
+        if not self.changed or self._settings.rerun_changed:
+            return
+        which, again = ("its", "it") if self.changed == 1 else ("their", "them")
+        said = f"{plural(self.changed, 'changed item')} kept {which} old result; --rerun-changed runs {again} again"
+        if self.changed == self.skipped and before and list(before) != list(now):
+            names = f"{name_some(before)}, not {name_some(now)}"
+            said = f"All that was done is of {names}: {said}, and -c FILE keeps this batch apart"
+        yield said
 
     def _candidates(self, key: bytes) -> list[int]:
         assert self._ids is not None
