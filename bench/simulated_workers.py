@@ -46,9 +46,6 @@ class Answered(NamedTuple):
         """What the call returned."""
         return self.value
 
-    def exception(self) -> None:
-        """Simulated workers do not break."""
-
 
 class SimulatedWorker(Worker):
     """A worker, and what its process would know: the orders that reached it, and how far it is with the first."""
@@ -242,11 +239,12 @@ class SimulatedPool:
         world.send(worker, tag, order)
         return True
 
-    def answered(self, worker: Worker, tag: Any) -> None:
-        """See LocalPool.answered. Costs the parent the other half of a chunk."""
-        worker.outstanding.remove(tag)
-        self._world.spend(self._world.overhead.chunk / 2 if tag[0] == "run" else 0.0)
-        worker.busy_since = self._world.now
+    def heard(self, event: Event, *, of_items: bool = False) -> Any:
+        """See LocalPool.heard. Costs the parent the other half of a chunk."""
+        event.worker.outstanding.remove(event.tag)
+        self._world.spend(self._world.overhead.chunk / 2 if event.tag[0] == "run" else 0.0)
+        event.worker.busy_since = self._world.now
+        return event.future.result()
 
     def number(self, worker: SimulatedWorker) -> int:
         self._world.settle()

@@ -1,6 +1,6 @@
 """A pool that is used in part: warm workers, of which a loop sees the first few.
 
-Crew.start_all --hello from each--> all warm;  use(3) --> a Loop finds three workers that are ready, the rest sleep
+WarmPool.start_all --hello from each--> all warm;  use(3) --> a Loop finds three workers that are ready, the rest sleep
 """
 
 from __future__ import annotations
@@ -69,15 +69,13 @@ class WarmPool(LocalPool):
                 raise not_started(error, what, "-j asks for fewer" if slot else "") from error
 
     def _greet(self, event: Event) -> None:
-        self.answered(event.worker, event.tag)
-        if isinstance(event.future.exception(), RuntimeError):
-            self.broke(event.worker)
+        answer: Ready | None = self.heard(event)
+        if answer is None:
             event.worker.executor.wait(LATE)
             code = event.worker.executor.exitcode
             if event.worker.slot:
                 raise OutOfResources(f"a worker {describe_exit(code)} while starting", "-j asks for fewer")
             raise died_importing(code)
-        answer: Ready = event.future.result()
         if answer.error is not None:
             raise answer.error
         event.worker.ready = True

@@ -29,7 +29,6 @@ from batchmill.pool.local import LocalPool
 from batchmill.pool.processes import PATIENCE
 from batchmill.pool.worker_limits import WorkerLimits
 from batchmill.system.machine import Monitor, raise_descriptor_limit, thread_caps, usable_cores
-from batchmill.text import in_words
 from batchmill.worker import records
 from batchmill.worker.code_bundle import deliver, settled
 from batchmill.worker.main import WorkerSetup
@@ -290,18 +289,11 @@ class Agent:
 
     def _answer(self, event: Event) -> None:
         worker = event.worker
-        self._pool.answered(worker, event.tag)
-        error = event.future.exception()
-        if worker.lost:
-            return
-        if error is not None:
-            if isinstance(error, RuntimeError):
-                self._pool.broke(worker)
-            else:
-                self._pool.spoiled(worker, in_words(error))
+        answer = self._pool.heard(event, of_items=True)
+        if answer is None:
             return
         number = 0 if event.tag == ("hello", 0) else event.tag
-        self._send("reply", worker.slot, number, pickle.dumps(event.future.result(), pickle.HIGHEST_PROTOCOL))
+        self._send("reply", worker.slot, number, pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
         self._clear(worker.slot, number)
         self._hand_out()
 

@@ -1,10 +1,14 @@
 """What a worker is to everybody else: what it was given, how far it is, its limit and its end.
 
-    Workers --start--> Worker --hello--> ready --submit*--> events --...--> lost --gone--> (a new worker takes the slot)
+    start --> starting --hello--> ready --retire--> retiring --(all answered)--.
+                 |                  |                  |                       v
+                 '------------------+------------------'--broke, give_up--> lost --gone--> (the slot is free)
 
+This is the one life of a worker, here, on an agent's node and for those who use a pool in part. All moves but one are
+methods of WorkerPool; `ready` is set by who hears the hello, and knows what the worker must be able to do.
 Where workers live is for subclasses to say: `local` has them on this machine, `cluster.remote_pool` on others. Whatever
-a worker answers comes as an Event to `put`. A worker is `gone` only when its process is confirmed dead: till then
-nothing it was running may run elsewhere.
+a worker answers comes as an Event to `put`, which goes to `heard`. A worker is `gone` only when its process is
+confirmed dead: till then nothing it was running may run elsewhere.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
 from batchmill.errors import BatchmillError
+from batchmill.text import in_words
 from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, OPENED, RECORD_BITS
 
 LATE = 3.0  # seconds after which a broken executor's thread is not waited for any more
@@ -143,11 +148,29 @@ class WorkerPool:
     def _listen(self, worker: Worker, tag: Any, future: Future[Any]) -> None:
         future.add_done_callback(lambda done: self._put(Event(worker, tag, done)))
 
-    def answered(self, worker: Worker, tag: Any) -> None:
-        """Note that an Event for `tag` has come."""
+    def heard(self, event: Event, *, of_items: bool = False) -> Any:
+        """What a call has returned. None where nothing will come of the worker any more, if only because of how this
+        call ended: what it had is taken care of when it is `gone`.
+
+        Where the call raised something though the process lives, `of_items` it was left behind by an item, and the
+        worker is spoiled; else it is a defect of ours, and raised.
+        """
+        worker, tag = event.worker, event.tag
         if tag in worker.outstanding:
             worker.outstanding.remove(tag)
             worker.busy_since = time.monotonic()
+        if worker.lost:
+            return None
+        error = event.future.exception()
+        if error is None:
+            return event.future.result()
+        if isinstance(error, RuntimeError):  # BrokenProcessPool is one
+            self.broke(worker)
+        elif of_items:
+            self.spoiled(worker, in_words(error))
+        else:
+            raise error
+        return None
 
     # The board
 

@@ -15,7 +15,6 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,7 +32,7 @@ from batchmill.scheduler.retrier import Retrier
 from batchmill.scheduler.run_limits import Phase, TimeLimit
 from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.scheduler.work_stealing import SOON, WorkStealer
-from batchmill.text import in_words, plural
+from batchmill.text import plural
 from batchmill.worker import records
 from batchmill.worker.main import Ready
 from batchmill.worker.records import Answer, ChunkJob, Ids
@@ -320,19 +319,15 @@ class Loop:
 
     def _answered(self, event: Event) -> None:
         worker, (kind, number) = event.worker, event.tag
-        self._pool.answered(worker, event.tag)
-        if worker.lost:
-            return  # its flights are taken care of when it is gone
-        error = event.future.exception()
-        if error is not None:
-            self._broken(worker, kind, error)
+        answer = self._pool.heard(event, of_items=kind in ("run", "scan"))
+        if answer is None:
             return
         if kind == "hello":
-            self._ready(worker, event.future.result())
+            self._ready(worker, answer)
         elif kind in ("run", "scan") and self._in_flight.has(number):
-            self._replied(worker, event.future)
+            self._replied(worker, answer)
         elif kind == "render":
-            self._output_maker.made(number, *event.future.result())
+            self._output_maker.made(number, *answer)
             self._mind_the_reader()
         if worker.retiring:
             self._pool.retire(worker)
@@ -341,8 +336,7 @@ class Loop:
         if self._output_maker.is_unread:
             self.stop("SIGPIPE")
 
-    def _replied(self, worker: Worker, future: Future[Answer | Ids]) -> None:
-        answer = future.result()
+    def _replied(self, worker: Worker, answer: Answer | Ids) -> None:
         done = answer.records
         if answer.trouble and not done:
             self._pool.spoiled(worker, answer.trouble)  # it counts as lost over what it had
@@ -387,15 +381,6 @@ class Loop:
     def _ready(self, worker: Worker, ready: Ready) -> None:
         if self._startup.greet(worker, ready):  # the others only now: an import that fails is one error
             self._tell.ready(ready.source)
-
-    def _broken(self, worker: Worker, kind: str, error: BaseException) -> None:
-        """The worker's process died, or its executor did; what it was running is known once it is gone."""
-        if isinstance(error, RuntimeError):  # BrokenProcessPool is one
-            self._pool.broke(worker)
-        elif kind in ("run", "scan"):
-            self._pool.spoiled(worker, in_words(error))
-        else:  # no item was ever near it: a defect of ours
-            raise error
 
     def _gone(self, worker: Worker) -> None:
         """A worker is confirmed dead: its chunks run again, and another worker takes its place."""

@@ -162,17 +162,14 @@ class LocalOutputMaker(OutputMaker):
                 self._pool.size = len(self._pool.workers)
 
     def _answered(self, event: Event) -> None:
-        worker, (kind, number) = event.worker, event.tag
-        self._pool.answered(worker, event.tag)
-        if worker.lost:
-            return  # what it had goes to another when it is gone
-        error = event.future.exception()
-        if isinstance(error, RuntimeError):  # it died, of memory perhaps
-            self._pool.broke(worker)
-        elif kind == "hello":
-            self._greet(worker, event.future.result())
+        kind, number = event.tag
+        answer = self._pool.heard(event)
+        if answer is None:
+            return
+        if kind == "hello":
+            self._greet(event.worker, answer)
         else:
-            self.made(number, *event.future.result())
+            self.made(number, *answer)
             self._died = 0
 
     def _greet(self, worker: Worker, ready: Ready) -> None:

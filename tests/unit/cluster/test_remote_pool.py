@@ -110,7 +110,7 @@ class There:
             if isinstance(event, Event):
                 self._waiting.append(event)
         self._waiting.remove(answers[0])
-        self.workers.answered(worker, answers[0].tag)
+        self.workers.heard(answers[0], of_items=True)
         return answers[0]
 
     def answer(self, worker: Worker) -> Any:
