@@ -133,17 +133,30 @@ def test_a_first_worker_that_is_killed_for_memory_is_one_line(place: Path) -> No
     assert "was killed by SIGKILL while starting: most likely, there is not enough memory" in line
 
 
-def test_of_items_that_fit_alone_but_not_together_none_fails_with_the_one_that_fits_nowhere(place: Path) -> None:
+TAKES = "import os, sys\nlen(os.urandom(1 << 20) * int(sys.argv[1]))"
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (("run", "g.py:work", "items.jsonl"), "the worker (pid "),
+        (("exec", "items.jsonl", "--", sys.executable, "-S", "-c", TAKES, "{mebibytes}"), "killed by SIGKILL, likely"),
+    ],
+    ids=["run", "exec"],
+)
+def test_of_items_that_fit_alone_but_not_together_none_fails_with_the_one_that_fits_nowhere(
+    words: tuple[str, ...], cause: str, place: Path
+) -> None:
     (place / "g.py").write_text(
         "import os\ndef work(item): return len(bytes(os.urandom(1 << 20)) * item['mebibytes'])\n"
     )
     write_items(place / "items.jsonl", [{"id": f"i{n}", "mebibytes": 300 if n == 9 else 16} for n in range(ITEMS)])
-    words = ("g.py:work", "items.jsonl", "-c", CHECKPOINT, "-j", "4", "--chunk-size", "1")
+    options = ("-c", CHECKPOINT, "-j", "4", "--chunk-size", "1")
     with cgroup("memory", "memory.limit_in_bytes", 100 << 20) as enter:
-        ended = under(PROGRAM, "run", *words, at=place, before=enter)
+        ended = under(PROGRAM, *words[:2], *options, *words[2:], at=place, before=enter)
     assert ended.status == 1, ended.err
     assert {id for id, outcome in committed(place).items() if not outcome.ok} == {"i9"}, ended.err
-    assert "id i9 (line 10): the worker (pid " in ended.err
+    assert f"id i9 (line 10): {cause}" in ended.err
     assert "likely out of memory" in ended.err
 
 

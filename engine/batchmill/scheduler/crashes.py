@@ -119,11 +119,14 @@ class CrashHandler:
         """Whether something else may have run beside a chunk."""
         return self._pool.size > 1 and not (chunk.alone or chunk.scan)
 
-    def survived(self, chunk: Chunk) -> bool:
-        """Records of a chunk were answered for; whether that shows that there is a worker too many."""
+    def survived(self, chunk: Chunk, *, is_well: bool) -> bool:
+        """Records of a chunk were answered for; whether that shows that there is a worker too many.
+
+        Not if they failed (`is_well` is False): what a command took may have been too much for it even so.
+        """
         if not chunk.alone or self._pool.isolates or chunk.verdict is not None:
             return False
-        self._acquitted += 1
+        self._acquitted = self._acquitted + 1 if is_well else 0
         if not self._acquitted >= self._pool.size > 1:
             return False
         self._acquitted = 0

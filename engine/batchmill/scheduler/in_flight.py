@@ -3,7 +3,7 @@
 A chunk in flight (a flight) moves by this table; any other event raises IllegalMove and leaves everything as it was:
 
     state      event      next      and then
-    HANDED     returned   over      records not done go back to the front of the queue
+    HANDED     returned   over      records not done go back to the front of the queue; a suspect, to run alone
     HANDED     shorten    SHORT     the records from `at` on go back to the front of the queue
     SHORT      shorten    SHORT     the same, further down
     SHORT      returned   over      as above; what was taken back is no longer its business
@@ -153,9 +153,9 @@ class InFlight:
         self._next_serial += 1
         return flight
 
-    def returned(self, serial: int, records: int) -> Chunk:
+    def returned(self, serial: int, records: int, *, suspect: bool = False) -> Chunk:
         """The worker answered for the first `records` records of flight `serial`; the rest waits again, first in
-        line."""
+        line; with `suspect`, the first of those to run alone."""
         flight = self._flight(serial)
         chunk = flight.chunk
         if not 0 <= records <= chunk.records:
@@ -163,7 +163,7 @@ class InFlight:
         del self._flights[serial]
         if records < chunk.records:
             rest = chunk if records == 0 else self.divide(chunk, records)[1]
-            self.put_first(rest)
+            self._set_apart(rest, 0, _to_be_alone) if suspect else self.put_first(rest)
         return chunk
 
     def shorten(self, serial: int, at: int) -> None:
@@ -235,7 +235,7 @@ class InFlight:
         if suspect is None:
             self.put_first(chunk._replace(alone=bool(chunk.records)))
         elif suspect < chunk.records:
-            self._set_apart(chunk, suspect, lambda record: record._replace(alone=True))
+            self._set_apart(chunk, suspect, _to_be_alone)
         elif chunk.records:
             self.put_first(chunk)  # it had been taken back
 
@@ -288,6 +288,10 @@ class InFlight:
             return self._flights[serial]
         except KeyError:
             raise IllegalMove(f"flight {serial} is over, or never was") from None
+
+
+def _to_be_alone(record: Chunk) -> Chunk:
+    return record._replace(alone=True)
 
 
 def doubling(at: int, records: int) -> list[int]:

@@ -300,7 +300,8 @@ class Loop:
             self._seal(chunk, worker)
             return True
         flight = self._in_flight.hand(chunk, worker.slot)
-        order = ChunkJob(flight.serial, self._chunk_sizer.slice, self._tell.generation(), chunk)
+        is_alone = chunk.alone or self._pool.size == 1
+        order = ChunkJob(flight.serial, self._chunk_sizer.slice, self._tell.generation(), chunk, is_alone)
         if chunk.scan:
             self._pool.submit(worker, ("scan", flight.serial), records.scan_chunk, order)
         else:
@@ -341,13 +342,15 @@ class Loop:
         if answer.trouble and not done:
             self._pool.spoiled(worker, answer.trouble)  # it counts as lost over what it had
             return
-        chunk = self._in_flight.returned(answer.serial, done)
+        is_suspect = isinstance(answer, Answer) and answer.suspect
+        chunk = self._in_flight.returned(answer.serial, done, suspect=is_suspect)
         self._stealer.forget(worker, answer.serial)
         if isinstance(answer, Ids):
             if done:
                 self._work_queue.scanned(self._head(chunk, done), answer.scan)
         else:
-            if done and self._crashes.survived(chunk):
+            is_well = not any(summary.failed for _, summary in answer.parts)
+            if done and self._crashes.survived(chunk, is_well=is_well):
                 self._startup.shrink("there is no memory for more at once")
             if answer.lack and not self._has_waited:
                 self._has_waited = True

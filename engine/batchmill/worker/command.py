@@ -26,17 +26,19 @@ from batchmill.input.formats import Parse
 from batchmill.input.items import Found, Identify, ItemReader
 from batchmill.model import Chunk
 from batchmill.secrecy import learn, mask_script, mask_words
+from batchmill.system.machine import oom_kills
 from batchmill.system.scarcity import lack_in, lacking, lacking_number
 from batchmill.text import close_names, did_you_mean
 from batchmill.worker.child_process import HELD, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.passthrough import Passer
-from batchmill.worker.reply import Postponed
+from batchmill.worker.reply import KilledForMemory, Postponed
 from batchmill.worker.template import Task, Template, exposed_place, has_place
 
 MAX_KEPT = 24 << 20  # bytes of a stream: two of them, and an item, fit into an outcome
 TAIL_LINES = 20
 _SHOWN = 100  # bytes of a program's name in a message: it may be the item
 _NO_FIELDS = ("lines", "null", "files")  # formats whose items are text
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # it, or what a shell waited for
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -207,6 +209,7 @@ class CommandRunner:
         self._commands = CommandProcesses(environ)
         self._timeout = timeout
         self._passer = passer
+        self._oom_kills = oom_kills()
         self._path = "/bin/sh" if spec.shell else spec.program
         secrets: list[str] = []
         mask_script(spec.words[0], secrets) if spec.shell else mask_words(spec.words, secrets)
@@ -220,8 +223,9 @@ class CommandRunner:
             raise lacking(failed.error, "no command can be started") or failed.error from None
 
     def __call__(self, task: Task) -> dict[str, Any]:
-        """How the command ended on a Task, as a map; raises ItemFailed where that was not well, and Postponed where
-        others have all the processes there may be: the item has no part in that."""
+        """How the command ended on a Task, as a map; raises ItemFailed where that was not well, KilledForMemory where
+        the kernel ended it, and Postponed where others have all the processes there may be: the item has no part in
+        that."""
         if type(task.item) is str and self._own.has(task.item):
             raise ItemFailed(
                 ItemError(
@@ -256,9 +260,9 @@ class CommandRunner:
         if ended.overdue:
             raise _failed("Timeout", f"timed out after {self._timeout:g} s", out, err)
         if status < 0:
-            raise _failed("Signal", f"killed by {_signal_name(-status)}", out, err)
+            raise self._died("Signal", f"killed by {_signal_name(-status)}", status, out, err)
         if status not in self._spec.ok_exit:
-            raise _failed("ExitStatus", f"exit status {status}", out, err)
+            raise self._died("ExitStatus", f"exit status {status}", status, out, err)
         if self._spec.is_whole and out.dropped:
             sentence = f"stdout has {len(out.kept) + out.dropped} bytes, more than --keep-output {self._spec.keep}"
             raise ItemFailed(ItemError("OutputTooLarge", sentence))
@@ -276,6 +280,20 @@ class CommandRunner:
         if err.dropped:
             result["stderr_dropped"] = err.dropped
         return result
+
+    def _died(self, type: str, how: str, status: int, out: Capture, err: Capture) -> ItemFailed:
+        """The failure of a command that did not end well, by itself or by what the kernel did to it."""
+        if status not in _KILLED or not self._is_out_of_memory():
+            return _failed(type, how, out, err)
+        return KilledForMemory(_failed(type, f"{how}, likely out of memory", out, err).error)
+
+    def _is_out_of_memory(self) -> bool:
+        """Whether the kernel has killed for want of memory since this was asked for the last time.
+
+        Here, because each worker has its own count: of one incident, commands of several workers may die.
+        """
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        return self._oom_kills > before
 
 
 def _peak(maxrss: int) -> int | None:

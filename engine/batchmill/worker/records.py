@@ -30,7 +30,7 @@ from batchmill.model import Chunk, IdScan
 from batchmill.text import UNFIT, describe, in_words
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.function import Resolved
-from batchmill.worker.reply import Part, Postponed, Reply
+from batchmill.worker.reply import KilledForMemory, Part, Postponed, Reply
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32
@@ -46,24 +46,30 @@ _T = TypeVar("_T")
 
 
 class ChunkJob(NamedTuple):
-    """One chunk to run: its number, how long it may take (0: as long as it takes), the generation it belongs to."""
+    """One chunk to run: its number, how long it may take (0: as long as it takes), the generation it belongs to.
+
+    `is_alone`: nothing else runs meanwhile.
+    """
 
     serial: int
     seconds: float
     generation: int
     chunk: Chunk
+    is_alone: bool = False
 
 
 class Answer(NamedTuple):
     """What became of the first `records` records of order `serial`, in parts: one, unless that were too much for one
     frame. `trouble` is what was raised where no item was at work: this worker is unfit, and must be replaced. `lack`
-    says why no more could be run for now."""
+    says why no more could be run for now. `suspect`: the next record was killed for want of memory, and is to run alone
+    before it is charged."""
 
     serial: int
     records: int
     parts: list[Part]
     trouble: str = ""
     lack: str = ""
+    suspect: bool = False
 
 
 class Ids(NamedTuple):
@@ -93,6 +99,8 @@ class WorkerState:
     forked: bool = False
     trouble: str = ""  # why it is unfit for more
     lack: str = ""  # why the rest of the chunk is handed back
+    is_alone: bool = False  # nothing runs beside this chunk
+    is_suspect: bool = False  # the rest is handed back because something was killed for want of memory
 
 
 this_worker = WorkerState()
@@ -178,7 +186,7 @@ def run_chunk(order: ChunkJob) -> Answer:
     """
     if this_worker.trouble:
         return Answer(order.serial, 0, [], this_worker.trouble)
-    this_worker.lack = ""
+    this_worker.lack, this_worker.is_suspect, this_worker.is_alone = "", False, order.is_alone
     chunk, setup, identifier = order.chunk, this_worker.setup, this_worker.identifier
     shard, shards = setup.shard or (0, 0)
     head = Head(worker=this_worker.slot, run=setup.run, generation=order.generation, pid=getpid(), started=time(),
@@ -192,6 +200,7 @@ def run_chunk(order: ChunkJob) -> Answer:
             reply.close(chunk, identifier.format, head),
             this_worker.trouble,
             this_worker.lack,
+            this_worker.is_suspect,
         )
 
     def disturb(error: ItemError) -> None:
@@ -208,8 +217,9 @@ def _run(order: ChunkJob, reply: Reply) -> None:
     """Run records into the reply, as long as any can be run."""
     try:
         _run_records(order, reply)
-    except Postponed as error:
-        this_worker.lack = error.lack
+    except (Postponed, KilledForMemory) as error:
+        this_worker.is_suspect = isinstance(error, KilledForMemory)
+        this_worker.lack = error.lack if isinstance(error, Postponed) else ""
         reply.drop()
         reply.at_hand = None
 
@@ -295,7 +305,7 @@ def _call(item: Any) -> bytes | ItemError:
         return packed
     except BaseException as error:
         this_worker.is_theirs = False
-        if isinstance(error, Postponed):
+        if isinstance(error, Postponed) or (isinstance(error, KilledForMemory) and not this_worker.is_alone):
             raise
         try:
             this_worker.baseline.calm()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from batchmill.codec.ids import checksum, digest_block, digest_id
 from batchmill.codec.outcomes import MASKED, NIL, SEALED, Head, PayloadTooLarge, pack_outcomes
 from batchmill.codec.pack import pack_value
-from batchmill.errors import ItemError
+from batchmill.errors import ItemError, ItemFailed
 from batchmill.failure_groups import FailureGroups
 from batchmill.input.formats import MAX_OWN_ID, BadItem, Format, divide
 from batchmill.model import MAX_PAYLOAD, Chunk, FailureGroup
@@ -312,3 +312,10 @@ class Postponed(Exception):
     def __init__(self, lack: str) -> None:
         super().__init__(lack)
         self.lack = lack
+
+
+class KilledForMemory(ItemFailed):
+    """Raised on an item by a callable of ours, of which the kernel killed something for want of memory.
+
+    Whom it kills need not be who took it: the item is failed with this only if nothing ran beside it.
+    """

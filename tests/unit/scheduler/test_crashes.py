@@ -181,7 +181,8 @@ def test_the_only_worker_is_charged_at_once() -> None:
 def test_as_many_as_there_are_workers_that_did_no_harm_alone_are_a_worker_too_many() -> None:
     machines = Machines()
     found = []
-    for first in range(4):
+    for first, is_well in enumerate((True, True, True, False, True, True)):
         machines.kill((machines.hand(chunk(first, 1)), 0))
-        found.append(machines.losses.survived(machines.in_flight.returned(machines.hand(), 1)))
-    assert found == [False, True, False, True]
+        alone = machines.in_flight.returned(machines.hand(), 1)
+        found.append(machines.losses.survived(alone, is_well=is_well))
+    assert found == [False, True, False, False, False, True]

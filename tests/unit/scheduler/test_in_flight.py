@@ -66,6 +66,13 @@ def test_what_a_flight_did_not_return_waits_first_in_line() -> None:
     assert waiting(in_flight) == [[2, 3, 4], [5, 6]]
 
 
+def test_a_suspect_that_a_flight_did_not_return_is_to_run_alone() -> None:
+    in_flight = InFlight(divide)
+    flight = in_flight.hand(chunk(0, 5), worker=0)
+    in_flight.returned(flight.serial, 2, suspect=True)
+    assert [(piece.first, piece.records, piece.alone) for piece in in_flight._ready] == [(2, 1, True), (3, 2, False)]
+
+
 def test_a_flight_that_returned_nothing_waits_as_it_was() -> None:
     in_flight = InFlight(divide)
     sent = chunk(0, 5)

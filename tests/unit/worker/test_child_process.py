@@ -15,9 +15,10 @@ from fault_kit import until
 from process_kit import is_running, start
 
 from batchmill.errors import ItemFailed
+from batchmill.worker import command
 from batchmill.worker.child_process import PIECE, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.command import CommandRunner, CommandSpec
-from batchmill.worker.reply import Postponed
+from batchmill.worker.reply import KilledForMemory, Postponed
 from batchmill.worker.template import Task
 
 MIB = 1 << 20
@@ -174,3 +175,17 @@ def test_a_command_that_finds_no_process_is_not_its_items_fault(
     runner = CommandRunner(CommandSpec(("true", "{}")), "lines", os.environb, None, None)
     with pytest.raises(raised):
         runner(Task("a", b"a", 1))
+
+
+@pytest.mark.parametrize("script", ["kill -9 $$", "sh -c 'kill -9 $$'; exit"])
+def test_a_command_that_is_killed_is_out_of_memory_where_the_kernel_says_so(
+    script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = iter([4, 5, 5])
+    monkeypatch.setattr(command, "oom_kills", lambda: next(kills))
+    runner = CommandRunner(CommandSpec((f"{script} # {{}}",), shell=True), "lines", os.environb, None, None)
+    with pytest.raises(KilledForMemory, match="likely out of memory"):
+        runner(Task("a", b"a", 1))
+    with pytest.raises(ItemFailed) as raised:
+        runner(Task("a", b"a", 1))
+    assert not isinstance(raised.value, KilledForMemory), "that was another time"

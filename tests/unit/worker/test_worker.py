@@ -26,7 +26,7 @@ from batchmill.errors import ItemError
 from batchmill.model import Chunk, Earlier
 from batchmill.worker import records
 from batchmill.worker.records import RECORD_BITS, ChunkJob
-from batchmill.worker.reply import Postponed
+from batchmill.worker.reply import KilledForMemory, Postponed
 
 
 def raising(item: Any) -> Any:
@@ -383,3 +383,17 @@ def test_an_item_that_cannot_be_run_for_now_is_handed_back_and_so_is_what_is_beh
         assert (summary.items, [outcome.result for _, outcome in outcomes(OutcomeBlock(payload))]) == (1, [1])
         assert answered(chunk_of(b"2\n")).records == 0
         assert answered(chunk_of(b"3\n")).lack == ""
+
+
+def test_what_is_killed_for_memory_is_handed_back_and_fails_only_where_it_was_alone() -> None:
+    def work(item: Any) -> int:
+        if item == 2:
+            raise KilledForMemory(ItemError("Signal", "killed"))
+        return int(item)
+
+    with worker(work):
+        answer = answered(chunk_of(b"1\n2\n3\n"))
+        assert (answer.records, answer.suspect, answer.lack) == (1, True, "")
+        answer = records.run_chunk(ChunkJob(2, 0.0, 1, chunk_of(b"2\n3\n"), is_alone=True))
+        ((_, summary),) = answer.parts
+        assert (answer.records, answer.suspect, summary.ok, summary.failed) == (2, False, 1, 1)
