@@ -30,6 +30,8 @@ ALLOWED = {0, 65, 78}
 CPU_SECONDS = 20  # of one command on one file of some KB
 SEED = FileHeader(bytes(range(16)))
 
+VARIABLE, SECRET = "FUZZ_SECRET", "s3cret-of-the-fuzz"
+
 FUNCTIONS = """
 def work(item, k=None):
     n = item["n"] if isinstance(item, dict) else item
@@ -61,8 +63,10 @@ def corpus(folder: Path) -> dict[str, list[Frame]]:
             words = ["run", "f.py:work", name.name, "-c", f"{format}.ckpt", "--resume", "-j", "2", "--chunk-size", "6"]
             run(folder, [*words, "--with-item", "--set", 'k={"a": [1]}'] if format == "jsonl" else words)
         found[format] = frames_of(folder / f"{format}.ckpt")
-    run(folder, ["exec", "lines.txt", "-c", "exec.ckpt", "-o", "exec.out", "--", "expr", "{}", "/", "1"])
-    found["exec"] = frames_of(folder / "exec.ckpt")
+    os.environ[VARIABLE] = SECRET
+    for name in ("exec", "secret"):
+        run(folder, resuming(f"{name}.ckpt", name))
+        found[name] = frames_of(folder / f"{name}.ckpt")
     return found
 
 
@@ -306,6 +310,8 @@ def resuming(path: str, format: str) -> list[str]:
     """The command that continues the run."""
     if format == "exec":
         return ["exec", "lines.txt", "-c", path, "--resume", "-o", "exec.out", "--", "expr", "{}", "/", "1"]
+    if format == "secret":
+        return ["run", "f.py:work", "lines.txt", "-c", path, "--resume", "-j", "2", "--set-env", f"k={VARIABLE}"]
     name = f"{format}.{'txt' if format == 'lines' else format}"
     more = ["--with-item", "--set", 'k={"a": [1]}'] if format == "jsonl" else []
     return ["run", "f.py:work", name, "-c", path, "--resume", "-j", "2", *more]
@@ -351,7 +357,7 @@ def apart(words: list[str]) -> tuple[object, str]:
 def is_right(words: list[str], status: object, said: str) -> bool:
     """Whether a command ended as it may: with one line where it refused the file."""
     is_run = "--resume" in words and "--dry-run" not in words
-    if status not in ALLOWED | ({1} if is_run else set()) or "Traceback" in said:
+    if status not in ALLOWED | ({1} if is_run else set()) or "Traceback" in said or SECRET in said:
         return False
     told = [line for line in said.splitlines() if line.startswith("batchmill: ")]
     return status not in (65, 78) or len(told) == (0 if words[0] == "verify" and not said else 1)
