@@ -64,9 +64,9 @@ def corpus(folder: Path) -> dict[str, list[Frame]]:
             run(folder, [*words, "--with-item", "--set", 'k={"a": [1]}'] if format == "jsonl" else words)
         found[format] = frames_of(folder / f"{format}.ckpt")
     os.environ[VARIABLE] = SECRET
-    for name in ("exec", "secret"):
-        run(folder, resuming(f"{name}.ckpt", name))
-        found[name] = frames_of(folder / f"{name}.ckpt")
+    for kind in ("exec", "secret"):
+        run(folder, resuming(f"{kind}.ckpt", kind))
+        found[kind] = frames_of(folder / f"{kind}.ckpt")
     return found
 
 
