@@ -22,7 +22,7 @@ from batchmill.input.formats import FORMATS, Format, IdRule
 from batchmill.input.items import ItemReader
 from batchmill.input.json_choice import VARIABLE, check_choice
 from batchmill.input.sources import ByteSource, ItemSource, Source
-from batchmill.input.streams import choose_format, columns_of
+from batchmill.input.streams import choose_format, look_at
 from batchmill.output.sinks import STDOUT, check_format, open_prints
 from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
@@ -195,7 +195,7 @@ def make_plan(
         others=tuple(others),
     )
     _check_names(plan)
-    _check_columns(plan)
+    _look_at_inputs(plan)
     check_choice(os.environ.get(VARIABLE, ""))
     return plan
 
@@ -330,12 +330,12 @@ def _prints(settings: Settings) -> str | None:
     return None if settings.worker_output in WORKER_OUTPUTS else settings.worker_output
 
 
-def _check_columns(plan: Plan) -> None:
-    """Refuse a table whose header names no columns, or not that of the ids."""
-    if plan.cut is None or plan.cut.table is None:
+def _look_at_inputs(plan: Plan) -> None:
+    """Refuse what is not of its format, and a table whose header names no columns, or not that of the ids."""
+    if plan.cut is None or plan.format == "files":
         return
     for name in plan.inputs:
-        columns, wanted = columns_of(name, plan.cut), plan.settings.id_field
+        columns, wanted = look_at(name, plan.cut), plan.settings.id_field
         if columns is not None and wanted is not None and wanted not in columns:
             raise InvalidUsage(f"{name} has no column {wanted!r} (--id-field)", nearest(wanted, columns))
 

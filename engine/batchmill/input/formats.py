@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from shlex import quote
 from typing import Any
 
 from batchmill.codec.ids import digest_id
@@ -36,7 +37,7 @@ _SUFFIXES = {
     ".txt": "lines",
     ".list": "lines",
 }
-_COMPRESSED = (".gz", ".bz2", ".xz")
+_COMPRESSED = {".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc"}
 
 
 class BadItem(Exception):
@@ -222,11 +223,22 @@ def format_of(name: str) -> str:
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
     if suffix == ".json":
-        raise InvalidUsage(
-            f"{name}: a .json document is not a list of items",
-            f"make one with `jq -c '.[]' {name} > {name[:-5]}.jsonl`, or give --format jsonl if it has one item a line",
-        )
+        remedy = f"make one with `{as_lines_of_json(name, '.[]')}`, or give --format jsonl if it has one item a line"
+        raise InvalidUsage(f"{name}: a .json document is not a list of items", remedy)
     raise InvalidUsage(f"the format of {name} is not known", GIVE_FORMAT)
+
+
+def as_lines_of_json(name: str, filter: str) -> str:
+    """The command that makes JSON Lines of the JSON document in a file ("": of what it reads), with a filter of jq."""
+    if not name:
+        return f"jq -c '{filter}'"
+    stem, read = name, f"jq -c '{filter}' {quote(name)}"
+    for suffix, unpack in _COMPRESSED.items():
+        if stem.lower().endswith(suffix):
+            stem, read = stem[: -len(suffix)], f"{unpack} {quote(name)} | jq -c '{filter}'"
+    for suffix in (".json", ".jsonl"):
+        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
+    return f"{read} > {quote(stem + ('.lines.jsonl' if name.lower().endswith('.jsonl') else '.jsonl'))}"
 
 
 def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> tuple[int, int]:

@@ -24,7 +24,8 @@ from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input import formats
 from batchmill.input.buffer import Buffer
 from batchmill.input.formats import MAX_ITEM, Format
-from batchmill.input.streams import BOM, UNREADABLE, Feed, Headed, Notify, RecordCounter, check_inputs, listing, opener
+from batchmill.input.packing import UNREADABLE
+from batchmill.input.streams import Feed, Headed, Notify, RecordCounter, check_inputs, listing, opener
 from batchmill.model import Chunk
 from batchmill.system import threads
 from batchmill.text import describe
@@ -76,7 +77,7 @@ class ByteSource:
             self._openers: list[Callable[[], Feed]] = [lambda: listing(self._names, own)]
             self._label = ["the files"]
         else:
-            self._openers = [opener(name, notify) for name in self._names]
+            self._openers = [opener(name, format, notify) for name in self._names]
             self._label = self._names
         check_inputs(self._names, directories=format.name == "files")
         self._census = RecordCounter(self._names, format, own)
@@ -86,7 +87,6 @@ class ByteSource:
         self._line = 1
         self._headed: Headed | None = None  # the current feed, where it is a table's
         self._drained = True  # the current feed has given all its bytes
-        self._may_have_bom = False
         self._broken: InputBroken | None = None  # raised once all whole records before it were taken
         self._bytes = 0  # taken so far, to tell the mean length of a record
         self._long: bytes | None = None  # the beginning of a record that is being passed over
@@ -228,21 +228,19 @@ class ByteSource:
             self._drained = True
             return self._buffer.end()
         self._buffer.add(block)
-        if self._may_have_bom and len(self._buffer) >= len(BOM):
-            self._may_have_bom = False
-            if self._buffer.data.startswith(BOM):
-                self._buffer.offset = len(BOM)
         return True
 
     def _read(self) -> bytes | None:
         assert self._feed is not None
         try:
             return self._feed.read()
+        except InputBroken as error:
+            self._broken = error
         except UNREADABLE as error:
             name = self._label[self._input]
             self._broken = InputBroken(f"{name} cannot be read to its end: {error}", "what was read before it is kept")
             self._broken.__cause__ = error
-            return None
+        return None
 
     def _open_next(self) -> bool:
         """Go on to the next INPUT; False where the current one may still give bytes, or none is left."""
@@ -259,7 +257,6 @@ class ByteSource:
         if self._format.table is not None:
             self._feed = self._headed = Headed(self._feed, self._names[self._input], self._format)
         self._buffer, self._line, self._drained = Buffer(self._format.table), 1, False
-        self._may_have_bom = self._format.name != "files" and self._headed is None
         return True
 
 

@@ -6,34 +6,29 @@ which calls `notify` when the loop should look again (engine/README.md#the-paren
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
 import os
 import queue
 import stat
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 from batchmill.errors import BatchmillError, InputMissing, InvalidUsage, OutOfResources
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input import formats
 from batchmill.input.buffer import Buffer
+from batchmill.input.first_look import LOOK, cleaned, is_plain
 from batchmill.input.formats import MAX_ITEM, Format, count_records
+from batchmill.input.packing import UNREADABLE
 from batchmill.input.tables import QUOTE
 from batchmill.system import threads
 from batchmill.system.scarcity import limit_met
 
 BLOCK = 1 << 20  # bytes read at once
 MAX_HEADER = 1 << 20  # bytes of a table's first row
-BOM = b"\xef\xbb\xbf"
-UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
-_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 Notify = Callable[[], None]
 
@@ -117,7 +112,7 @@ class Headed:
 
     def _look(self, block: bytes) -> bytes:
         """Take in one more block; what follows the header in it."""
-        self._begun = (self._begun + block).removeprefix(BOM)  # first of all: a quote may follow it
+        self._begun += block
         assert self._format.table is not None
         may_grow = bool(block) and len(self._begun) <= MAX_HEADER
         end = self._format.table.scan(self._begun, more=may_grow)[0].find(b"\n")
@@ -144,14 +139,18 @@ def column_names(name: str, format: Format, header: bytes) -> list[str]:
         raise InvalidUsage(f"{name}: {error}", "correct the first line: it names the columns") from None
 
 
-def columns_of(name: str, format: Format) -> list[str] | None:
-    """The columns of an INPUT that can be looked at before it is read, None for others; raises InvalidUsage."""
+def look_at(name: str, format: Format) -> list[str] | None:
+    """Look at the beginning of an INPUT that can be looked at before it is read: the columns of a table, None for all
+    others. Raises InvalidUsage for what cannot be of that format, and where a header names no columns."""
     if name == "-" or not os.path.isfile(name):
         return None
+    feed = _Direct(partial(next, _blocks(name, format, LOOK), b""), lambda: None)
     try:
-        with _OPENERS.get(os.path.splitext(name)[1].lower(), open)(name, "rb") as file:
-            headed = Headed(_Direct(lambda: bytes(file.read(1 << 14)), file.close), name, format)
-            headed.read()
+        if format.table is None:
+            feed.read()
+            return None
+        headed = Headed(feed, name, format)
+        headed.read()
     except UNREADABLE:
         return None  # the run says so, after what can be read
     return column_names(name, format, headed.header) if headed.lines else None
@@ -197,31 +196,31 @@ def check_inputs(names: Sequence[str], directories: bool) -> None:
             raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
 
 
-def opener(name: str, notify: Notify) -> Callable[[], Feed]:
+def opener(name: str, format: Format, notify: Notify) -> Callable[[], Feed]:
     """What opens the feed of an INPUT (`-`: stdin); it raises InputMissing, or the feed does."""
 
     def open_it() -> Feed:
-        if name == "-" or not _is_plain(name):
-            return _Threaded(_blocks(name), notify)
+        if not _is_plain(name):
+            return _Threaded(_blocks(name, format), notify)
         with _naming(name):
             raw = io.FileIO(name)
-        return _Direct(lambda: raw.read(BLOCK) or b"", raw.close)
+        blocks = cleaned(iter(lambda: raw.read(BLOCK) or b"", b""), name, format)
+        return _Direct(lambda: next(blocks, b""), raw.close)
 
     return open_it
 
 
-def _blocks(name: str) -> Iterator[bytes]:
+def _blocks(name: str, format: Format, size: int = 0) -> Iterator[bytes]:
     """The bytes of an INPUT that may stall: a named pipe does, while it is opened, until somebody writes to it."""
+    size = size or BLOCK
     with ExitStack() as stack:
         if name == "-":
-            read: Callable[[], bytes] = partial(os.read, 0, BLOCK)
+            read: Callable[[], bytes] = partial(os.read, 0, size)
         else:
-            packed = _OPENERS.get(os.path.splitext(name)[1].lower())
             with _naming(name):
-                file = stack.enter_context(packed(name, "rb") if packed else io.FileIO(name))
-            read = _whole_blocks(file.read1) if packed else partial(file.read, BLOCK)
-        while block := read():
-            yield block
+                file = stack.enter_context(io.FileIO(name))
+            read = partial(file.read, size)
+        yield from cleaned(iter(read, b""), name, format)
 
 
 @contextmanager
@@ -236,27 +235,6 @@ def _naming(name: str) -> Iterator[None]:
 def _unreadable(name: str, error: OSError) -> BatchmillError:
     met = limit_met(error, f"cannot read {name}")
     return met or InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT")
-
-
-def _whole_blocks(read: Callable[[int], bytes]) -> Callable[[], bytes]:
-    """Reading in blocks where `read` gives less at a time; what it gave before an error comes before the error.
-
-    `read(BLOCK)` of a compressed file would do, but for one that was cut short: it drops what it had unpacked.
-    """
-    failed: list[Exception] = []
-
-    def read_block() -> bytes:
-        block = bytearray()
-        try:
-            while not failed and len(block) < BLOCK and (part := read(BLOCK - len(block))):
-                block += part
-        except UNREADABLE as error:
-            failed.append(error)
-        if failed and not block:
-            raise failed[0]
-        return bytes(block)
-
-    return read_block
 
 
 def listing(names: Sequence[str], own: OwnFiles = NO_FILES) -> Feed:
@@ -307,7 +285,7 @@ class RecordCounter:
                     total += count
                     if self._stop:
                         return
-        except (OSError, MemoryError, InvalidUsage):
+        except (*UNREADABLE, MemoryError, InvalidUsage):
             return  # the loop reads the same file, and says so
         self.total = total
 
@@ -319,27 +297,32 @@ class RecordCounter:
             yield from self._of_rows(name)
             return
         separator = last = self._format.separator
-        with open(name, "rb", buffering=0) as file:
-            while block := file.read(BLOCK):
-                yield block.count(separator)
-                last = block[-1:]
+        for block in _blocks(name, self._format):
+            yield block.count(separator)
+            last = block[-1:]
         if last != separator:
             yield 1
 
     def _of_rows(self, name: str) -> Iterator[int]:
         assert self._format.table is not None
         rows = Buffer(self._format.table)
-        with open(name, "rb", buffering=0) as file:
-            headed = Headed(_Direct(lambda: file.read(BLOCK) or b"", file.close), name, self._format)
-            while block := headed.read():
-                rows.add(block)
-                yield rows.marks.count(b"\n")
-                rows.offset = rows.marks.rfind(b"\n") + 1
-                if len(rows) > MAX_ITEM and rows.open < 0:
-                    raise OSError  # a row is too long: where it ends is for the loop to say
+        headed = Headed(_Direct(partial(next, _blocks(name, self._format), b""), lambda: None), name, self._format)
+        while block := headed.read():
+            rows.add(block)
+            yield rows.marks.count(b"\n")
+            rows.offset = rows.marks.rfind(b"\n") + 1
+            if len(rows) > MAX_ITEM and rows.open < 0:
+                raise OSError  # a row is too long: where it ends is for the loop to say
         rows.end()
         yield count_records(rows.marks[rows.offset :], b"\n")
 
 
 def _is_plain(name: str) -> bool:
-    return name != "-" and os.path.splitext(name)[1].lower() not in _OPENERS and os.path.isfile(name)
+    """Whether an INPUT is a regular file that is read as it is: fast, and as often as need be."""
+    if name == "-" or not os.path.isfile(name):
+        return False
+    try:
+        with open(name, "rb", buffering=0) as file:
+            return is_plain(file.read(16))
+    except OSError:
+        return False

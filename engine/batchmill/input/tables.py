@@ -128,8 +128,6 @@ class Table:
 
     def names(self, header: bytes) -> list[str]:
         """The columns' names. Raises ValueError where they cannot be: the sentence that says why."""
-        if header.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise ValueError("the header is UTF-16, not UTF-8 (`iconv -f utf-16 -t utf-8` makes it so)")
         try:
             names = self.cells(header)
         except UnicodeDecodeError as error:

@@ -233,9 +233,8 @@ def test_a_cell_longer_than_csv_takes_by_itself_is_read_and_the_limit_left_as_it
         (b"id,,\n", "the header has a column without a name 2 times"),
         (b"\n1,2\n", "the first line is blank"),
         (b"i\xffd\n", "the header is not valid UTF-8"),
-        ("id,n\n".encode("utf-16"), "the header is UTF-16"),
         (b'id,"n\n1,2\n', "the header cannot be read: a quote opens a cell"),
-        (b"id\r1\r2\r", "the header cannot be read: a carriage return"),
+        (b"id\r1\n2\r", "the header cannot be read: a carriage return"),
     ],
 )
 def test_a_header_that_names_no_columns_is_refused_naming_the_file(tmp_path: Path, header: bytes, message: str) -> None:

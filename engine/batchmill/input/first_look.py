@@ -1,0 +1,113 @@
+"""One look at the first bytes of an INPUT, and what follows from it: its bytes unpacked, as UTF-8, in lines.
+
+The only place that knows bytes which are not what they are taken for, whatever the INPUT is called and wherever it
+comes from. What can be read is read (gzip, bzip2, xz; UTF-16 and UTF-32 with a mark; lines that end with a carriage
+return alone); what cannot is refused, with what makes it readable.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from itertools import chain
+from shlex import quote
+
+from batchmill.errors import InvalidUsage
+from batchmill.input.formats import Format, as_lines_of_json
+from batchmill.input.packing import UNREADABLE, packing_of, unpacked
+
+LOOK = 64 << 10  # bytes that are looked at, at most
+BOM = b"\xef\xbb\xbf"
+_ENCODINGS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+              codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip  # UTF-32 first: its mark begins as that of UTF-16 does
+
+_BINARY = {
+    b"PK\x03\x04": "a zip archive (or a spreadsheet)",
+    b"PAR1": "a Parquet file",
+    b"SQLite format 3\0": "an SQLite database",
+    b"%PDF-": "a PDF document",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"\x04\x22\x4d\x18": "compressed with lz4",
+}
+
+
+def cleaned(blocks: Iterator[bytes], name: str, format: Format) -> Iterator[bytes]:
+    """The bytes of the INPUT `name` (`-`: stdin), which come as `blocks`, as that format wants them.
+
+    Raises what reading raises (UNREADABLE, InputBroken), behind all that came before it; InvalidUsage for what cannot
+    be of the format.
+    """
+    head, blocks = _begun(blocks, format.separator)
+    packing = packing_of(head, name)
+    while packing is not None:
+        head, blocks = _begun(unpacked(packing, chain((head,), blocks), name), format.separator)
+        packing = packing_of(head)
+    if format.separator == b"\n":
+        encoding = next((encoding for mark, encoding in _ENCODINGS.items() if head.startswith(mark)), None)
+        if encoding is not None:
+            head, blocks = _begun(_recoded(chain((head,), blocks), encoding), format.separator)
+        _refuse(head, name, format)
+        if b"\r" in head and b"\n" not in head:
+            head, blocks = head.replace(b"\r", b"\n"), (block.replace(b"\r", b"\n") for block in blocks)
+    first = [head.removeprefix(BOM)]
+    del head  # a block is not to be held for as long as others come
+    if first[0]:
+        yield first.pop()
+    yield from blocks
+
+
+def _begun(blocks: Iterator[bytes], separator: bytes) -> tuple[bytes, Iterator[bytes]]:
+    """The beginning, up to where a record may end or a look's length, and what follows: be it an error."""
+    head = b""
+    try:
+        while len(head) < LOOK and separator not in head and (block := next(blocks, b"")):
+            head += block
+    except UNREADABLE as error:
+        return head, _raising(error)
+    return head, blocks
+
+
+def _raising(error: Exception) -> Iterator[bytes]:
+    raise error
+    yield b""  # makes it an iterator
+
+
+def _recoded(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Text as UTF-8. What is no text of that encoding is no UTF-8 then, where it stands, and fails its record."""
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+    try:
+        for block in chain(blocks, (b"",)):
+            if text := decoder.decode(block, final=not block):
+                yield text.encode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise EOFError(f"it is no {encoding.upper()} text: {error.reason}") from None
+
+
+def _refuse(head: bytes, name: str, format: Format) -> None:
+    """Raise InvalidUsage for bytes that hold no text, or one document where there should be a record a line."""
+    shown = "stdin" if name == "-" else name
+    what = next((what for magic, what in _BINARY.items() if head.startswith(magic)), None)
+    if what is not None:
+        raise InvalidUsage(f"{shown} is {what}, and no text", "unpack or convert it first")
+    nuls = head.count(b"\0")
+    if nuls and (b"\n" not in head or (nuls > 1 and nuls * 10 > len(head))):
+        raise InvalidUsage(f"{shown} holds NUL bytes, and is no text as {format.name} is", _remedy_for_nuls(head, name))
+    first = head.lstrip().partition(b"\n")[0].rstrip()
+    if format.name == "jsonl" and (first in (b"{", b"[") or (first.startswith(b"[") and first.endswith(b","))):
+        command = as_lines_of_json("" if name == "-" else name, "." if first == b"{" else ".[]")
+        raise InvalidUsage(f"{shown} is a JSON document over several lines, not an item a line", f"try `{command}`")
+
+
+def _remedy_for_nuls(head: bytes, name: str) -> str:
+    if b"\n" not in head:
+        return "give --format null if NULs end its items, else convert it to text"
+    file = "" if name == "-" else f" {quote(name)}"
+    for encoding, zeros in (("utf-16le", head[1::2]), ("utf-16be", head[::2])):
+        if 2 * zeros.count(b"\0") > len(zeros) and 4 * (head.count(b"\0") - zeros.count(b"\0")) < len(zeros):
+            return f"it looks like UTF-16 without a mark: `iconv -f {encoding} -t utf-8{file}` makes it text"
+    return "convert it to text"
+
+
+def is_plain(head: bytes) -> bool:
+    """Whether a file that begins so is neither packed nor to be recoded."""
+    return packing_of(head) is None and not head.startswith(tuple(_ENCODINGS))

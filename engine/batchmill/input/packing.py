@@ -1,0 +1,108 @@
+"""Compressed bytes, unpacked in bounded memory: one member after the other, up to the end."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from shlex import quote
+from typing import Protocol
+
+from batchmill.errors import InputBroken
+
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, InputBroken)
+_PART = 1 << 20  # bytes that are unpacked at once, at most
+
+
+class _Unpacker(Protocol):
+    """What bz2 and lzma have."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Gunzip:
+    """The same for gzip."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        part = self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+        self.needs_input = len(part) < max_length and not self._inner.unconsumed_tail
+        return part
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """A way to compress: its name, its suffix, the bytes that a member begins with and what tells them from text, what
+    unpacks a member, and the command that unpacks what is whole of a file, and leaves out what is behind it."""
+
+    name: str
+    suffix: str
+    magic: bytes
+    begins: re.Pattern[bytes]
+    unpacker: Callable[[], _Unpacker]
+    command: str
+
+
+PACKINGS = (
+    Packing("gzip", ".gz", b"\x1f\x8b", re.compile(rb"\x1f\x8b"), _Gunzip, "gzip -dcq"),
+    Packing("bzip2", ".bz2", b"BZh", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor, "bzip2 -dcq"),
+    Packing("xz", ".xz", b"\xfd7zXZ\0", re.compile(rb"\xfd7zXZ\0"), lzma.LZMADecompressor, "xz -dcq --single-stream"),
+)
+
+
+def packing_of(head: bytes, name: str = "") -> Packing | None:
+    """How bytes that begin so are compressed; those of a file that is called so may be cut short at once."""
+    for packing in PACKINGS:
+        is_cut = name.lower().endswith(packing.suffix) and head[: len(packing.magic)] == packing.magic[: len(head)]
+        if is_cut or packing.begins.match(head):
+            return packing
+    return None
+
+
+def unpacked(packing: Packing, blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """The bytes that were compressed, of all members; zeros between and behind them are padding. Raises EOFError for
+    what is cut short, zlib.error, lzma.LZMAError or OSError for what is damaged, InputBroken for other bytes behind."""
+    rest = b""
+    while True:
+        rest = yield from _member(packing.unpacker(), rest, blocks)
+        while len(rest := rest.lstrip(b"\0")) < len(packing.magic) and (more := next(blocks, b"")):
+            rest += more
+        if not rest:
+            return
+        if not rest.startswith(packing.magic):
+            shown, file = ("stdin", "") if name == "-" else (name, f" {quote(name)}")
+            message = f"{shown} is whole, but there are other bytes behind its {packing.name} data"
+            raise InputBroken(message, f"`{packing.command}{file} > FILE` leaves them out")
+
+
+def _member(unpacker: _Unpacker, data: bytes, blocks: Iterator[bytes]) -> Generator[bytes, None, bytes]:
+    while not unpacker.eof:
+        if part := unpacker.decompress(data, _PART):
+            yield part
+        data = b""
+        if not unpacker.eof and unpacker.needs_input and not (data := next(blocks, b"")):
+            raise EOFError("its compressed data ends too early")
+    return unpacker.unused_data
