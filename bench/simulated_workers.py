@@ -260,7 +260,7 @@ class SimulatedPool:
         self._world.lower(worker, (serial << RECORD_BITS) + 1 + offset)
         worker.lowered = True
 
-    def place(self, worker: Worker) -> str:
+    def machine_name(self, worker: Worker) -> str:
         return ""
 
     def has_seen(self, worker: Worker) -> bool:

@@ -21,7 +21,7 @@ from batchmill.input.formats import FORMATS, IdRule
 from batchmill.input.items import ItemReader
 from batchmill.input.sources import ByteSource
 from batchmill.model import Chunk
-from batchmill.output.ordering import Part, RenderJob, render_order
+from batchmill.output.ordering import Part, RenderJob, render_job
 from batchmill.scheduler.chunk_size import ChunkSizer
 from batchmill.scheduler.in_flight import InFlight
 from batchmill.scheduler.work_queue import WorkQueue
@@ -34,7 +34,7 @@ CHUNK = Chunk(0, 1, 0, ITEMS, BLOCK)
 
 def packed(failed: int = 0) -> bytes:
     """The payload of a chunk of integers."""
-    head = Head(lines=ITEMS, items=ITEMS, ok=ITEMS - failed, failed=failed, size=len(BLOCK))
+    head = Head(records=ITEMS, items=ITEMS, ok=ITEMS - failed, failed=failed, size=len(BLOCK))
     failures = [(place, "ValueError", "bad", "", b"{}") for place in range(failed)]
     results = [pack_result(number) for number in range(ITEMS)]
     return pack_outcomes(head, list(range(ITEMS)), results, failures, [1e-6] * ITEMS, [7] * ITEMS)
@@ -173,11 +173,11 @@ def _in_flight() -> InFlight:
 @pytest.mark.parametrize("failed", [0, 5])
 def bench_a_block_becomes_output(benchmark: BenchmarkFixture, format: str, failed: int) -> None:
     part = Part(1, packed(failed), (Piece(0, 0, ITEMS, 1),))
-    order = RenderJob(0, ITEMS, (part,), format, all=False, with_item=False)
-    assert benchmark(render_order, order)[0]
+    job = RenderJob(0, ITEMS, (part,), format, all=False, with_item=False)
+    assert benchmark(render_job, job)[0]
 
 
 def bench_two_interleaved_frames_become_output(benchmark: BenchmarkFixture, payload: bytes) -> None:
     parts = tuple(Part(seq, payload, (Piece(0, 0, ITEMS, seq),), range(seq, ITEMS, 2)) for seq in (0, 1))
-    order = RenderJob(0, ITEMS, parts, "jsonl", all=False, with_item=False)
-    assert benchmark(render_order, order)[0]
+    job = RenderJob(0, ITEMS, parts, "jsonl", all=False, with_item=False)
+    assert benchmark(render_job, job)[0]

@@ -245,16 +245,16 @@ def map(
     in_own_thread(batch.run, batch.stop_for)
     if failed:
         raise failed[0]
-    placed = [pair for block, final in found for pair in outcomes(block, final)]
-    placed.sort(key=itemgetter(0))
-    return [outcome.result for _, outcome in placed]
+    pairs = [pair for block, final in found for pair in outcomes(block, final)]
+    pairs.sort(key=itemgetter(0))
+    return [outcome.result for _, outcome in pairs]
 
 
 def _failures(block: OutcomeBlock, final: list[int] | None) -> Iterator[ItemsFailed]:
     """The failures in a block that no retry can make good."""
-    for place, failure in block.failures.items():
-        if final is None or place in final:
-            where = f"item {block.head.first + block.offsets[place]}"
+    for index, failure in block.failures.items():
+        if final is None or index in final:
+            where = f"item {block.head.first + block.offsets[index]}"
             yield ItemsFailed(f"{where} failed: {failure.type}: {failure.message}", failure.traceback)
 
 

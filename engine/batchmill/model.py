@@ -25,7 +25,7 @@ class Earlier(NamedTuple):
     """
 
     seq: int
-    place: int
+    outcome: int
     attempts: int
     sealed: bool = False
 
@@ -39,7 +39,7 @@ class Chunk(NamedTuple):
     table, without its end, under which the block's rows stand. `skip` has a non-zero byte
     for each record that is not to be run. `earlier` tells, by offset in the chunk, which committed outcome a record
     replaces. `losses` counts the workers that died over this chunk without naming an item; `crashes` those that a
-    single record was charged with; `verdict` is the error of a condemned record: it is not run, but failed with it.
+    single record was charged with; `condemned` is the error of a condemned record: it is not run, but failed with it.
     `sealed`: not even opened any more, not for its id either. `scan`: its records are opened for their ids, and not
     run. `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a
     sample's). `alone`: nothing else is to run on its machine meanwhile, for that may be lost with it, or have too
@@ -56,7 +56,7 @@ class Chunk(NamedTuple):
     ids: tuple[Any, ...] | None = None
     losses: int = 0
     crashes: int = 0
-    verdict: ItemError | None = None
+    condemned: ItemError | None = None
     header: bytes = b""
     numbers: tuple[int, ...] | None = None
     alone: bool = False

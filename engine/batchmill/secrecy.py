@@ -99,10 +99,10 @@ def mask_addresses(text: str, found: Found | None = None) -> str:
     return _without(text, _passwords, found)
 
 
-def _without(text: str, places: Callable[[str], Iterator[tuple[int, int]]], found: Found | None) -> str:
+def _without(text: str, spans: Callable[[str], Iterator[tuple[int, int]]], found: Found | None) -> str:
     parts: list[str] = []
     done = 0
-    for begin, end in places(text):
+    for begin, end in spans(text):
         if begin >= end or _STAND_IN.fullmatch(text, begin, end):
             continue
         parts += (text[done:begin], MASK)

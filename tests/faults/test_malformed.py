@@ -58,7 +58,7 @@ def outcomes(count: int = 1, *, ids: Any = None, results: list[bytes] | None = N
     """An OUTCOMES payload of ok items; what is in `more` goes to the head or the columns."""
     head = {name: more.pop(name) for name in list(more) if name in Head._fields and name != "seconds"}
     return pack_outcomes(
-        Head(lines=count, items=count, ok=count)._replace(**head),
+        Head(records=count, items=count, ok=count)._replace(**head),
         list(range(count)) if ids is None else ids,
         results or [pack_value(None)] * count,
         seconds=more.pop("seconds", [0.0] * count),
@@ -106,7 +106,7 @@ BAD: dict[str, Callable[[list[Frame]], list[Frame]]] = {
     "ORDER places one thing nine times": added((ORDER, order(items=[[FIRST, 0, 1, n] for n in range(9)]))),
     "OUTCOMES is empty": added((OUTCOMES, b"")),
     "OUTCOMES is a map": added((OUTCOMES, {"a": 1})),
-    "OUTCOMES has more items than lines": added((OUTCOMES, outcomes(3, lines=2))),
+    "OUTCOMES has more items than records": added((OUTCOMES, outcomes(3, records=2))),
     "OUTCOMES lies beyond any input": added((OUTCOMES, outcomes(1, first=2**63))),
     "OUTCOMES is of generation 4294967295": added((OUTCOMES, outcomes(1, generation=2**32 - 1))),
     "OUTCOMES has ids for others": added((OUTCOMES, outcomes(1, ids=[1, 2, 3]))),
@@ -139,7 +139,7 @@ def test_a_block_with_another_number_of_records_than_its_digest_is_of_is_not_tak
     head, ids = read_head(frames[FIRST].payload), OutcomeBlock(frames[FIRST].payload).ids
     more = head.items + 1
     longer = pack_outcomes(
-        head._replace(lines=head.lines + 1, items=more, ok=head.items, failed=1),
+        head._replace(records=head.records + 1, items=more, ok=head.items, failed=1),
         [*ids, "more"],
         [*[pack_value(1)] * head.items, pack_value(None)],
         [(head.items, "E", "m", "t", b"{}")],
@@ -181,7 +181,7 @@ def test_what_is_salvaged_lacks_the_wrong_frames_alone(work: Path) -> None:
     ended = program("verify", "s.ckpt", "--salvage", cwd=work)
     assert ended.returncode == 65
     assert "2 frames with right checksums and wrong contents" in ended.stdout
-    assert f"frame {len(good)}: an outcome frame has items at places that are not its own" in ended.stdout
+    assert f"frame {len(good)}: an outcome frame has items at positions that are not its own" in ended.stdout
     saved = frames_of(work / "s.salvaged.ckpt")
     assert saved == [*good, Frame(FrameType.GAP, b""), Frame(FrameType.GAP, b""), good[-1]]
     assert program("verify", "s.salvaged.ckpt", cwd=work).returncode == 0

@@ -76,7 +76,7 @@ def small_file(count: int = 40, size: int = 8, sync_every: int = 5, seed: int = 
 def outcomes_payload(first: int, ids: Sequence[object]) -> bytes:
     """An OUTCOMES payload of ok items."""
     count = len(ids)
-    head = Head(first=first, lines=count, items=count, ok=count)
+    head = Head(first=first, records=count, items=count, ok=count)
     return pack_outcomes(head, list(ids), [pack_value(1)] * count, [], [0.0] * count, [0] * count)
 
 

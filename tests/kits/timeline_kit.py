@@ -41,7 +41,7 @@ class Writer:
         """A chunk whose items took these seconds; the frame's seq."""
         count, failed = len(seconds), failures or {}
         took = head.pop("took", math.fsum(seconds))
-        values = Head(run=self.number, lines=count, items=count, ok=count - len(failed), failed=len(failed), pid=100,
+        values = Head(run=self.number, records=count, items=count, ok=count - len(failed), failed=len(failed), pid=100,
                       first=self.first, line=self.first + 1, seconds=took, started=ZERO + started)  # fmt: skip
         ids = [f"id{self.first + n}" for n in range(count)]
         self.first += count

@@ -127,14 +127,14 @@ class Stage:
             )
         )
 
-    def order(self, chunk: Chunk, at: int) -> ChunkJob:
+    def job(self, chunk: Chunk, at: int) -> ChunkJob:
         """Hand a chunk to worker `at`."""
         generation = self.matcher.generation if self.matcher else self._session._history.index.generation
         return ChunkJob(self.in_flight.hand(chunk, at).serial, 0.0, generation, chunk)
 
-    def answer(self, order: ChunkJob) -> tuple[int, OutcomeBlock] | None:
+    def answer(self, job: ChunkJob) -> tuple[int, OutcomeBlock] | None:
         """The worker's answer is taken in: (frame seq, what was committed); None where the worker covered nothing."""
-        answer = records.run_chunk(order)
+        answer = records.run_chunk(job)
         ((payload, summary),) = answer.parts
         chunk = self.in_flight.returned(answer.serial, answer.records)
         self.work_queue.refund(chunk.to_run - summary.items)
@@ -145,9 +145,9 @@ class Stage:
         new = committer._frames.new
         return new.seq(len(new) - 1), OutcomeBlock(payload)
 
-    def scan(self, order: ChunkJob) -> None:
+    def scan(self, job: ChunkJob) -> None:
         """The worker's answer for a chunk whose ids are to be read is taken in."""
-        ids = records.scan_chunk(order)
+        ids = records.scan_chunk(job)
         chunk = self.in_flight.returned(ids.serial, ids.records)
         if ids.records:
             done = self.in_flight.divide(chunk, ids.records)[0] if ids.records < chunk.records else chunk
@@ -163,7 +163,7 @@ class Stage:
         if output is not None:
             self._session._committer.settled(0, 0)
             output.finish()
-            while (found := output.next_order()) is not None:
+            while (found := output.next_job()) is not None:
                 output.rendered(found[0], *fulfil(found[1]))
             assert output.is_done
         return self._session._finish()
@@ -207,8 +207,8 @@ def _play_one(stage: Stage) -> bool:
     while not stage.work_queue.is_over:
         chunk = stage.work_queue.next(starved=True)
         if chunk is not None and chunk.scan:
-            stage.scan(stage.order(chunk, 0))
+            stage.scan(stage.job(chunk, 0))
         elif chunk is not None:
-            stage.answer(stage.order(chunk, 0))
+            stage.answer(stage.job(chunk, 0))
             return True
     return False

@@ -66,7 +66,7 @@ def _paint(axes: Any, curve: list[Cell], best: Cell, fitted: Fit | None, functio
 def describe(curve: list[Cell], best: Cell, fitted: Fit | None) -> str:
     """What the picture shows, in words."""
     points = "; ".join(f"{cell.workers} workers {cell.rate:.4g}" for cell in curve)
-    return f"Items per second: {points}. Chosen: {best.workers}. {scaling.verdict(curve, fitted)}."
+    return f"Items per second: {points}. Chosen: {best.workers}. {scaling.answer(curve, fitted)}."
 
 
 def _described(svg: bytes, title: str, description: str) -> bytes:

@@ -99,7 +99,7 @@ def closing(found: Findings, command: str) -> Iterator[str]:
         return
     if bound is not None:
         yield f"bound    {bound.sentence}"
-    yield f"answer   {scaling.verdict(found.measured, fit_of(found))}"
+    yield f"answer   {scaling.answer(found.measured, fit_of(found))}"
     yield f"run      {command}"
 
 
@@ -136,7 +136,7 @@ def as_object(found: Findings, subject: Mapping[str, Any], command: str) -> dict
         "fastest": scaling.fastest(found.measured).workers if best is not None else None,
         "fit": None if fitted is None else _fit_object(fitted),
         "bound": None if bound is None else {"kind": bound.kind, "sentence": bound.sentence},
-        "answer": scaling.verdict(found.measured, fitted) if best is not None else None,
+        "answer": scaling.answer(found.measured, fitted) if best is not None else None,
         "agree": found.differs is None,
         "left_out_for_memory": list(found.unfit),
         "warnings": doubts_of(found),

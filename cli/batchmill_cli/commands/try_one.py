@@ -77,7 +77,7 @@ def as_output(result: Any) -> str:
     from batchmill.output.json_lines import render
 
     try:
-        payload = pack_outcomes(Head(lines=1, items=1, ok=1), [0], [pack_result(result)])
+        payload = pack_outcomes(Head(records=1, items=1, ok=1), [0], [pack_result(result)])
     except (TypeError, ValueError) as error:
         raise InvalidUsage(str(error), "a run would count this item as failed") from None
     line, unsaid = render(payload, format="jsonl", all=False, with_item=False)

@@ -85,8 +85,8 @@ def _throughput(timeline: Timeline) -> Markup:
     plot.add("area", steps(tried, wide, top, height))
     plot.add("area bad", steps(failed, wide, top, height))
     rows = [
-        (span(place * width), format_rate(tried[place]), format_rate(failed[place] if place < len(failed) else 0.0))
-        for place in thinned(len(tried))
+        (span(at * width), format_rate(tried[at]), format_rate(failed[at] if at < len(failed) else 0.0))
+        for at in thinned(len(tried))
     ]
     columns = [Column("at"), Column("items/s"), Column("of which failed")]
     legend = [_sample("area", "tried"), _sample("area bad", "of which failed")] if any(failed) else []
@@ -231,9 +231,9 @@ def _shares(group: Sequence[tuple[int, WorkerStory]], factor: int, width: float,
     columns = [_coarse(worker.busy.bins(), factor) for _, worker in group]
     count = max(map(len, columns), default=0)
     shares = []
-    for place in range(count):
-        there = min(width, max(seconds - place * width, width / 100)) * len(group)
-        shares.append(sum(column[place] for column in columns if place < len(column)) / there)
+    for at in range(count):
+        there = min(width, max(seconds - at * width, width / 100)) * len(group)
+        shares.append(sum(column[at] for column in columns if at < len(column)) / there)
     return shares
 
 
@@ -241,10 +241,10 @@ def _stretches(shares: Sequence[float]) -> Iterator[tuple[int, int, int]]:
     """(level, first bin, bin after the last) of neighbours that look alike."""
     levels = [sum(share >= bound for bound in LEVELS) for share in shares]
     begin = 0
-    for place in range(1, len(levels) + 1):
-        if place == len(levels) or levels[place] != levels[begin]:
-            yield levels[begin], begin, place
-            begin = place
+    for at in range(1, len(levels) + 1):
+        if at == len(levels) or levels[at] != levels[begin]:
+            yield levels[begin], begin, at
+            begin = at
 
 
 def _marks(timeline: Timeline, group: Sequence[tuple[int, WorkerStory]], y: float) -> list[Mark]:
@@ -254,9 +254,9 @@ def _marks(timeline: Timeline, group: Sequence[tuple[int, WorkerStory]], y: floa
     marks = []
     for kind in ENDINGS:
         found = {
-            round((place + 0.5) * timeline.width / timeline.seconds / MARK_SPACE)
+            round((at + 0.5) * timeline.width / timeline.seconds / MARK_SPACE)
             for _, worker in group
-            for place, count in enumerate(worker.ends[kind].bins())
+            for at, count in enumerate(worker.ends[kind].bins())
             if count
         }
         marks += [Mark(kind, min(column * MARK_SPACE, 1.0), y) for column in sorted(found)]
@@ -278,8 +278,8 @@ def _worker_table(timeline: Timeline) -> Markup:
     columns = [Column(name) for name in ("worker", "items", "failed", "busy", "share", "processes")]
     chosen = thinned(len(timeline.workers))
     rows = []
-    for place, (name, worker) in enumerate(timeline.workers.items()):
-        if place in chosen:
+    for at, (name, worker) in enumerate(timeline.workers.items()):
+        if at in chosen:
             why = ", ".join(f"{count} {kind}" for kind, count in worker.ended.most_common(5))
             busy = percent(min(1.0, worker.seconds / timeline.seconds)) if timeline.seconds else "-"
             rows.append((name, worker.items, worker.failed, span(worker.seconds), busy, worker.processes, why))
@@ -305,12 +305,12 @@ def durations(timeline: Timeline) -> Markup:
         log_ticks(low, high), [Tick(value / top, short_count(value)) for value in ticks],
         lines=[Line(math.log(max(value, low) / low) / math.log(high / low), name) for name, value in quantiles],
     )  # fmt: skip
-    for place, bin in enumerate(bins):
+    for at, bin in enumerate(bins):
         if bin.items:
             tall = max(height * bin.items / top, 1.5)
             gap = min(BAR_GAP, wide / 5)
             hint = f"{short_time(bin.low)} to {short_time(bin.high)}: {plural(bin.items, 'item')}"
-            plot.add("bars", box(place * wide + gap / 2, height - tall, wide - gap, tall), hint)
+            plot.add("bars", box(at * wide + gap / 2, height - tall, wide - gap, tall), hint)
     rows = [(short_time(bin.low), short_time(bin.high), bin.items, percent(bin.items / seen.count)) for bin in bins]
     columns = [Column("from"), Column("to"), Column("items"), Column("share")]
     return _figure(

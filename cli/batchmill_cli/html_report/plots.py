@@ -208,15 +208,15 @@ def steps(values: Sequence[float], width: float, top: float, height: float) -> s
     if not any(values) or top <= 0:
         return ""
     parts = [f"M0 {number(height)}"]
-    for place, value in enumerate(values):
-        parts.append(f"V{number(height * (1 - value / top))}H{number(min(WIDE, (place + 1) * width))}")
+    for at, value in enumerate(values):
+        parts.append(f"V{number(height * (1 - value / top))}H{number(min(WIDE, (at + 1) * width))}")
     return join([*parts, f"V{number(height)}z"])
 
 
 def polyline(points: Iterable[tuple[float, float]], top: float, height: float) -> str:
     """A line through (share of the width, value) points."""
-    places = [f"{number(WIDE * at)} {number(height * (1 - value / top))}" for at, value in points]
-    return f"M{'L'.join(places)}{'h0.1' if len(places) == 1 else ''}" if places else ""
+    corners = [f"{number(WIDE * at)} {number(height * (1 - value / top))}" for at, value in points]
+    return f"M{'L'.join(corners)}{'h0.1' if len(corners) == 1 else ''}" if corners else ""
 
 
 def box(x: float, y: float, width: float, height: float) -> str:

@@ -81,8 +81,8 @@ class Command(click.Command):
         end = args.index("--") if "--" in args else len(args)
         for param in self.params:
             if isinstance(param, Option) and param.may_take is not None:
-                places = [at for at, word in enumerate(args[: end - 1]) if word in param.opts]
-                for at in places:
+                found = [at for at, word in enumerate(args[: end - 1]) if word in param.opts]
+                for at in found:
                     if not param.may_take(args[at + 1]):
                         args[at] += f"={param.flag_value}"
         return super().parse_args(ctx, args)

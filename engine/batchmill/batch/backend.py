@@ -44,7 +44,7 @@ class LocalBackend:
         limits = WorkerLimits(pool, plan.watched, wanted.tick, wanted.say)
         return Opened(pool, OutputMaker(pool, wanted.output), limits, Monitor())
 
-    def places(self) -> dict[str, str] | None:
+    def hosts(self) -> dict[str, str] | None:
         return None
 
     def close(self) -> None:

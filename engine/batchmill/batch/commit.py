@@ -74,15 +74,15 @@ class Committer:
 
     def _count(self, chunk: Chunk, summary: ReplySummary) -> None:
         first, end = chunk.first, chunk.first + summary.records
-        replaced = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < summary.records}
-        again = {offset: earlier for offset, earlier in replaced.items() if self._frames.is_new(earlier.seq)}
+        repieces = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < summary.records}
+        again = {offset: earlier for offset, earlier in repieces.items() if self._frames.is_new(earlier.seq)}
         for offset, earlier in again.items():
-            failure = self._frames.block(earlier.seq).failures[earlier.place]
+            failure = self._frames.block(earlier.seq).failures[earlier.outcome]
             self._progress.forget(failure.type, chunk.line + offset)
         self._waiting -= len(again)
         self._progress.add(summary)
-        self._failed_before += sum(1 for earlier in replaced.values() if earlier.attempts) - len(again)
-        for earlier in replaced.values():
+        self._failed_before += sum(1 for earlier in repieces.values() if earlier.attempts) - len(again)
+        for earlier in repieces.values():
             self._frames.replace(earlier)
         if summary.items and not again:
             whole = chunk.skip is None
@@ -112,12 +112,12 @@ class Committer:
 
     def settled(self, first: int, end: int) -> None:
         """The records at [first, end) need no run."""
-        placed = self._matcher.placed if self._matcher is not None else []
+        pieces = self._matcher.pieces if self._matcher is not None else []
         if self._output is not None:
-            for piece in placed:
+            for piece in pieces:
                 self._output.add(piece)
             self._output.settle(first, end)
-        placed.clear()
+        pieces.clear()
         self.append_order(all=False)
 
     def strike(self, values: dict[str, Any]) -> None:
@@ -145,4 +145,4 @@ def _final(block: OutcomeBlock, waiting: set[int]) -> list[int] | None:
     """The outcomes of a block that will not be tried again, by index; None: all of them."""
     if not waiting:
         return None
-    return [place for place, offset in enumerate(block.offsets) if offset not in waiting]
+    return [index for index, offset in enumerate(block.offsets) if offset not in waiting]

@@ -33,7 +33,7 @@ class CommittedFrames:
 
     def replace(self, earlier: Earlier) -> None:
         """Another outcome counts in place of this one."""
-        self.old.gone.setdefault(earlier.seq, set()).add(earlier.place)
+        self.old.gone.setdefault(earlier.seq, set()).add(earlier.outcome)
 
     def is_new(self, seq: int) -> bool:
         """Whether a frame is of this run."""

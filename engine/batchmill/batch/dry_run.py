@@ -178,7 +178,7 @@ class _Count:
         for offset, item in enumerate(found):
             if item is None:
                 continue
-            why = chunk.verdict or item.bad
+            why = chunk.condemned or item.bad
             if why is not None:
                 self.unreadable += 1
                 if self.first_unreadable is None:
@@ -203,7 +203,7 @@ class _Count:
             line = line_at(chunk, offset, self._format)
             alone = Chunk(chunk.first + offset, line, chunk.input, 1, b"")
             self._aside.append((Aside(alone, key), item.id if item is not None else None))
-        matcher.placed.clear()
+        matcher.pieces.clear()
         for _ in matcher.orders():
             pass  # nothing is written here
         return masked.skip

@@ -268,9 +268,9 @@ class Session:
 
     def _commit(self, chunk: Chunk, payload: bytes, summary: ReplySummary) -> str | None:
         """See Committer.commit. Where a worker is was written down before what it did, whatever ends the run."""
-        places = self._backend.places()
-        if places:
-            self._checkpoint.append(FrameType.RUN, pack_map({"run": self._run["run"], "places": places}))
+        hosts = self._backend.hosts()
+        if hosts:
+            self._checkpoint.append(FrameType.RUN, pack_map({"run": self._run["run"], "places": hosts}))
         return self._committer.commit(chunk, payload, summary)
 
     def _older_results(self) -> int:

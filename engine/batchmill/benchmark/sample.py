@@ -50,7 +50,7 @@ class Sample(NamedTuple):
         have = len(self.records)
         if count >= have:
             return self
-        return self._replace(records=tuple(self.records[place * have // count] for place in range(count)))
+        return self._replace(records=tuple(self.records[number * have // count] for number in range(count)))
 
 
 def draw(
@@ -72,7 +72,7 @@ def draw(
             notify.wait(0 if source.ended else _STALE)
             if time.monotonic() >= deadline and not reservoir.kept:
                 break  # an input that gives nothing at all
-        elif chunk.verdict is None:
+        elif chunk.condemned is None:
             reservoir.add(chunk)
     records = tuple(sorted(reservoir.kept))
     return Sample(records, source.position, source.ended)
@@ -109,9 +109,9 @@ class _Reservoir:
         if len(self.kept) < self._count:
             self.kept.append(record)
         else:
-            place = self._random.randrange(len(self.kept))
-            self._bytes -= len(self.kept[place].raw)
-            self.kept[place] = record
+            chosen = self._random.randrange(len(self.kept))
+            self._bytes -= len(self.kept[chosen].raw)
+            self.kept[chosen] = record
         self._bytes += len(record.raw)
         if self._bytes > MOST_BYTES and len(self.kept) > 1:
             self._halve()
@@ -170,11 +170,11 @@ class SampleSource:
             return None
         first = self.position % len(self._rows)
         header, rows, size = self._headers[first], [self._rows[first]], len(self._rows[first])
-        for place in range(first + 1, min(first + records, len(self._rows))):
-            size += len(self._rows[place])
-            if size > MAX_CHUNK or self._headers[place] != header or self._is_last[place - 1]:
+        for row in range(first + 1, min(first + records, len(self._rows))):
+            size += len(self._rows[row])
+            if size > MAX_CHUNK or self._headers[row] != header or self._is_last[row - 1]:
                 break
-            rows.append(self._rows[place])
+            rows.append(self._rows[row])
         numbers = self._numbers and self._numbers[first : first + len(rows)]
         chunk = Chunk(self.position, self.position + 1, 0, len(rows), b"".join(rows), header=header, numbers=numbers)
         self.position += len(rows)

@@ -217,16 +217,16 @@ def non_negative(columns: Sequence[Sequence[float]], values: Sequence[float]) ->
 def _least_squares(columns: Sequence[Sequence[float]], values: Sequence[float]) -> list[float] | None:
     """Coefficients by the normal equations; None where the columns do not determine them."""
     rows = [[_dot(left, right) for right in columns] + [_dot(left, values)] for left in columns]
-    for place in range(len(rows)):
-        pivot = max(range(place, len(rows)), key=lambda row: abs(rows[row][place]))
-        rows[place], rows[pivot] = rows[pivot], rows[place]
-        if abs(rows[place][place]) < 1e-12:
+    for column in range(len(rows)):
+        pivot = max(range(column, len(rows)), key=lambda row: abs(rows[row][column]))
+        rows[column], rows[pivot] = rows[pivot], rows[column]
+        if abs(rows[column][column]) < 1e-12:
             return None
         for row in range(len(rows)):
-            if row != place:
-                times = rows[row][place] / rows[place][place]
-                rows[row] = [value - times * above for value, above in zip(rows[row], rows[place])]
-    return [row[-1] / row[place] for place, row in enumerate(rows)]
+            if row != column:
+                times = rows[row][column] / rows[column][column]
+                rows[row] = [value - times * above for value, above in zip(rows[row], rows[column])]
+    return [row[-1] / row[column] for column, row in enumerate(rows)]
 
 
 def _dot(left: Sequence[float], right: Sequence[float]) -> float:
@@ -270,7 +270,7 @@ def _of_cores(used: float, cores: int) -> str:
 # In words
 
 
-def verdict(cells: Sequence[Cell], fitted: Fit | None) -> str:
+def answer(cells: Sequence[Cell], fitted: Fit | None) -> str:
     """The answer in one sentence: the fastest, what fewer workers cost, the serial share."""
     best, top = choose(cells), fastest(cells)
     parts = [f"{top.workers} is the fastest" if top.workers > 1 else "1 worker is the fastest"]

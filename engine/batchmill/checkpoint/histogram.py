@@ -100,13 +100,13 @@ class Durations:
         if not math.isfinite(total) or (values and values[0] < 0):  # not-a-number breaks the order: sort again
             values = sorted(value for value in values if 0 <= value < math.inf)
             total = math.fsum(values)
-        place, count = 0, len(values)
-        while place < count:
-            number = min(max(bisect_right(self._edges, values[place]) - 1, 0), len(self._counts) - 1)
+        at, count = 0, len(values)
+        while at < count:
+            number = min(max(bisect_right(self._edges, values[at]) - 1, 0), len(self._counts) - 1)
             is_last = number == len(self._counts) - 1
-            after = count if is_last else bisect_left(values, self._edges[number + 1], place + 1)
-            self._counts[number] += after - place
-            place = after
+            after = count if is_last else bisect_left(values, self._edges[number + 1], at + 1)
+            self._counts[number] += after - at
+            at = after
         self.count += count
         self.sum += total
         self.longest = max(self.longest, values[-1] if values else 0.0)

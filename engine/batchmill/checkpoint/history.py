@@ -78,8 +78,8 @@ class History:
             if values["run"] not in self.runs:
                 self.sample = None  # what it said was of another run, perhaps of another input
             run = self.runs.setdefault(values["run"], {})
-            places = {**run.get("places", {}), **values.get("places", {})}
-            run.update({**values, "places": places} if places else values)
+            hosts = {**run.get("places", {}), **values.get("places", {})}
+            run.update({**values, "places": hosts} if hosts else values)
         elif ref.type == FrameType.END:
             self.ends[values["run"]] = report_of(values["report"])
         elif ref.type == FrameType.SAMPLE:

@@ -21,7 +21,7 @@ from batchmill.codec.outcomes import MASKED, MAX_POSITION, Head
 from batchmill.errors import CheckpointDamaged
 from batchmill.model import Entry
 
-_POSITION_BITS = 40  # of a place's number; the generation stands above
+_POSITION_BITS = 40  # of a number that has a position in it, and above it the generation
 _POSITION = (1 << _POSITION_BITS) - 1
 
 
@@ -59,8 +59,8 @@ class Extent(NamedTuple):
 class Piece(NamedTuple):
     """Outcomes of frame `seq` that lie at positions [low, high) of generation `generation`.
 
-    Either those whose recorded position is in [low - shift, high - shift) (`place` is None), or the `high - low`
-    outcomes from index `place` on, at consecutive positions.
+    Either those whose recorded position is in [low - shift, high - shift) (`start` is None), or the `high - low`
+    outcomes from index `start` on, at consecutive positions.
     """
 
     generation: int
@@ -68,7 +68,7 @@ class Piece(NamedTuple):
     high: int
     seq: int
     shift: int = 0
-    place: int | None = None
+    start: int | None = None
 
 
 class Index:
@@ -92,10 +92,10 @@ class Index:
 
     def add(self, seq: int, offset: int, length: int, head: Head) -> None:
         """Add an OUTCOMES frame whose payload of `length` bytes lies at `offset`; raises CheckpointDamaged."""
-        if head.items > head.lines:
-            raise CheckpointDamaged("an outcome frame has more items than lines")
+        if head.items > head.records:
+            raise CheckpointDamaged("an outcome frame has more items than records")
         values = (
-            seq, offset, length, head.generation, head.first, head.lines, head.items, head.failed, head.size,
+            seq, offset, length, head.generation, head.first, head.records, head.items, head.failed, head.size,
             head.first_crc, head.flags, head.shard, head.shards, head.run,
         )  # fmt: skip
         for column, value in zip(self._columns, values):
@@ -115,9 +115,9 @@ class Index:
             raise CheckpointDamaged("an outcome frame replaces outcomes of a later one")
         rows = [row for row in rows if self.has(row[1])]
         self._check_replaced(rows)
-        for place, old_seq, old_place, attempts in rows:
-            self.replaced[old_seq, old_place] = (seq, place)
-            self.gone.setdefault(old_seq, set()).add(old_place)
+        for index, old_seq, old_index, attempts in rows:
+            self.replaced[old_seq, old_index] = (seq, index)
+            self.gone.setdefault(old_seq, set()).add(old_index)
             self._gone_failed[old_seq] += attempts > 0
             self.items -= 1
             self.failed -= attempts > 0
@@ -125,16 +125,16 @@ class Index:
     def _check_replaced(self, rows: Iterable[Sequence[int]]) -> None:
         """Each outcome is replaced once at most, and told to have failed only if it had."""
         by_frame: dict[int, list[tuple[int, bool]]] = {}
-        for _, old_seq, place, attempts in rows:
-            by_frame.setdefault(old_seq, []).append((place, attempts > 0))
+        for _, old_seq, index, attempts in rows:
+            by_frame.setdefault(old_seq, []).append((index, attempts > 0))
         for old_seq, replaced in by_frame.items():
             number, gone = self.number(old_seq), self.gone.get(old_seq, set())
             items, all_failed = self._columns[6][number], self._columns[7][number]
-            places = {place for place, _ in replaced}
+            indices = {index for index, _ in replaced}
             failed = self._gone_failed[old_seq] + sum(was_failed for _, was_failed in replaced)
-            is_once = len(places) == len(replaced) and gone.isdisjoint(places)
-            ok = len(gone) + len(places) - failed
-            if not is_once or max(places) >= items or failed > all_failed or ok > items - all_failed:
+            is_once = len(indices) == len(replaced) and gone.isdisjoint(indices)
+            ok = len(gone) + len(indices) - failed
+            if not is_once or max(indices) >= items or failed > all_failed or ok > items - all_failed:
                 raise CheckpointDamaged("an outcome frame replaces outcomes that are not there")
 
     def add_order(self, order: Mapping[str, Any], before: int = 2**64) -> None:
@@ -150,17 +150,17 @@ class Index:
         for old_seq, first in order["blocks"]:
             self._blocks[old_seq] = (generation, first)
             self._moves.forget(old_seq)
-        for old_seq, place, count, position in order["items"]:
+        for old_seq, index, count, position in order["items"]:
             if self.has(old_seq):
-                self._moves.put(old_seq, place, count, generation, position)
+                self._moves.put(old_seq, index, count, generation, position)
 
     def _check_order(self, order: Mapping[str, Any], before: int) -> None:
-        """It places only outcomes that are there, each once; but for those of frames that salvage has left out."""
-        placed: Counter[int] = Counter()
-        for old_seq, place, count, position in order["items"]:
-            placed[old_seq] += count
-            held = self.extent(old_seq).items if self.has(old_seq) else placed[old_seq] + place
-            is_there = old_seq < before and 0 <= place < place + count <= held and placed[old_seq] <= held
+        """It names only outcomes that are there, each once; but for those of frames that salvage has left out."""
+        named: Counter[int] = Counter()
+        for old_seq, index, count, position in order["items"]:
+            named[old_seq] += count
+            held = self.extent(old_seq).items if self.has(old_seq) else named[old_seq] + index
+            is_there = old_seq < before and 0 <= index < index + count <= held and named[old_seq] <= held
             if not is_there or position + count > MAX_POSITION:
                 raise CheckpointDamaged("an order frame names outcomes that are not there")
         for old_seq, first in order["blocks"]:
@@ -216,7 +216,7 @@ class Index:
         """The digest of a row's block."""
         return bytes(self._digests[16 * number : 16 * number + 16])
 
-    def place_of(self, row: Row) -> tuple[int, int] | None:
+    def position_of_block(self, row: Row) -> tuple[int, int] | None:
         """(generation, position) of a whole block now, None where it is no longer in one piece."""
         if row.seq in self._moves:
             return None
@@ -229,8 +229,8 @@ class Index:
 
     def position_of(self, entry: Entry, offset: int) -> tuple[int, int]:
         """(generation, position) of one outcome now; `offset` is its recorded position less its frame's first."""
-        seq, place = entry
-        moved = self._moves.where(seq, place)
+        seq, index = entry
+        moved = self._moves.where(seq, index)
         if moved is not None:
             generation, position = moved
         else:
@@ -256,22 +256,22 @@ class Index:
             yield from self._runs(seq)
 
     def _runs(self, seq: int) -> Iterator[Piece]:
-        """The outcomes of a frame that were placed one by one; neighbours that stayed neighbours together."""
+        """The outcomes of a frame that were moved one by one; neighbours that stayed neighbours together."""
         first = (0, 0, 0)  # index, generation and position of the first outcome of a run of `count`
         count = 0
-        for place, named, position in self._moves.of(seq):
+        for index, named, position in self._moves.of(seq):
             generation = self._now(named, position)
-            if (place, generation, position) == (first[0] + count, first[1], first[2] + count):
+            if (index, generation, position) == (first[0] + count, first[1], first[2] + count):
                 count += 1
                 continue
             if count:
                 yield Piece(first[1], first[2], first[2] + count, seq, 0, first[0])
-            first, count = (place, generation, position), 1
+            first, count = (index, generation, position), 1
         if count:
             yield Piece(first[1], first[2], first[2] + count, seq, 0, first[0])
 
     def moved(self, seq: int) -> Collection[int]:
-        """The indices of frame `seq` that an ordering placed one by one: they count there, not at their own place."""
+        """The indices of frame `seq` that an ordering moved one by one: they count there, not where the frame lies."""
         return self._moves.indices(seq) if seq in self._moves else ()
 
     def _carried(self, generation: int, low: int, high: int, seq: int, shift: int) -> Iterator[Piece]:
@@ -292,8 +292,8 @@ def add_piece(pieces: list[Piece], piece: Piece) -> None:
     last = pieces[-1] if pieces else None
     if (
         last is not None
-        and last.place is not None
-        and piece.place == last.place + last.high - last.low
+        and last.start is not None
+        and piece.start == last.start + last.high - last.low
         and (last.seq, last.generation, last.high) == (piece.seq, piece.generation, piece.low)
     ):
         pieces[-1] = last._replace(high=piece.high)
@@ -309,7 +309,7 @@ def is_whole(row: Row, shard: tuple[int, int] | None) -> bool:
 
 
 class Moves:
-    """Where single outcomes lie that an ordering placed one by one, by frame seq and index; what was said last counts.
+    """Where single outcomes lie that an ordering moved one by one, by frame seq and index; what was said last counts.
 
     At 16 bytes each: a shuffled input moves every item by itself, and 10^7 objects would be gigabytes.
     """
@@ -321,8 +321,8 @@ class Moves:
     def __contains__(self, seq: int) -> bool:
         return seq in self._said or seq in self._sorted
 
-    def put(self, seq: int, place: int, count: int, generation: int, position: int) -> None:
-        """The outcomes from index `place` on lie at consecutive positions. Raises CheckpointDamaged for no such."""
+    def put(self, seq: int, index: int, count: int, generation: int, position: int) -> None:
+        """The outcomes from `index` on lie at consecutive positions. Raises CheckpointDamaged for no such."""
         where = generation << _POSITION_BITS | position
         try:
             said = self._said[seq]
@@ -332,10 +332,10 @@ class Moves:
             if position + count > _POSITION:
                 raise OverflowError
             if count == 1:
-                said.append(place)
+                said.append(index)
                 said.append(where)
             else:
-                said.extend(number for i in range(count) for number in (place + i, where + i))
+                said.extend(number for i in range(count) for number in (index + i, where + i))
         except (OverflowError, TypeError) as error:
             raise CheckpointDamaged("an order frame has a position that is none") from error
 
@@ -344,19 +344,19 @@ class Moves:
         self._said.pop(seq, None)
         self._sorted.pop(seq, None)
 
-    def where(self, seq: int, place: int) -> tuple[int, int] | None:
-        """(generation, position) of an outcome; None where it was not placed by itself."""
+    def where(self, seq: int, index: int) -> tuple[int, int] | None:
+        """(generation, position) of an outcome; None where it was not moved by itself."""
         found = self._sorted.get(seq) if seq not in self._said else self._of(seq)
         if found is None:
             return None
         count = len(found) // 2
-        at = bisect_left(found, place, 0, count)
-        if at == count or found[at] != place:
+        at = bisect_left(found, index, 0, count)
+        if at == count or found[at] != index:
             return None
         return found[count + at] >> _POSITION_BITS, found[count + at] & _POSITION
 
     def indices(self, seq: int) -> Collection[int]:
-        """The indices of a frame that were placed one by one, in order."""
+        """The indices of a frame that were moved one by one, in order."""
         found = self._of(seq)
         return found[: len(found) // 2] if found else ()
 
@@ -372,8 +372,8 @@ class Moves:
         found = self._of(seq)
         if found:
             count = len(found) // 2
-            for place, where in zip(found[:count], found[count:]):
-                yield place, where >> _POSITION_BITS, where & _POSITION
+            for index, where in zip(found[:count], found[count:]):
+                yield index, where >> _POSITION_BITS, where & _POSITION
 
     def _of(self, seq: int) -> array[int] | None:
         """What is known of a frame, with all that was said sorted in."""
@@ -383,8 +383,8 @@ class Moves:
         count = 0 if before is None else len(before) // 2
         latest = {} if before is None else dict(zip(before[:count], before[count:]))
         latest.update(zip(said[0::2], said[1::2]))
-        places = sorted(latest)
-        found = array("Q", places)
-        found.extend(map(latest.__getitem__, places))
+        indices = sorted(latest)
+        found = array("Q", indices)
+        found.extend(map(latest.__getitem__, indices))
         self._sorted[seq] = found
         return found

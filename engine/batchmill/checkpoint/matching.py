@@ -24,7 +24,7 @@ from batchmill.model import Chunk, Earlier, Entry, IdScan
 from batchmill.settings import Settings
 from batchmill.text import name_some, plural
 
-_CRC_BITS, _PLACE_BITS = 32, 30
+_CRC_BITS, _INDEX_BITS = 32, 30
 ORDER_LIMIT = 5000  # moved blocks and items after which an ORDER frame is due
 
 
@@ -41,7 +41,7 @@ class Matcher:
     `read` gives the columns of a frame. `by_block` is False where equal bytes do not mean equal items; but of a sealed
     record nothing else is known.
     `skipped` counts items with an ok result, `failed` those that stay failed, `changed` those among the skipped whose
-    content is another now, `blank` empty records among them; `placed` tells where in this input they all are.
+    content is another now, `blank` empty records among them; `pieces` tells where in this input they all are.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Matcher:
         self._read = read
         self._base = index.generation
         self._left = array("I", (row.items for row in index))
-        for seq, places in index.gone.items():
-            self._left[index.number(seq)] -= len(places)
+        for seq, indices in index.gone.items():
+            self._left[index.number(seq)] -= len(indices)
         self._untouched = bytearray(b"\1" * len(index))
         self._taken: set[Entry] = set()  # outcomes that replaced others: by item, or by way of the others' block
         self._offsets: dict[int, Sequence[int]] = {}  # of rows whose items are not at consecutive positions
@@ -74,7 +74,7 @@ class Matcher:
         self.generation = index.generation
         self.handed = 0  # the position up to which work was handed out, kept by the caller
         self._kept = 0  # the position up to which outcomes were found where they were before
-        self.placed: list[Piece] = []
+        self.pieces: list[Piece] = []
         self.skipped = 0
         self.failed = 0
         self.changed = 0
@@ -111,7 +111,7 @@ class Matcher:
         And what replaced some of its outcomes is not another record's by now.
         """
         seq = self._index.row(number).seq
-        replaced = ((seq, place) for place in self._index.gone.get(seq, ()))
+        replaced = ((seq, index) for index in self._index.gone.get(seq, ()))
         return digest_block(data, header) == self._index.digest(number) and all(map(self._is_last_free, replaced))
 
     def sealed_as(self, record: Any) -> int | None:
@@ -133,7 +133,7 @@ class Matcher:
         row = self._index.row(number)
         self._untouched[number] = 0
         if row.items:
-            self._place_block(row, chunk.first)
+            self._put_block(row, chunk.first)
         again: dict[int, Earlier] = {}
         failed_before = self.failed
         if row.failed or row.seq in self._index.gone:
@@ -144,27 +144,27 @@ class Matcher:
         self.skipped += row.items - len(again) - (self.failed - failed_before)
         return _only(chunk, again) if again else None
 
-    def _place_block(self, row: Row, first: int) -> None:
-        if self._index.place_of(row) != (self.generation, first):
+    def _put_block(self, row: Row, first: int) -> None:
+        if self._index.position_of_block(row) != (self.generation, first):
             self._note_move(first)
             self._blocks.append((row.seq, first))
         else:
             self._kept = max(self._kept, first + row.records)
-        self.placed.append(Piece(self.generation, first, first + row.records, row.seq, first - row.first))
+        self.pieces.append(Piece(self.generation, first, first + row.records, row.seq, first - row.first))
 
     def _exceptions(self, row: Row, chunk: Chunk) -> dict[int, Earlier]:
         """The records of a block to run again, by offset; outcomes that replaced some of the block's are taken too."""
         block = self._read(row)
         offsets, again = block.offsets, {}
-        for place in sorted({*block.failures, *self._index.gone.get(row.seq, ())}):
-            offset, entry, last = offsets[place], (row.seq, place), block
+        for index in sorted({*block.failures, *self._index.gone.get(row.seq, ())}):
+            offset, entry, last = offsets[index], (row.seq, index), block
             while entry in self._index.replaced:
                 entry = self._index.replaced[entry]
                 last = self._read_seq(entry[0])
             if last is not block:
                 self._take(entry)
                 self._taken.add(entry)
-                self._place(entry, chunk.first + offset)
+                self._put(entry, chunk.first + offset)
             if entry[1] in last.failures and not self._settings.retry_failed:
                 self.failed += 1
             elif entry[1] in last.failures:
@@ -199,9 +199,9 @@ class Matcher:
         row = self._index.row(number)
         block = self._note_offsets(number, self._read(row))
         gone, failed = self._index.gone.get(row.seq, ()), block.failures
-        for place, (id, content) in enumerate(zip(block.ids, block.contents)):
-            if place not in gone and (row.seq, place) not in self._taken:
-                packed = ((number << _PLACE_BITS | place) << _CRC_BITS | content) << 1 | (place in failed)
+        for index, (id, content) in enumerate(zip(block.ids, block.contents)):
+            if index not in gone and (row.seq, index) not in self._taken:
+                packed = ((number << _INDEX_BITS | index) << _CRC_BITS | content) << 1 | (index in failed)
                 key = id_key(id)
                 if self._ids.setdefault(key, packed) != packed:
                     self._more.setdefault(key, []).append(packed)
@@ -230,7 +230,7 @@ class Matcher:
 
     def _found(self, key: bytes, packed: int, position: int, again: dict[int, Earlier], offset: int) -> int:
         entry = self._claim(key, packed)
-        self._place(entry, position)
+        self._put(entry, position)
         if packed & 1 and self._settings.retry_failed:
             again[offset] = self._earlier(entry, self._read_seq(entry[0]))
             return 0
@@ -251,7 +251,7 @@ class Matcher:
             return chunk
         packed = min(candidates, key=lambda e: e & 1)
         entry = self._claim(aside.key, packed)
-        self._place(entry, chunk.first)
+        self._put(entry, chunk.first)
         failed = packed & 1
         if not failed:
             self.changed += 1
@@ -284,13 +284,13 @@ class Matcher:
         return [e for e in (first, *self._more.get(key, ())) if self._is_live(e)]
 
     def _is_live(self, packed: int) -> bool:
-        if not self._left[packed >> (_CRC_BITS + _PLACE_BITS + 1)]:
+        if not self._left[packed >> (_CRC_BITS + _INDEX_BITS + 1)]:
             return False
         return not self._taken or self._entry(packed) not in self._taken
 
     def _entry(self, packed: int) -> Entry:
-        number = packed >> (_CRC_BITS + _PLACE_BITS + 1)
-        return self._index.seq(number), packed >> (_CRC_BITS + 1) & ((1 << _PLACE_BITS) - 1)
+        number = packed >> (_CRC_BITS + _INDEX_BITS + 1)
+        return self._index.seq(number), packed >> (_CRC_BITS + 1) & ((1 << _INDEX_BITS) - 1)
 
     def _claim(self, key: bytes, packed: int) -> Entry:
         assert self._ids is not None
@@ -300,7 +300,7 @@ class Matcher:
             self._ids[key] = found.pop(0)
         if found:
             self._more[key] = found
-        number = packed >> (_CRC_BITS + _PLACE_BITS + 1)
+        number = packed >> (_CRC_BITS + _INDEX_BITS + 1)
         entry = self._entry(packed)
         if self._index.flags(number) & SUPERSEDES:
             self._taken.add(entry)
@@ -320,12 +320,12 @@ class Matcher:
 
     # The order of results
 
-    def _place(self, entry: Entry, position: int) -> None:
+    def _put(self, entry: Entry, position: int) -> None:
         stays = self._position_of(entry) == (self.generation, position)
         if not stays:
             self._note_move(position)
         piece = Piece(self.generation, position, position + 1, entry[0], 0, entry[1])
-        add_piece(self.placed, piece)
+        add_piece(self.pieces, piece)
         if stays:
             self._kept = max(self._kept, position + 1)
         else:
@@ -353,7 +353,7 @@ class Matcher:
                 "generation": self.generation,
                 "from": None if first == -1 else first,
                 "blocks": [list(block) for block in blocks],
-                "items": [[p.seq, p.place, p.high - p.low, p.low] for p in items],
+                "items": [[p.seq, p.start, p.high - p.low, p.low] for p in items],
             }
 
 

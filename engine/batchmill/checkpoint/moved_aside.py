@@ -96,8 +96,8 @@ def _used(path: str, names: Sequence[str], moved: Moved) -> int:
 
 def _in_the_way(path: str, name: str) -> CheckpointRefused:
     root, extension = os.path.splitext(name)
-    places = (f"{root}.kept{number or ''}{extension}" for number in range(10**6))
-    free = next(place for place in places if not os.path.lexists(place))
+    names = (f"{root}.kept{number or ''}{extension}" for number in range(10**6))
+    free = next(name for name in names if not os.path.lexists(name))
     return CheckpointRefused(
         f"{name} is in the way: it was not moved there from {os.path.basename(path)}, or was used since",
         f"-c FILE names another checkpoint; or move it: mv {shlex.quote(name)} {shlex.quote(free)}",

@@ -282,7 +282,7 @@ def _place(ref: FrameRef, shown: bytes) -> Place:
         head = read_head(shown)
     except CheckpointDamaged:
         return Place(ref.seq, 0, 0, 0)
-    return Place(ref.seq, head.first, head.lines, head.items)
+    return Place(ref.seq, head.first, head.records, head.items)
 
 
 def _gaps(seqs: list[int]) -> Iterator[tuple[int, int]]:

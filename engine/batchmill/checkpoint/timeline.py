@@ -205,20 +205,20 @@ class _Teller:
         slowest = self._slowest
         if ordered and (len(slowest) < SLOWEST or ordered[-1] > slowest[0][0]):
             least = ordered[-min(SLOWEST, len(ordered))]
-            for place, value in enumerate(seconds):
+            for index, value in enumerate(seconds):
                 if least <= value <= ordered[-1]:  # not what is no duration
-                    heapq.heappush(slowest, (value, ref.seq, place, ref, head, at + _sum(seconds[:place])))
+                    heapq.heappush(slowest, (value, ref.seq, index, ref, head, at + _sum(seconds[:index])))
                     if len(slowest) > SLOWEST:
                         heapq.heappop(slowest)
         if head.failed:
             self._failing.extend((ref.seq, ref.offset, ref.length))
-        for _, seq, place, attempts in block.supersedes:
+        for _, seq, index, attempts in block.supersedes:
             if seq not in self._gaps:
                 self._replaced += 1
                 self._done -= attempts == 0
                 self._failed -= attempts > 0
                 if attempts:
-                    self._gone.setdefault(seq, array("I")).append(place)
+                    self._gone.setdefault(seq, array("I")).append(index)
 
     # The end
 
@@ -258,11 +258,11 @@ class _Teller:
         )
 
     def _tell_slowest(self) -> Iterator[Slow]:
-        for seconds, _, place, ref, head, at in sorted(self._slowest, key=lambda slow: (-slow[0], *slow[1:3])):
+        for seconds, _, index, ref, head, at in sorted(self._slowest, key=lambda slow: (-slow[0], *slow[1:3])):
             block = self._columns(ref, head, ids=True)
-            ok, attempts = place not in block.failures, block.attempts.get(place, 1)
-            line = head.line + block.lines[place]
-            yield Slow(block.ids[place], line, seconds, ok, attempts, head.worker, head.run, at)
+            ok, attempts = index not in block.failures, block.attempts.get(index, 1)
+            line = head.line + block.lines[index]
+            yield Slow(block.ids[index], line, seconds, ok, attempts, head.worker, head.run, at)
 
     def _tell_failures(self) -> dict[str, TypeGroup]:
         groups = FailureGroups(key=_without_numbers, most_types=MOST_TYPES, most_messages=MOST_MESSAGES)

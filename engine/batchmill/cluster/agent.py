@@ -1,6 +1,6 @@
 """The workers of one machine for a run elsewhere: `python -m batchmill.cluster.agent`.
 
-    stdin: messages --> [orders] --> LocalPool ... Event --> [answers] --> stdout: messages    (`protocol` has them)
+    stdin: messages --> [requests] --> LocalPool ... Event --> [answers] --> stdout: messages    (`protocol` has them)
 
 The same LocalPool and WorkerLimits as on one machine work here, so that time-outs, memory limits and what a dead worker
 is charged with are as exact, and do not wait for a network. The agent ends, with all its workers, when stdin does, or
@@ -81,16 +81,16 @@ class Call(NamedTuple):
     @property
     def is_alone(self) -> bool:
         """Whether nothing else may run on this machine meanwhile."""
-        order = self._order
-        return order is not None and order.chunk.alone
+        job = self._job
+        return job is not None and job.chunk.alone
 
     @property
     def serial(self) -> int:
         """The number of the chunk that is to be run."""
-        return 0 if self._order is None else self._order.serial
+        return 0 if self._job is None else self._job.serial
 
     @property
-    def _order(self) -> records.ChunkJob | None:
+    def _job(self) -> records.ChunkJob | None:
         arguments = self.call[1]
         return arguments[0] if arguments and isinstance(arguments[0], records.ChunkJob) else None
 
@@ -110,7 +110,7 @@ class _AgentPool(LocalPool):
 
 
 class Agent:
-    """The workers of this machine; `send` takes messages to the run, `inbox` has Orders and what Workers answer."""
+    """The workers of this machine; `send` takes messages to the run, `inbox` has Requests and what Workers answer."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Agent:
         self._told: dict[int, _Numbers] = {}  # and at the last report of it
         self._told_held: set[tuple[int, _Numbers]] | None = None  # those that stood still; None: report anew
         self.is_over = False
-        self._orders: Mapping[str, Callable[..., None]] = {
+        self._requests: Mapping[str, Callable[..., None]] = {
             "start": self._start,
             "submit": self._take_in,
             "lower": self._lower,
@@ -162,7 +162,7 @@ class Agent:
             "stop": self._stop,
         }
 
-    # Orders
+    # Requests
 
     def run(self) -> None:
         """Serve until the run says `bye`, or its end of the pipe is closed."""
@@ -204,7 +204,7 @@ class Agent:
         elif isinstance(found, Printed):
             self._send("output", found.data)
         else:
-            self._orders[found.words[0]](*found.words[1:])
+            self._requests[found.words[0]](*found.words[1:])
 
     def _start(self, slot: int) -> None:
         try:
@@ -315,7 +315,7 @@ class Agent:
             self._gone(worker)
         while self._lowered and self._lowered[0][0] <= now:
             worker = self._lowered.pop(0)[1]
-            self._send("lowered", *self._place(worker))
+            self._send("lowered", *self._standing(worker))
         if now >= self._next_usage:
             self._next_usage = now + USAGE
             self._look_at_usage()
@@ -332,23 +332,25 @@ class Agent:
     def _look_at_board(self, now: float) -> None:
         """Report it when a worker begins to stand still or gets on again, for the run may act on that; how far workers
         are that get on is told now and then. Each report costs as much of both machines as a chunk does."""
-        board = {slot: (number, opened) for slot, number, opened in map(self._place, self._pool.workers.values())}
+        board = {slot: (number, opened) for slot, number, opened in map(self._standing, self._pool.workers.values())}
         held = board.items() & self._seen.items()
         self._seen = board
         if held != self._told_held or (board != self._told and now >= self._next_calm):
             self._told, self._told_held, self._next_calm = board, held, now + CALM
-            places = [(slot, *numbers) for slot, numbers in board.items()]
-            self._send("board", places, [slot for slot, _ in board.items() - held], *self._usage)
+            standings = [(slot, *numbers) for slot, numbers in board.items()]
+            self._send("board", standings, [slot for slot, _ in board.items() - held], *self._usage)
 
-    def _place(self, worker: Worker) -> tuple[int, int, int]:
+    def _standing(self, worker: Worker) -> tuple[int, int, int]:
         return worker.slot, self._pool.number(worker), self._pool.opened(worker)
 
     def _gone(self, worker: Worker) -> None:
         code = worker.executor.exitcode
-        verdict: ItemError | None = self._guard.verdict(worker, code)
-        memory = self._guard.memory_trouble(worker) if verdict is None else None
-        told = None if verdict is None else (verdict.type, verdict.message)
-        self._send("gone", *self._place(worker), Death(code, worker.disconnected, told, memory, raised=worker.raised))
+        error: ItemError | None = self._guard.killed_for(worker, code)
+        memory = self._guard.memory_trouble(worker) if error is None else None
+        told = None if error is None else (error.type, error.message)
+        self._send(
+            "gone", *self._standing(worker), Death(code, worker.disconnected, told, memory, raised=worker.raised)
+        )
         self._guard.forget(worker)
         self._asked.discard(worker)
         self._lowered = [one for one in self._lowered if one[1] is not worker]  # its slot will be another's
@@ -362,18 +364,18 @@ def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, st
 
     The working directory is the run's, where there is one of that name here.
     """
-    worker, places = setup.worker, deliver(setup.files, folder)
+    worker, folders = setup.worker, deliver(setup.files, folder)
     return replace(
         worker,
-        spec=settled(worker.spec, places),
-        init=settled(worker.init, places),
+        spec=settled(worker.spec, folders),
+        init=settled(worker.init, folders),
         environ={**thread_caps(len(setup.slots), cores, environ), **environ},
         directory=worker.directory if os.path.isdir(worker.directory) else folder,
         close=(),
     )
 
 
-def _read_orders(source: BinaryIO, inbox: queue.SimpleQueue[Any], lease: Lease) -> None:
+def _read_requests(source: BinaryIO, inbox: queue.SimpleQueue[Any], lease: Lease) -> None:
     while (message := read_message(source.read)) is not None:
         lease.renew()
         if message != PULSE:
@@ -404,7 +406,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
             agent = Agent(setup, folder, pickle.loads(environ), send, inbox)
-            threading.Thread(target=_read_orders, args=(source, inbox, agent.lease), daemon=True).start()
+            threading.Thread(target=_read_requests, args=(source, inbox, agent.lease), daemon=True).start()
             send("up", os.getpid())
             agent.run()
     except BrokenPipeError:

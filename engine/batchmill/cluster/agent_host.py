@@ -45,7 +45,7 @@ class AgentHost:
         self._messages: deque[bytes] = deque()
         self._size = 0  # bytes in them
         self._room = threading.Condition()
-        self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._asked = time.monotonic()
         self._is_abandoned = False
         self._next_beat = 0.0
@@ -58,16 +58,16 @@ class AgentHost:
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is the node's; should that end, so does the agent
         )
-        self._orders.put(pickle.dumps(dict(os.environ)))
-        self._orders.put(setup)
+        self._requests.put(pickle.dumps(dict(os.environ)))
+        self._requests.put(setup)
         for work in (self._write, self._read, self._watch):
             threading.Thread(target=work, daemon=True).start()
 
     def _write(self) -> None:
         assert self._process.stdin is not None
         try:
-            while (order := self._orders.get()) is not None:
-                self._process.stdin.write(framed(order))
+            while (request := self._requests.get()) is not None:
+                self._process.stdin.write(framed(request))
                 self._process.stdin.flush()
         except OSError:
             pass  # it has ended, which _read sees
@@ -88,7 +88,7 @@ class AgentHost:
             self._notify()
         self._process.wait()
         self.is_over = True
-        self._orders.put(None)
+        self._requests.put(None)
         self._notify()
 
     def _notify(self) -> None:
@@ -105,20 +105,20 @@ class AgentHost:
         with self._room:
             self._is_abandoned = True
             self._room.notify()
-        self._orders.put(None)  # an agent that hangs ends by itself: it has a lease too
+        self._requests.put(None)  # an agent that hangs ends by itself: it has a lease too
         try:
             self._process.wait(LEASE)
         except subprocess.TimeoutExpired:
             self._process.kill()
 
-    async def exchange(self, orders: list[bytes], wait: float) -> dict[str, Any]:
+    async def exchange(self, requests: list[bytes], wait: float) -> dict[str, Any]:
         """Send messages to the agent; then those it has sent, waiting for them at most `wait` seconds (0: none)."""
         self._asked = time.monotonic()
         if self._asked >= self._next_beat:
             self._next_beat = self._asked + _BEAT
-            self._orders.put(PULSE)
-        for order in orders:
-            self._orders.put(order)
+            self._requests.put(PULSE)
+        for request in requests:
+            self._requests.put(request)
         if wait and not (self._messages or self.is_over):
             self._arrived.clear()
             try:
@@ -143,7 +143,7 @@ class AgentHost:
     async def leave(self) -> None:
         """The node is closing: end the agent, and give the run a moment to hear of it."""
         self.is_leaving = True
-        self._orders.put(None)
+        self._requests.put(None)
         try:
             await asyncio.wait_for(self._parted.wait(), _FAREWELL)
         except TimeoutError:
@@ -194,7 +194,7 @@ def _farewell() -> Any:
 
 
 async def exchange(
-    session: str, orders: list[bytes] | tuple[bytes, ...] = (), wait: float = 0.0, parting: bool = False
+    session: str, requests: list[bytes] | tuple[bytes, ...] = (), wait: float = 0.0, parting: bool = False
 ) -> dict[str, Any]:
     """See AgentHost.exchange.
 
@@ -207,4 +207,4 @@ async def exchange(
         _hosts.pop(session).part()
     if host is None or parting:
         return {"messages": [], "over": True, "status": None, "leaving": False}
-    return await host.exchange(list(orders), wait)
+    return await host.exchange(list(requests), wait)

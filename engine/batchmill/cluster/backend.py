@@ -73,7 +73,7 @@ class DaskBackend:
         self._links: dict[str, AgentConnection] = {}
         self._told: set[str] = set()
         self._told_waiting = False
-        self._placed = 0  # slots whose hosts were told
+        self._hosts_told = 0  # slots whose hosts were told
         self._attending: Future[None] | None = None
         try:
             self._found = self._members.most(self._await(self._look(SILENCE)))
@@ -118,9 +118,9 @@ class DaskBackend:
         if not self._loop.is_running():
             raise ClusterLost("the Dask client was closed during the run", "leave it open until the run is over")
 
-    def places(self) -> dict[str, str] | None:
-        found = {str(slot): where for slot, where in self._pool.hosts(self._placed)}
-        self._placed += len(found)
+    def hosts(self) -> dict[str, str] | None:
+        found = {str(slot): where for slot, where in self._pool.hosts(self._hosts_told)}
+        self._hosts_told += len(found)
         return found or None
 
     def close(self) -> None:

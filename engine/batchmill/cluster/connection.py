@@ -2,7 +2,7 @@
 
 It never looks into a message.
 
-    Link.talk --ask(orders), ask(wait)--> host.exchange ... --> Parting: why it ended, and whether the agent has
+    Link.talk --ask(requests), ask(wait)--> host.exchange ... --> Parting: why it ended, and whether the agent has
 
 All of it runs in the event loop of the Dask client, but `send` and `close`.
 """
@@ -21,7 +21,7 @@ POLL = 2.0  # seconds that a question for messages waits for one
 SILENCE = 10.0  # seconds without an answer after which a node, or the scheduler, counts as lost
 HANGS = 60.0  # seconds without a word after which an agent does; it has something to say each second
 ENDING = 4.0  # seconds for an agent to end when it is told to
-_MOST = 8 << 20  # bytes in one message to a node, unless a single order is larger
+_MOST = 8 << 20  # bytes in one message to a node, unless a single one is larger
 
 Call = Callable[..., Coroutine[Any, Any, dict[str, Any]]]  # of host.exchange
 
@@ -50,7 +50,7 @@ class AgentConnection:
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
         self._loop = loop
         self._call = call
-        self._orders: deque[bytes] = deque()
+        self._requests: deque[bytes] = deque()
         self._ready = asyncio.Event()
         self._is_closing = False
         self._departure: asyncio.Future[Parting] = loop.create_future()
@@ -58,7 +58,7 @@ class AgentConnection:
         self.asked = time.monotonic()
 
     def send(self, message: bytes) -> None:
-        self._orders.append(message)
+        self._requests.append(message)
         self._wake()
 
     def close(self) -> None:
@@ -94,21 +94,21 @@ class AgentConnection:
             sending.cancel()
             receiving.cancel()
             await asyncio.gather(sending, receiving, return_exceptions=True)
-            self._orders.clear()
+            self._requests.clear()
 
     async def _deliver(self) -> None:
         """Send what there is, until closed."""
-        while self._orders or not self._is_closing:
+        while self._requests or not self._is_closing:
             self._ready.clear()
-            if not self._orders:
+            if not self._requests:
                 await self._ready.wait()
             batch: list[bytes] = []
             size = 0
-            while self._orders and (not batch or size + len(self._orders[0]) <= _MOST):
-                batch.append(self._orders.popleft())
+            while self._requests and (not batch or size + len(self._requests[0]) <= _MOST):
+                batch.append(self._requests.popleft())
                 size += len(batch[-1])
             if batch:
-                await self._ask(orders=batch)
+                await self._ask(requests=batch)
 
     async def _receive(self, take: Callable[[bytes], None]) -> Parting:
         """Take what comes, until there is no more."""
@@ -147,16 +147,16 @@ class AgentConnection:
     async def leave(self, message: bytes, take: Callable[[bytes], None]) -> bool:
         """Send a last message, which ends the agent, and take what it still says; whether it is known to have ended."""
         deadline = time.monotonic() + ENDING
-        orders = [message]
+        requests = [message]
         try:
             while time.monotonic() < deadline:
-                answer = await self._ask(POLL, orders=orders, wait=POLL / 2)
+                answer = await self._ask(POLL, requests=requests, wait=POLL / 2)
                 for said in answer["messages"]:
                     take(said)
                 if answer["over"]:
                     await self._part()
                     return True
-                orders = []
+                requests = []
         except Broken:
             pass
         return False

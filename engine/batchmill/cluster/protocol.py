@@ -9,19 +9,19 @@ dict) and the setup (a pickled AgentSetup):
 `bye` lets workers end that are idle, `stop` ends all at once. `call` is a pickle of (function of batchmill, arguments).
 From the agent:
 
-    up pid | started slot pid | reply slot number result | alone serial | lowered place | retire slot
-    board places moving cpu rss short | gone place death | output bytes | message text
+    up pid | started slot pid | reply slot number result | alone serial | lowered standing | retire slot
+    board standings moving cpu rss short | gone standing death | output bytes | message text
     unfit text | broken text
 
-A place is what the board says of a worker: its slot, the number of the record at hand, that of the last one opened;
+A standing is what the board says of a worker: its slot, the number of the record at hand, that of the last one opened;
 in `board` each is an array of its own.
 
 `reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its tally); `board`
-the places of all workers, the slots of those that were at another one a moment before, the CPU seconds of the agent and
-its workers so far, their resident bytes, and whether memory is short. It comes when a worker begins to stand still or
-gets on again, and now and then. `death` is a Death. `alone` says that nothing else runs there, and with 0 that this is
-over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `ack` says that an `output` was
-printed: an agent has but a few on their way. `up` comes when the agent is ready, `unfit` when it cannot work here,
+the standings of all workers, the slots of those that were at another record a moment before, the CPU seconds of the
+agent and its workers so far, their resident bytes, and whether memory is short. It comes when a worker begins to stand
+still or gets on again, and now and then. `death` is a Death. `alone` says that nothing else runs there, and with 0 that
+this is over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `ack` says that an `output`
+was printed: an agent has but a few on their way. `up` comes when the agent is ready, `unfit` when it cannot work here,
 `broken` when it ends with a defect of ours. On a pipe each message follows its length, a big-endian u32. The empty
 message (PULSE) says that the run is still there.
 """

@@ -26,7 +26,7 @@ class RemoteLimits(Limits):
     def tick(self) -> float | None:
         return None
 
-    def verdict(self, worker: Worker, code: int | None) -> ItemError | None:
+    def killed_for(self, worker: Worker, code: int | None) -> ItemError | None:
         error = RemotePool.executor(worker).death.error
         return None if error is None else ItemError(*error)
 

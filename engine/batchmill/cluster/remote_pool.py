@@ -118,16 +118,18 @@ class Machine:
         self.alone = serial
         self.send("go", serial)
 
-    def _lowered(self, *place: int) -> None:
-        worker = self._pool.at(self, place[0])
+    def _lowered(self, *standing: int) -> None:
+        worker = self._pool.at(self, standing[0])
         if worker is not None:
-            self._pool.publish(self, [place])
+            self._pool.publish(self, [standing])
             self._pool.executor(worker).seen += 1
 
-    def _board(self, places: list[list[int]], moving: list[int], cpu_seconds: float, rss: int, is_short: bool) -> None:
+    def _board(
+        self, standings: list[list[int]], moving: list[int], cpu_seconds: float, rss: int, is_short: bool
+    ) -> None:
         self.cpu_seconds, self.rss, self.is_short = cpu_seconds, rss, is_short
-        self._pool.publish(self, places)
-        for slot, _, _ in places:
+        self._pool.publish(self, standings)
+        for slot, _, _ in standings:
             worker = self._pool.at(self, slot)
             if worker is not None:
                 worker.is_moving = slot in moving
@@ -279,9 +281,9 @@ class RemotePool(WorkerPool):
         assert isinstance(worker.executor, RemoteExecutor)
         return worker.executor
 
-    def publish(self, machine: Machine, places: Sequence[Sequence[int]]) -> None:
+    def publish(self, machine: Machine, standings: Sequence[Sequence[int]]) -> None:
         """What workers are at: for each its slot, the number of the record at hand, and that of the last one opened."""
-        for slot, number, opened in places:
+        for slot, number, opened in standings:
             if slot in machine.slots and slot in self._living:
                 self._board[COLUMNS * slot] = number
                 self._board[COLUMNS * slot + OPENED] = opened
@@ -338,7 +340,7 @@ class RemotePool(WorkerPool):
         executor = self.executor(worker)
         return executor.seen >= executor.lowered
 
-    def place(self, worker: Worker) -> str:
+    def machine_name(self, worker: Worker) -> str:
         return self.machine_of(worker).name
 
     def unfit(self, worker: Worker, error: BatchmillError) -> BatchmillError | None:

@@ -147,8 +147,8 @@ class OutcomeBlock:
         if column is None:
             return range(self.head.items)
         offsets = _numbers("I", column, self.head.items)
-        if offsets and (offsets[-1] >= self.head.lines or not all(map(lt, offsets, offsets[1:]))):
-            raise CheckpointDamaged("an outcome frame has items at places that are not its own")
+        if offsets and (offsets[-1] >= self.head.records or not all(map(lt, offsets, offsets[1:]))):
+            raise CheckpointDamaged("an outcome frame has items at positions that are not its own")
         return offsets
 
     @property
@@ -279,7 +279,7 @@ def excerpts(block: OutcomeBlock, picks: Iterable[int]) -> Iterator[bytes]:
     """Each of the items `picks` as the OUTCOMES payload of a frame of its own; raises CheckpointDamaged."""
     head, ids, failures, attempts = block.head, block.ids, block.failures, block.attempts
     seconds, offsets, lines, items = block.seconds, block.offsets, block.lines, block.items
-    alone = head._replace(flags=0, lines=1, items=1, ok=1, failed=0, blank=0)
+    alone = head._replace(flags=0, records=1, items=1, ok=1, failed=0, blank=0)
     for index in picks:
         failure = failures.get(index)
         here = alone._replace(first=head.first + offsets[index], line=head.line + lines[index])

@@ -57,11 +57,11 @@ class PayloadTooLarge(ValueError):
 class Head(NamedTuple):
     """The fixed part of an OUTCOMES payload.
 
-    `worker`, `run`, `generation`, `input` (its ordinal) and `pid` say where it comes from; `lines` counts the raw lines
-    of the block that are covered, `items` those with an outcome here, of which `ok` and `failed`; `blank` the lines
-    passed over. `first` is the 0-based position of the block's first line in the whole input, `line` its 1-based number
-    within its own, `size` the block's bytes, `seconds` the chunk's wall time in its worker, `started` the epoch second.
-    `first_crc` is the crc32 of the first line, `digest` the BLAKE2b-16 of the block; `shard` of `shards` is 0/0 where
+    `worker`, `run`, `generation`, `input` (its ordinal) and `pid` say where it comes from; `records` counts those of
+    the block that are covered, `items` those with an outcome here, of which `ok` and `failed`; `blank` those passed
+    over. `first` is the 0-based position of the block's first record in the whole input, `line` its 1-based line within
+    its INPUT, `size` the block's bytes, `seconds` the chunk's wall time in its worker, `started` the epoch second.
+    `first_crc` is the crc32 of the first record, `digest` the BLAKE2b-16 of the block; `shard` of `shards` is 0/0 where
     there is none. The last two are filled in by `pack_outcomes`.
     """
 
@@ -71,7 +71,7 @@ class Head(NamedTuple):
     run: int = 1
     generation: int = 0
     input: int = 0
-    lines: int = 0
+    records: int = 0
     items: int = 0
     ok: int = 0
     failed: int = 0
@@ -168,7 +168,7 @@ def read_head(payload: bytes | memoryview) -> Head:
         raise CheckpointDamaged(f"an outcome frame has version {head.version}, which this batchmill does not know")
     if head.ok + head.failed != head.items:
         raise CheckpointDamaged("an outcome frame's counts do not add up")
-    if head.first + head.lines > MAX_POSITION or head.line + head.lines > MAX_POSITION:
+    if head.first + head.records > MAX_POSITION or head.line + head.records > MAX_POSITION:
         raise CheckpointDamaged("an outcome frame lies beyond any input")
     if head.generation > MAX_GENERATION or head.run > MAX_GENERATION:
         raise CheckpointDamaged("an outcome frame is of a run that cannot have been")

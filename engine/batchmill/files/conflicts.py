@@ -88,7 +88,7 @@ def identity_of(path: str | int) -> Identity | None:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return None if isinstance(path, int) else _place_of(path)
+        return None if isinstance(path, int) else _entry_of(path)
     if stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode):
         return status.st_dev, status.st_ino
     is_named_pipe = stat.S_ISFIFO(status.st_mode) and not isinstance(path, int)
@@ -103,7 +103,7 @@ def descriptor_in(file: object) -> int | None:
         return None
 
 
-def _place_of(path: str) -> Identity | None:
+def _entry_of(path: str) -> Identity | None:
     """The identity that a file at `path` will have had before it is there: where it is, and how it is called."""
     try:
         real = os.path.realpath(path)
@@ -124,12 +124,12 @@ class OwnFiles:
     def __init__(self, uses: Iterable[Use] = ()) -> None:
         paths = [use.path for use in uses if use.is_own]
         self._files = {identity_of(path) for path in paths} - {None}
-        self._files |= {_place_of(path) for path in paths if isinstance(path, str)} - {None}
+        self._files |= {_entry_of(path) for path in paths if isinstance(path, str)} - {None}
         self._inodes = {file[1] for file in self._files if isinstance(file, tuple) and len(file) == 2}
 
     def has(self, path: str) -> bool:
         """Whether `path` names one of these files."""
-        return bool(self._files) and (identity_of(path) in self._files or _place_of(path) in self._files)
+        return bool(self._files) and (identity_of(path) in self._files or _entry_of(path) in self._files)
 
     def left_out(self, folder: str, entries: Iterable[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
         """The entries of a directory without these files."""

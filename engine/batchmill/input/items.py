@@ -71,7 +71,7 @@ class ItemReader:
         assert self.format is not None
         self._header = chunk.header
         self.identify = self._reader_of(chunk.header, self._parser_of(chunk.data))
-        if chunk.records == 1 and chunk.verdict is not None:  # it may be too long, and cut anywhere
+        if chunk.records == 1 and chunk.condemned is not None:  # it may be too long, and cut anywhere
             return [chunk.data.removesuffix(self.format.separator)]
         return self.format.split(chunk.data)
 

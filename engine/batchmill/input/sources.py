@@ -188,7 +188,7 @@ class ByteSource:
         return end, marks.count(self._separator, offset, end)
 
     def _too_long(self) -> Chunk | None:
-        """Pass over the next record, which is too long to be an item: a chunk of its beginning, with its verdict.
+        """Pass over the next record, which is too long to be an item: a chunk of its beginning, condemned.
 
         A row goes on to the end of the line that is too long, whatever is open in it. None while the rest of the record
         has not come; what came is let go, and `take` goes on here.
@@ -208,7 +208,7 @@ class ByteSource:
         self._let_go(end + 1)
         kept, self._long = self._long, None
         why = f"the item is larger than {MAX_ITEM >> 20} MiB: write a file, list its path"
-        return self._chunk(kept, 1, max(1, self._long_lines))._replace(verdict=ItemError("ItemTooLarge", why))
+        return self._chunk(kept, 1, max(1, self._long_lines))._replace(condemned=ItemError("ItemTooLarge", why))
 
     def _let_go(self, end: int) -> None:
         """Forget the buffer up to `end`: it belongs to a record that is passed over."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.unsaid import NOTHING, Unsaid
-from batchmill.output.ordering import RenderJob, in_order, render_order, rendered
+from batchmill.output.ordering import RenderJob, in_order, render_job, rendered
 
 PAGE = 16 << 10  # bytes of lines in a page, unless one line is longer
 _HEAD = struct.Struct("<IQQ")
@@ -50,23 +50,23 @@ class Page(NamedTuple):
     size: int
 
 
-def fulfil(order: Work) -> tuple[bytes, Unsaid]:
-    """What an order asks for, and what of it could not be said."""
-    if isinstance(order, SortJob):
-        return sort(order, lines_of)
-    if isinstance(order, MergeJob):
-        return b"".join(merge(order)), NOTHING
-    return render_order(order)
+def fulfil(job: Work) -> tuple[bytes, Unsaid]:
+    """What a job asks for, and what of it could not be said."""
+    if isinstance(job, SortJob):
+        return sort(job, lines_of)
+    if isinstance(job, MergeJob):
+        return b"".join(merge(job)), NOTHING
+    return render_job(job)
 
 
-def lines_of(block: OutcomeBlock, indices: list[int], order: RenderJob) -> tuple[list[bytes], Unsaid]:
+def lines_of(block: OutcomeBlock, indices: list[int], job: RenderJob) -> tuple[list[bytes], Unsaid]:
     """The output of each of some outcomes by itself; nothing for those that are left out."""
-    wanted = indices if order.all or not block.head.failed else [i for i in indices if i not in block.failures]
-    if order.format != "jsonl":
-        found = [rendered(block, [index], order) for index in wanted]
+    wanted = indices if job.all or not block.head.failed else [i for i in indices if i not in block.failures]
+    if job.format != "jsonl":
+        found = [rendered(block, [index], job) for index in wanted]
         lines, unsaid = [line for line, _ in found], sum((more for _, more in found), NOTHING)
     else:
-        text, unsaid = rendered(block, wanted, order)
+        text, unsaid = rendered(block, wanted, job)
         lines = [line + b"\n" for line in text.split(b"\n")[:-1]]
     if len(wanted) == len(indices):
         return lines, unsaid
@@ -74,9 +74,9 @@ def lines_of(block: OutcomeBlock, indices: list[int], order: RenderJob) -> tuple
     return [by_index.get(index, b"") for index in indices], unsaid
 
 
-def sort(order: SortJob, lines_of: Lines) -> tuple[bytes, Unsaid]:
+def sort(job: SortJob, lines_of: Lines) -> tuple[bytes, Unsaid]:
     """A run: the lines of frames in order, as pages one after another."""
-    frames = order.frames
+    frames = job.frames
     blocks = [OutcomeBlock(part.payload) for part in frames.parts]
     ordered = in_order(frames.parts, blocks, frames.low, frames.high)
     wanted: list[list[int]] = [[] for _ in blocks]
@@ -87,13 +87,13 @@ def sort(order: SortJob, lines_of: Lines) -> tuple[bytes, Unsaid]:
         found, more = lines_of(block, indices, frames)
         lines.append(iter(found))
         unsaid += more
-    placed = ((position, next(lines[number])) for position, number, _ in ordered)
-    return b"".join(_paged((position, line) for position, line in placed if line)), unsaid
+    positioned = ((position, next(lines[number])) for position, number, _ in ordered)
+    return b"".join(_paged((position, line) for position, line in positioned if line)), unsaid
 
 
-def _paged(placed: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+def _paged(positioned: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
     positions, lines, size = array("Q"), list[bytes](), 0
-    for position, line in placed:
+    for position, line in positioned:
         if lines and size + len(line) > PAGE:
             yield from _page(positions, lines)
             positions, lines, size = array("Q"), [], 0
@@ -128,14 +128,14 @@ def pages(run: bytes) -> Iterator[Page]:
         offset += _HEAD.size + size
 
 
-def merge(order: MergeJob) -> list[bytes]:
+def merge(job: MergeJob) -> list[bytes]:
     """The lines of a slice, in order; those at one position by the order of their runs."""
     positions: list[int] = []
     lines: list[bytes] = []
-    for run in order.pages:
+    for run in job.pages:
         for page in pages(run):
             for position, line in _lines_at(run, page.offset):
-                if order.low <= position < order.high:
+                if job.low <= position < job.high:
                     positions.append(position)
                     lines.append(line)
     return [lines[number] for number in sorted(range(len(lines)), key=positions.__getitem__)]

@@ -1,6 +1,6 @@
 """The way of one ordering's outcomes from their frames into its order: by stretches, or scattered first.
 
-It never renders an outcome: whoever asks for orders has them made.
+It never renders an outcome: whoever asks for jobs has them made.
 
     pieces --> [before] --stretches--> render
                [tangle] --frames--> sort --> spool --slices--> merge
@@ -42,10 +42,10 @@ class Frames(Protocol):
         """How large it is."""
 
     def gone(self, seq: int) -> Collection[int]:
-        """The indices that were replaced."""
+        """The indices of those that were replaced."""
 
     def moved(self, seq: int) -> Collection[int]:
-        """The indices that count elsewhere than at their own places."""
+        """The indices of those that count elsewhere than where the frame lies."""
 
 
 Make = Callable[[int, int, tuple[Part, ...]], RenderJob]
@@ -61,7 +61,7 @@ def parts_of(stretch: Stretch, frames: Frames) -> tuple[Part, ...]:
 
 def _part(seq: int, pieces: Iterable[Piece], frames: Frames, singles: array[int] | None = None) -> Part:
     pieces = tuple(pieces)
-    moved = frames.moved(seq) if any(piece.place is None for piece in pieces) else ()
+    moved = frames.moved(seq) if any(piece.start is None for piece in pieces) else ()
     # A set, where many are looked up.
     moved = frozenset(moved) if moved else ()
     return Part(seq, frames.payload(seq), pieces, frames.gone(seq), moved, singles or array("Q"))
@@ -84,22 +84,22 @@ class Layout:
         self._spool: Spool | None = None
 
     def __bool__(self) -> bool:
-        """Whether there is anything to make that orders were not asked for."""
+        """Whether there is anything to make that jobs were not asked for."""
         return bool(self._pieces or self._singles)
 
     def add(self, piece: Piece) -> None:
         """Outcomes at positions of this ordering."""
-        if piece.place is None:
+        if piece.start is None:
             self._pieces.append(piece._replace(generation=0))
             return
         singles = self._singles.get(piece.seq)
         if singles is None:
             singles = self._singles[piece.seq] = array("Q")
         singles.append(piece.low)
-        singles.append(piece.place)
+        singles.append(piece.start)
         singles.append(piece.high - piece.low)
 
-    def orders(self) -> Iterator[Work | None]:
+    def jobs(self) -> Iterator[Work | None]:
         """What is to be made, in order; None: not before what a SortJob asked for was given to `sorted`.
 
         All but that is output, in order. Raises CheckpointDamaged, OutputLost. Once.
@@ -140,10 +140,10 @@ class Layout:
     def made(self, fulfil: Callable[[Work], tuple[bytes, Unsaid]]) -> Iterator[tuple[bytes, Unsaid]]:
         """All of it made here and now: output bytes, and what they could not say."""
         with self:
-            for order in self.orders():
-                assert order is not None  # each run is back before the next order is asked for
-                data, unsaid = fulfil(order)
-                if isinstance(order, SortJob):
+            for job in self.jobs():
+                assert job is not None  # each run is back before the next job is asked for
+                data, unsaid = fulfil(job)
+                if isinstance(job, SortJob):
                     self.sorted(data)
                     data = b""
                 yield data, unsaid
@@ -170,9 +170,9 @@ class Layout:
     def _loose(self, low: int, high: int) -> Iterator[Piece]:
         """The single outcomes at [low, high), as pieces: few, or all there are."""
         for seq, singles in self._singles.items():
-            for position, place, count in zip(singles[::3], singles[1::3], singles[2::3]):
+            for position, index, count in zip(singles[::3], singles[1::3], singles[2::3]):
                 if position < high and position + count > low:
-                    yield from _within([Piece(0, position, position + count, seq, 0, place)], low, high)
+                    yield from _within([Piece(0, position, position + count, seq, 0, index)], low, high)
 
     def _sort(self, pieces: Iterable[Piece], low: int, high: int) -> Iterator[SortJob]:
         """The frames of the tangle, each once, by seq."""
@@ -206,5 +206,5 @@ def _within(pieces: Iterable[Piece], low: int, high: int) -> Iterator[Piece]:
     for piece in pieces:
         first, end = max(low, piece.low), min(high, piece.high)
         if first < end:
-            place = None if piece.place is None else piece.place + first - piece.low
-            yield piece._replace(low=first, high=end, place=place)
+            start = None if piece.start is None else piece.start + first - piece.low
+            yield piece._replace(low=first, high=end, start=start)

@@ -29,7 +29,7 @@ class Part(NamedTuple):
     """What a stretch has of a frame, the largest of it once: its payload.
 
     `pieces` say which outcomes; and so do `singles`, triples of (position, index, count) laid end to end. What is in
-    `gone` does not count, nor what is in `moved` where a piece has no `place`.
+    `gone` does not count, nor what is in `moved` where a piece has no `start`.
     """
 
     seq: int
@@ -62,7 +62,7 @@ class RenderJob(NamedTuple):
 
 def stretches(pieces: Iterable[Piece], size: Callable[[int], int] = lambda seq: 0) -> Iterator[Stretch]:
     """Pieces as stretches, in the order of results. `size` gives the bytes of a frame."""
-    # Not by `place`, which may be None: a frame's only outcome can have moved to where it was.
+    # Not by `start`, which may be None: a frame's only outcome can have moved to where it was.
     by_generation = groupby(sorted(pieces, key=itemgetter(0, 1, 2, 3)), key=itemgetter(0))
     for _, group in by_generation:
         yield from _joined(_sweep(list(group)), size)
@@ -90,7 +90,7 @@ def _sweep(pieces: list[Piece]) -> Iterator[Stretch]:
 
 
 def _joined(found: Iterable[Stretch], size: Callable[[int], int]) -> Iterator[Stretch]:
-    """Neighbours together, as long as they are small: one order costs as much as many outcomes."""
+    """Neighbours together, as long as they are small: one job costs as much as many outcomes."""
     low = high = room = 0
     pieces: dict[Piece, None] = {}
     frames: set[int] = set()
@@ -114,19 +114,19 @@ def picks(block: OutcomeBlock, part: Part, low: int, high: int) -> Iterator[tupl
     """(position, index) of the outcomes of a part at positions [low, high)."""
     for piece in part.pieces:
         first, end = max(low, piece.low), min(high, piece.high)
-        if piece.place is not None:
-            yield from _run(first, end, piece.place - piece.low, part.gone)
+        if piece.start is not None:
+            yield from _run(first, end, piece.start - piece.low, part.gone)
             continue
         base = block.head.first + piece.shift
         for index, offset in enumerate(block.offsets):
             if first <= base + offset < end and index not in part.gone and index not in part.moved:
                 yield base + offset, index
     singles = part.singles
-    for position, place, count in zip(singles[::3], singles[1::3], singles[2::3]):
+    for position, index, count in zip(singles[::3], singles[1::3], singles[2::3]):
         if count > 1:
-            yield from _run(max(low, position), min(high, position + count), place - position, part.gone)
-        elif low <= position < high and place not in part.gone:
-            yield position, place
+            yield from _run(max(low, position), min(high, position + count), index - position, part.gone)
+        elif low <= position < high and index not in part.gone:
+            yield position, index
 
 
 def _run(low: int, high: int, shift: int, gone: Collection[int]) -> Iterator[tuple[int, int]]:
@@ -145,38 +145,38 @@ def in_order(parts: Sequence[Part], blocks: Sequence[OutcomeBlock], low: int, hi
     )
 
 
-def render_order(order: RenderJob) -> tuple[bytes, Unsaid]:
+def render_job(job: RenderJob) -> tuple[bytes, Unsaid]:
     """The output bytes of a stretch, and what they could not say."""
     texts, unsaid = [], NOTHING
-    blocks = [OutcomeBlock(part.payload) for part in order.parts]
-    for number, indices in _groups(order, blocks):
-        text, more = rendered(blocks[number], indices, order)
+    blocks = [OutcomeBlock(part.payload) for part in job.parts]
+    for number, indices in _groups(job, blocks):
+        text, more = rendered(blocks[number], indices, job)
         texts.append(text)
         unsaid += more
     return b"".join(texts), unsaid
 
 
-def rendered(block: OutcomeBlock, indices: Sequence[int] | None, order: RenderJob) -> tuple[bytes, Unsaid]:
-    """The output bytes of some outcomes of a frame, in the order given (None: all of them), as `order` wants them."""
-    render = rows.render if order.format in rows.FORMATS else json_lines.render
-    return render(block, indices, format=order.format, all=order.all, with_item=order.with_item, source=order.source)
+def rendered(block: OutcomeBlock, indices: Sequence[int] | None, job: RenderJob) -> tuple[bytes, Unsaid]:
+    """The output bytes of some outcomes of a frame, in the order given (None: all of them), as `job` wants them."""
+    render = rows.render if job.format in rows.FORMATS else json_lines.render
+    return render(block, indices, format=job.format, all=job.all, with_item=job.with_item, source=job.source)
 
 
 def _is_frame(part: Part, low: int, high: int) -> bool:
     """Whether [low, high) has all of a frame in its own order: pieces are cut at the frontier of a stream, and where
     orderings differ."""
-    if part.gone or part.moved or part.singles or len(part.pieces) != 1 or part.pieces[0].place is not None:
+    if part.gone or part.moved or part.singles or len(part.pieces) != 1 or part.pieces[0].start is not None:
         return False
     head, piece = read_head(part.payload), part.pieces[0]
     first, end = max(low, piece.low) - piece.shift, min(high, piece.high) - piece.shift
-    return first <= head.first and end >= head.first + head.lines
+    return first <= head.first and end >= head.first + head.records
 
 
-def _groups(order: RenderJob, blocks: Sequence[OutcomeBlock]) -> Iterator[tuple[int, list[int] | None]]:
+def _groups(job: RenderJob, blocks: Sequence[OutcomeBlock]) -> Iterator[tuple[int, list[int] | None]]:
     """(part number, indices of it) in order; None for all of them."""
-    if len(order.parts) == 1 and _is_frame(order.parts[0], order.low, order.high):
+    if len(job.parts) == 1 and _is_frame(job.parts[0], job.low, job.high):
         yield 0, None
         return
-    ordered = in_order(order.parts, blocks, order.low, order.high)
+    ordered = in_order(job.parts, blocks, job.low, job.high)
     for number, group in groupby(ordered, key=itemgetter(1)):
         yield number, [index for _, _, index in group]

@@ -90,25 +90,25 @@ class Results:
 
     def outcomes(self, all: bool = True) -> Iterator[Outcome]:
         """Every item's outcome, in input order (by run, where the input changed between runs); ok ones unless `all`."""
-        return self._chosen(self.pieces(), lambda block, place: all or place not in block.failures)
+        return self._chosen(self.pieces(), lambda block, index: all or index not in block.failures)
 
     def failures(self) -> Iterator[Outcome]:
         """The failed items, in the same order."""
         failing = {row.seq for row in self._history.index if row.failed}
         pieces = (piece for piece in self.pieces() if piece.seq in failing)
-        return self._chosen(pieces, lambda block, place: place in block.failures)
+        return self._chosen(pieces, lambda block, index: index in block.failures)
 
     def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[OutcomeBlock, int], bool]) -> Iterator[Outcome]:
         for layout in _layouts(pieces, self, _plain_order):
             with layout, naming(self._reader.path):
-                for order in layout.orders():
-                    if isinstance(order, SortJob):
-                        layout.sorted(sort(order, partial(_excerpts, is_wanted))[0])
-                    elif isinstance(order, MergeJob):
-                        for line in merge(order):
+                for job in layout.jobs():
+                    if isinstance(job, SortJob):
+                        layout.sorted(sort(job, partial(_excerpts, is_wanted))[0])
+                    elif isinstance(job, MergeJob):
+                        for line in merge(job):
                             yield from map(itemgetter(1), outcomes(OutcomeBlock(line)))
-                    elif order is not None:
-                        yield from _outcomes_in(order, is_wanted)
+                    elif job is not None:
+                        yield from _outcomes_in(job, is_wanted)
 
     def status(self) -> Status:
         """How the checkpoint stands."""
@@ -193,7 +193,7 @@ class Results:
         return self._history.index.gone.get(seq, ())
 
     def moved(self, seq: int) -> Collection[int]:
-        """The outcomes in it that lie elsewhere than at its own place."""
+        """The outcomes in it that lie elsewhere than where the frame does."""
         return self._history.index.moved(seq)
 
 
@@ -213,22 +213,22 @@ def _plain_order(low: int, high: int, parts: tuple[Part, ...]) -> RenderJob:
     return RenderJob(low, high, parts, "", all=True, with_item=True)
 
 
-def _outcomes_in(order: RenderJob, is_wanted: Callable[[OutcomeBlock, int], bool]) -> Iterator[Outcome]:
-    blocks = [OutcomeBlock(part.payload) for part in order.parts]
-    ordered = in_order(order.parts, blocks, order.low, order.high)
+def _outcomes_in(job: RenderJob, is_wanted: Callable[[OutcomeBlock, int], bool]) -> Iterator[Outcome]:
+    blocks = [OutcomeBlock(part.payload) for part in job.parts]
+    ordered = in_order(job.parts, blocks, job.low, job.high)
     for number, group in groupby(ordered, key=itemgetter(1)):
         block = blocks[number]
-        for _, outcome in outcomes(block, [place for _, _, place in group if is_wanted(block, place)]):
+        for _, outcome in outcomes(block, [index for _, _, index in group if is_wanted(block, index)]):
             yield outcome
 
 
 def _excerpts(
-    is_wanted: Callable[[OutcomeBlock, int], bool], block: OutcomeBlock, places: list[int], order: RenderJob
+    is_wanted: Callable[[OutcomeBlock, int], bool], block: OutcomeBlock, indices: list[int], job: RenderJob
 ) -> tuple[list[bytes], Unsaid]:
     """Outcomes as frames of their own; nothing for those that are not wanted."""
-    wanted = [place for place in places if is_wanted(block, place)]
+    wanted = [index for index in indices if is_wanted(block, index)]
     found = dict(zip(wanted, excerpts(block, wanted)))
-    return [found.get(place, b"") for place in places], NOTHING
+    return [found.get(index, b"") for index in indices], NOTHING
 
 
 class _Shelf:

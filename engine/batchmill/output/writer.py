@@ -35,7 +35,7 @@ KEPT: Mapping[str, str] = {
 }
 _WASTE = 4  # a stream may decode so many times the items that it writes,
 _FREE = 2_000_000  # and so many without a second thought
-_AHEAD = 64  # orders that may be out, or made before it is their turn
+_AHEAD = 64  # jobs that may be out, or made before it is their turn
 
 
 class Frontier:
@@ -73,7 +73,7 @@ class OutputWriter:
         self._holds = not self._streams  # what comes is kept to the end
         self._layout = Layout(frames, self._make, None if self._streams else os.path.dirname(os.path.realpath(target)))
         self._decoded = 0  # items, for single outcomes of a stream
-        self._orders = self._all_orders()
+        self._jobs = self._all_jobs()
         self._finishing = False
         self._cut = 0
         self._next = 0
@@ -93,7 +93,7 @@ class OutputWriter:
             self._layout.add(piece)
             return
         heapq.heappush(self._pieces, piece._replace(generation=0))
-        if piece.place is not None:
+        if piece.start is not None:
             self._decoded += self._frames.extent(piece.seq).items
             if self._decoded > _FREE + _WASTE * piece.high:
                 self._hold()
@@ -131,19 +131,19 @@ class OutputWriter:
             return bool(self._pieces or self._layout)
         return bool(self._pieces) and self._pieces[0].low < self._frontier.position
 
-    def next_order(self) -> tuple[int, Work] | None:
+    def next_job(self) -> tuple[int, Work] | None:
         """What is to be made next, numbered; None where nothing is, or something must come back before."""
         if self._cut - self._next >= _AHEAD:
             return None
-        order = next(self._orders, None)
-        if order is None:
+        job = next(self._jobs, None)
+        if job is None:
             return None
         number, self._cut = self._cut, self._cut + 1
-        if isinstance(order, SortJob):
+        if isinstance(job, SortJob):
             self._sorts.add(number)
-        return number, order
+        return number, job
 
-    def _all_orders(self) -> Iterator[Work | None]:
+    def _all_jobs(self) -> Iterator[Work | None]:
         """Without an end; None: not yet, or no more."""
         while not self._finishing:
             self._exhausted = False
@@ -152,7 +152,7 @@ class OutputWriter:
             yield None
         self._exhausted = False
         self._hold()
-        yield from self._layout.orders()
+        yield from self._layout.jobs()
         self._exhausted = True
         while True:
             yield None
@@ -164,13 +164,13 @@ class OutputWriter:
             piece = heapq.heappop(self._pieces)
             due.append(piece._replace(high=min(piece.high, end)))
             if piece.high > end:
-                place = None if piece.place is None else piece.place + end - piece.low
-                heapq.heappush(self._pieces, piece._replace(low=end, place=place))
+                start = None if piece.start is None else piece.start + end - piece.low
+                heapq.heappush(self._pieces, piece._replace(low=end, start=start))
         for stretch in stretches(due, lambda seq: self._frames.extent(seq).size):
             yield self._make(stretch.low, stretch.high, parts_of(stretch, self._frames))
 
     def rendered(self, number: int, data: bytes, unsaid: Unsaid) -> None:
-        """A worker has made order `number`: write it when its turn comes."""
+        """A worker has made job `number`: write it when its turn comes."""
         self.unsaid += unsaid
         if self.is_unread:
             return

@@ -220,7 +220,7 @@ class WorkerPool:
         if len(self.workers) > self.size:
             self.retire(self.workers[max(self.workers)])
 
-    def place(self, worker: Worker) -> str:
+    def machine_name(self, worker: Worker) -> str:
         """The machine that the worker is on; "" is this one."""
         return ""
 

@@ -105,7 +105,7 @@ class WorkerProcess:
             self._life, life = os.pipe()
             ends.append(life)
         try:
-            self._started = self._fork(ends) if self._origin.method == "fork" else self._order(ends)
+            self._started = self._fork(ends) if self._origin.method == "fork" else self._request(ends)
             if self._started.pidfd is None and self._life is None:
                 self.kill()
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -196,7 +196,7 @@ class WorkerProcess:
 
     # How it starts
 
-    def _order(self, ends: list[int]) -> Started:
+    def _request(self, ends: list[int]) -> Started:
         """Have the fork server start it."""
         assert self._origin.server is not None
         sentinel, *passed = ends

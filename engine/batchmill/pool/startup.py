@@ -53,14 +53,14 @@ class Startup:
         self._pool = pool
         self._patience = patience
         self._message = message
-        self._died: Counter[str] = Counter()  # in a row, by place
-        self._unfit_places: set[str] = set()
+        self._died: Counter[str] = Counter()  # in a row, by machine
+        self._unfit_machines: set[str] = set()
         self._told = False
         self._asked: float | None = None  # when the first worker was to start, if that had to wait
         self.any_ready = any(worker.ready for worker in pool.workers.values())  # a pool may be warm
 
     def start_first(self) -> None:
-        """Start the first worker, where there is a place for it: it shows whether the function can be imported."""
+        """Start the first worker, where a slot is free: it shows whether the function can be imported."""
         for slot in self._pool.vacant()[:1]:
             self._start(slot)
 
@@ -110,40 +110,41 @@ class Startup:
             self._unfit(worker, ready.error)
             return False
         worker.ready = True
-        self._died[self._pool.place(worker)] = 0
+        self._died[self._pool.machine_name(worker)] = 0
         is_first, self.any_ready = not self.any_ready, True
         return is_first
 
     def died(self, worker: Worker, memory: str | None = None) -> None:
         """A worker died before it was up; `memory` says what points to that as the cause."""
-        code, place = worker.executor.exitcode, self._pool.place(worker)
-        self._died[place] += 1
+        code, machine = worker.executor.exitcode, self._pool.machine_name(worker)
+        self._died[machine] += 1
         if code == KILLED and memory is not None:
             self._starved(worker, out_of_memory(f"a worker {describe_exit(code)} while starting"))
         elif worker.unstarted:
             self._unfit(worker, OutOfResources(f"no worker can be started: {worker.unstarted}", _REMEDY))
         elif not self.any_ready and code != SERVER_LOST:
             self._unfit(worker, died_importing(code))
-        elif self._died[place] > IN_A_ROW:
+        elif self._died[machine] > IN_A_ROW:
             how = describe_exit(code)
-            said = f"{self._died[place]} workers in a row died while starting; the last one {how}"
+            said = f"{self._died[machine]} workers in a row died while starting; the last one {how}"
             self._unfit(worker, OutOfResources(said, _REMEDY))
 
     def _unfit(self, worker: Worker, error: BatchmillError) -> None:
-        """A worker cannot come up. Before the first one did that may be the function's fault: PROOF places show it."""
-        place = self._pool.place(worker)
-        self._unfit_places.add(place)
-        is_proven = type(error) is not FunctionFailed or len(self._unfit_places) >= PROOF
+        """A worker cannot come up. Before the first one did, that may be the function's fault: PROOF machines show
+        it."""
+        machine = self._pool.machine_name(worker)
+        self._unfit_machines.add(machine)
+        is_proven = type(error) is not FunctionFailed or len(self._unfit_machines) >= PROOF
         found = error if is_proven and not (self.any_ready or worker.unstarted) else self._pool.unfit(worker, error)
-        if found is error and place:
-            raise type(error)(f"on {place}: {error.message}", error.remedy)
+        if found is error and machine:
+            raise type(error)(f"on {machine}: {error.message}", error.remedy)
         if found is not None:
             raise found
 
     def _starved(self, worker: Worker, error: BatchmillError) -> None:
         """A worker cannot come up for want of something: if there are others on this machine, they do the work."""
         others = (other for other in self._pool.workers.values() if other is not worker)
-        if self._pool.place(worker) or not any(other.ready for other in others):
+        if self._pool.machine_name(worker) or not any(other.ready for other in others):
             self._unfit(worker, error)
         else:
             self._pool.give_up(worker)

@@ -44,7 +44,7 @@ class Limits(ABC):
         """Do what is due at `now` (monotonic seconds)."""
 
     @abstractmethod
-    def verdict(self, worker: Worker, code: int | None) -> ItemError | None:
+    def killed_for(self, worker: Worker, code: int | None) -> ItemError | None:
         """The error of the item that a dead worker (exit status `code`) was killed for; None where it was not."""
 
     @abstractmethod
@@ -126,7 +126,7 @@ class WorkerLimits(Limits):
         self._condemned[worker] = (number, error)
         self._pool.give_up(worker)
 
-    def verdict(self, worker: Worker, code: int | None) -> ItemError | None:
+    def killed_for(self, worker: Worker, code: int | None) -> ItemError | None:
         # Not if the worker had gone on to another item before the kill reached it: that one is innocent. An item that
         # puts back the default action of our signal dies of being asked to raise.
         found = self._condemned.get(worker) or (self._asked.get(worker) if code == -ALARM else None)

@@ -52,7 +52,7 @@ class Backend(Protocol):
     def open(self, wanted: Wanted) -> Opened:
         """The workers of a run; once."""
 
-    def places(self) -> dict[str, str] | None:
+    def hosts(self) -> dict[str, str] | None:
         """On which host each worker is, as far as that was not known at the last call; None: no news."""
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ class CrashHandler:
     def _current(self, worker: Worker, flight: Flight, offset: int | None, *, blame: bool) -> None:
         """The worker died over this flight; record `offset` of it may be to blame."""
         code = worker.executor.exitcode
-        sentence = self._limits.verdict(worker, code)
+        sentence = self._limits.killed_for(worker, code)
         first = flight.chunk.first + (offset or 0)
         memory = self._limits.memory_trouble(worker) if sentence is None else None
         if sentence is None and blame:
@@ -112,7 +112,7 @@ class CrashHandler:
             # Status 1 between items: the executor's own code could not send the reply.
             cut_off = worker.disconnected or (offset is None and code == 1)
             how = DISCONNECTED if cut_off else f"raised {worker.raised}" if worker.raised else describe_exit(code)
-            error = verdict(how, worker.pid, strike.count, memory, was_opened=was_opened)
+            error = worker_died(how, worker.pid, strike.count, memory, was_opened=was_opened)
             self._in_flight.condemn(strike.first, error, sealed=not was_opened)
 
     def _is_one_of_many(self, chunk: Chunk) -> bool:
@@ -124,7 +124,7 @@ class CrashHandler:
 
         Not if they failed (`is_well` is False): what a command took may have been too much for it even so.
         """
-        if not chunk.alone or self._pool.isolates or chunk.verdict is not None:
+        if not chunk.alone or self._pool.isolates or chunk.condemned is not None:
             return False
         self._acquitted = self._acquitted + 1 if is_well else 0
         if not self._acquitted >= self._pool.size > 1:
@@ -137,7 +137,7 @@ class CrashHandler:
         code = worker.executor.exitcode
         if worker.machine_lost:
             return "machine lost"
-        sentence = self._limits.verdict(worker, code)
+        sentence = self._limits.killed_for(worker, code)
         if sentence is not None:
             return sentence.type
         return "recycled" if worker.retiring and not code else "died"
@@ -163,7 +163,7 @@ class Blame:
         return self._kills[first] > KILLS
 
 
-def verdict(how: str, pid: int, tries: int, memory: str | None, *, was_opened: bool = True) -> ItemError:
+def worker_died(how: str, pid: int, tries: int, memory: str | None, *, was_opened: bool = True) -> ItemError:
     """The error of an item that cost a worker (process `pid`) its life `tries` times; `how` in words."""
     cause = f"; likely out of memory: {memory}" if memory is not None and "SIGKILL" in how else ""
     times = f", {tries} times" if tries > 1 else ""

@@ -62,7 +62,7 @@ class InFlight:
     """The chunks in flight and those to be handed out before any new input.
 
     `divide` splits a chunk in two (formats.divide with the separator bound). A record whose strikes exceed
-    `crash_retries` comes out of the queue condemned: with a verdict instead of a run. It is opened once more for its id
+    `crash_retries` comes out of the queue condemned: with an error instead of a run. It is opened once more for its id
     alone; one that did not survive being opened, or costs a worker even so, is sealed: nobody opens it again.
     """
 
@@ -258,12 +258,12 @@ class InFlight:
         if strike.count > self._crash_retries:
             return True
         found = self._waiting(strike.first)
-        return found is not None and (found[0][found[1]].verdict is not None or found[0][found[1]].was_sealed)
+        return found is not None and (found[0][found[1]].condemned is not None or found[0][found[1]].was_sealed)
 
-    def condemn(self, first: int, verdict: ItemError, *, sealed: bool = False) -> None:
-        """Give the waiting record at position `first` its verdict: it will be failed, not run; `sealed`: nor opened.
+    def condemn(self, first: int, error: ItemError, *, sealed: bool = False) -> None:
+        """Have the waiting record at position `first` failed with `error`, and not run; `sealed`: nor opened.
 
-        One that had a verdict already keeps it, and is sealed.
+        One that was condemned already keeps its error, and is sealed.
         """
         found = self._waiting(first)
         if found is None:
@@ -271,7 +271,7 @@ class InFlight:
         queue, index = found
         chunk = queue[index]
         queue[index] = chunk._replace(
-            verdict=chunk.verdict or verdict, sealed=sealed or chunk.scan or chunk.verdict is not None
+            condemned=chunk.condemned or error, sealed=sealed or chunk.scan or chunk.condemned is not None
         )
         self._strikes.pop(first, None)  # tried again (--retries), it begins anew
 

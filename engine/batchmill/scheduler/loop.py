@@ -296,16 +296,18 @@ class Loop:
         chunk = self._next_chunk(self._items_left(worker))
         if chunk is None:
             return False
-        if chunk.sealed or (chunk.verdict is not None and chunk.ids is not None):  # its id is known: not even for that
+        if chunk.sealed or (
+            chunk.condemned is not None and chunk.ids is not None
+        ):  # its id is known: not even for that
             self._seal(chunk, worker)
             return True
         flight = self._in_flight.hand(chunk, worker.slot)
         is_alone = chunk.alone or self._pool.size == 1
-        order = ChunkJob(flight.serial, self._chunk_sizer.slice, self._tell.generation(), chunk, is_alone)
+        job = ChunkJob(flight.serial, self._chunk_sizer.slice, self._tell.generation(), chunk, is_alone)
         if chunk.scan:
-            self._pool.submit(worker, ("scan", flight.serial), records.scan_chunk, order)
+            self._pool.submit(worker, ("scan", flight.serial), records.scan_chunk, job)
         else:
-            self._pool.submit(worker, ("run", flight.serial), records.run_chunk, order)
+            self._pool.submit(worker, ("run", flight.serial), records.run_chunk, job)
         return True
 
     def _seal(self, chunk: Chunk, worker: Worker) -> None:

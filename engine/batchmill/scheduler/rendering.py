@@ -1,6 +1,6 @@
 """The making of a run's output: which worker makes what, and what is to be made again.
 
-    Output --next_order--> [fill] --submit--> worker ... [made] --> Output, which puts it in order
+    Output --next_job--> [fill] --submit--> worker ... [made] --> Output, which puts it in order
                              ^                  |
                              '---- [lost] <-----' that died over it
 
@@ -26,8 +26,8 @@ from batchmill.pool.startup import not_started
 from batchmill.text import describe_exit
 from batchmill.worker.main import Ready, WorkerSetup
 
-_TURN = 16  # orders handed out before the loop looks at what has come back
-_WINDOW = 2  # orders that a worker of a desk of its own has at a time
+_TURN = 16  # jobs handed out before the loop looks at what has come back
+_WINDOW = 2  # jobs that a worker of a LocalOutputMaker has at a time
 _IN_A_ROW = 5  # workers that may die over output before any is made, beyond one of each
 
 
@@ -38,7 +38,7 @@ class Due(NamedTuple):
 
 
 class OutputMaker:
-    """Has what `output` orders made by `workers`, those that run the items. Without an output there is nothing to
+    """Has what `output` jobs made by `workers`, those that run the items. Without an output there is nothing to
     do."""
 
     def __init__(self, pool: WorkerPool, output: OutputWriter | None) -> None:
@@ -95,10 +95,10 @@ class OutputMaker:
     def _next(self) -> tuple[int, Work] | None:
         if self._again:
             return self._again.pop()
-        return None if self._output is None else self._output.next_order()
+        return None if self._output is None else self._output.next_job()
 
     def made(self, number: int, data: bytes, unsaid: Unsaid) -> None:
-        """A worker has made order `number`."""
+        """A worker has made job `number`."""
         if self._out.pop(number, None) is not None and self._output is not None:
             self._output.rendered(number, data, unsaid)
 

@@ -45,14 +45,14 @@ class Retrier:
         if chunk.sealed:
             return taken
         attempts, offsets, now = block.attempts, block.offsets, time.monotonic()
-        for place, failure in block.failures.items():
-            tried, offset = attempts.get(place, 1), offsets[place]
+        for index, failure in block.failures.items():
+            tried, offset = attempts.get(index, 1), offsets[index]
             if not self._retries.allows(tried) or failure.type in _FINAL:
                 continue
             if failure.raw is None or not isinstance(chunk.data, bytes):
-                self._records[seq, place] = _alone(chunk, offset, self._format)
+                self._records[seq, index] = _alone(chunk, offset, self._format)
             line = formats.line_at(chunk, offset, self._format)
-            again = Again(0.0, chunk.first + offset, line, chunk.input, seq, place, tried)
+            again = Again(0.0, chunk.first + offset, line, chunk.input, seq, index, tried)
             self._retries.add(now, again)
             taken.add(offset)
         return taken
@@ -67,11 +67,11 @@ class Retrier:
         return self._retries.wait(now)
 
     def _chunk(self, again: Again) -> Chunk:
-        earlier = {0: Earlier(again.seq, again.place, again.attempts)}
-        kept = self._records.pop((again.seq, again.place), None)
+        earlier = {0: Earlier(again.seq, again.outcome, again.attempts)}
+        kept = self._records.pop((again.seq, again.outcome), None)
         if kept is not None:
             return kept._replace(earlier=earlier)
-        raw = self._read(again.seq).failures[again.place].raw
+        raw = self._read(again.seq).failures[again.outcome].raw
         assert raw is not None
         header, record = (b"", raw) if self._format is None else self._format.of_kept(raw)
         return Chunk(again.position, again.line, again.input, 1, record, earlier=earlier, header=header)
@@ -81,4 +81,4 @@ def _alone(chunk: Chunk, offset: int, format: Format | None) -> Chunk:
     """One record of a chunk as a chunk of its own."""
     rest = formats.divide(chunk, offset, format)[1] if offset else chunk
     alone = formats.divide(rest, 1, format)[0] if rest.records > 1 else rest
-    return alone._replace(skip=None, crashes=0, verdict=None, alone=False)
+    return alone._replace(skip=None, crashes=0, condemned=None, alone=False)

@@ -21,7 +21,7 @@ class Again(NamedTuple):
     line: int
     input: int
     seq: int
-    place: int
+    outcome: int
     attempts: int
 
 

@@ -27,8 +27,8 @@ LOOK = 0.1  # seconds between looks for stragglers
 RELIEFS = 4  # stragglers dealt with per look: each costs the parent a handful of chunks
 
 
-class _Place(NamedTuple):
-    """A record of a flight; places on one worker are in the order in which they run."""
+class _Point(NamedTuple):
+    """A record of a flight; those of one worker compare as they run."""
 
     serial: int
     offset: int
@@ -36,11 +36,11 @@ class _Place(NamedTuple):
 
 @dataclass
 class _Recall:
-    """A worker whose limit was lowered to `place`; that it saw it in time is known at `due`. `relief`: of a
+    """A worker whose limit was lowered to `limit`; that it saw it in time is known at `due`. `relief`: of a
     straggler."""
 
     worker: Worker
-    place: _Place
+    limit: _Point
     due: float
     relief: bool = False
 
@@ -53,7 +53,7 @@ class WorkStealer:
         self._in_flight = in_flight
         self._refund = refund
         self._recalls: dict[Worker, _Recall] = {}
-        self._seen: dict[int, tuple[_Place, float]] = {}  # by slot: the record that runs, and since when
+        self._seen: dict[int, tuple[_Point, float]] = {}  # by slot: the record that runs, and since when
         self._next_look = 0.0
 
     @property
@@ -65,7 +65,7 @@ class WorkStealer:
         """The flight was answered, or (without `serial`) the worker is gone: nothing is to be taken from it any
         more."""
         recall = self._recalls.get(worker)
-        if recall is not None and serial in (None, recall.place.serial):
+        if recall is not None and serial in (None, recall.limit.serial):
             del self._recalls[worker]
 
     def plan(self, now: float, idle: int) -> None:
@@ -75,11 +75,11 @@ class WorkStealer:
             return
         found = (self._not_started(flight, now) for flight in self._in_flight)
         best = heapq.nlargest(wanted, (one for one in found if one is not None), key=lambda one: one[0])
-        for _, worker, place in best:
+        for _, worker, point in best:
             if worker not in self._recalls:
-                self._lower(worker, place, now)
+                self._lower(worker, point, now)
 
-    def _not_started(self, flight: Flight, now: float) -> tuple[int, Worker, _Place] | None:
+    def _not_started(self, flight: Flight, now: float) -> tuple[int, Worker, _Point] | None:
         """(records to take back, the worker, from where on) of a flight; None where there is nothing worth it.
 
         All of a chunk that waits behind another; half of what is left of the one that is running.
@@ -92,18 +92,18 @@ class WorkStealer:
             return None
         serial, offset = running
         if serial < flight.serial:
-            return records, worker, _Place(flight.serial, 0)
+            return records, worker, _Point(flight.serial, 0)
         half = (records - offset) // 2
-        return (half, worker, _Place(serial, records - half)) if serial == flight.serial and half else None
+        return (half, worker, _Point(serial, records - half)) if serial == flight.serial and half else None
 
-    def _running(self, worker: Worker) -> _Place | None:
+    def _running(self, worker: Worker) -> _Point | None:
         """What the worker is running, unless it has answered for it since: the board may be that of a moment ago."""
         running = self._pool.running(worker)
-        return _Place(*running) if running is not None and self._in_flight.has(running[0]) else None
+        return _Point(*running) if running is not None and self._in_flight.has(running[0]) else None
 
-    def _lower(self, worker: Worker, place: _Place, now: float, relief: bool = False) -> None:
-        self._pool.lower(worker, place.serial, place.offset)
-        self._recalls[worker] = _Recall(worker, place, now + SOON, relief)
+    def _lower(self, worker: Worker, point: _Point, now: float, relief: bool = False) -> None:
+        self._pool.lower(worker, point.serial, point.offset)
+        self._recalls[worker] = _Recall(worker, point, now + SOON, relief)
 
     def look(self, now: float, patience: float) -> None:
         """Relieve the workers that have been at one record for more than `patience` seconds of what waits behind it."""
@@ -113,13 +113,13 @@ class WorkStealer:
         held_up = []
         for worker in self._pool.workers.values():
             running = self._running(worker)
-            place, since = self._seen.get(worker.slot, (None, now))
-            if running is None or running != place or worker.is_moving:
-                self._seen[worker.slot] = (running or _Place(0, 0), now)
+            point, since = self._seen.get(worker.slot, (None, now))
+            if running is None or running != point or worker.is_moving:
+                self._seen[worker.slot] = (running or _Point(0, 0), now)
             elif now - since > patience and not worker.lowered:
-                held_up.append((since, place, worker))
-        for _, place, worker in heapq.nsmallest(RELIEFS, held_up, key=lambda one: one[0]):
-            self._lower(worker, _Place(place.serial, place.offset + 1), now, relief=True)
+                held_up.append((since, point, worker))
+        for _, point, worker in heapq.nsmallest(RELIEFS, held_up, key=lambda one: one[0]):
+            self._lower(worker, _Point(point.serial, point.offset + 1), now, relief=True)
 
     def check(self, now: float) -> None:
         """A tick after a limit was lowered: what the worker has not started by now, it never will."""
@@ -129,13 +129,13 @@ class WorkStealer:
             running = self._pool.running(recall.worker)
             if running is not None:  # else it is between records, or its reply is on the way: look again
                 del self._recalls[recall.worker]
-                # A record beyond the place was published before it could see the limit.
-                recall.place = max(recall.place, _Place(running[0], running[1] + 1))
+                # A record beyond the limit was published before it could see the limit.
+                recall.limit = max(recall.limit, _Point(running[0], running[1] + 1))
                 self._take_back(recall)
 
     def _take_back(self, recall: _Recall) -> None:
-        """What the worker has from the place on waits again, the last first: each goes to the front."""
-        serial, offset = recall.place
+        """What the worker has from the limit on waits again, the last first: each goes to the front."""
+        serial, offset = recall.limit
         flights = sorted(self._in_flight.on_worker(recall.worker.slot), key=lambda flight: flight.serial, reverse=True)
         for flight in flights:
             if flight.serial >= serial:

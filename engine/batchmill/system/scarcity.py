@@ -75,6 +75,6 @@ def lack_in(error: BaseException) -> str:
     number = lacking_number(error)
     if number is None:
         return str(error)
-    place = getattr(error, "filename", None) if number in _OF_A_PLACE else None
-    where = f" ({place})" if isinstance(place, str) else ""
+    path = getattr(error, "filename", None) if number in _OF_A_PLACE else None
+    where = f" ({path})" if isinstance(path, str) else ""
     return f"{_BY_NUMBER[number].lack}{where}"

@@ -53,8 +53,8 @@ def located(init: str | FunctionSpec | None, spec: FunctionSpec, cwd: str) -> st
     if where in ("", spec.module):
         return init
     is_path = where.endswith(".py") or "/" in where
-    places = [spec.directory, cwd] if not is_path else []
-    return parse(init, next((one for one in places if one and any(_files_of(where, [one]))), cwd))
+    folders = [spec.directory, cwd] if not is_path else []
+    return parse(init, next((one for one in folders if one and any(_files_of(where, [one]))), cwd))
 
 
 def source_files(
@@ -179,11 +179,11 @@ def _imported(source: bytes) -> Iterator[str]:
 def deliver(parcel: Parcel, folder: str) -> dict[str, str]:
     """Where on this machine each directory's files are: where all of them lie there as they were (a shared file
     system), they are used as they are; else they are written below `folder`."""
-    places = {}
+    folders = {}
     for number, (directory, files) in enumerate(parcel.items()):
         is_here = all(_read(os.path.join(directory, name)) == data for name, data in files.items())
-        places[directory] = directory if is_here else _write(files, os.path.join(folder, str(number)))
-    return places
+        folders[directory] = directory if is_here else _write(files, os.path.join(folder, str(number)))
+    return folders
 
 
 def _write(files: Mapping[str, bytes], folder: str) -> str:
@@ -195,11 +195,11 @@ def _write(files: Mapping[str, bytes], folder: str) -> str:
     return folder
 
 
-def settled(spec: T, places: Mapping[str, str]) -> T:
-    """A spec as it holds on this machine, where its directory's files are at `places`; anything else as it is."""
+def settled(spec: T, folders: Mapping[str, str]) -> T:
+    """A spec as it holds on this machine, where its directory's files are at `folders`; anything else as it is."""
     if not isinstance(spec, FunctionSpec) or spec.directory is None:
         return spec
-    directory = places.get(spec.directory, spec.directory)
+    directory = folders.get(spec.directory, spec.directory)
     if directory == spec.directory:
         return spec
     return replace(spec, path=spec.path and os.path.join(directory, _below(spec)), directory=directory)

@@ -32,7 +32,7 @@ from batchmill.text import close_names, did_you_mean
 from batchmill.worker.child_process import HELD, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.passthrough import Passer
 from batchmill.worker.reply import KilledForMemory, Postponed
-from batchmill.worker.template import Task, Template, exposed_place, has_place
+from batchmill.worker.template import Task, Template, exposed_placeholder, has_placeholder
 
 MAX_KEPT = 24 << 20  # bytes of a stream: two of them, and an item, fit into an outcome
 TAIL_LINES = 20
@@ -125,13 +125,13 @@ class CommandSpec:
         if any("\0" in word for word in self.words):
             raise InvalidUsage("the command has a NUL in it", "no program can be given one")
         with_fields = format not in _NO_FIELDS
-        exposed = exposed_place(self.words[0], with_fields=with_fields) if self.shell else None
+        exposed = exposed_placeholder(self.words[0], with_fields=with_fields) if self.shell else None
         if exposed is not None:
             raise InvalidUsage(
                 f"{exposed} stands inside quotes, backquotes or a here-document of --shell, or behind a backslash",
                 f"write {exposed} by itself: it is quoted already",
             )
-        if self.shell or has_place(self.words[0], with_fields=with_fields):
+        if self.shell or has_placeholder(self.words[0], with_fields=with_fields):
             return self
         return replace(self, program=_find(self.words[0]))
 
@@ -139,7 +139,7 @@ class CommandSpec:
         """The words for an item of this format: an item that is named nowhere is the last of them."""
         with_fields = format not in _NO_FIELDS
         template = Template(self.words, with_fields=with_fields, quoted=self.shell)
-        if template.has_place or self.stdin:
+        if template.has_placeholder or self.stdin:
             return template
         words = (f"{self.words[0]} {{}}",) if self.shell else (*self.words, "{}")
         return Template(words, with_fields=with_fields, quoted=self.shell)

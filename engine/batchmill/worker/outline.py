@@ -66,8 +66,8 @@ def _parse(source: bytes, where: str) -> ast.Module:
             warnings.simplefilter("ignore")  # the worker's import says them once more
             return ast.parse(source, where)
     except SyntaxError as error:
-        place = f" in line {error.lineno}" if error.lineno else ""  # a NUL byte has none
-        raise FunctionFailed(f"{where} has a syntax error{place}: {error.msg}") from None
+        line = f" in line {error.lineno}" if error.lineno else ""  # a NUL byte has none
+        raise FunctionFailed(f"{where} has a syntax error{line}: {error.msg}") from None
     except ValueError as error:  # a NUL byte, before 3.12
         raise FunctionFailed(f"{where} is not Python source: {error}") from None
 

@@ -59,7 +59,7 @@ class ChunkJob(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What became of the first `records` records of order `serial`, in parts: one, unless that were too much for one
+    """What became of the first `records` records of job `serial`, in parts: one, unless that were too much for one
     frame. `trouble` is what was raised where no item was at work: this worker is unfit, and must be replaced. `lack`
     says why no more could be run for now. `suspect`: the next record was killed for want of memory, and is to run alone
     before it is charged."""
@@ -73,7 +73,7 @@ class Answer(NamedTuple):
 
 
 class Ids(NamedTuple):
-    """What was read off the first `records` records of order `serial`; `trouble`: see Answer."""
+    """What was read off the first `records` records of job `serial`; `trouble`: see Answer."""
 
     serial: int
     records: int
@@ -178,25 +178,25 @@ def _told(trouble: BaseException) -> ItemError:
 # Running
 
 
-def run_chunk(order: ChunkJob) -> Answer:
+def run_chunk(job: ChunkJob) -> Answer:
     """Call the function on each record of a chunk.
 
     Stops before a record that the limit forbids or that cannot be run for now, and after one that ends past the
-    order's seconds or fills the reply.
+    job's seconds or fills the reply.
     """
     if this_worker.trouble:
-        return Answer(order.serial, 0, [], this_worker.trouble)
-    this_worker.lack, this_worker.is_suspect, this_worker.is_alone = "", False, order.is_alone
-    chunk, setup, identifier = order.chunk, this_worker.setup, this_worker.identifier
+        return Answer(job.serial, 0, [], this_worker.trouble)
+    this_worker.lack, this_worker.is_suspect, this_worker.is_alone = "", False, job.is_alone
+    chunk, setup, identifier = job.chunk, this_worker.setup, this_worker.identifier
     shard, shards = setup.shard or (0, 0)
-    head = Head(worker=this_worker.slot, run=setup.run, generation=order.generation, pid=getpid(), started=time(),
+    head = Head(worker=this_worker.slot, run=setup.run, generation=job.generation, pid=getpid(), started=time(),
                 shard=shard, shards=shards)  # fmt: skip
     reply = Reply(perf_counter())
 
     def answer() -> Answer:
         return Answer(
-            order.serial,
-            reply.lines,
+            job.serial,
+            reply.records,
             reply.close(chunk, identifier.format, head),
             this_worker.trouble,
             this_worker.lack,
@@ -205,18 +205,18 @@ def run_chunk(order: ChunkJob) -> Answer:
 
     def disturb(error: ItemError) -> None:
         # Nothing ran yet: it comes from an item of an earlier chunk. But it must not come again and again.
-        if not reply.lines and reply.at_hand is None and (chunk.losses or chunk.crashes):
+        if not reply.records and reply.at_hand is None and (chunk.losses or chunk.crashes):
             found = identifier.unread(chunk, 0, identifier.records(chunk)[0], error)
             reply.at_hand = None if found is None else (found[0], found[3])
         reply.disturb(error)
 
-    return _undisturbed(lambda: _run(order, reply), answer, disturb)
+    return _undisturbed(lambda: _run(job, reply), answer, disturb)
 
 
-def _run(order: ChunkJob, reply: Reply) -> None:
+def _run(job: ChunkJob, reply: Reply) -> None:
     """Run records into the reply, as long as any can be run."""
     try:
-        _run_records(order, reply)
+        _run_records(job, reply)
     except (Postponed, KilledForMemory) as error:
         this_worker.is_suspect = isinstance(error, KilledForMemory)
         this_worker.lack = error.lack if isinstance(error, Postponed) else ""
@@ -224,13 +224,13 @@ def _run(order: ChunkJob, reply: Reply) -> None:
         reply.at_hand = None
 
 
-def _run_records(order: ChunkJob, reply: Reply) -> None:
+def _run_records(job: ChunkJob, reply: Reply) -> None:
     """Run records into the reply. The engine's hot loop: once per item."""
-    chunk, board, at_hand = order.chunk, this_worker.board, COLUMNS * this_worker.slot
-    limit, opened, base = at_hand + LIMIT, at_hand + OPENED, (order.serial << RECORD_BITS) + 1
+    chunk, board, at_hand = job.chunk, this_worker.board, COLUMNS * this_worker.slot
+    limit, opened, base = at_hand + LIMIT, at_hand + OPENED, (job.serial << RECORD_BITS) + 1
     identifier, clock, keeps = this_worker.identifier, perf_counter, this_worker.setup.with_item
-    skip, verdict, (add_id, add_content, add_result, add_end) = chunk.skip, chunk.verdict, reply.adders()
-    deadline = reply.ends[0] + order.seconds if order.seconds else float("inf")
+    skip, condemned, (add_id, add_content, add_result, add_end) = chunk.skip, chunk.condemned, reply.adders()
+    deadline = reply.ends[0] + job.seconds if job.seconds else float("inf")
     number = id = content = 0
     pause = min(deadline, reply.ends[0] + LOOK)
     try:
@@ -257,7 +257,7 @@ def _run_records(order: ChunkJob, reply: Reply) -> None:
             board[opened] = number
             add_id(id)
             add_content(content)
-            outcome = _call(item) if bad is None and verdict is None else reply.refuse(bad, verdict)
+            outcome = _call(item) if bad is None and condemned is None else reply.refuse(bad, condemned)
             found = item = None  # what it takes with it when it goes is its own doing
             if keeps or not isinstance(outcome, bytes):
                 outcome = _kept(reply, outcome, raw)
@@ -271,7 +271,7 @@ def _run_records(order: ChunkJob, reply: Reply) -> None:
                 pause = min(deadline, clock() + LOOK)
     except BaseException:
         this_worker.baseline.restore_builtins()
-        is_undone = board[opened] == number and number - base == reply.lines
+        is_undone = board[opened] == number and number - base == reply.records
         reply.at_hand = (id, content) if is_undone else None
         raise
     finally:
@@ -320,22 +320,22 @@ def _call(item: Any) -> bytes | ItemError:
 # Telling ids
 
 
-def scan_chunk(order: ChunkJob) -> Ids:
+def scan_chunk(job: ChunkJob) -> Ids:
     """The typed ids and content checksums of a chunk's records, without running any. Stops as `run_chunk` does."""
     scan = IdScan([], array("I"))
     if this_worker.trouble:
-        return Ids(order.serial, 0, scan, this_worker.trouble)
+        return Ids(job.serial, 0, scan, this_worker.trouble)
 
     def answer() -> Ids:
         del scan.keys[len(scan.contents) :]
-        return Ids(order.serial, len(scan.keys), scan, this_worker.trouble)
+        return Ids(job.serial, len(scan.keys), scan, this_worker.trouble)
 
-    return _undisturbed(lambda: _scan_records(order, scan), answer, lambda error: None)
+    return _undisturbed(lambda: _scan_records(job, scan), answer, lambda error: None)
 
 
-def _scan_records(order: ChunkJob, scan: IdScan) -> None:
-    chunk, board, at_hand = order.chunk, this_worker.board, COLUMNS * this_worker.slot
-    base, identifier = (order.serial << RECORD_BITS) + 1, this_worker.identifier
+def _scan_records(job: ChunkJob, scan: IdScan) -> None:
+    chunk, board, at_hand = job.chunk, this_worker.board, COLUMNS * this_worker.slot
+    base, identifier = (job.serial << RECORD_BITS) + 1, this_worker.identifier
     try:
         this_worker.baseline.follow()
         for number, record in enumerate(identifier.records(chunk), base):

@@ -78,7 +78,7 @@ class Reply:
         self.is_disturbed = False
 
     @property
-    def lines(self) -> int:
+    def records(self) -> int:
         """How many of the chunk's records are covered so far."""
         return self.items + len(self.passed)
 
@@ -110,13 +110,13 @@ class Reply:
             self.blanks.append(offset)
         self.passed.append(offset)
 
-    def refuse(self, bad: BadItem | None, verdict: ItemError | None) -> ItemError:
+    def refuse(self, bad: BadItem | None, condemned: ItemError | None) -> ItemError:
         """Why a record is failed without being run: it was condemned, or it is no item."""
-        if verdict is None:
+        if condemned is None:
             assert bad is not None
             return ItemError(bad.type, bad.message, bad.traceback)
         self.masked = True  # what is kept of a record that is too long must not be taken for its block
-        return verdict
+        return condemned
 
     def keep(self, raw: bytes) -> None:
         """Keep the item of the next row beside its outcome."""
@@ -186,15 +186,15 @@ class Reply:
     def _halves(self, chunk: Chunk, format: Format | None) -> list[tuple[Reply, Chunk]]:
         """This reply as two, each with its part of the chunk."""
         middle = self.items // 2
-        at = _without(self.lines, self.passed)[middle]
+        at = _without(self.records, self.passed)[middle]
         left, right = Reply(self.ends[0]), Reply(self.ends[middle])
         for half, rows in ((left, slice(middle)), (right, slice(middle, None))):
             half.ids, half.contents, half.results = self.ids[rows], self.contents[rows], self.results[rows]
             half.raws = self.raws[rows]
             half.ends += self.ends[1:][rows]
-        for place, type, message, trace, kept in self.failures:
-            half, start = (left, 0) if place < middle else (right, middle)
-            half.failures.append((place - start, type, message, trace, kept))
+        for index, type, message, trace, kept in self.failures:
+            half, start = (left, 0) if index < middle else (right, middle)
+            half.failures.append((index - start, type, message, trace, kept))
         for name in ("passed", "blanks"):
             offsets: list[int] = getattr(self, name)
             setattr(left, name, [offset for offset in offsets if offset < at])
@@ -203,15 +203,15 @@ class Reply:
         return list(zip((left, right), divide(chunk, at, format)))
 
     def _part(self, chunk: Chunk, format: Format | None, head: Head) -> Part:
-        items, failed, lines = self.items, len(self.failures), self.lines
-        block = _covered(chunk, lines, format)
+        items, failed, records = self.items, len(self.failures), self.records
+        block = _covered(chunk, records, format)
         line_offsets = format.line_offsets(block) if format is not None else None
-        offsets = _without(lines, self.passed)
+        offsets = _without(records, self.passed)
         replaced = _replaced(chunk, offsets)
         head = head._replace(
             flags=(MASKED if self.masked else 0) | (SEALED if chunk.sealed else 0),
             input=chunk.input,
-            lines=lines,
+            records=records,
             items=items,
             ok=items - failed,
             failed=failed,
@@ -236,9 +236,9 @@ class Reply:
             [*self.raws, *[b""] * (items - len(self.raws))] if self.raws else None,
             None if line_offsets is None else [line_offsets[offset] for offset in offsets],
         )
-        groups = self._groups(chunk.line, line_offsets or range(lines), offsets)
+        groups = self._groups(chunk.line, line_offsets or range(records), offsets)
         summary = ReplySummary(
-            lines, items, items - failed, failed, len(self.blanks), head.seconds, *_span(self.ids), groups
+            records, items, items - failed, failed, len(self.blanks), head.seconds, *_span(self.ids), groups
         )
         return payload, summary
 
@@ -249,14 +249,14 @@ class Reply:
         return tuple(groups.reported())
 
 
-def _covered(chunk: Chunk, lines: int, format: Format | None) -> bytes:
-    """The bytes of the first `lines` records of a chunk; none for Python items, unless they are all that is known."""
+def _covered(chunk: Chunk, records: int, format: Format | None) -> bytes:
+    """The bytes of the first `records` of a chunk; none for Python items, unless they are all that is known."""
     if isinstance(chunk.data, tuple):
         return chunk.data[0] if chunk.sealed and isinstance(chunk.data[0], bytes) else b""
-    if lines == chunk.records:
+    if records == chunk.records:
         return chunk.data
     assert format is not None
-    return format.head(chunk.data, lines)
+    return format.head(chunk.data, records)
 
 
 def _replaced(chunk: Chunk, offsets: Sequence[int]) -> list[tuple[int, int, int, int]]:
@@ -264,16 +264,16 @@ def _replaced(chunk: Chunk, offsets: Sequence[int]) -> list[tuple[int, int, int,
     earlier = chunk.earlier
     if not earlier:
         return []
-    found = ((place, earlier[offset]) for place, offset in enumerate(offsets) if offset in earlier)
-    return [(place, old.seq, old.place, old.attempts) for place, old in found]
+    found = ((index, earlier[offset]) for index, offset in enumerate(offsets) if offset in earlier)
+    return [(index, old.seq, old.outcome, old.attempts) for index, old in found]
 
 
 def _attempts(chunk: Chunk, replaced: list[tuple[int, int, int, int]], items: int) -> list[tuple[int, int]]:
     """(index here, attempts) of the outcomes that took more than one, crashes among them."""
     if not chunk.crashes:
-        return [(place, attempts + 1) for place, _, _, attempts in replaced if attempts]
+        return [(index, attempts + 1) for index, _, _, attempts in replaced if attempts]
     before = replaced[0][3] if replaced else 0
-    attempts = before + chunk.crashes + (chunk.verdict is None)  # a condemned record was not run once more
+    attempts = before + chunk.crashes + (chunk.condemned is None)  # a condemned record was not run once more
     return [(0, attempts)] if items and attempts > 1 else []
 
 

@@ -35,7 +35,7 @@ class Sealer:
 
     def outcome(self, chunk: Chunk, worker: int, generation: int) -> Part:
         """The outcome of a sealed record, as if worker `worker` had answered for it."""
-        assert chunk.verdict is not None
+        assert chunk.condemned is not None
         reply, found = Reply(0.0), self._found(chunk)
         if found is None:
             reply.pass_over(0, is_blank=False)
@@ -45,7 +45,7 @@ class Sealer:
             kept = raw if format is None else format.kept(chunk.header, raw)
             if self._keeps_items and len(kept) <= MAX_KEPT_ITEM:
                 reply.keep(kept)
-            reply.add(id, content, reply.fail(chunk.verdict, kept), 0.0)
+            reply.add(id, content, reply.fail(chunk.condemned, kept), 0.0)
         shard, shards = self._shard
         head = Head(
             worker=worker, run=self._run, generation=generation, started=time.time(), shard=shard, shards=shards
@@ -55,8 +55,8 @@ class Sealer:
 
     def _found(self, chunk: Chunk) -> Found | None:
         assert chunk.records == 1
-        assert chunk.verdict is not None
+        assert chunk.condemned is not None
         record: Any = chunk.data[0] if isinstance(chunk.data, tuple) else chunk.data
         if self._identifier.format is not None:
             record = record.removesuffix(self._identifier.format.separator)
-        return self._identifier.unread(chunk, 0, record, chunk.verdict)
+        return self._identifier.unread(chunk, 0, record, chunk.condemned)

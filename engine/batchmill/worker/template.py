@@ -44,7 +44,7 @@ class Template:
         self._words = [self._compile(word) for word in words]
 
     @property
-    def has_place(self) -> bool:
+    def has_placeholder(self) -> bool:
         """Whether there is any placeholder."""
         return any(not isinstance(word, bytes) for word in self._words)
 
@@ -68,12 +68,12 @@ class Template:
         return lambda task: "".join(part if isinstance(part, str) else part(task) for part in filled)
 
 
-def has_place(word: str, *, with_fields: bool) -> bool:
+def has_placeholder(word: str, *, with_fields: bool) -> bool:
     """Whether a word has a placeholder in it."""
     return bool((_WITH_FIELDS if with_fields else _WHOLE).search(word))
 
 
-def exposed_place(script: str, *, with_fields: bool) -> str | None:
+def exposed_placeholder(script: str, *, with_fields: bool) -> str | None:
     """The first placeholder of a /bin/sh script at which a quoted value would be read as code, or None.
 
     A value stands there in single quotes. They mean nothing inside other quotes or in a here-document, and a value can

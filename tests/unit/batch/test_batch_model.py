@@ -151,7 +151,7 @@ class OutputMaker:
     def hand(self) -> None:
         chunk = self.stage.work_queue.next(not self.flights)
         if chunk is not None:
-            order = self.stage.order(chunk, self.rng.randrange(WORKERS))
+            order = self.stage.job(chunk, self.rng.randrange(WORKERS))
             self.flights[order.serial] = order
 
     def any_flight(self) -> Flight | None:

@@ -135,10 +135,10 @@ def test_no_bound_is_claimed_where_none_was_met() -> None:
 
 def test_the_answer_is_one_sentence() -> None:
     cells = [cell(1, 10), cell(2, 19), cell(4, 31.15), cell(8, 35)]
-    assert scaling.verdict(cells, Fit(0.05, 0, 10)) == (
+    assert scaling.answer(cells, Fit(0.05, 0, 10)) == (
         "8 is the fastest; 4 is 11% slower with half the workers; serial share 5%"
     )
-    assert scaling.verdict([cell(1, 10), cell(2, 10.1)], None) == (
+    assert scaling.answer([cell(1, 10), cell(2, 10.1)], None) == (
         "2 is the fastest; 1 is 1% slower with half the workers, and is enough"
     )
 

@@ -60,6 +60,6 @@ def test_a_moved_outcome_takes_a_few_bytes() -> None:
 )
 def test_an_order_of_what_is_not_there_is_damage(item: list[int]) -> None:
     index = Index()
-    index.add(5, 1000, 500, Head(generation=1, lines=3, items=3, ok=3))
+    index.add(5, 1000, 500, Head(generation=1, records=3, items=3, ok=3))
     with pytest.raises(CheckpointDamaged):
         index.add_order({"generation": 2, "from": 0, "blocks": [], "items": [item]})

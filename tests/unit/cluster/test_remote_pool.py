@@ -170,7 +170,7 @@ def test_a_worker_that_dies_says_of_what_and_of_which_item_and_its_slot_takes_an
     assert there.workers.running(dead) == (3, 1)
     assert dead.executor.exitcode == 7
     assert (dead.machine_lost, dead.disconnected) == ("", False)
-    assert there.guard.verdict(dead, 7) is None
+    assert there.guard.killed_for(dead, 7) is None
     assert there.workers.vacant() == [worker.slot]
     there.run(there.start(), 4, "x")
     there.run(other, 5, "y")
@@ -190,7 +190,7 @@ def test_an_item_that_takes_too_long_is_ended_by_its_agent_and_told_as_a_timeout
     else:
         there.workers.give_up(worker)
         there.until(lambda: worker in there.gone, "the end of a worker")
-        verdict = there.guard.verdict(worker, worker.executor.exitcode)
+        verdict = there.guard.killed_for(worker, worker.executor.exitcode)
         assert verdict is not None
         assert verdict.type == "Timeout"
 

@@ -440,7 +440,7 @@ def test_64_mib_of_anything_take_less_than_512_mib(flood: str) -> None:
 
 def test_many_small_results_of_a_large_frame_are_read_one_at_a_time() -> None:
     part = b"\xdd" + (2 << 20).to_bytes(4, "big") + b"\x80" * (2 << 20)
-    head = Head(items=4, ok=4, lines=4)
+    head = Head(items=4, ok=4, records=4)
     block = OutcomeBlock(pack_outcomes(head, [1, 2, 3, 4], [part, b"\x01", part, b"\x02"], (), [0] * 4, [0] * 4))
     assert block.results is None
     assert block.result(3) == 2
@@ -494,7 +494,7 @@ def test_a_digest_has_32_digits() -> None:
 
 def reply(**changes: Any) -> bytes:
     values: dict[str, Any] = {
-        "head": Head(items=3, ok=2, failed=1, lines=5, first=100, line=41, input=2, digest=b"d" * 16, seconds=0.5),
+        "head": Head(items=3, ok=2, failed=1, records=5, first=100, line=41, input=2, digest=b"d" * 16, seconds=0.5),
         "ids": ["a", 7, (1, "\ud800")],
         "results": [pack_result({"v": 1}), NIL, pack_result((1, 2))],
         "failures": [(1, "ValueError", "no", "Traceback", b"raw")],
@@ -605,7 +605,7 @@ def test_a_count_without_room_is_found_before_anything_is_sized_by_it() -> None:
 
 
 def test_an_empty_reply_is_a_reply() -> None:
-    payload = pack_outcomes(Head(lines=3, blank=3), [], [])
+    payload = pack_outcomes(Head(records=3, blank=3), [], [])
     assert list(outcomes(OutcomeBlock(payload))) == []
 
 

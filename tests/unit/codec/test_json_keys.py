@@ -49,7 +49,7 @@ WRAPS = (lambda v: v, lambda v: [v], lambda v: {"k": v}, lambda v: (0, {"k": (v,
 
 def block_of(*values: Any, ids: list[Any] | None = None) -> OutcomeBlock:
     count = len(values)
-    head = Head(lines=count, items=count, ok=count)
+    head = Head(records=count, items=count, ok=count)
     packed = list(map(pack_result, values))
     return OutcomeBlock(pack_outcomes(head, ids or list(range(count)), packed, (), [0.0] * count, [0] * count))
 
@@ -103,7 +103,7 @@ def test_ids_and_items_are_looked_at_too() -> None:
     found, unsaid = lines_of(block_of(1, ids=[{1: "a", "1": "b"}]))
     assert (found[0]["id"], unsaid.maps) == ([[1, "a"], ["1", "b"]], 1)
     kept = [pack_result({None: 1, "null": 2})]
-    payload = pack_outcomes(Head(lines=1, items=1, ok=1), [1], [pack_result(2)], (), [0.0], [0], items=kept)
+    payload = pack_outcomes(Head(records=1, items=1, ok=1), [1], [pack_result(2)], (), [0.0], [0], items=kept)
     data, unsaid = render(payload, None, format="jsonl", all=False, with_item=True, source="items")
     assert (json.loads(data)["item"], unsaid.maps) == ([[None, 1], ["null", 2]], 1)
 

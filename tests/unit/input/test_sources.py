@@ -110,11 +110,11 @@ def test_a_record_too_long_to_be_an_item_is_one_failed_item_and_the_next_is_whol
     path = tmp_path / "in.txt"
     path.write_bytes(b"first\n" + b"x" * 500 + b"\nnext\nlast\n")
     chunks = read_all(path)
-    assert data_of([chunk for chunk in chunks if chunk.verdict is None]) == b"first\nnext\nlast\n"
-    (long,) = [chunk for chunk in chunks if chunk.verdict is not None]
+    assert data_of([chunk for chunk in chunks if chunk.condemned is None]) == b"first\nnext\nlast\n"
+    (long,) = [chunk for chunk in chunks if chunk.condemned is not None]
     assert (long.first, long.line, long.records, long.data) == (1, 2, 1, b"x" * 10)
-    assert long.verdict is not None
-    assert long.verdict.type == "ItemTooLarge"
+    assert long.condemned is not None
+    assert long.condemned.type == "ItemTooLarge"
     check_numbers(chunks)
 
 
@@ -122,14 +122,14 @@ def test_a_record_too_long_to_be_an_item_is_one_failed_item_and_the_next_is_whol
 def test_a_last_record_too_long_to_be_an_item_is_one_failed_item(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_bytes(b"first\n" + b"x" * 500)
-    assert [(chunk.first, chunk.verdict is None) for chunk in read_all(path)] == [(0, True), (1, False)]
+    assert [(chunk.first, chunk.condemned is None) for chunk in read_all(path)] == [(0, True), (1, False)]
 
 
 @pytest.mark.usefixtures("read_size", "short_items")
 def test_a_record_as_long_as_an_item_may_be_is_one(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_bytes(b"x" * 50 + b"\n" + b"y" * 51 + b"\n" + b"z" * 50)
-    assert [chunk.verdict is None for chunk in read_all(path, records=1)] == [True, False, True]
+    assert [chunk.condemned is None for chunk in read_all(path, records=1)] == [True, False, True]
 
 
 @pytest.mark.usefixtures("short_items")

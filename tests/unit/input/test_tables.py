@@ -186,9 +186,9 @@ def test_a_row_too_long_ends_with_its_line_and_an_open_quote_takes_in_no_others(
     path = tmp_path / "t.csv"
     path.write_bytes(b'a,b\n1,x\n2,"open\n' + b"3,y\n" * 30 + b'4,"' + b"z" * 44 + b'\n"\n5,' + b"w" * 60 + b"\n6,v\n")
     chunks = read(path)
-    verdicts = [(chunk.line, chunk.verdict.message) for chunk in chunks if chunk.verdict is not None]
+    verdicts = [(chunk.line, chunk.condemned.message) for chunk in chunks if chunk.condemned is not None]
     assert verdicts == [(36, "the item is larger than 0 MiB: write a file, list its path")]
-    found = list(items_of([chunk for chunk in chunks if chunk.verdict is None], "csv"))
+    found = list(items_of([chunk for chunk in chunks if chunk.condemned is None], "csv"))
     assert [line for line, _ in found] == [*range(2, 35), 37]
     assert [line for line, item in found if isinstance(item, str)] == [3]
     assert found[-2][1]["b"] == "z" * 44 + "\n"

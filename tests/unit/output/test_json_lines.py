@@ -37,7 +37,7 @@ def payload(
 ) -> bytes:
     count = len(results)
     return pack_outcomes(
-        Head(items=count, ok=count - len(failed), failed=len(failed), lines=count),
+        Head(items=count, ok=count - len(failed), failed=len(failed), records=count),
         list(range(count)) if ids is None else ids,
         [NIL if i in failed else pack_result(result) for i, result in enumerate(results)],
         [(i, "ValueError", f"bad {i}", "Traceback", b"raw %d" % i) for i in failed],
@@ -224,7 +224,7 @@ def test_damage_is_named_not_written() -> None:
 
 def test_hostile_depth_is_damage_not_a_recursion_error() -> None:
     deep = b"\x92" + b"\xcb\x7f\xf8" + bytes(6) + b"\x91" * 1010 + b"\x90"  # not a number: the way without C
-    data = pack_outcomes(Head(items=1, ok=1, lines=1), [1], [deep], (), [0], [0])
+    data = pack_outcomes(Head(items=1, ok=1, records=1), [1], [deep], (), [0], [0])
     with pytest.raises(CheckpointDamaged):
         lines(data)
 

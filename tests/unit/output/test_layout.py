@@ -50,9 +50,9 @@ def sorts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     sort = external_sort.sort
 
-    def watched(order: SortJob, *rest: Any) -> Any:
-        seen.extend(part.seq for part in order.frames.parts)
-        return sort(order, *rest)
+    def watched(job: SortJob, *rest: Any) -> Any:
+        seen.extend(part.seq for part in job.frames.parts)
+        return sort(job, *rest)
 
     monkeypatch.setattr(external_sort, "sort", watched)
     monkeypatch.setattr("batchmill.output.results.sort", watched)
@@ -215,10 +215,10 @@ def test_each_frame_is_read_once_and_slices_are_bounded() -> None:
         made.add(piece)
     sizes: list[int] = []
 
-    def watched(order: Any) -> tuple[bytes, Unsaid]:
-        if isinstance(order, MergeJob):
-            sizes.append(sum(map(len, order.pages)))
-        return fulfil(order)
+    def watched(job: Any) -> tuple[bytes, Unsaid]:
+        if isinstance(job, MergeJob):
+            sizes.append(sum(map(len, job.pages)))
+        return fulfil(job)
 
     text = b"".join(data for data, _ in made.made(watched))
     assert [json.loads(line)["id"] for line in text.splitlines()] == [*range(10_000)]
@@ -234,15 +234,15 @@ def test_nothing_is_merged_before_all_is_sorted(tmp_path: Path) -> None:
     for piece in pieces:
         out.add(piece)
     out.finish()
-    orders: list[Any] = []
-    while (order := out.next_order()) is not None:
-        orders.append(order)
-    assert {type(order) for _, order in orders} == {SortJob}
+    jobs: list[Any] = []
+    while (job := out.next_job()) is not None:
+        jobs.append(job)
+    assert {type(job) for _, job in jobs} == {SortJob}
     assert not out.is_done
-    for number, order in reversed(orders):
-        out.rendered(number, *fulfil(order))
-    while (order := out.next_order()) is not None:
-        out.rendered(order[0], *fulfil(order[1]))
+    for number, job in reversed(jobs):
+        out.rendered(number, *fulfil(job))
+    while (job := out.next_job()) is not None:
+        out.rendered(job[0], *fulfil(job[1]))
     assert out.is_over
     out.close("whole")
     assert os.listdir(tmp_path) == ["out"]
@@ -260,14 +260,14 @@ def test_a_mixed_stream_comes_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
     for piece in sorted(pieces):
         out.add(piece)
         out.settle(piece.low, piece.high)
-        while (order := out.next_order()) is not None:
-            out.rendered(order[0], *fulfil(order[1]))
+        while (job := out.next_job()) is not None:
+            out.rendered(job[0], *fulfil(job[1]))
         counts.append(b"".join(text).count(b"\n"))
     assert counts[0] == 1
     assert 1 < counts[-1] < 100
     out.finish()
-    while (order := out.next_order()) is not None:
-        out.rendered(order[0], *fulfil(order[1]))
+    while (job := out.next_job()) is not None:
+        out.rendered(job[0], *fulfil(job[1]))
     assert out.is_over
     assert [json.loads(line)["id"] for line in b"".join(text).splitlines()] == [*range(1000)]
 
@@ -278,7 +278,7 @@ def test_a_few_that_moved_are_not_scattered() -> None:
     for seq in range(10):
         made.add(Piece(1, 10 * seq, 10 * seq + 10, seq))
     made.add(Piece(1, 100, 101, 4, 0, 3))
-    assert {type(order) for order in made.orders()} == {RenderJob}
+    assert {type(job) for job in made.jobs()} == {RenderJob}
 
 
 @pytest.mark.usefixtures("small")
@@ -297,7 +297,7 @@ def test_a_spool_gives_lines_of_one_position_in_the_order_of_runs(tmp_path: Path
         data = b"".join(external_sort._paged(iter([(5, b"a%d\n" % run), (5, b"b%d\n" % run), (9, b"c%d\n" % run)])))
         assert [*pages(data)] == [Page(5, 0, len(data))]
         held.add(data)
-    made = b"".join(fulfil(order)[0] for order in held.slices(0, 10))
+    made = b"".join(fulfil(job)[0] for job in held.slices(0, 10))
     held.close()
     assert made.split() == [b"a0", b"b0", b"a1", b"b1", b"a2", b"b2", b"c0", b"c1", b"c2"]
     assert os.listdir(tmp_path) == []

@@ -184,11 +184,11 @@ def test_a_live_checkpoint_is_read_as_it_was_when_it_was_opened(tmp_path: Path) 
         stage = Stage(work, [source], tmp_path / "c.ckpt", stack, chunk_size=2)
         chunk = stage.work_queue.next()
         assert chunk is not None
-        stage.answer(stage.order(chunk, 0))
+        stage.answer(stage.job(chunk, 0))
         results = stack.enter_context(batchmill.open_checkpoint(tmp_path / "c.ckpt"))
         chunk = stage.work_queue.next()
         assert chunk is not None
-        stage.answer(stage.order(chunk, 0))
+        stage.answer(stage.job(chunk, 0))
         assert [outcome.id for outcome in results.outcomes()] == [0, 1]
         status = results.status()
         assert status.live is not None
@@ -235,7 +235,7 @@ def test_a_checkpoint_can_be_closed_twice(tmp_path: Path) -> None:
 
 def outcomes_on(worker: int, run: int, first: int, count: int) -> bytes:
     """An OUTCOMES payload of one worker."""
-    head = Head(worker=worker, run=run, first=first, lines=count, items=count, ok=count)
+    head = Head(worker=worker, run=run, first=first, records=count, items=count, ok=count)
     ids = list(range(first, first + count))
     return pack_outcomes(head, ids, [pack_value(1)] * count, [], [0.0] * count, [0] * count)
 

@@ -30,7 +30,7 @@ VALUE = TEXT | st.integers() | st.floats() | st.none() | st.booleans() | st.list
 
 def block_of(ids: list[Any], results: list[Any], failures: list[Any] | None = None) -> OutcomeBlock:
     count, failed = len(ids), len(failures or [])
-    head = Head(lines=count, items=count, ok=count - failed, failed=failed)
+    head = Head(records=count, items=count, ok=count - failed, failed=failed)
     numbers = [0.5] * count
     return OutcomeBlock(pack_outcomes(head, ids, list(map(pack_result, results)), failures or (), numbers, [0] * count))
 
@@ -122,7 +122,7 @@ def test_failed_items_come_with_all_and_their_errors_are_escaped() -> None:
     ],
 )
 def test_an_item_stands_beside_its_result_as_its_function_saw_it(source: str, kept: bytes, item: str) -> None:
-    head = Head(lines=1, items=1, ok=1)
+    head = Head(records=1, items=1, ok=1)
     block = OutcomeBlock(pack_outcomes(head, [1], [pack_result(None)], (), [0.0], [0], items=[kept]))
     data, _ = rows.render(block, None, format="csv", all=False, with_item=True, source=source)
     assert next(csv.reader([data.decode()]))[2] == item

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from batchmill.checkpoint.index import Piece
 from batchmill.errors import OutputLost
-from batchmill.output.ordering import render_order
+from batchmill.output.ordering import render_job
 from batchmill.output.writer import Frontier, OutputWriter
 
 
@@ -35,15 +35,15 @@ class Press:
         if settled:
             self.output.settle(first, first + len(ids))
 
-    def orders(self) -> list[Any]:
+    def jobs(self) -> list[Any]:
         found = []
-        while (order := self.output.next_order()) is not None:
-            found.append(order)
+        while (job := self.output.next_job()) is not None:
+            found.append(job)
         return found
 
     def render(self) -> None:
-        for number, order in self.orders():
-            self.output.rendered(number, *render_order(order))
+        for number, job in self.jobs():
+            self.output.rendered(number, *render_job(job))
 
 
 def ids_of(data: bytes) -> list[Any]:
@@ -128,11 +128,11 @@ def test_stretches_that_come_back_in_any_order_are_written_in_theirs(
     for seq in range(10):
         press.commit(seq, 3 * seq, [3 * seq, 3 * seq + 1, 3 * seq + 2])
     press.output.finish()
-    orders = press.orders()
-    assert len(orders) > 3
+    jobs = press.jobs()
+    assert len(jobs) > 3
     assert not press.output.is_done
-    for number, order in reversed(orders):
-        press.output.rendered(number, *render_order(order))
+    for number, job in reversed(jobs):
+        press.output.rendered(number, *render_job(job))
     assert press.output.is_done
     press.output.close("whole")
     assert ids_of((tmp_path / "out").read_bytes()) == list(range(30))
@@ -151,7 +151,7 @@ def test_an_outcome_that_was_replaced_is_written_once(tmp_path: Path) -> None:
 def test_nothing_is_due_in_a_file_before_its_end(tmp_path: Path) -> None:
     press = Press(str(tmp_path / "out"))
     press.commit(1, 0, ["a"])
-    assert press.output.next_order() is None
+    assert press.output.next_job() is None
     assert press.output.is_done
     press.output.close("nothing")
 
@@ -194,7 +194,7 @@ def test_a_piece_across_the_frontier_is_written_in_two_parts(tmp_path: Path) -> 
 def test_single_outcomes_across_the_frontier_are_written_in_two_parts(tmp_path: Path) -> None:
     press = Press("-")
     press.frames[1] = outcomes_payload(100, list("wxabyz"))
-    press.output.add(Piece(0, 0, 2, 1, place=2))
+    press.output.add(Piece(0, 0, 2, 1, start=2))
     with caught(tmp_path) as written:
         for first, expected in enumerate((["a"], ["a", "b"])):
             press.output.settle(first, first + 1)

@@ -22,7 +22,7 @@ class Machines(WorkerPool):
         super().__init__(9, lambda event: None, [0] * 99)
         self.left_out: list[int] = []
 
-    def place(self, worker: Worker) -> str:
+    def machine_name(self, worker: Worker) -> str:
         return f"machine {worker.slot}"
 
     def unfit(self, worker: Worker, error: BatchmillError) -> BatchmillError | None:

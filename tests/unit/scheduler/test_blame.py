@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from batchmill.pool.startup import SERVER_LOST
-from batchmill.scheduler.crashes import DISCONNECTED, KILLS, Blame, verdict
+from batchmill.scheduler.crashes import DISCONNECTED, KILLS, Blame, worker_died
 from batchmill.text import describe_exit
 
 KILL = -int(signal.SIGKILL)
@@ -59,21 +59,21 @@ def test_an_end_is_named_as_people_know_it(code: int | None, words: str) -> None
 
 
 def test_a_verdict_has_the_cause_the_process_and_the_tries() -> None:
-    error = verdict("was killed by SIGSEGV", 4711, 2, None)
+    error = worker_died("was killed by SIGSEGV", 4711, 2, None)
     assert error.type == "WorkerDied"
     assert error.message == "the worker (pid 4711) was killed by SIGSEGV while running it, 2 times"
-    assert verdict("exited with status 7", 1, 1, None).message.endswith("exited with status 7 while running it")
+    assert worker_died("exited with status 7", 1, 1, None).message.endswith("exited with status 7 while running it")
 
 
 def test_a_verdict_speaks_of_memory_only_where_it_was_a_kill() -> None:
     short = "RSS 3.2G, 120M free"
-    assert verdict("was killed by SIGKILL", 1, 1, short).message.endswith(f"; likely out of memory: {short}")
-    assert "memory" not in verdict("was killed by SIGSEGV", 1, 1, short).message
-    assert "memory" not in verdict("was killed by SIGKILL", 1, 1, None).message
+    assert worker_died("was killed by SIGKILL", 1, 1, short).message.endswith(f"; likely out of memory: {short}")
+    assert "memory" not in worker_died("was killed by SIGSEGV", 1, 1, short).message
+    assert "memory" not in worker_died("was killed by SIGKILL", 1, 1, None).message
 
 
 def test_a_closed_connection_asks_for_its_likely_cause() -> None:
-    assert "closed its connection" in verdict(DISCONNECTED, 1, 2, None).message
+    assert "closed its connection" in worker_died(DISCONNECTED, 1, 2, None).message
 
 
 @pytest.mark.parametrize("code", [None, SERVER_LOST])

@@ -29,7 +29,8 @@ class Machines:
         self.strikes: list[dict[str, Any]] = []
         pool = WorkerPool(2, lambda event: None, self.board)
         guard = cast(
-            "WorkerLimits", SimpleNamespace(verdict=lambda worker, code: None, memory_trouble=lambda worker: "little")
+            "WorkerLimits",
+            SimpleNamespace(killed_for=lambda worker, code: None, memory_trouble=lambda worker: "little"),
         )
         self.losses = CrashHandler(pool, self.in_flight, guard, self._refund, self.strikes.append)
         self.workers = pool
@@ -127,15 +128,15 @@ def test_a_record_that_was_alone_each_time_a_machine_was_lost_fails_after_its_st
         assert machines.strikes[-1] == {"position": 7, "count": count, "exit": None}
     condemned = machines.in_flight.take(1)
     assert condemned is not None
-    assert condemned.verdict is not None
-    assert condemned.verdict.type == "WorkerDied"
-    assert "tcp://a:1 was lost while running it and nothing else, 2 times" in condemned.verdict.message
+    assert condemned.condemned is not None
+    assert condemned.condemned.type == "WorkerDied"
+    assert "tcp://a:1 was lost while running it and nothing else, 2 times" in condemned.condemned.message
     assert not condemned.sealed, "it is opened once more, for its own id"
     assert condemned.alone
     machines.lose((opening := machines.hand(condemned), 0), alone=opening)
     sealed = machines.in_flight.take(1)
     assert sealed is not None
-    assert (sealed.sealed, sealed.verdict) == (True, condemned.verdict)
+    assert (sealed.sealed, sealed.condemned) == (True, condemned.condemned)
 
 
 def test_several_records_that_were_alone_together_are_told_apart_before_one_is_charged() -> None:

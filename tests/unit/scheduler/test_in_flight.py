@@ -190,7 +190,7 @@ def test_a_condemned_record_comes_out_with_its_verdict_and_no_other_does() -> No
     in_flight.lost(in_flight.hand(chunk(0, 3), worker=0).serial, 1)
     in_flight.condemn(1, VERDICT)
     taken = [in_flight.take(10) for _ in range(3)]
-    assert [piece.verdict if piece else None for piece in taken] == [None, VERDICT, None]
+    assert [piece.condemned if piece else None for piece in taken] == [None, VERDICT, None]
 
 
 def test_a_condemned_record_that_is_tried_again_begins_anew() -> None:
@@ -410,7 +410,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def only_condemned_records_have_a_verdict(self) -> None:
         chunks = [*self.in_flight._ready, *(flight.chunk for flight in self.in_flight)]
-        judged = {line for chunk in chunks if chunk.verdict for line in lines(chunk)}
+        judged = {line for chunk in chunks if chunk.condemned for line in lines(chunk)}
         assert judged == self.condemned.difference(self.done)
 
     @invariant()

@@ -159,17 +159,17 @@ class _Wanted:
 
     is_unread = False
 
-    def __init__(self, *orders: object) -> None:
-        self._orders = iter(enumerate(orders))
-        self._count = len(orders)
+    def __init__(self, *jobs: object) -> None:
+        self._jobs = iter(enumerate(jobs))
+        self._count = len(jobs)
         self.made: set[int] = set()
 
     @property
     def is_done(self) -> bool:
         return len(self.made) == self._count
 
-    def next_order(self) -> tuple[int, object] | None:
-        return next(self._orders, None)
+    def next_job(self) -> tuple[int, object] | None:
+        return next(self._jobs, None)
 
     def rendered(self, number: int, data: bytes, unsaid: object) -> None:
         self.made.add(number)
@@ -178,12 +178,12 @@ class _Wanted:
 class Alone:
     """A desk of its own, and the part of a loop that it needs."""
 
-    def __init__(self, folder: Path, *orders: object) -> None:
+    def __init__(self, folder: Path, *jobs: object) -> None:
         setup = WorkerSetup(
             spec=None, init=None, format=None, id_field=None, shard=None, with_item=False, run=1, ids_needed=False,
             environ=dict(os.environ), directory=str(folder), is_silent=True,
         )  # fmt: skip
-        self.output = _Wanted(*orders)
+        self.output = _Wanted(*jobs)
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.output_maker = LocalOutputMaker(setup, 2, self._events.put, cast("OutputWriter", self.output))
 

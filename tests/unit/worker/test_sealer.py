@@ -21,7 +21,7 @@ VERDICT = ItemError("WorkerDied", "it killed its reader")
 def sealed(chunk: Chunk, format: str | None, shard: tuple[int, int] | None = None) -> OutcomeBlock:
     reader = ItemReader(format, IdRule(None), shard, ids_needed=True)
     payload, _ = Sealer(reader, shard, 1, keeps_items=False).outcome(
-        chunk._replace(verdict=VERDICT, sealed=True), worker=0, generation=1
+        chunk._replace(condemned=VERDICT, sealed=True), worker=0, generation=1
     )
     return OutcomeBlock(payload)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchmill.errors import ItemFailed
-from batchmill.worker.template import Task, Template, exposed_place
+from batchmill.worker.template import Task, Template, exposed_placeholder
 
 PATHS = [
     "a",
@@ -79,7 +79,7 @@ def test_an_item_without_the_field_fails(item: object) -> None:
 
 @pytest.mark.parametrize("word", ["{print $1}", "${HOME}", "{ }", "{1}", "{}}"[:1], "a{b,c}"])
 def test_what_only_looks_like_a_placeholder_stays(word: str) -> None:
-    assert not Template([word], with_fields=True).has_place
+    assert not Template([word], with_fields=True).has_placeholder
     assert filled(word) == [word]
 
 
@@ -111,7 +111,7 @@ NASTY = "a'b $(touch pwned) `touch pwned` \"; touch pwned; \n\\"
     ],
 )
 def test_where_a_value_would_be_code_the_placeholder_is_refused(script: str) -> None:
-    assert exposed_place(script, with_fields=False) == "{}"
+    assert exposed_placeholder(script, with_fields=False) == "{}"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_where_a_value_would_be_code_the_placeholder_is_refused(script: str) -> 
     ],
 )
 def test_elsewhere_a_value_is_text_whatever_it_holds(script: str, tmp_path: Path) -> None:
-    assert exposed_place(script, with_fields=False) is None
+    assert exposed_placeholder(script, with_fields=False) is None
     (filled,) = Template([script], with_fields=False, quoted=True).fill(Task(NASTY, b"", 1))
     shown = subprocess.run(
         ["/bin/sh", "-c", filled], capture_output=True, cwd=tmp_path, timeout=60, check=True

@@ -55,7 +55,7 @@ def test_a_head_says_which_bytes_the_reply_stands_for() -> None:
         board[1] = (1 << RECORD_BITS) + 2 + 1
         block, _ = run_chunk(chunk_of(data), generation=3)
     head = block.head
-    assert (head.run, head.generation, head.lines, head.size) == (4, 3, 2, 4)
+    assert (head.run, head.generation, head.records, head.size) == (4, 3, 2, 4)
     assert (head.digest, head.first_crc) == (digest_block(b"1\n2\n"), zlib.crc32(b"1"))
 
 
@@ -205,7 +205,7 @@ def test_a_condemned_record_fails_without_being_run() -> None:
     calls: list[Any] = []
     verdict = ItemError("WorkerDied", "the worker died twice")
     with worker(calls.append):
-        block, summary = run_chunk(chunk_of(b'{"id": 3}\n')._replace(verdict=verdict))
+        block, summary = run_chunk(chunk_of(b'{"id": 3}\n')._replace(condemned=verdict))
     assert calls == []
     assert (block.ids, summary.failed) == ([3], 1)
     assert block.failures[0].message == "the worker died twice"
