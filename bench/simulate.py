@@ -198,9 +198,7 @@ def _loop(world: World, workers: int, window: int, knows_total: bool, time_limit
         chunk_sizer=chunk_sizer,
         limits=_Unguarded(pool, settings, 0.1, _ignore),
         retrier=Retrier(0, 0.0, in_flight, _ignore, None),
-        progress=_Untracked(
-            total=_ignore, before=_ignore, append=_ignore, on_progress=None, interval=1.0, is_sharded=False
-        ),
+        progress=_Untracked(total=_ignore, before=_ignore, append=_ignore, on_progress=None, interval=1.0, shards=1),
         output_maker=OutputMaker(pool, None),
         sealer=cast("Sealer", None),
         callbacks=Callbacks(commit=_ignore, strike=_ignore, generation=lambda: 1, ready=_ignore, message=_ignore),

@@ -24,10 +24,11 @@ def is_wanted(args: Sequence[str], environ: Mapping[str, str]) -> bool:
 
 def take() -> None:
     """Start the fork server. What goes wrong is left to the start that counts."""
-    from batchmill.pool import forkserver
+    from batchmill.pool import forkserver, forkserver_main
 
     try:
         if forkserver.default_start_method() == "forkserver":
-            forkserver.prestart(by_fork=sys.platform == "linux")  # elsewhere, libraries of the system forbid it
+            # Elsewhere, libraries of the system forbid to fork.
+            forkserver.prestart(launch=forkserver_main.fork_off if sys.platform == "linux" else None)
     except OSError:
         pass

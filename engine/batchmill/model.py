@@ -137,8 +137,9 @@ class Snapshot:
     """How a run stands at one moment. `str()` of it is the progress line (without colours or escapes).
 
     `done` counts the items with an outcome now, whichever run made it; `skipped` those done before this run; `failed`
-    those failed in this run. `total` is None while the input's length is not known. `rate` (items/s) and
-    `eta` (seconds, None where unknown) come from this run's items only. `elapsed` is seconds since the start.
+    those failed in this run. `total` is None while the input's length is not known; `estimate` is then about how many
+    items there are in a shard, where that can be told. `rate` (items/s) and `eta` (seconds, None where unknown) come
+    from this run's items only. `elapsed` is seconds since the start.
     """
 
     done: int
@@ -150,9 +151,14 @@ class Snapshot:
     elapsed: float
     workers: int
     usage: Usage | None = None
+    estimate: int | None = None
 
     def __str__(self) -> str:
-        counts = f"{self.done}/{self.total} {self._percent()}" if self.total is not None else f"{self.done} done"
+        counts = f"{self.done} done"
+        if self.total is not None:
+            counts = f"{self.done}/{self.total} {self._percent(self.total, 1.0)}"
+        elif self.estimate is not None:
+            counts = f"{self.done}/~{self.estimate} {self._percent(self.estimate, 0.999)}"
         parts = [counts, f"{self.failed} failed", f"{format_rate(self.rate)}/s"]
         if self.eta is not None:
             parts.append(f"ETA {format_clock(self.eta)}")
@@ -163,10 +169,9 @@ class Snapshot:
             machine += f" cpu {self.usage.cpu_percent:.0f}% rss {format_size(self.usage.rss)}"
         return " | ".join([*parts, machine])
 
-    def _percent(self) -> str:
+    def _percent(self, total: int, most: float) -> str:
         # 100.0% is said only when it is true: 99.96% must not round up to it.
-        total = self.total or 0
-        share = 1.0 if self.done >= total else min(self.done / total, 0.999)
+        share = most if self.done >= total else min(self.done / total, 0.999)
         return f"{100 * share:.1f}%"
 
 
@@ -174,8 +179,9 @@ class Snapshot:
 class Report:
     """What a run says at its end. Times are seconds since the epoch, sizes bytes.
 
-    `total` is the number of items in this run's input (as far as it was read); `completed` those with an ok result made
-    now; `skipped` those done before; `failed` those that failed now; `remaining` those read or known but not tried.
+    `total` is the number of items in this run's input; `completed` those with an ok result made now; `skipped` those
+    done before; `failed` those that failed now; `remaining` those not tried. In a run that ended early, `total` and
+    `remaining` are None where the input was not counted: a pipe, an iterable, a large file in its first seconds.
     `changed` counts done items that kept their old result although their content changed, `repeated` the occurrences
     of an id after its first, `blank` the empty lines passed over, `older_source` the results made by other source of
     the function. `stopped` names what ended the run early ("" when it ran to the end): "limit", "SIGINT", ….
@@ -184,11 +190,11 @@ class Report:
 
     started: float
     ended: float
-    total: int
+    total: int | None
     completed: int
     skipped: int
     failed: int
-    remaining: int
+    remaining: int | None
     changed: int
     repeated: int
     blank: int
@@ -222,7 +228,9 @@ class Report:
         if self.failed:
             first = self.failures[0] if self.failures else None
             example = f": {first.type}: {first.examples[0].message}" if first and first.examples else ""
-            raise ItemsFailed(f"{self.failed} of {plural(self.total, 'item')} failed{example}")
+            failed = str(self.failed) if self.total is not None else plural(self.failed, "item")
+            of = f" of {plural(self.total, 'item')}" if self.total is not None else ""
+            raise ItemsFailed(f"{failed}{of} failed{example}")
 
 
 class StopReason(StrEnum):

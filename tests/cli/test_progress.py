@@ -170,7 +170,7 @@ def test_the_lines_of_a_message_are_indented_below_its_first() -> None:
 def progress(seen: list[Snapshot], before: list[int], *, resumes: bool) -> Progress:
     return Progress(
         total=lambda: 100, before=lambda: (before[0], 0), append=lambda *frame: None, on_progress=seen.append,
-        interval=0.0, is_sharded=False, resumes=resumes,
+        interval=0.0, shards=1, resumes=resumes,
     )  # fmt: skip
 
 

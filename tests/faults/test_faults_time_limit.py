@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import work_kit
+from cli_kit import environment
 from fault_kit import (
     CHECKPOINT,
     committed,
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sessions are re
 RUN = ("f.py:work", "items.jsonl", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "2", "--resume")
 
 
-# The time set aside for writing the output grows with the results: with these it is ample, on a slow machine too.
+# The time set aside for writing the output grows with the results: with these it is ample, if the machine is not slow.
 LARGE = """
 
 small = work
@@ -44,9 +46,44 @@ def work(item):
 """
 
 
+# A program that believes it can write any output in no time.
+HURRIED = """
+from batchmill.scheduler import run_limits
+from batchmill_cli.main import entry
+
+run_limits.RENDERED, run_limits.SLACK = 1 << 60, 0.0
+entry()
+"""
+
+
 def state(path: Path) -> tuple[int, int] | None:
     """What changes when a file is written anew."""
     return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def assert_partial(place: Path, said: str, items: int) -> None:
+    """The output so far was written, or there was no time for that, which is said."""
+    partial = place / "out.jsonl.partial"
+    if "There was no time left to write what is done to out.jsonl.partial: the checkpoint has it" in said:
+        assert not partial.exists()
+    else:
+        assert len(lines_of(partial)) == items
+    assert len(committed(place)) == items
+
+
+def test_output_that_there_was_no_time_to_write_is_said(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("import time\n\n\ndef work(item):\n    time.sleep(item)\n    return item\n")
+    (tmp_path / "items.jsonl").write_text("0\n0.01\n1000\n")
+    (tmp_path / "hurried.py").write_text(HURRIED)
+    command = ("run", *RUN, "--time-limit", "10s")
+    ended = subprocess.run(
+        [sys.executable, "hurried.py", *command],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 3
+    assert_partial(tmp_path, ended.stderr, 2)
+    assert "There was no time left to write" in ended.stderr
+    assert "\ncollect   " in ended.stderr
 
 
 def test_night_after_night_the_same_line_comes_to_the_undisturbed_output(tmp_path: Path) -> None:
@@ -82,7 +119,7 @@ def test_what_does_not_end_in_time_is_killed_without_blame_and_what_did_is_in_th
     assert ended.status == 3
     assert "stopped by --time-limit, 6 of 7 items done" in ended.err
     assert "1 item was still running when the time was up, and stopped to be run again\n" in ended.err
-    assert len(lines_of(tmp_path / "out.jsonl.partial")) == 6
+    assert_partial(tmp_path, ended.err, 6)
     assert strikes(tmp_path) == 0
     assert "long" not in committed(tmp_path)
     items.write_text(items.read_text().replace("1000", "0"))
@@ -100,7 +137,7 @@ def test_workers_all_inside_c_code_cost_neither_the_limit_nor_the_output(tmp_pat
     assert ended.status == 3
     assert "2 items were still running when the time was up" in ended.err
     assert "none ended in time: give more" in ended.err
-    assert len(lines_of(tmp_path / "out.jsonl.partial")) == 4
+    assert_partial(tmp_path, ended.err, 4)
     assert strikes(tmp_path) == 0
 
 

@@ -13,7 +13,17 @@ from batchmill.text import escape, format_clock, format_rate, format_size, plura
 from batchmill_cli.options.click_options import Command, Option
 from batchmill_cli.options.command_lines import program_name, run_again
 from batchmill_cli.options.paths import CHECKPOINT
-from batchmill_cli.running.report import NextSteps, moment, next_steps, no_report, percent, render, report_object, span
+from batchmill_cli.running.report import (
+    UNKNOWN,
+    NextSteps,
+    moment,
+    next_steps,
+    no_report,
+    percent,
+    render,
+    report_object,
+    span,
+)
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.json_output import as_json
 from batchmill_cli.terminal.quoting import quote
@@ -58,8 +68,9 @@ def command(checkpoints: tuple[str, ...], json: bool) -> int:
 
 def as_object(status: Status) -> dict[str, Any]:
     """The status as `--json` gives it."""
-    names = ("path", "size", "meta", "runs", "live", "done", "failed", "total", "sample", "verdict", "hosts")
-    facts = {name: getattr(status, name) for name in names}
+    counts = ("done", "failed", "total", "estimate")
+    facts = {name: getattr(status, name) for name in ("path", "size", "meta", "runs", "live", *counts)}
+    facts |= {name: getattr(status, name) for name in ("sample", "verdict", "hosts")}
     return {**facts, "report": report_object(status.report) if status.report else None}
 
 
@@ -104,18 +115,20 @@ def _life(status: Status) -> str:
 
 
 def _total(status: Status) -> int | None:
-    """Items of the input, where what the checkpoint holds can be held against it: not where it holds others too."""
-    return status.total if status.total is not None and status.total >= status.done + status.failed else None
+    """Items of the input, or about how many of a shard, where what the checkpoint holds can be held against it: not
+    where it holds others too."""
+    total = status.estimate if status.total is None else status.total
+    return total if total is not None and total >= status.done + status.failed else None
 
 
 def _counts(status: Status) -> str:
     counts = f"{status.done} done, {status.failed} failed"
     if status.report:  # which has the input's counts; other items may be in the checkpoint as well
         return counts
-    total = _total(status)
+    total, about = _total(status), "about " if status.total is None else ""
     if not total:
-        return f"{counts}, total not known yet" if status.live else counts
-    return f"{total} total, {counts}, {percent((status.done + status.failed) / total)}"
+        return f"{counts}, {UNKNOWN} yet" if status.live else f"{counts}, {UNKNOWN}"
+    return f"{about}{total} total, {counts}, {percent((status.done + status.failed) / total)}"
 
 
 def _speed(status: Status, now: float) -> str:

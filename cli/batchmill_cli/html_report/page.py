@@ -20,7 +20,7 @@ from batchmill_cli.html_report import figures
 from batchmill_cli.html_report.markup import Column, Markup, details, facts, join, lines, plain, table, tag
 from batchmill_cli.html_report.plots import share, short_time
 from batchmill_cli.html_report.style import ICONS, STYLE, SYMBOLS
-from batchmill_cli.running.report import cause, first_line, moment, news, no_report, percent, show_id, span
+from batchmill_cli.running.report import UNKNOWN, cause, first_line, moment, news, no_report, percent, show_id, span
 from batchmill_cli.terminal.json_output import as_json
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -125,7 +125,7 @@ def _tile(name: str, value: object, note: object = "", kind: str | None = None) 
 
 def _tiles(timeline: Timeline, left: int | None) -> Iterator[tuple[Any, ...]]:
     known = timeline.done + timeline.failed
-    yield "Done", f"{timeline.done:,}", f"of {timeline.total:,}" if timeline.total is not None else "total not known"
+    yield "Done", f"{timeline.done:,}", _of(timeline)
     share_failed = f"{percent(timeline.failed / known)} of those tried" if known and timeline.failed else ""
     yield "Failed", f"{timeline.failed:,}", share_failed, "bad" if timeline.failed else None
     if left:
@@ -151,11 +151,18 @@ def _tiles(timeline: Timeline, left: int | None) -> Iterator[tuple[Any, ...]]:
         yield "Peak memory", format_size(rss), "all processes"
 
 
+def _of(timeline: Timeline) -> str:
+    if timeline.total is not None:
+        return f"of {timeline.total:,}"
+    estimate = timeline.last.estimate if timeline.last else None
+    return UNKNOWN if estimate is None else f"of about {estimate:,}"
+
+
 def _bar(timeline: Timeline, left: int | None) -> Markup:
     known = timeline.done + timeline.failed
-    total = known + (left or 0)
-    if not total:
+    if left is None or not known + left:
         return Markup("")
+    total = known + left
     about = f"{timeline.done} done, {timeline.failed} failed" + (f", {left} left" if left else "")
     ok, failed = timeline.done / total, timeline.failed / total
     failed = max(failed, 0.002) if failed else 0.0

@@ -79,8 +79,7 @@ class Metrics:
             "completed": report.completed,
             "failed": report.failed,
             "skipped": report.skipped,
-            "input_items": report.total,
-            "remaining_items": report.remaining,
+            **_known(report.total, report.remaining),
             "duration_seconds": report.seconds,
             "cpu_usage_cores": report.cpu_seconds / seconds,
             "resident_memory_bytes": report.peak_rss,
@@ -105,8 +104,7 @@ class Metrics:
             "duration_seconds": snapshot.elapsed,
             "workers": snapshot.workers,
         }
-        if total is not None:
-            values |= {"input_items": total, "remaining_items": total - snapshot.done}
+        values |= _known(total, None if total is None else total - snapshot.done)
         if usage is not None:
             values |= {"cpu_usage_cores": usage.cpu_percent / 100, "resident_memory_bytes": usage.rss}
         return values
@@ -188,6 +186,11 @@ def _check(path: str) -> None:
     is_other = os.path.exists(path) and not os.path.isfile(path)
     if is_other or not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputLost(f"cannot write {path}", "--metrics needs a directory that is there and can be written to")
+
+
+def _known(total: int | None, left: int | None) -> dict[str, float]:
+    """What the size of the input is said by: nothing while it is not known."""
+    return {} if total is None or left is None else {"input_items": total, "remaining_items": left}
 
 
 def _label(batch: Batch) -> str:

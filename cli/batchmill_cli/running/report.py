@@ -16,6 +16,7 @@ from batchmill.text import escape, format_rate, format_size, plural
 from batchmill_cli.terminal.json_output import fields_of
 from batchmill_cli.terminal.quoting import join, quote
 
+UNKNOWN = "total not known"
 MOST_GROUPS = 10
 MOST_EXAMPLES = 10
 ID_COLUMNS = 60
@@ -74,19 +75,25 @@ def next_steps(commands: NextSteps) -> list[str]:
 
 def news(report: Report) -> str:
     """The one thing to know about the run."""
-    of_all = f"of {plural(report.total, 'item')}"
     if report.stopped == StopReason.MAX_FAILURES and report.settings.get("max_failures") == "auto":
         # Those that failed in an earlier run, and were left so, have no examples.
         now = sum(group.count for group in report.failures if group.examples)
-        return f"stopped: the first {now} items all failed, {results(report)} {of_all} done"
+        return f"stopped: the first {now} items all failed, {of_total(results(report), report)} done"
     if report.stopped:
         failed = f", {report.failed} failed" if report.failed else ""
-        return f"{cause(report.stopped)}, {results(report)} {of_all} done{failed}"
+        return f"{cause(report.stopped)}, {of_total(results(report), report)} done{failed}"
     if report.failed:
-        return f"{report.failed} {of_all} failed"
+        return f"{of_total(report.failed, report)} failed"
     if report.total == 1:
         return "1 item done"
     return f"all {report.total} items done" if report.total else "no items in the input"
+
+
+def of_total(count: int, report: Report) -> str:
+    """So many items, of how many."""
+    if report.total is None:
+        return f"{plural(count, 'item')} ({UNKNOWN})"
+    return f"{count} of {plural(report.total, 'item')}"
 
 
 def cause(stopped: str) -> str:
@@ -144,9 +151,11 @@ def _facts(report: Report) -> Iterator[str]:
         f"{'run':9} {moment(report.started)} - {moment(report.ended, report.started)}"
         f" ({span(report.seconds)}), {plural(report.workers, 'worker')}, {format_rate(report.rate)} items/s"
     )
+    total = UNKNOWN if report.total is None else f"{report.total} total"
+    left = "" if report.remaining is None else f", {report.remaining} left"
     yield (
-        f"{'items':9} {report.total} total, {report.completed} completed, {report.skipped} skipped (done before),"
-        f" {report.failed} failed, {report.remaining} left"
+        f"{'items':9} {total}, {report.completed} completed, {report.skipped} skipped (done before),"
+        f" {report.failed} failed{left}"
     )
     yield f"{'success':9} {percent(report.success_rate) if _is_tried(report) else '-'}"
     share = 100 * report.cpu_seconds / report.seconds if report.seconds > 0 else 0.0

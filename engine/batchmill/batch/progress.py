@@ -23,9 +23,10 @@ MOST_TYPES = 100  # error types that are told apart
 class Progress:
     """Counts outcomes as they are committed, and tells how the run stands.
 
-    `total` gives the number of records in the input (None: unknown), `before` the items found done. `append` commits a
-    frame; `on_progress` is called at most every `interval` seconds, and in a run that `resumes` not before the first
-    item was found done, or done. `monitor` looks at the processes.
+    `total` gives the number of records in the input (None: unknown), of which this run has one of `shards`;
+    `before` the items found done. `append` commits a frame; `on_progress` is called at most every `interval`
+    seconds, and in a run that `resumes` not before the first item was found done, or done. `monitor` looks at the
+    processes.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Progress:
         append: Callable[[FrameType, bytes], object],
         on_progress: Callable[[Snapshot], None] | None,
         interval: float,
-        is_sharded: bool,
+        shards: int,
         resumes: bool = False,
         monitor: Monitor | None = None,
     ) -> None:
@@ -45,7 +46,7 @@ class Progress:
         self._append = append
         self._on_progress = on_progress
         self._interval = interval
-        self._is_sharded = is_sharded
+        self._shards = shards
         self._is_matched = not resumes
         self.started = time.time()
         self._begun = time.monotonic()
@@ -80,9 +81,17 @@ class Progress:
 
     @property
     def total(self) -> int | None:
-        """Items in the input, as far as they are known: records less blank ones; None with a shard until the end."""
+        """Items in the input, records less blank ones; None where that is not known, as of a shard before its end."""
         records = self._total()
-        return None if records is None or self._is_sharded else max(records - self.blank, self.done)
+        return None if records is None or self._shards > 1 else max(records - self.blank, self.done)
+
+    @property
+    def estimate(self) -> int | None:
+        """About how many items there are in a shard: which is whose is as good as drawn by lot."""
+        records = self._total()
+        if records is None or self._shards == 1:
+            return None
+        return max(round((records - self.blank) / self._shards), self.done)
 
     @property
     def done(self) -> int:
@@ -95,11 +104,12 @@ class Progress:
         tried = self.ok + self.failed
         busy = time.monotonic() - self._first_outcome if self._first_outcome is not None else 0.0
         rate = tried / busy if busy > 0 else 0.0
-        total, done = self.total, self.done
-        eta = (total - done) / rate if total is not None and rate > 0 else None
+        total, done, estimate = self.total, self.done, self.estimate
+        known = estimate if total is None else total
+        eta = (known - done) / rate if known is not None and rate > 0 else None
         failed = self.failed + self._before()[1]
         usage = self._usage if elapsed >= USAGE_SECONDS else None
-        return Snapshot(done, total, failed, self._before()[0], rate, eta, elapsed, self._workers, usage)
+        return Snapshot(done, total, failed, self._before()[0], rate, eta, elapsed, self._workers, usage, estimate)
 
     def tick(self, now: float, pids: list[int], workers: int) -> None:
         """Sample and report progress if it is time; `now` is monotonic seconds."""
@@ -151,6 +161,7 @@ class Progress:
             "done": snapshot.done,
             "failed": snapshot.failed,
             "total": snapshot.total,
+            **({} if snapshot.estimate is None else {"estimate": snapshot.estimate}),
             "workers": snapshot.workers,
             "cpu_percent": usage.cpu_percent,
             "rss": usage.rss,
@@ -159,8 +170,9 @@ class Progress:
             **ends,
         }
 
-    def report(self, total: int, **rest: Any) -> Report:
-        """The report of the run, ended now; `rest` are the fields that are not known here."""
+    def report(self, total: int | None, **rest: Any) -> Report:
+        """The report of the run, ended now, of `total` items (None: not known); `rest` are the fields that are not
+        known here."""
         skipped, failed_before = self._before()
         failed = self.failed + failed_before
         failures = sorted(self._groups.reported(), key=lambda group: -group.count)
@@ -173,7 +185,7 @@ class Progress:
             completed=self.ok,
             skipped=skipped,
             failed=failed,
-            remaining=max(0, total - self.ok - skipped - failed),
+            remaining=None if total is None else max(0, total - self.ok - skipped - failed),
             blank=self.blank,
             seconds=time.monotonic() - self._begun,
             cpu_seconds=self._monitor.cpu_seconds,

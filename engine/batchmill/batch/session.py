@@ -23,8 +23,9 @@ from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import pack_map
 from batchmill.errors import BatchmillError, CheckpointUnwritable, OutputLost
 from batchmill.input import formats
+from batchmill.input.sources import ByteSource
 from batchmill.model import Chunk, Report, Snapshot, StopReason, Wake, is_signal, report_map
-from batchmill.output.sinks import check_target
+from batchmill.output.sinks import STDOUT, check_target
 from batchmill.output.writer import KEPT, OutputWriter
 from batchmill.plan import Plan
 from batchmill.pool.processes import PATIENCE
@@ -204,7 +205,7 @@ class Session:
             append=self._checkpoint.append,
             on_progress=on_progress,
             interval=self._settings.progress_interval,
-            is_sharded=self._settings.shard is not None,
+            shards=1 if self._settings.shard is None else self._settings.shard[1],
             resumes=matcher is not None,
             monitor=monitor,
         )
@@ -349,8 +350,14 @@ class Session:
     def _close_output(self) -> None:
         if self._output is None:
             return
+        keep = KEPT.get(self._stopped, "nothing")
+        if not self._output.is_over:
+            if keep == "partial":
+                name = "stdout" if self._plan.output == STDOUT else f"{self._plan.output}.partial"
+                self._warn(f"There was no time left to write what is done to {name}: the checkpoint has it")
+            keep = "nothing"
         try:
-            self._output.close(KEPT.get(self._stopped, "nothing") if self._output.is_over else "nothing")
+            self._output.close(keep)
         except OutputLost as error:
             self._loop.error = self._loop.error or error
 
@@ -380,16 +387,15 @@ class Session:
             error=self._loop.said if error is None else as_reported(error),
         )
 
-    def _total(self) -> int:
-        done = self.progress.done
-        if self._settings.shard is not None:
-            return done
-        records = self._records()
-        if records is None:
-            records = self._source.position - (self._matcher.blank if self._matcher else 0)
-        return max(done, records - self.progress.blank)
+    def _total(self) -> int | None:
+        """Items of the input: all of it was read, or it was counted."""
+        if self._source.ended and not self._stopped and self._settings.shard is not None:
+            return self.progress.done
+        if isinstance(self._source, ByteSource):
+            self._source.finish_counting()
+        return self.progress.total
 
-    def _exit_code(self, stopped: str, total: int) -> int:
+    def _exit_code(self, stopped: str, total: int | None) -> int:
         if is_signal(stopped):
             return 128 + int(signal.Signals[stopped])
         if isinstance(self._loop.error, BatchmillError):
@@ -397,4 +403,4 @@ class Session:
         if stopped:
             return BatchmillError.exit_code if self._loop.is_broken else 3
         failed = self.progress.failed + (self._matcher.failed if self._matcher else 0)
-        return 0 if self._limits.is_success(failed, total) else 1
+        return 0 if self._limits.is_success(failed, total or 0) else 1

@@ -117,9 +117,8 @@ _REPORT = _Fields(
     {
         **dict.fromkeys(("started", "ended"), _EPOCH),
         **dict.fromkeys(("seconds", "cpu_seconds"), _SECONDS),
-        **dict.fromkeys(
-            ("total", "completed", "skipped", "failed", "remaining", "changed", "repeated", "blank"), _COUNT
-        ),
+        **dict.fromkeys(("total", "remaining"), _or_none(_COUNT)),
+        **dict.fromkeys(("completed", "skipped", "failed", "changed", "repeated", "blank"), _COUNT),
         **dict.fromkeys(("older_source", "peak_rss", "workers"), _COUNT),
         **dict.fromkeys(("stopped", "function"), _text),
         "exit_code": _whole(0, 255),
@@ -167,6 +166,7 @@ _SCHEMAS = {
             **dict.fromkeys(("workers", "done", "failed", "more_ends", "machines"), _COUNT),
             **dict.fromkeys(("elapsed", "cpu_percent", "load", "rss", "parent_rss"), _measured),
             "total": _or_none(_COUNT),
+            "estimate": _COUNT,
             "ends": _list_of(_row(_EPOCH, _COUNT, _COUNT, _or_none(_whole(-_MANY)), _text)),
         },
     ),

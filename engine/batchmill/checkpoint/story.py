@@ -24,7 +24,7 @@ class RunTold:
     """One run. `started` and `ended` are epoch seconds, `ended` the last sign of life where there is no `report`.
 
     `at` and `seconds` are in time worked: when it began, how long it took. `items` were tried in it, `failed` of them
-    failed. `facts` is its RUN map.
+    failed. `facts` is its RUN map. `estimate` is about how many items a shard has.
     """
 
     number: int
@@ -37,6 +37,7 @@ class RunTold:
     strikes: int = 0
     report: Report | None = None
     total: int | None = None
+    estimate: int | None = None
 
     @property
     def seconds(self) -> float:

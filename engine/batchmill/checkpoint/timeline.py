@@ -146,7 +146,7 @@ class _Teller:
     def _take_sample(self, run: RunTold, sample: Mapping[str, Any]) -> None:
         now = _near(float(sample["time"]), run.started)
         run.ended = max(run.ended, now)
-        run.total = sample.get("total")
+        run.total, run.estimate = sample.get("total"), sample.get("estimate")
         numbers = [float(sample.get(name) or 0) for name in ("cpu_percent", "rss", "parent_rss")]
         numbers = [number if 0 <= number < math.inf else 0.0 for number in numbers]
         if numbers[1]:  # a run of less than a second ends before it was looked at

@@ -33,6 +33,7 @@ from batchmill.text import describe
 MAX_CHUNK = 4 << 20  # bytes of a chunk, but for a single record that is longer
 _KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
 _PARTING = 0.5  # seconds in which an iterable may give one more item: it may also wait for ever
+_MOMENT = 0.2  # seconds in which some hundred MB are counted
 _STALE = 0.02  # seconds after which items that were pulled go out, even if fewer than asked for
 
 
@@ -173,6 +174,10 @@ class ByteSource:
         self.position += records
         self._line += lines
         return chunk
+
+    def finish_counting(self) -> None:
+        """Have the total be known, where that takes but a moment."""
+        self._census.wait(_MOMENT)
 
     def close(self) -> None:
         self._census.stop()

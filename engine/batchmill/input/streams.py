@@ -10,6 +10,7 @@ import io
 import os
 import queue
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -267,11 +268,17 @@ class RecordCounter:
         self._format = format
         self._own = own
         self._stop = False
+        self._thread: threading.Thread | None = None
         if format.name == "files" or all(_is_plain(name) for name in names):
             if format.name != "files":
                 self.size = sum(os.path.getsize(name) for name in names)
             with suppress(OutOfResources):  # then the total stays unknown
-                threads.start(self._count, "census", list(names))
+                self._thread = threads.start(self._count, "census", list(names))
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the count to be complete, at most so long."""
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def stop(self) -> None:
         """Count no further."""

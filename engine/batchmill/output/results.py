@@ -58,6 +58,11 @@ class Status:
     hosts: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def estimate(self) -> int | None:
+        """About how many items there are in a shard, None where that is not known, or the total is."""
+        return self.sample.get("estimate") if self.sample and self.total is None else None
+
+    @property
     def is_finished(self) -> bool:
         """Whether the last run came to the end of its input."""
         return self.live is None and self.report is not None and not self.report.stopped

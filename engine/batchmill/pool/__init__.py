@@ -11,4 +11,4 @@
 May import: ground, system, files, worker.
 """
 
-__all__ = ["base", "forkserver", "local", "processes", "startup", "worker_limits"]
+__all__ = ["base", "forkserver", "forkserver_main", "local", "processes", "startup", "worker_limits"]

@@ -19,13 +19,11 @@ import select
 import signal
 import socket
 import struct
-import sys
 import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from batchmill.system.children import kill_descendants, pidfd_open
 from batchmill.system.interpreter import command
@@ -273,13 +271,10 @@ def give_back(server: ForkServer) -> None:
             server.stop()
 
 
-def prestart(preload: Sequence[str] = (), *, by_fork: bool = False) -> None:
-    """Have the server that will be borrowed start now. Raises OSError.
-
-    `by_fork` is for a process that has no other thread, and nothing yet that is not batchmill's.
-    """
+def prestart(preload: Sequence[str] = (), launch: Launch | None = None) -> None:
+    """Have the server that will be borrowed start now, by `launch`. Raises OSError."""
     with _lock:
-        _servers.setdefault(tuple(preload), ForkServer(preload, _fork if by_fork else None)).prestart()
+        _servers.setdefault(tuple(preload), ForkServer(preload, launch)).prestart()
 
 
 def stop_all() -> None:
@@ -311,36 +306,6 @@ def _spawn(control: int, preload: Sequence[str]) -> int:
         actions.append((os.POSIX_SPAWN_DUP2, 0, 2))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     return os.posix_spawn(words[0], words, os.environ, file_actions=actions, setsigmask={*mask, *STOPPING})
-
-
-def _fork(control: int, preload: Sequence[str]) -> int:
-    """As `_spawn`, by forking this process: what a worker needs of ours is imported once, for both."""
-    from batchmill.pool import forkserver_main
-
-    forkserver_main.preload(forkserver_main.SHARED)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    pid = os.fork()
-    if pid == 0:
-        _be_forked(control, preload)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return pid
-
-
-def _be_forked(control: int, preload: Sequence[str]) -> NoReturn:
-    """Be the server in a fork of the command line's process, with nothing left of what that is."""
-    try:
-        from batchmill.pool.forkserver_main import serve
-
-        null = os.open(os.devnull, os.O_RDWR)
-        if not _is_open(2):
-            os.dup2(null, 2)
-        os.dup2(2, 1)
-        os.dup2(null, 0)
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        sys.modules["__main__"] = ModuleType("__main__")  # what items start would import the program again
-        serve(control, preload)
-    finally:
-        os._exit(1)
 
 
 def _is_open(descriptor: int) -> bool:

@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from batchmill.pool.forkserver import ENDED, FAILED, HELLO, RELEASE, SPAWN, STARTED, Message, receive
@@ -39,6 +40,35 @@ def preload(modules: Sequence[str]) -> None:
             importlib.import_module(module)
         except BaseException:
             pass
+
+
+def fork_off(control: int, modules: Sequence[str]) -> int:
+    """Start the fork server by forking this process, whose end of `control` it is; the process id.
+
+    What workers need of ours is imported once, for both. The process must not have another thread, nor anything yet
+    that is not batchmill's.
+    """
+    for module in SHARED:
+        importlib.import_module(module)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, bootstrap.STOPPING)
+    pid = os.fork()
+    if pid == 0:
+        _be_forked(control, modules)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pid
+
+
+def _be_forked(control: int, modules: Sequence[str]) -> NoReturn:
+    """Be the server in a fork of the command line's process, with nothing left of what that is."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(2, 1)
+        os.dup2(null, 0)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        sys.modules["__main__"] = ModuleType("__main__")  # what items start would import the program again
+        serve(control, modules)
+    finally:
+        os._exit(1)
 
 
 def serve(control: int, modules: Sequence[str]) -> NoReturn:

@@ -38,7 +38,7 @@ def maps(path: Path, kind: FrameType) -> list[dict[str, Any]]:
 def progress(frames: list[dict[str, Any]]) -> Progress:
     return Progress(
         total=lambda: 100, before=lambda: (0, 0), append=lambda _, payload: frames.append(unpack_map(payload)),
-        on_progress=None, interval=1.0, is_sharded=False,
+        on_progress=None, interval=1.0, shards=1,
     )  # fmt: skip
 
 
