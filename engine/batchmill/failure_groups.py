@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from batchmill.model import FailureExample, FailureGroup
@@ -53,17 +53,18 @@ class FailureGroups:
         self._most_types, self._most_messages = most_types, most_messages
         self.types: dict[str, TypeGroup] = {}
 
-    def add(self, type: str, message: str, id: Any, line: int, traceback: str = "") -> None:
+    def add(self, type: str, message: str, id: Any, line: int, traceback: str = "", *, file: str = "") -> None:
         """Count a failed item."""
         group, alike = self._group(type, message, 1)
         group.traceback = group.traceback or traceback
         if len(alike.examples) < EXAMPLES:
-            alike.examples.append(FailureExample(self._shown(id), line, message))
+            alike.examples.append(FailureExample(self._shown(id), line, message, file))
 
-    def add_group(self, added: FailureGroup) -> None:
-        """Count all of a group, without a key to messages."""
+    def add_group(self, added: FailureGroup, file: str = "") -> None:
+        """Count all of a group of that INPUT, without a key to messages."""
         _, alike = self._group(added.type, "", added.count)
-        alike.examples.extend(added.examples[: EXAMPLES - len(alike.examples)])
+        room = EXAMPLES - len(alike.examples)
+        alike.examples.extend(replace(example, file=file) for example in added.examples[:room])
 
     def _group(self, type: str, message: str, count: int) -> tuple[TypeGroup, Alike]:
         if type not in self.types and len(self.types) >= self._most_types:
@@ -77,14 +78,14 @@ class FailureGroups:
         alike.count += count
         return group, alike
 
-    def forget(self, type: str, line: int) -> None:
+    def forget(self, type: str, line: int, file: str = "") -> None:
         """Take back an item that was counted under this type, without a key to messages."""
         type = type if type in self.types else OTHER_TYPES
         group = self.types[type]
         group.count -= 1
         for alike in group.alike.values():
             alike.count -= 1
-            alike.examples = [example for example in alike.examples if example.line != line]
+            alike.examples = [example for example in alike.examples if (example.line, example.file) != (line, file)]
         if not group.count:
             del self.types[type]
 

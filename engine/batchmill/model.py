@@ -85,8 +85,9 @@ class Outcome:
 
     `id` is what resume matches on. `ok` says whether `result` or `error` counts. `seconds` is the time the function
     took, `attempts` how often it was called for this item, `line` the 1-based line (or ordinal) in its input,
-    `input` the ordinal of that input. `item` is the item's raw bytes where they were kept (a failed item up to 64 KiB,
-    any item with `with_item`), else None; those of a table's row are its header and it, a line each.
+    `input` the ordinal of that input; `file` is its name, where a checkpoint is read and there were several. `item`
+    is the item's raw bytes where they were kept (a failed item up to 64 KiB, any item with `with_item`), else None;
+    those of a table's row are its header and it, a line each.
     """
 
     id: Any
@@ -98,15 +99,18 @@ class Outcome:
     line: int = 0
     input: int = 0
     item: bytes | None = None
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureExample:
-    """One failed item of a group: its `id`, its 1-based `line` and the error's message."""
+    """One failed item of a group: its `id`, its 1-based `line` and the error's message; `file` is the INPUT that the
+    line is of, where there were several."""
 
     id: Any
     line: int
     message: str
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +281,8 @@ def report_map(report: Report) -> dict[str, Any]:
     """A Report as an END frame keeps it."""
     values = {name: getattr(report, name) for name in report.__slots__}
     values["failures"] = [
-        [group.type, group.count, [[e.id, e.line, e.message] for e in group.examples]] for group in report.failures
+        [group.type, group.count, [[e.id, e.line, e.message, e.file] for e in group.examples]]
+        for group in report.failures
     ]
     values["warnings"] = list(report.warnings)
     values["settings"] = dict(report.settings)

@@ -33,6 +33,16 @@ def name_some(names: Sequence[str], most: int = 5) -> str:
     return f"{', '.join(names[:most])}{more}"
 
 
+def where(line: int, file: str) -> str:
+    """Where an item is, in words: its line, and which INPUT's where there are several."""
+    return f"line {line} of {escape(file, 300)}" if file else f"line {line}"
+
+
+def several(inputs: Sequence[str], format: str | None) -> Sequence[str]:
+    """The names of INPUTs where a line needs one: () for a single one, and where an item is a file of its own."""
+    return inputs if len(inputs) > 1 and format != "files" else ()
+
+
 def format_rate(rate: float) -> str:
     """Items per second in at most four significant digits."""
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"

@@ -204,3 +204,25 @@ def test_results_that_are_all_of_another_input_are_told_at_exit_0(tmp_path: Path
     assert (ended.returncode, ended.stderr) == (0, said)
     assert batchmill(*command, cwd=tmp_path).stderr == f"batchmill: {kept}\n"
     assert batchmill(*command, "--rerun-changed", "-q", cwd=tmp_path).stderr == ""
+
+
+# --- lines of several INPUTs -----------------------------------------------------------------------------------------
+
+
+def test_a_line_has_the_name_of_its_file_wherever_there_are_several(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(FUNCTIONS)
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "n": 1}\n{\n')
+    (tmp_path / "b.jsonl").write_text('{"id": 2, "n": 2}\n[\n')
+    both, one = ("a.jsonl", "b.jsonl", "-c", "x.ckpt", "--json"), ("b.jsonl", "-c", "y.ckpt", "--json")
+    mail, told = (batchmill("run", "f.py:picky", *inputs, cwd=tmp_path) for inputs in (both, one))
+    [group] = json.loads(mail.stdout)["failures"]
+    assert [(each["line"], each["file"]) for each in group["examples"]] == [(2, "a.jsonl"), (2, "b.jsonl")]
+    assert batchmill("report", "x.ckpt", "-o", "x.html", cwd=tmp_path).returncode == 0
+    texts = [mail.stderr, (tmp_path / "x.html").read_text()]
+    texts += [batchmill(command, "x.ckpt", cwd=tmp_path).stdout for command in ("status", "failures")]
+    assert all("(line 2 of a.jsonl)" in text and "(line 2 of b.jsonl)" in text for text in texts)
+    lines = [json.loads(line) for line in batchmill("failures", "x.ckpt", "--json", cwd=tmp_path).stdout.splitlines()]
+    assert [line["file"] for line in lines] == ["a.jsonl", "b.jsonl"]
+    assert "(line 2)" in told.stderr
+    apart = batchmill("failures", "x.ckpt", "y.ckpt", cwd=tmp_path).stdout
+    assert f"(line 2 of {tmp_path / 'b.jsonl'})" in apart

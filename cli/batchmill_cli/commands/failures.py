@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from batchmill.errors import InvalidUsage, ItemError
 from batchmill.failure_groups import OTHER_MESSAGES, FailureGroups, TypeGroup, commonest
 from batchmill.model import Outcome
-from batchmill.text import escape, plural
+from batchmill.text import escape, plural, where
 from batchmill_cli.options.click_options import Command, Option
 from batchmill_cli.options.paths import CHECKPOINT
 from batchmill_cli.running.report import first_line, show_id
@@ -58,7 +59,7 @@ def show(checkpoints: Iterable[str], json: bool, items: bool) -> int:
 
     if items:
         return print_items([open_checkpoint(path) for path in checkpoints])
-    failed = (outcome for path in checkpoints for outcome in open_checkpoint(path).failures())
+    failed = _named([open_checkpoint(path) for path in checkpoints])
     if json:
         with stdio.stdout() as out:
             for outcome in failed:
@@ -66,6 +67,16 @@ def show(checkpoints: Iterable[str], json: bool, items: bool) -> int:
         return 0
     stdio.print_data("\n".join(render(group_by_type(failed))))
     return 0
+
+
+def _named(checkpoints: Sequence[Results]) -> Iterator[Outcome]:
+    """The failed items; those of checkpoints of different INPUTs with the names of these."""
+    are_of_one = len({repr(results.input) for results in checkpoints}) == 1
+    for results in checkpoints:
+        files = () if are_of_one or results.source == "files" else results.input or ()
+        for outcome in results.failures():
+            is_named = outcome.file or outcome.input >= len(files)
+            yield outcome if is_named else replace(outcome, file=files[outcome.input])
 
 
 def print_items(checkpoints: Sequence[Results]) -> int:
@@ -96,8 +107,9 @@ def print_items(checkpoints: Sequence[Results]) -> int:
 
 def as_object(outcome: Outcome) -> dict[str, Any]:
     """One failed item as `--json` gives it."""
-    return {"id": outcome.id, "line": outcome.line, "error": outcome.error, "attempts": outcome.attempts,
-            "seconds": outcome.seconds}  # fmt: skip
+    file = {"file": outcome.file} if outcome.file else {}
+    return {"id": outcome.id, "line": outcome.line, **file, "error": outcome.error,
+            "attempts": outcome.attempts, "seconds": outcome.seconds}  # fmt: skip
 
 
 def group_by_type(failed: Iterable[Outcome]) -> FailureGroups:
@@ -105,7 +117,8 @@ def group_by_type(failed: Iterable[Outcome]) -> FailureGroups:
     groups = FailureGroups(key=str, shown=show_id, most_messages=MOST_COUNTED)
     for outcome in failed:
         error = outcome.error or ItemError("?", "")
-        groups.add(error.type, first_line(error.message), outcome.id, outcome.line, error.traceback)
+        message = first_line(error.message)
+        groups.add(error.type, message, outcome.id, outcome.line, error.traceback, file=outcome.file)
     return groups
 
 
@@ -125,7 +138,7 @@ def _messages(group: TypeGroup) -> Iterator[str]:
     told_apart = [(message, alike) for message, alike in commonest(group.alike) if message is not OTHER_MESSAGES]
     for message, alike in told_apart[:MOST_MESSAGES]:
         more = alike.count - len(alike.examples)
-        named = ", ".join(f"{example.id} (line {example.line})" for example in alike.examples)
+        named = ", ".join(f"{example.id} ({where(example.line, example.file)})" for example in alike.examples)
         yield f"  {alike.count}x {message or '(no message)'}"
         yield f"     id {named}{f' and {more} more' if more else ''}"
     shown = sum(alike.count for _, alike in told_apart[:MOST_MESSAGES])

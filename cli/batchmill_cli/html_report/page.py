@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchmill.checkpoint.frames import Kind
-from batchmill.checkpoint.story import RunTold, Timeline
+from batchmill.checkpoint.story import RunTold, Slow, Timeline
 from batchmill.failure_groups import Alike, TypeGroup, commonest
 from batchmill.settings import Settings
-from batchmill.text import format_rate, format_size, option_name, plural
+from batchmill.text import format_rate, format_size, option_name, plural, where
 from batchmill.version import __version__
 from batchmill_cli.html_report import figures
 from batchmill_cli.html_report.markup import Column, Markup, details, facts, join, lines, plain, table, tag
@@ -216,7 +216,7 @@ def _quantiles(timeline: Timeline) -> Markup:
 def _slowest(timeline: Timeline) -> Markup:
     rows = [
         (
-            tag("code", plain(show_id(slow.id))), slow.line, short_time(slow.seconds),
+            tag("code", plain(show_id(slow.id))), _line(slow), short_time(slow.seconds),
             "ok" if slow.ok else tag("span", "failed", class_="no"), slow.attempts,
             slow.worker, slow.run, span(slow.at),
         )
@@ -227,6 +227,10 @@ def _slowest(timeline: Timeline) -> Markup:
         Column("tries"), Column("worker"), Column("run"), Column("at"),
     ]  # fmt: skip
     return join([tag("h3", "The slowest"), table("The slowest tries, the longest first", columns, rows, is_seen=False)])
+
+
+def _line(slow: Slow) -> int | Markup:
+    return join([f"{slow.line} of ", tag("code", plain(slow.file, 200))]) if slow.file else slow.line
 
 
 def _failures(timeline: Timeline) -> Markup:
@@ -259,7 +263,9 @@ def _failure(name: str, group: TypeGroup) -> Iterator[Markup]:
 
 
 def _examples(alike: Alike) -> Markup:
-    named = (join([tag("code", plain(show_id(each.id))), f" (line {each.line})"]) for each in alike.examples[:3])
+    named = (
+        join([tag("code", plain(show_id(each.id))), f" ({where(each.line, each.file)})"]) for each in alike.examples[:3]
+    )
     more = alike.count - min(3, len(alike.examples))
     return join([join(named, ", "), f" and {more:,} more" if more > 0 else ""])
 

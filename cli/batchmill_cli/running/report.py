@@ -12,7 +12,7 @@ from typing import Any
 
 from batchmill.codec.json_form import shown
 from batchmill.model import FailureGroup, Report, StopReason, is_signal
-from batchmill.text import escape, format_rate, format_size, plural
+from batchmill.text import escape, format_rate, format_size, plural, where
 from batchmill_cli.terminal.json_output import fields_of
 from batchmill_cli.terminal.quoting import join, quote
 
@@ -174,7 +174,7 @@ def _failures(groups: Sequence[FailureGroup]) -> Iterator[str]:
         yield f"{group.count}x {escape(group.type, MESSAGE_COLUMNS)}"
         for example in group.examples[: max(left, 0)]:
             message = first_line(example.message)
-            yield f"   id {show_id(example.id)} (line {example.line}){': ' if message else ''}{message}"
+            yield f"   id {show_id(example.id)} ({where(example.line, example.file)}){': ' if message else ''}{message}"
         left -= len(group.examples)
     if len(ordered) > MOST_GROUPS:
         yield f"and {len(ordered) - MOST_GROUPS} more types"

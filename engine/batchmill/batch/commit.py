@@ -74,15 +74,15 @@ class Committer:
 
     def _count(self, chunk: Chunk, summary: ReplySummary) -> None:
         first, end = chunk.first, chunk.first + summary.records
-        repieces = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < summary.records}
-        again = {offset: earlier for offset, earlier in repieces.items() if self._frames.is_new(earlier.seq)}
+        replaced = {offset: earlier for offset, earlier in (chunk.earlier or {}).items() if offset < summary.records}
+        again = {offset: earlier for offset, earlier in replaced.items() if self._frames.is_new(earlier.seq)}
         for offset, earlier in again.items():
             failure = self._frames.block(earlier.seq).failures[earlier.outcome]
-            self._progress.forget(failure.type, chunk.line + offset)
+            self._progress.forget(failure.type, chunk.line + offset, chunk.input)
         self._waiting -= len(again)
-        self._progress.add(summary)
-        self._failed_before += sum(1 for earlier in repieces.values() if earlier.attempts) - len(again)
-        for earlier in repieces.values():
+        self._progress.add(summary, chunk.input)
+        self._failed_before += sum(1 for earlier in replaced.values() if earlier.attempts) - len(again)
+        for earlier in replaced.values():
             self._frames.replace(earlier)
         if summary.items and not again:
             whole = chunk.skip is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from batchmill.checkpoint.frames import FrameType
@@ -38,6 +38,7 @@ class Progress:
         on_progress: Callable[[Snapshot], None] | None,
         interval: float,
         shards: int,
+        files: Sequence[str] = (),
         resumes: bool = False,
         monitor: Monitor | None = None,
     ) -> None:
@@ -47,6 +48,7 @@ class Progress:
         self._on_progress = on_progress
         self._interval = interval
         self._shards = shards
+        self._files = files  # by the ordinals of INPUTs, where there are several
         self._is_matched = not resumes
         self.started = time.time()
         self._begun = time.monotonic()
@@ -64,20 +66,23 @@ class Progress:
         self.failed = 0
         self.blank = 0
 
-    def forget(self, type: str, line: int) -> None:
+    def forget(self, type: str, line: int, input: int) -> None:
         """An item of this run that had failed with this error was tried again: what came of it counts instead."""
         self.failed -= 1
-        self._groups.forget(type, line)
+        self._groups.forget(type, line, self._file(input))
 
-    def add(self, summary: ReplySummary) -> None:
-        """A chunk was committed."""
+    def _file(self, input: int) -> str:
+        return self._files[input] if self._files else ""
+
+    def add(self, summary: ReplySummary, input: int) -> None:
+        """A chunk of that INPUT was committed."""
         if self._first_outcome is None:
             self._first_outcome = time.monotonic() - summary.seconds
         self.ok += summary.ok
         self.failed += summary.failed
         self.blank += summary.blank
         for group in summary.groups:
-            self._groups.add_group(group)
+            self._groups.add_group(group, self._file(input))
 
     @property
     def total(self) -> int | None:

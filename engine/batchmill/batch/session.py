@@ -39,7 +39,7 @@ from batchmill.scheduler.run_limits import FailureLimits, TimeLimit
 from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.secrecy import mask_addresses, mask_settings
 from batchmill.system.machine import Monitor
-from batchmill.text import in_words, plural
+from batchmill.text import in_words, plural, several
 from batchmill.worker.bootstrap import descriptors_above
 from batchmill.worker.passthrough import Passing
 from batchmill.worker.reply import ReplySummary
@@ -206,6 +206,7 @@ class Session:
             on_progress=on_progress,
             interval=self._settings.progress_interval,
             shards=1 if self._settings.shard is None else self._settings.shard[1],
+            files=several(self._plan.inputs, self._plan.format),
             resumes=matcher is not None,
             monitor=monitor,
         )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from batchmill.checkpoint.payloads import check, read_map
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.outcomes import SUPERSEDES, read_head
 from batchmill.model import Report, report_of
+from batchmill.text import several
 
 
 @dataclass
@@ -98,6 +99,10 @@ class History:
             found[values.get("places", {}).get(str(worker), home)] += items
         return dict(found.most_common())
 
+    def file_of(self, run: int, number: int, format: str) -> str:
+        """The name of the INPUT with that number in that run, where there were several, of that format; else ""."""
+        return file_in(self.runs.get(run, {}), number, format)
+
     @property
     def next_run(self) -> int:
         """The number of the run that begins next."""
@@ -121,3 +126,9 @@ class History:
         if last is not None and not last.stopped:
             return last.total
         return self.sample.get("total") if self.sample else None
+
+
+def file_in(run: Mapping[str, Any], number: int, format: str) -> str:
+    """The name of the INPUT with that number in a run (its RUN map), where there were several, of that format."""
+    files = several(run.get("input") or (), format)
+    return files[number] if number < len(files) else ""

@@ -112,7 +112,7 @@ def _settings(value: Any) -> bool:
     )
 
 
-_EXAMPLE = _row(_anything, _COUNT, _text)
+_EXAMPLE = _any_of(_row(_anything, _COUNT, _text, _text), _row(_anything, _COUNT, _text))  # before files were named
 _REPORT = _Fields(
     {
         **dict.fromkeys(("started", "ended"), _EPOCH),

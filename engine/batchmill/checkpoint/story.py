@@ -61,7 +61,8 @@ class WorkerStory:
 
 
 class Slow(NamedTuple):
-    """One of the slowest outcomes: `worker` and `run` made it, `at` in time worked, `attempts` counts tries so far."""
+    """One of the slowest outcomes: `worker` and `run` made it, `at` in time worked, `attempts` counts tries so far;
+    `file` is the INPUT of the `line`, where there were several."""
 
     id: Any
     line: int
@@ -71,6 +72,7 @@ class Slow(NamedTuple):
     worker: int
     run: int
     at: float
+    file: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 from batchmill.checkpoint.frames import FrameRef, FrameType, Kind, Verdict
 from batchmill.checkpoint.histogram import Clock, Durations, Thinned
-from batchmill.checkpoint.history import History
+from batchmill.checkpoint.history import History, file_in
 from batchmill.checkpoint.reader import Holder, Reader, damaged, naming, open_reader
 from batchmill.checkpoint.story import ENDINGS, RunTold, Slow, Timeline, WorkerStory
 from batchmill.codec.outcome_block import OutcomeBlock, glance
@@ -262,7 +262,13 @@ class _Teller:
             block = self._columns(ref, head, ids=True)
             ok, attempts = index not in block.failures, block.attempts.get(index, 1)
             line = head.line + block.lines[index]
-            yield Slow(block.ids[index], line, seconds, ok, attempts, head.worker, head.run, at)
+            file = self._file(head)
+            yield Slow(block.ids[index], line, seconds, ok, attempts, head.worker, head.run, at, file)
+
+    def _file(self, head: Head) -> str:
+        """The INPUT of an outcome, where there were several."""
+        facts = next((run.facts for run in self._runs if run.number == head.run), {})
+        return file_in(facts, head.input, str(self._reader.meta.get("format")))
 
     def _tell_failures(self) -> dict[str, TypeGroup]:
         groups = FailureGroups(key=_without_numbers, most_types=MOST_TYPES, most_messages=MOST_MESSAGES)
@@ -270,17 +276,18 @@ class _Teller:
             seq, offset, length = self._failing[number : number + 3]
             ref = FrameRef(seq, offset, length, FrameType.OUTCOMES)
             head = read_head(self._reader.read_at(offset, min(PEEK, length)))
-            _add_failures(groups, self._columns(ref, head, ids=True), frozenset(self._gone.get(seq, ())))
+            gone = frozenset(self._gone.get(seq, ()))
+            _add_failures(groups, self._columns(ref, head, ids=True), gone, self._file(head))
         return dict(commonest(groups.types))
 
 
-def _add_failures(groups: FailureGroups, block: OutcomeBlock, gone: frozenset[int]) -> None:
+def _add_failures(groups: FailureGroups, block: OutcomeBlock, gone: frozenset[int], file: str) -> None:
     ids, lines = block.ids, block.lines
     for index, failure in block.failures.items():
         if index not in gone:
             message = failure.message.strip()[:MESSAGE]
             line = block.head.line + lines[index]
-            groups.add(failure.type[:MESSAGE], message, ids[index], line, failure.traceback)
+            groups.add(failure.type[:MESSAGE], message, ids[index], line, failure.traceback, file=file)
 
 
 def _without_numbers(message: str) -> str:

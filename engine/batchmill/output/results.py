@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -111,9 +111,21 @@ class Results:
                         layout.sorted(sort(job, partial(_excerpts, is_wanted))[0])
                     elif isinstance(job, MergeJob):
                         for line in merge(job):
-                            yield from map(itemgetter(1), outcomes(OutcomeBlock(line)))
+                            yield from self._named(OutcomeBlock(line))
                     elif job is not None:
-                        yield from _outcomes_in(job, is_wanted)
+                        yield from self._in_order(job, is_wanted)
+
+    def _in_order(self, job: RenderJob, is_wanted: Callable[[OutcomeBlock, int], bool]) -> Iterator[Outcome]:
+        blocks = [OutcomeBlock(part.payload) for part in job.parts]
+        ordered = in_order(job.parts, blocks, job.low, job.high)
+        for number, group in groupby(ordered, key=itemgetter(1)):
+            yield from self._named(blocks[number], [index for _, _, index in group if is_wanted(blocks[number], index)])
+
+    def _named(self, block: OutcomeBlock, indices: Iterable[int] | None = None) -> Iterator[Outcome]:
+        """The outcomes at those indices, or all, with the name of their INPUT where a line needs one."""
+        file = self._history.file_of(block.head.run, block.head.input, self.source)
+        for _, outcome in outcomes(block, indices):
+            yield replace(outcome, file=file) if file else outcome
 
     def status(self) -> Status:
         """How the checkpoint stands."""
@@ -216,15 +228,6 @@ def _layouts(pieces: Iterable[Piece], frames: Frames, make: Make) -> Iterator[La
 
 def _plain_order(low: int, high: int, parts: tuple[Part, ...]) -> RenderJob:
     return RenderJob(low, high, parts, "", all=True, with_item=True)
-
-
-def _outcomes_in(job: RenderJob, is_wanted: Callable[[OutcomeBlock, int], bool]) -> Iterator[Outcome]:
-    blocks = [OutcomeBlock(part.payload) for part in job.parts]
-    ordered = in_order(job.parts, blocks, job.low, job.high)
-    for number, group in groupby(ordered, key=itemgetter(1)):
-        block = blocks[number]
-        for _, outcome in outcomes(block, [index for _, _, index in group if is_wanted(block, index)]):
-            yield outcome
 
 
 def _excerpts(
