@@ -166,10 +166,13 @@ class CommandProcesses:
             child.close()
         return CommandEnd(status, usage, overdue)
 
-    def check(self) -> None:
-        """Raise NotStarted where there is no process for a command: one is tried."""
+    def check(self, *, forks: bool = False) -> None:
+        """Raise NotStarted where there is no process for a command: one is tried, with `forks` one that needs more."""
         captures = (Capture(0, whole=False), Capture(0, whole=False))
-        self.run(_SHELL, [b"sh", b"-c", b":"], stdin=None, captures=captures, timeout=None, patience=0.0)
+        script = b": | :" if forks else b":"
+        ended = self.run(_SHELL, [b"sh", b"-c", script], stdin=None, captures=captures, timeout=None, patience=0.0)
+        if ended.status:
+            raise NotStarted(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
 
     def _started(
         self, path: str | None, words: list[bytes], stdin: bytes | None, captures: Captures, patience: float

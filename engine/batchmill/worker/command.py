@@ -216,9 +216,9 @@ class CommandRunner:
         learn(secrets)
 
     def check(self) -> None:
-        """Raise OutOfResources where there is no process for a command."""
+        """Raise OutOfResources where there is no process for a command, or none for what a script starts."""
         try:
-            self._commands.check()
+            self._commands.check(forks=self._spec.shell)
         except NotStarted as failed:
             raise lacking(failed.error, "no command can be started") or failed.error from None
 

@@ -15,7 +15,7 @@ from fault_kit import until
 from process_kit import is_running, start
 
 from batchmill.errors import ItemFailed
-from batchmill.worker import command
+from batchmill.worker import child_process, command
 from batchmill.worker.child_process import PIECE, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.command import CommandRunner, CommandSpec
 from batchmill.worker.reply import KilledForMemory, Postponed
@@ -175,6 +175,17 @@ def test_a_command_that_finds_no_process_is_not_its_items_fault(
     runner = CommandRunner(CommandSpec(("true", "{}")), "lines", os.environb, None, None)
     with pytest.raises(raised):
         runner(Task("a", b"a", 1))
+
+
+def test_a_script_needs_a_shell_that_can_fork(
+    commands: CommandProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sh").write_text('#!/bin/sh\ncase $2 in *"|"*) exit 2;; esac\nexec /bin/sh "$@"\n')
+    (tmp_path / "sh").chmod(0o700)
+    monkeypatch.setattr(child_process, "_SHELL", str(tmp_path / "sh"))
+    commands.check()
+    with pytest.raises(NotStarted):
+        commands.check(forks=True)
 
 
 @pytest.mark.parametrize("script", ["kill -9 $$", "sh -c 'kill -9 $$'; exit"])
