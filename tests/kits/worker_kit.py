@@ -21,7 +21,7 @@ from batchmill.plan import make_plan
 from batchmill.settings import Settings
 from batchmill.worker import main, records
 from batchmill.worker.baseline import Baseline
-from batchmill.worker.function import Resolved
+from batchmill.worker.loader import Resolved
 from batchmill.worker.main import WorkerSetup
 from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, Answer, ChunkJob
 from batchmill.worker.reply import ReplySummary

@@ -15,7 +15,8 @@ from batchmill.plan import from_environment
 from batchmill.secrecy import learn
 from batchmill.settings import Settings
 from batchmill.worker.code_bundle import source_files
-from batchmill.worker.function import here, parse, resolve
+from batchmill.worker.function import here, parse
+from batchmill.worker.loader import resolve
 
 _LOOK = 1000  # records looked at at once
 

@@ -7,7 +7,8 @@
     baseline       what every item begins with, put back after the item that changed it
     sealer         what becomes of a record that no worker may open again
     reply          the rows of a reply while it grows, and the frames it becomes
-    function       FUNCTION, from a text or a callable to what is called; `by_value`: closures; `outline`: from source
+    function       what FUNCTION means, a text or a callable; `by_value`: closures; `outline`: what a source defines
+    loader         from that to what is called, in a worker
     command        a command for each item: `template` (its words), `child_process` (its life), `passthrough` (prints)
     code_bundle    the user's own modules, for another machine
 
@@ -20,6 +21,7 @@ __all__ = [
     "code_bundle",
     "command",
     "function",
+    "loader",
     "main",
     "outline",
     "passthrough",

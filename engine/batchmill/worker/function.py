@@ -1,49 +1,37 @@
-"""What FUNCTION means: a text or a callable to a spec, that to a callable.
+"""What FUNCTION means, in the parent: a text or a callable to a spec, without importing user code.
 
-It never imports user code in the parent.
-
-    parent                                             worker
+    parent                                             worker (`loader`)
     "score.py:crunch"  --parse------+
                                     +--> FunctionSpec --resolve--> Resolved(function, init, source_digest)
     score.crunch       --of_callable+
 
 `parse` reads the outline of the user's file only, so that a wrong name is refused before any worker starts; where that
-cannot tell (a star import, `exec`), the worker decides. The rule for sys.path is Python's own: the directory of the
-file, or the working directory for a module, comes first, in the worker and after batchmill's own imports.
+cannot tell (a star import, `exec`), the worker decides.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import inspect
 import os
-import pickle
 import sys
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.machinery import PathFinder, SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
-from types import CodeType, ModuleType, TracebackType
+from importlib.machinery import PathFinder
+from types import CodeType, ModuleType
 from typing import Any
 
 from batchmill.errors import (
     BatchmillError,
-    FunctionFailed,
-    FunctionStarved,
     InputMissing,
     InvalidUsage,
-    NotGuarded,
     UnknownFunction,
 )
 from batchmill.secrecy import mask_text
-from batchmill.system.scarcity import lacking_number
 from batchmill.text import close_names, did_you_mean
-from batchmill.worker.outline import Outline, no_name
+from batchmill.worker.outline import Outline
 
 if sys.version_info >= (3, 14):
-    from annotationlib import Format
+    pass
 
 TRACEBACK_LINES = 5
 
@@ -81,15 +69,6 @@ class FunctionSpec:
         return self.identity
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A worker's own function and initializer; `source_digest` is the hex digest of its source, or ""."""
-
-    function: Callable[..., Any]
-    init: Callable[[], Any] | None
-    source_digest: str
-
-
 def here() -> str:
     """The working directory; raises InputMissing where it was removed."""
     try:
@@ -107,7 +86,7 @@ def parse(text: str, cwd: str) -> FunctionSpec:
     where, _, name = text.rpartition(":")
     path = os.path.join(cwd, where)
     stray_colon = ":" in where and not os.path.isfile(path)
-    if stray_colon or not _is_name(name) or not (_is_path(where) or _is_name(where)):
+    if stray_colon or not is_name(name) or not (_is_path(where) or is_name(where)):
         raise UnknownFunction(f"{text!r} is not FILE.py:NAME or PACKAGE.MODULE:NAME", _corrected(text, cwd))
     if _is_path(where):
         return _of_file(where, name, os.path.abspath(path))
@@ -118,7 +97,8 @@ def _is_path(where: str) -> bool:
     return where.endswith(".py") or "/" in where
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Whether it is a dotted name as Python has them."""
     return all(part.isidentifier() for part in name.split("."))
 
 
@@ -128,12 +108,12 @@ def _corrected(text: str, cwd: str) -> str:
     name = ".".join(parts).removesuffix("()")
     file = where if where.endswith(".py") else f"{where}.py"
     if os.path.isfile(os.path.join(cwd, file)):
-        functions = "" if _is_name(name) else _functions_of(os.path.join(cwd, file))
-        return f"write {file}:{name if _is_name(name) else 'NAME'}" + (f"; {functions}" if functions else "")
+        functions = "" if is_name(name) else _functions_of(os.path.join(cwd, file))
+        return f"write {file}:{name if is_name(name) else 'NAME'}" + (f"; {functions}" if functions else "")
     package, _, last = where.rpartition(".")
-    if not name and not _is_path(where) and _is_name(where) and package and not _is_missing(package, cwd):
+    if not name and not _is_path(where) and is_name(where) and package and not _is_missing(package, cwd):
         return f"write {package}:{last}"
-    return f"write {where or 'FILE.py'}:{name if _is_name(name) else 'NAME'}"
+    return f"write {where or 'FILE.py'}:{name if is_name(name) else 'NAME'}"
 
 
 def _functions_of(path: str) -> str:
@@ -152,7 +132,7 @@ def _of_file(where: str, name: str, path: str) -> FunctionSpec:
 
 def _of_module(module: str, name: str, cwd: str) -> FunctionSpec:
     if _is_missing(module, cwd):
-        raise _no_module(module, name, cwd)
+        raise no_module(module, name, cwd)
     path = _module_file(module, cwd)
     if path is not None:
         _outline(os.path.relpath(path, cwd), path).require(name, module)
@@ -183,7 +163,8 @@ def _module_file(module: str, cwd: str) -> str | None:
     return path if os.path.isfile(path) and not hidden else None
 
 
-def _no_module(module: str, name: str, cwd: str) -> UnknownFunction:
+def no_module(module: str, name: str, cwd: str) -> UnknownFunction:
+    """The error for a module that is nowhere, with the nearest name in its package."""
     import pkgutil
 
     package, _, last = module.rpartition(".")
@@ -196,7 +177,7 @@ def _no_module(module: str, name: str, cwd: str) -> UnknownFunction:
 
 def _outline(where: str, path: str) -> Outline:
     if not os.path.isfile(path):
-        raise _no_file(where, path)
+        raise no_file(where, path)
     try:
         with open(path, "rb") as file:
             return Outline.of(file.read(), where)
@@ -204,7 +185,8 @@ def _outline(where: str, path: str) -> Outline:
         raise InputMissing(f"{where} cannot be read: {error.strerror}", "check its permissions") from None
 
 
-def _no_file(where: str, path: str) -> InputMissing:
+def no_file(where: str, path: str) -> InputMissing:
+    """The error for a path that leads to no file, with the nearest name in its folder."""
     folder, base = os.path.split(path)
     if os.path.exists(path):
         return InputMissing(f"{where} is not a file", f"name a file in it: {where.rstrip('/')}/FILE.py:NAME")
@@ -225,7 +207,7 @@ def of_callable(function: Callable[..., Any], name: str | None = None) -> Functi
     `name` becomes the identity. Raises InvalidUsage for what cannot be called, is async or a generator, or needs
     cloudpickle where that is not installed.
     """
-    _refuse_unfit(function, getattr(function, "__name__", None) or mask_text(repr(function)))
+    refuse_unfit(function, getattr(function, "__name__", None) or mask_text(repr(function)))
     home = function if getattr(function, "__module__", None) else getattr(function, "__objclass__", None)
     holder: str = getattr(home, "__module__", None) or ""
     qualname: str = getattr(function, "__qualname__", "") or getattr(function, "__name__", "")
@@ -289,7 +271,8 @@ def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> Funct
     return FunctionSpec("pickle", module, qualname or type(function).__name__, path=path, blob=blob, named=named)
 
 
-def _refuse_unfit(function: Any, shown: str) -> None:
+def refuse_unfit(function: Any, shown: str) -> None:
+    """Raise InvalidUsage for what cannot be called with an item: no callable, async, or a generator function."""
     if not callable(function):
         raise InvalidUsage(f"{shown} is {type(function).__name__}, not a function", "name something that can be called")
     called = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
@@ -299,176 +282,3 @@ def _refuse_unfit(function: Any, shown: str) -> None:
             raise InvalidUsage(f"{shown} is an async function, which batchmill does not await", remedy)
         if inspect.isgeneratorfunction(candidate):
             raise InvalidUsage(f"{shown} is a generator function", "return the result, or list(...) of the results")
-
-
-def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resolved:
-    """Import what `spec` names, and `init` (NAME in the function's module, MODULE:NAME, or a spec). Workers only.
-
-    Changes sys.path, sys.modules and, for functions of a script, `__main__` of this process. Raises UnknownFunction (no
-    such module or name), InvalidUsage (async, generator, not callable), InputMissing (the file has gone) and
-    FunctionFailed (the import raised or exited).
-    """
-    module = None
-    if spec.blob is None:
-        module = _load(spec)
-        function = _attribute(module, spec)
-    else:
-        function = _guarded(f"unpickling {spec.display}", lambda: pickle.loads(spec.blob or b""))
-    _refuse_unfit(function, spec.display)
-    found = None if init is None else _resolve_init(init, spec, module)
-    return Resolved(function, found, _digest(spec.path or _source_of(module)))
-
-
-def check_arguments(spec: FunctionSpec, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise InvalidUsage where the function is known not to take an item and these keywords."""
-    signature = _signature(function)
-    if signature is None:
-        return
-    try:
-        signature.bind(None, **kwargs)
-    except TypeError as error:
-        named = ", ".join(list(signature.parameters)[1:]) or "none"
-        remedy = f"it is called with one item; what --set can name: {named}"
-        raise InvalidUsage(f"{spec.display} cannot be called so: {error}", remedy) from None
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    """None where nobody can tell. Annotations are not evaluated: they may name what type checkers alone import."""
-    try:
-        if sys.version_info >= (3, 14):
-            return inspect.signature(function, annotation_format=Format.STRING)
-        return inspect.signature(function)
-    except Exception:  # many built-in functions do not tell, and what an object says of itself is the user's code
-        return None
-
-
-def failure(doing: str, error: BaseException) -> FunctionFailed:
-    """`error`, raised while `doing` something with user code, as FunctionFailed with the end of its traceback."""
-    lines = "".join(traceback.format_exception(type(error), error, _of_user(error))).rstrip().splitlines()
-    tail = "\n".join(line[:500] for line in lines[-TRACEBACK_LINES:])
-    verb = "exited with" if isinstance(error, SystemExit) else "raised"
-    kind = FunctionFailed if lacking_number(error) is None else FunctionStarved
-    return kind(f"{doing} {verb} {type(error).__name__}:\n{tail}")
-
-
-def _of_user(error: BaseException) -> TracebackType | None:
-    """The traceback from the user's first frame on."""
-    at = error.__traceback__
-    while at is not None and at.tb_frame.f_code.co_filename.startswith((__file__, "<frozen importlib")):
-        at = at.tb_next
-    return at
-
-
-def _resolve_init(init: str | FunctionSpec, spec: FunctionSpec, module: ModuleType | None) -> Callable[[], Any]:
-    if isinstance(init, str):
-        where, _, name = init.rpartition(":")
-        if module is not None and _is_name(name) and where in ("", spec.module):
-            own = replace(spec, name=name, label="")
-            found: Callable[[], Any] = _attribute(module, own)
-            _refuse_unfit(found, own.display)
-            return found
-        if not where:
-            raise InvalidUsage(f"--init {init!r} names no module", "write MODULE:NAME")
-        init = parse(init, here())
-    if init.directory is not None and init.directory not in sys.path:
-        sys.path.insert(1, init.directory)  # behind the function's own directory
-    return resolve(replace(init, directory=None)).function
-
-
-def _load(spec: FunctionSpec) -> ModuleType:
-    if spec.directory is not None and spec.directory != sys.path[0]:
-        sys.path.insert(0, spec.directory)
-    importlib.invalidate_caches()  # the fork server's view of the directories may be old
-    path = spec.path or _shadowed_file(spec)
-    if path is None:
-        module: ModuleType = _guarded(f"importing {spec.module}", lambda: _import_module(spec))
-    else:
-        module = _guarded(f"importing {os.path.basename(path)}", lambda: _import_file(spec.module, path))
-    if spec.main:
-        sys.modules["__main__"] = sys.modules["__mp_main__"] = module
-    return module
-
-
-def _guarded(doing: str, action: Callable[[], Any]) -> Any:
-    try:
-        return action()
-    except (NotGuarded, UnknownFunction, InputMissing):
-        raise
-    except BaseException as error:  # sys.exit() at import time ends nothing but this import
-        raise failure(doing, error) from None
-
-
-def _import_module(spec: FunctionSpec) -> ModuleType:
-    try:
-        return importlib.import_module(spec.module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{spec.module}.".startswith(f"{error.name}."):
-            raise  # something that the module itself wants
-        raise _no_module(spec.module, spec.name, spec.directory or os.getcwd()) from None
-
-
-def _shadowed_file(spec: FunctionSpec) -> str | None:
-    """The user's `json.py` in the working directory, where another `json` was imported before it."""
-    path = os.path.join(spec.directory or "", f"{spec.module}.py")
-    taken = spec.directory is not None and spec.module in sys.modules and os.path.isfile(path)
-    return path if taken and not _is_from(spec.module, path) else None
-
-
-def _is_from(name: str, path: str) -> bool:
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return file is not None and os.path.realpath(file) == os.path.realpath(path)
-
-
-def _import_file(stem: str, path: str) -> ModuleType:
-    # A user's json.py must not become everybody's json: where the name is taken, the file gets one of its own.
-    name = stem if stem not in sys.modules or _is_from(stem, path) else f"__user_{stem}"
-    if name in sys.modules:
-        return sys.modules[name]
-    if not os.path.isfile(path):
-        raise _no_file(path, path)
-    spec = spec_from_file_location(name, path, loader=_SourceLoader(name, path))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return sys.modules.get(name, module)
-
-
-class _SourceLoader(SourceFileLoader):
-    """Compiles the source each time: a cached .pyc is trusted by second and size, and may be older than the digest."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
-        return code
-
-
-def _attribute(module: ModuleType, spec: FunctionSpec) -> Any:
-    found: Any = module
-    where = os.path.basename(spec.path) if spec.path else spec.module
-    for part in spec.name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            known = [name for name, value in getattr(found, "__dict__", {}).items() if callable(value)]
-            home = getattr(found, "__name__", "")
-            own = [name for name in known if getattr(getattr(found, name), "__module__", None) == home]
-            raise no_name(part, where, own, known) from None
-        where = f"{where}:{part}"
-    return found
-
-
-def _source_of(module: ModuleType | None) -> str:
-    path = getattr(module, "__file__", None) or ""
-    return path if path.endswith(".py") else ""
-
-
-def _digest(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
-    except OSError:
-        return ""

@@ -21,7 +21,8 @@ from batchmill.worker.baseline import Baseline
 from batchmill.worker.board import Board
 from batchmill.worker.bootstrap import handle, redirect, seal
 from batchmill.worker.command import CommandRunner, CommandSpec, TaskReader
-from batchmill.worker.function import FunctionSpec, check_arguments, failure, resolve
+from batchmill.worker.function import FunctionSpec
+from batchmill.worker.loader import check_arguments, failure, resolve
 from batchmill.worker.passthrough import Passer
 from batchmill.worker.records import ALARM, note_fork, note_touch, on_alarm
 from batchmill.worker.records import this_worker as _this

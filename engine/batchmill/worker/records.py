@@ -29,7 +29,7 @@ from batchmill.input.items import Found, ItemReader
 from batchmill.model import Chunk, IdScan
 from batchmill.text import UNFIT, describe, in_words
 from batchmill.worker.baseline import Baseline
-from batchmill.worker.function import Resolved
+from batchmill.worker.loader import Resolved
 from batchmill.worker.reply import KilledForMemory, Part, Postponed, Reply
 
 NO_LIMIT = 2**62

@@ -161,7 +161,7 @@ def test_a_function_of_ones_own_module_is_found_beside_it(
 
 def resolve_in(cwd: Path, spec: FunctionSpec, init: FunctionSpec) -> str:
     """The names of what a fresh process finds for a function and its initializer."""
-    code = "import pickle, sys; from batchmill.worker.function import resolve; "
+    code = "import pickle, sys; from batchmill.worker.loader import resolve; "
     code += "found = resolve(*pickle.load(sys.stdin.buffer)); print(found.function.__name__, found.init.__name__)"
     payload = pickle.dumps((spec, init))
     return printed_by("-c", code, cwd=cwd, input=payload).strip()

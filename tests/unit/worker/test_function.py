@@ -24,7 +24,7 @@ from batchmill.worker.function import FunctionSpec, of_callable, parse
 WORKER = """
 import base64, json, os, pickle, sys
 from batchmill.errors import BatchmillError
-from batchmill.worker.function import resolve
+from batchmill.worker.loader import resolve
 spec, init = pickle.loads(base64.b64decode(sys.argv[1]))
 try:
     found = resolve(spec, init)
@@ -468,7 +468,7 @@ def test_a_script_runs_in_a_real_fork_server_worker(tmp_path: Path) -> None:
         tmp_path,
         "workers.py",
         """
-        from batchmill.worker.function import resolve
+        from batchmill.worker.loader import resolve
         def start(spec):
             global found
             found = resolve(spec)
