@@ -23,6 +23,7 @@ from batchmill.input.items import ItemReader
 from batchmill.input.json_choice import VARIABLE, check_choice
 from batchmill.input.sources import ByteSource, ItemSource, Source
 from batchmill.input.streams import choose_format, look_at
+from batchmill.output.by_name import format_of_output
 from batchmill.output.sinks import STDOUT, check_format, open_prints
 from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
@@ -73,6 +74,11 @@ class Plan:
     def watched(self) -> Settings:
         """The limits that the parent sees to. A worker ends a command itself, whose time is not that of its output."""
         return replace(self.settings, timeout=None) if self.command else self.settings
+
+    @cached_property
+    def output_format(self) -> str:
+        """The format of the output; raises InvalidUsage."""
+        return format_of_output(self.output, self.settings.output_format)
 
     @property
     def cut(self) -> Format | None:
@@ -250,7 +256,7 @@ def _is_name_of_content(path: str) -> bool:
 
 def _check_names(plan: Plan) -> None:
     """Refuse files in two roles that do not go together; an unnamed function needs a name for its checkpoint."""
-    check_format(plan.output, plan.settings.output_format)
+    check_format(plan.output, plan.output_format)
     check(plan.files)
     _check_modules(plan)
     prints = _prints(plan.settings)

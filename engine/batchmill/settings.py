@@ -42,7 +42,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
 
 FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
 QUOTES = ('"', "none")
-OUTPUT_FORMATS = ("jsonl", "csv", "msgpack", "sqlite", "raw")
+OUTPUT_FORMATS = ("auto", "jsonl", "csv", "msgpack", "sqlite", "raw")
 START_METHODS = ("forkserver", "spawn", "fork")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
 
@@ -208,7 +208,7 @@ class Settings:
     min_free_memory: int | None = None
     max_items_per_worker: int | None = None
     # output
-    output_format: str = "jsonl"
+    output_format: str = "auto"
     # reporting
     progress_interval: float = 1.0
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import lzma
 import os
 import resource
 import sqlite3
@@ -38,9 +40,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("outputs")
     (cwd / "w.py").write_text(WORK)
     (cwd / "items.jsonl").write_text("".join(json.dumps({"id": f"i{n}", "n": n}) + "\n" for n in range(COUNT)))
-    ended = batchmill(
-        "run", "w.py:work", "items.jsonl", "-c", "c.ckpt", "-o", "run.csv", "--output-format", "csv", cwd=cwd
-    )
+    ended = batchmill("run", "w.py:work", "items.jsonl", "-c", "c.ckpt", "-o", "run.csv", cwd=cwd)
     assert ended.returncode == 1
     return cwd
 
@@ -155,3 +155,18 @@ def test_items_kept_beside_results_are_a_column(done: Path) -> None:
     assert batchmill(*run, cwd=done).returncode == 0
     assert table(done / "t.out") == [["id", "result", "item"], ["1", "a\nb", '{"id": "1", "n": "a\\nb"}']]
     assert batchmill("results", "t.ckpt", "--output-format", "csv", cwd=done).stdout == (done / "t.out").read_text()
+
+
+def test_the_suffix_of_an_output_chooses_its_format_and_packing(done: Path) -> None:
+    plain = batchmill("results", "c.ckpt", cwd=done).stdout
+    for name in ("r.jsonl.gz", "r.jsonl.xz", "r.db"):
+        assert batchmill("results", "c.ckpt", "-o", name, cwd=done).returncode == 0
+    assert gzip.decompress((done / "r.jsonl.gz").read_bytes()).decode() == plain
+    assert lzma.decompress((done / "r.jsonl.xz").read_bytes()).decode() == plain
+    assert (done / "r.db").read_bytes().startswith(b"SQLite format 3")
+    refused = batchmill("results", "c.ckpt", "-o", "run.csv", "--output-format", "jsonl", cwd=done)
+    assert (refused.returncode, "is no name for --output-format jsonl" in refused.stderr) == (2, True)
+    run = ("run", "w.py:work", "items.jsonl", "--no-checkpoint")
+    assert batchmill(*run, "-o", "run.csv.gz", cwd=done).returncode in (0, 1)
+    assert gzip.decompress((done / "run.csv.gz").read_bytes()) == (done / "run.csv").read_bytes()
+    assert batchmill(*run, "-o", "run.csv.gz", "--output-format", "jsonl", cwd=done).returncode == 2

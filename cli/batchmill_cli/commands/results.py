@@ -17,8 +17,8 @@ OPTIONS = [
         group="Output",
         type=Choice(OUTPUT_FORMATS),
         metavar="NAME",
-        default="jsonl",
-        help="jsonl, csv, msgpack, sqlite (table `items`; needs -o FILE), or raw: what commands printed. [jsonl]",
+        default="auto",
+        help="jsonl, csv, msgpack, sqlite (table `items`), or raw: what commands printed. [auto: by suffix]",
     ),
     Option("--all", group="Output", is_flag=True, help="The failed items too, each with its error."),
 ]

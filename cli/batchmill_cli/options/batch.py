@@ -74,7 +74,7 @@ OPTIONS = [
     Option("--checkpoint-interval", group=CHECKPOINT, metavar="DUR", help="Between syncs to the disk. [1s]"),
     Option("--no-checkpoint", group=CHECKPOINT, is_flag=True, help="Keep nothing: a run that dies is lost."),
     Option("--output-format", group=OUTPUT, type=Choice(OUTPUT_FORMATS), metavar="NAME",
-           help="jsonl, csv, msgpack, sqlite (table `items`) or raw: text as it is. [jsonl]"),
+           help="jsonl, csv, msgpack, sqlite (table `items`), raw: text as it is. [auto: by suffix]"),
     Option("--json", group=OUTPUT, is_flag=True, help="Print the report as one JSON object on stdout."),
     Option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Only what needs a person: not exit 1, 3 or 75."),
     Option("--timeout", group=LIMITS, metavar="DUR", help="Fail an item that takes longer; kill it if need be."),

@@ -77,7 +77,7 @@ class Session:
         self._source = plan.open_source(lambda: events.put(Wake()))
         stack.callback(self._source.close)
         if plan.output is not None:
-            check_target(plan.output, plan.settings.output_format)  # before --fresh moves a checkpoint aside
+            check_target(plan.output, plan.output_format)  # before --fresh moves a checkpoint aside
         self._prints = plan.open_prints(stack)
         self._backend = self._find_backend(cluster)  # a scheduler that cannot be reached leaves everything as it was
         stack.callback(self._backend.close)
@@ -193,7 +193,7 @@ class Session:
         if target is None:
             return None
         source = self._plan.format or "items"
-        output = OutputWriter(target, settings.output_format, settings.with_item, self._frames, source=source)
+        output = OutputWriter(target, self._plan.output_format, settings.with_item, self._frames, source=source)
         self._stack.callback(output.close, "nothing")
         return output
 

@@ -4,10 +4,11 @@
     layout         how the outcomes of one ordering get from their frames into its order
     external_sort  an external merge sort, where frames are mixed item by item; `spool`: its temporary file
     json_lines     outcomes as JSON lines and msgpack; `rows`: as CSV and SQLite
+    by_name        what the name of an output says of its format
     sinks          the file, stream or database that is written
     writer         the output of a run; `results`: out of a checkpoint
 
 May import: ground, system, files, checkpoint, input, codec.
 """
 
-__all__ = ["external_sort", "json_lines", "results", "sinks", "writer"]
+__all__ = ["by_name", "external_sort", "json_lines", "results", "sinks", "writer"]

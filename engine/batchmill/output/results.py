@@ -23,6 +23,7 @@ from batchmill.files.conflicts import Access, Use, check, descriptor_in
 from batchmill.input.formats import FORMATS, Format
 from batchmill.model import Outcome, Report
 from batchmill.output import rows
+from batchmill.output.by_name import AUTO, format_of_output
 from batchmill.output.external_sort import MergeJob, SortJob, fulfil, merge, sort
 from batchmill.output.layout import Frames, Layout, Make
 from batchmill.output.ordering import Part, RenderJob, in_order
@@ -278,7 +279,7 @@ def write_results(
     paths: Sequence[str],
     out: IO[bytes] | str,
     *,
-    format: str = "jsonl",
+    format: str = AUTO,
     all: bool = False,
     on_message: Callable[[str], None] | None = None,
 ) -> int:
@@ -288,6 +289,7 @@ def write_results(
     results are written too. Returns the bytes written. Raises OutputLost, InvalidUsage where it would write over a
     checkpoint, and as `open_checkpoint` does.
     """
+    format = format_of_output(out if isinstance(out, str) else STDOUT, format)
     check_format(out if isinstance(out, str) else STDOUT, format)
     check([*(Use("the checkpoint", path, Access.READ) for path in paths), *_used(out)])
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from msgpack import Unpacker
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.files.atomic_file import Draft, open_at_once, open_output
 from batchmill.files.storage import Disk, write_whole
+from batchmill.output.by_name import Packer, packer_for
 from batchmill.output.rows import TABLE
 from batchmill.system.scarcity import limit_met
 
@@ -39,7 +40,7 @@ def open_target(name: str, format: str, columns: tuple[str, ...], opening: bytes
         return Target(name, Draft(1, name, None, Disk()), opening)
     try:
         draft = open_output(name)
-        return Database(name, draft, columns) if format == "sqlite" else Target(name, draft, opening)
+        return Database(name, draft, columns) if format == "sqlite" else Target(name, draft, opening, packer_for(name))
     except OSError as error:
         said = f"cannot write {name}"
         lost = limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", "check the path given to -o")
@@ -67,10 +68,11 @@ def open_prints(name: str) -> int:
 
 
 class Target:
-    """Bytes on their way to stdout or to a file that has no name yet."""
+    """Bytes on their way to stdout or to a file that has no name yet, through a packer where there is one."""
 
-    def __init__(self, name: str, draft: Draft, opening: bytes = b"") -> None:
+    def __init__(self, name: str, draft: Draft, opening: bytes = b"", packer: Packer | None = None) -> None:
         self._name = name
+        self._packer = packer
         self._draft = draft
         self._opening = opening
         self._is_open = name != STDOUT
@@ -78,7 +80,7 @@ class Target:
     def write(self, data: bytes) -> None:
         """Write all of it; raises OSError."""
         data, self._opening = self._opening + data if self._opening else data, b""
-        write_whole(self._draft.fd, data)
+        write_whole(self._draft.fd, data if self._packer is None else self._packer.compress(data))
 
     def close(self, keep: str) -> str | None:
         """Give the file its name (`keep` "whole"), or `.partial` behind it ("partial"), or none: once. Returns it.
@@ -101,6 +103,8 @@ class Target:
 
     def _end(self, is_kept: bool) -> None:
         """Write what is still to be written."""
+        if is_kept and self._packer is not None:
+            write_whole(self._draft.fd, self._packer.flush())
 
 
 class Database(Target):

@@ -1,0 +1,68 @@
+"""What the name of an output says of it: its format, and whether it is compressed."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import os
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from batchmill.errors import InvalidUsage
+
+AUTO = "auto"
+_FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".msgpack": "msgpack",
+    ".db": "sqlite",
+    ".sqlite": "sqlite",
+    ".sqlite3": "sqlite",
+}
+_UNKNOWN = (".tsv", ".parquet", ".xlsx", ".zst", ".zip")  # what somebody may expect, and would not get
+
+
+class Packer(Protocol):
+    """What compresses."""
+
+    def compress(self, data: bytes) -> bytes:
+        """What is to be written now."""
+
+    def flush(self) -> bytes:
+        """What is to be written at the end."""
+
+
+_PACKERS: dict[str, Callable[[], Packer]] = {
+    ".gz": lambda: zlib.compressobj(wbits=16 + zlib.MAX_WBITS),
+    ".bz2": bz2.BZ2Compressor,
+    ".xz": lambda: lzma.LZMACompressor(preset=1),  # more would keep the batch waiting
+}
+
+
+def format_of_output(name: str | None, asked: str) -> str:
+    """The format of the output `name` (a path, "-", None: none): by its suffix, or as `asked` (not AUTO).
+
+    Raises InvalidUsage where the two contradict each other, or the suffix promises what is not written. Raw output is
+    whatever results are: any name will do, but that of a database.
+    """
+    stem, packed = os.path.splitext((name or "").lower())
+    suffix = os.path.splitext(stem)[1] if packed in _PACKERS else packed
+    expected = _FORMATS.get(suffix)
+    format = expected or "jsonl" if asked == AUTO else asked
+    if suffix in _UNKNOWN and asked == AUTO:
+        remedy = "name a .jsonl, .csv, .msgpack or .db file, or say what is to be in this one with --output-format"
+        raise InvalidUsage(f"-o {name}: no {suffix} is written", remedy)
+    if expected not in (None, format) and (format != "raw" or expected == "sqlite"):
+        remedy = f"name another file, or give --output-format {expected}"
+        raise InvalidUsage(f"-o {name} is no name for --output-format {format}", remedy)
+    if format == "sqlite" and packed in _PACKERS:
+        raise InvalidUsage(f"-o {name}: a database is not written compressed", f"leave {packed} out of its name")
+    return format
+
+
+def packer_for(name: str) -> Packer | None:
+    """What compresses an output of that name, None where it is not to be."""
+    make = _PACKERS.get(os.path.splitext(name.lower())[1])
+    return None if make is None else make()

@@ -1,0 +1,44 @@
+"""The name of an output: which format it chooses, and which it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchmill.errors import InvalidUsage
+from batchmill.output.by_name import format_of_output
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "format"),
+    [
+        (None, "auto", "jsonl"), ("-", "auto", "jsonl"), ("-", "csv", "csv"), ("out", "auto", "jsonl"),
+        ("out.txt", "csv", "csv"), ("a.db/out", "auto", "jsonl"), ("out.csv", "auto", "csv"), ("OUT.CSV", "csv", "csv"),
+        ("out.ndjson.xz", "auto", "jsonl"), ("out.csv.gz", "auto", "csv"), ("out.sqlite3", "auto", "sqlite"),
+        ("out.msgpack.bz2", "auto", "msgpack"), ("out.gz", "auto", "jsonl"), ("out.csv", "raw", "raw"),
+        ("out.tsv", "raw", "raw"), ("out.tsv", "csv", "csv"), ("dir.csv/", "auto", "jsonl"),
+    ],
+)  # fmt: skip
+def test_a_suffix_chooses_the_format(name: str | None, asked: str, format: str) -> None:
+    assert format_of_output(name, asked) == format
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        (
+            "out.csv",
+            "jsonl",
+            "-o out.csv is no name for --output-format jsonl; name another file, or give --output-format csv",
+        ),
+        ("out.jsonl.gz", "csv", "-o out.jsonl.gz is no name for --output-format csv"),
+        ("out.db", "raw", "-o out.db is no name for --output-format raw"),
+        ("out.jsonl", "sqlite", "-o out.jsonl is no name for --output-format sqlite"),
+        ("out.db.gz", "auto", "-o out.db.gz: a database is not written compressed; leave .gz out of its name"),
+        ("out.tsv", "auto", "-o out.tsv: no .tsv is written"),
+        ("out.jsonl.zst", "auto", "-o out.jsonl.zst: no .zst is written"),
+    ],
+)
+def test_a_name_that_says_something_else_is_refused(name: str, asked: str, said: str) -> None:
+    with pytest.raises(InvalidUsage) as refused:
+        format_of_output(name, asked)
+    assert str(refused.value).startswith(said)
