@@ -6,7 +6,7 @@
     remote_pool      the workers of all nodes, as a pool; `remote_executor`, `remote_limits`, `remote_output`
     protocol         the messages between a run and its agents
     agent_host       in a node's process: starts an agent, passes messages on
-    agent            beside the node: has its workers (`python -m batchmill.cluster.agent`)
+    agent            beside the node: has its workers (`python -m batchmill.cluster.agent`); `waiting_calls`: for them
 
 May import: ground, system, plan, scheduler, pool, worker, output.
 """

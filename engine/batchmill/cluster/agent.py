@@ -15,13 +15,13 @@ import queue
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple
 
 from batchmill.cluster.protocol import PULSE, AgentSetup, Death, framed, pack, read_message, unpack
 from batchmill.cluster.remote_output import Printed, Prints
+from batchmill.cluster.waiting_calls import Call, WaitingCalls
 from batchmill.errors import ItemError
 from batchmill.pool import forkserver
 from batchmill.pool.base import Event, Worker
@@ -29,7 +29,6 @@ from batchmill.pool.local import LocalPool
 from batchmill.pool.processes import PATIENCE
 from batchmill.pool.worker_limits import WorkerLimits
 from batchmill.system.machine import Monitor, raise_descriptor_limit, thread_caps, usable_cores
-from batchmill.worker import records
 from batchmill.worker.code_bundle import deliver, settled
 from batchmill.worker.main import WorkerSetup
 
@@ -69,30 +68,6 @@ class Request(NamedTuple):
     """A message from the run."""
 
     words: list[Any]
-
-
-class Call(NamedTuple):
-    """A submission: the number by which it is answered, and what is to be called."""
-
-    slot: int
-    number: int
-    call: tuple[Callable[..., Any], tuple[Any, ...]]
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether nothing else may run on this machine meanwhile."""
-        job = self._job
-        return job is not None and job.chunk.alone
-
-    @property
-    def serial(self) -> int:
-        """The number of the chunk that is to be run."""
-        return 0 if self._job is None else self._job.serial
-
-    @property
-    def _job(self) -> records.ChunkJob | None:
-        arguments = self.call[1]
-        return arguments[0] if arguments and isinstance(arguments[0], records.ChunkJob) else None
 
 
 class _AgentPool(LocalPool):
@@ -140,9 +115,7 @@ class Agent:
         self._monitor = Monitor()
         self._asked: set[Worker] = set()
         self._lowered: list[tuple[float, Worker]] = []
-        self._waiting: deque[Call] = deque()  # till the machine is clear, or was used alone
-        self._alone: Call | None = None  # what has the machine for itself
-        self._is_held = False  # till the run knows that nothing has it for itself any more
+        self._calls = WaitingCalls(self._pool, lambda serial: send("alone", serial))
         self._next_board = self._next_usage = self._next_calm = 0.0
         self._patience_at_end = PATIENCE
         self._usage: tuple[float, int, bool] = (0.0, 0, False)
@@ -156,7 +129,7 @@ class Agent:
             "lower": self._lower,
             "kill": self._kill,
             "end": self._end,
-            "go": self._go,
+            "go": self._calls.go,
             "ack": self._ack,
             "bye": self._bye,
             "stop": self._stop,
@@ -220,8 +193,7 @@ class Agent:
             LocalPool.lift(
                 self._pool, worker
             )  # the run sends a worker with a limit nothing before all it had was answered
-        self._waiting.append(Call(slot, number, pickle.loads(call)))
-        self._hand_out()
+        self._calls.add(Call(slot, number, pickle.loads(call)))
 
     def _lower(self, slot: int, serial: int, offset: int) -> None:
         worker = self._pool.workers.get(slot)
@@ -238,14 +210,6 @@ class Agent:
         if worker is not None:
             LocalPool.retire(self._pool, worker)
 
-    def _go(self, serial: int) -> None:
-        """The run knows what is alone here: should the machine be lost from now on, nothing else is to blame."""
-        if self._alone is not None and self._alone.serial == serial:
-            self._submit(self._alone)
-        elif not serial:
-            self._is_held = False
-            self._hand_out()
-
     def _ack(self) -> None:
         """The run has printed an output."""
         if self._prints is not None:
@@ -258,33 +222,6 @@ class Agent:
         """What workers are running may begin elsewhere at any moment; or nobody is left whom they could answer."""
         self.is_over, self._patience_at_end = True, 0.0
 
-    # Handing out
-
-    def _hand_out(self) -> None:
-        """Give workers what waits, in order; a chunk that is to be alone waits for the machine, and all behind it."""
-        while self._waiting and self._alone is None:
-            busy = any(worker.outstanding for worker in self._pool.workers.values())
-            if busy if self._waiting[0].is_alone else self._is_held:
-                return
-            call = self._waiting.popleft()
-            if not call.is_alone:
-                self._submit(call)
-            elif call.slot in self._pool.workers:
-                self._alone = call
-                self._send("alone", call.serial)
-
-    def _submit(self, call: Call) -> None:
-        worker = self._pool.workers.get(call.slot)
-        if worker is not None:  # else it is gone, which the run was told
-            function, arguments = call.call
-            self._pool.submit(worker, call.number, function, *arguments)
-
-    def _clear(self, slot: int, number: int | None = None) -> None:
-        """What had the machine for itself was answered, or (without `number`) its worker is gone."""
-        if self._alone is not None and self._alone.slot == slot and number in (None, self._alone.number):
-            self._alone, self._is_held = None, True
-            self._send("alone", 0)
-
     # Answers
 
     def _answer(self, event: Event) -> None:
@@ -294,8 +231,7 @@ class Agent:
             return
         number = 0 if event.tag == ("hello", 0) else event.tag
         self._send("reply", worker.slot, number, pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
-        self._clear(worker.slot, number)
-        self._hand_out()
+        self._calls.answered(worker.slot, number)
 
     def _ask_to_retire(self, worker: Worker) -> None:
         if worker not in self._asked:
@@ -354,9 +290,7 @@ class Agent:
         self._guard.forget(worker)
         self._asked.discard(worker)
         self._lowered = [one for one in self._lowered if one[1] is not worker]  # its slot will be another's
-        self._waiting = deque(call for call in self._waiting if call.slot != worker.slot)
-        self._clear(worker.slot)
-        self._hand_out()
+        self._calls.forget(worker)
 
 
 def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, str]) -> WorkerSetup:
