@@ -18,7 +18,7 @@ from process_kit import start
 from timeline_kit import ZERO, Writer
 
 from batchmill.checkpoint.frames import FrameType
-from batchmill.checkpoint.timeline import read_story
+from batchmill.checkpoint.timeline_reader import read_timeline
 from batchmill.codec.outcomes import pack_map
 from batchmill_cli.html_report.page import render
 
@@ -215,5 +215,5 @@ def test_a_later_run_frame_of_the_same_run_begins_no_new_one(work: Path) -> None
     writer.file.append(FrameType.RUN, pack_map({"run": 1, "source": "abc"}))
     writer.outcomes(0, [1.0])
     writer.file.close()
-    (run,) = read_story(str(work / "y.ckpt")).runs
+    (run,) = read_timeline(str(work / "y.ckpt")).runs
     assert run.facts["source"] == "abc"

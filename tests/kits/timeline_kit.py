@@ -11,8 +11,8 @@ from typing import Any
 from checkpoint_kit import QuickDisk
 
 from batchmill.checkpoint.frames import FrameType
-from batchmill.checkpoint.story import Timeline
-from batchmill.checkpoint.timeline import read_story
+from batchmill.checkpoint.timeline import Timeline
+from batchmill.checkpoint.timeline_reader import read_timeline
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import Head, pack_map, pack_outcomes
 from batchmill.codec.pack import pack_value
@@ -67,7 +67,7 @@ class Writer:
     def timeline(self) -> Timeline:
         """Close it, and read it."""
         self.file.close()
-        return read_story(self.file.path, clock=lambda: ZERO + 1e6)
+        return read_timeline(self.file.path, clock=lambda: ZERO + 1e6)
 
 
 Failures = Mapping[int, tuple[str, str]]

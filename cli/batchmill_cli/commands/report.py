@@ -1,4 +1,4 @@
-"""`batchmill report`: a checkpoint's story as a page in a file."""
+"""`batchmill report`: a checkpoint's timeline as a page in a file."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def command(checkpoint: str, output: str) -> int:
     Totals, throughput, CPU, memory and workers over time, slow and failed items, settings and machine. The page needs
     no network and runs no script; a live checkpoint gives how it stands now.
     """
-    from batchmill.checkpoint.timeline import read_story
+    from batchmill.checkpoint.timeline_reader import read_timeline
     from batchmill.files.atomic_file import replacing
     from batchmill_cli.html_report.page import render
 
     is_stdout = output == "-"
     with reading([checkpoint], *written_to(output), data=is_stdout):
-        page = render(read_story(checkpoint))
+        page = render(read_timeline(checkpoint))
     with stdio.stdout() if is_stdout else replacing(output) as file:
         file.write(page.encode("utf-8", "backslashreplace"))
     return 0

@@ -1,11 +1,11 @@
-"""The plots of a story: over time, by worker, by duration, each with the table behind it."""
+"""The plots of a timeline: over time, by worker, by duration, each with the table behind it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
-from batchmill.checkpoint.story import ENDINGS, Timeline, WorkerStory
+from batchmill.checkpoint.timeline import ENDINGS, Timeline, TimelineWorker
 from batchmill.text import format_rate, format_size, plural
 from batchmill_cli.html_report.markup import Column, Markup, details, join, table, tag, thinned
 from batchmill_cli.html_report.plots import (
@@ -203,12 +203,12 @@ def workers(timeline: Timeline) -> Markup:
     )
 
 
-def _groups(pairs: Sequence[tuple[int, WorkerStory]]) -> list[list[tuple[int, WorkerStory]]]:
+def _groups(pairs: Sequence[tuple[int, TimelineWorker]]) -> list[list[tuple[int, TimelineWorker]]]:
     size = max(1, -(-len(pairs) // MOST_STRIPS))
     return [list(pairs[begin : begin + size]) for begin in range(0, len(pairs), size)]
 
 
-def _name(group: Sequence[tuple[int, WorkerStory]]) -> str:
+def _name(group: Sequence[tuple[int, TimelineWorker]]) -> str:
     first, last = group[0][0], group[-1][0]
     return str(first) if first == last else f"{first}–{last}"
 
@@ -226,7 +226,7 @@ def busy_share(timeline: Timeline) -> float:
     return min(1.0, sum(worker.seconds for worker in timeline.workers.values()) / there) if there else 0.0
 
 
-def _shares(group: Sequence[tuple[int, WorkerStory]], factor: int, width: float, seconds: float) -> list[float]:
+def _shares(group: Sequence[tuple[int, TimelineWorker]], factor: int, width: float, seconds: float) -> list[float]:
     """How busy the workers of a row were in each bin, 0 to 1."""
     columns = [_coarse(worker.busy.bins(), factor) for _, worker in group]
     count = max(map(len, columns), default=0)
@@ -247,7 +247,7 @@ def _stretches(shares: Sequence[float]) -> Iterator[tuple[int, int, int]]:
             begin = at
 
 
-def _marks(timeline: Timeline, group: Sequence[tuple[int, WorkerStory]], y: float) -> list[Mark]:
+def _marks(timeline: Timeline, group: Sequence[tuple[int, TimelineWorker]], y: float) -> list[Mark]:
     """One mark for all ends of a kind that would overlap; the worst last, on top."""
     if not timeline.seconds:
         return []

@@ -1,4 +1,4 @@
-"""The page of a story: one HTML document that needs nothing else.
+"""The page of a timeline: one HTML document that needs nothing else.
 
 What comes from data is escaped in `markup`; the page allows itself no script, no address and no file of any kind.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchmill.checkpoint.frames import Kind
-from batchmill.checkpoint.story import RunTold, Slow, Timeline
+from batchmill.checkpoint.timeline import Slow, Timeline, TimelineRun
 from batchmill.failure_groups import Alike, TypeGroup, commonest
 from batchmill.settings import Settings
 from batchmill.text import format_rate, format_size, option_name, plural, where
@@ -285,7 +285,7 @@ def _runs(timeline: Timeline) -> Markup:
     )
 
 
-def _run_row(timeline: Timeline, run: RunTold) -> Sequence[object]:
+def _run_row(timeline: Timeline, run: TimelineRun) -> Sequence[object]:
     rate = format_rate(run.items / run.seconds) if run.seconds else "-"
     pid, host = run.facts.get("pid", "?"), run.facts.get("host", "?")
     workers, began = run.facts.get("workers", "?"), tag("span", moment(run.started), class_="whole")
@@ -295,7 +295,7 @@ def _run_row(timeline: Timeline, run: RunTold) -> Sequence[object]:
     )  # fmt: skip
 
 
-def _ending(timeline: Timeline, run: RunTold) -> Markup:
+def _ending(timeline: Timeline, run: TimelineRun) -> Markup:
     if run.report is None:
         is_running = timeline.live is not None and not timeline.is_new and run is timeline.last
         return plain("running") if is_running else tag("span", "no report", class_="no")

@@ -1,9 +1,9 @@
 """A survey of worker counts on real workers, from its arguments to its findings.
 
-    Plan --> sample --> crews, warm --> Survey --Task--> CellRun: the engine's own Loop on the first workers of a crew
+    Plan --> sample --> warm pools --> Survey --Task--> CellRun: the engine's own Loop on the first workers of a pool
 
 Workers of a count have the environment that `run -j N` gives them (threads per worker); counts with the same one share
-a crew. What a cell does is what a run does, less the checkpoint and the output.
+a pool. What a cell does is what a run does, less the checkpoint and the output.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Benchmark:
 
 
 class _Pools:
-    """The Runner of a bench: crews of warm workers, and the loop that runs a cell on the first of them."""
+    """The Runner of a bench: pools of warm workers, and the loop that runs a cell on the first of them."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class _Pools:
     # Workers
 
     def start(self, groups: Sequence[Sequence[int]], prints: int | None) -> tuple[int, ...]:
-        """Start a crew for each group of counts, which prints there; the counts that memory has no room for."""
+        """Start a pool for each group of counts, which prints there; the counts that memory has no room for."""
         unfit: list[int] = []
         for counts in groups:
             fitting = [count for count in counts if count not in unfit]

@@ -8,7 +8,7 @@
     index        which outcomes there are and where; `history`: what earlier runs said
     matching     the input held against the index: which items are done
     resume       how a run comes to its checkpoint: --resume, --fresh, --wait, whose it is
-    timeline     what happened in its runs, as the values of `story`, in the bins of `histogram`
+    timeline     what happened in its runs, as values, in the bins of `histogram`; `timeline_reader` makes them
 
 May import: ground, system, files, codec.
 """
@@ -23,7 +23,7 @@ __all__ = [
     "reader",
     "resume",
     "salvage",
-    "story",
     "timeline",
+    "timeline_reader",
     "writer",
 ]

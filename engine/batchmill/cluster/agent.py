@@ -110,7 +110,7 @@ class Agent:
             preload=setup.limits.preload,
             output=None if self._prints is None else self._prints.descriptor,
         )
-        self._guard = WorkerLimits(self._pool, setup.limits, TICK, self._say)
+        self._limits = WorkerLimits(self._pool, setup.limits, TICK, self._say)
         self.lease = Lease(setup.lease, time.monotonic())
         self._monitor = Monitor()
         self._asked: set[Worker] = set()
@@ -161,7 +161,7 @@ class Agent:
                 self._handle(found)
 
     def _patience(self) -> float:
-        return SEEN if self._lowered else min(TICK, self._guard.tick or TICK)
+        return SEEN if self._lowered else min(TICK, self._limits.tick or TICK)
 
     def _take(self, seconds: float) -> None:
         try:
@@ -246,7 +246,7 @@ class Agent:
     def _tick(self, now: float) -> None:
         if self.lease.is_over(now):
             self._stop()
-        self._guard.look(now)
+        self._limits.look(now)
         for worker in self._pool.gone():
             self._gone(worker)
         while self._lowered and self._lowered[0][0] <= now:
@@ -261,7 +261,7 @@ class Agent:
 
     def _look_at_usage(self) -> None:
         usage = self._monitor.sample(self._pool.pids)
-        short = not self._guard.has_memory
+        short = not self._limits.has_memory
         self._usage = (self._monitor.cpu_seconds, usage.rss, short)
         self._told_held = None
 
@@ -281,13 +281,13 @@ class Agent:
 
     def _gone(self, worker: Worker) -> None:
         code = worker.executor.exitcode
-        error: ItemError | None = self._guard.killed_for(worker, code)
-        memory = self._guard.memory_trouble(worker) if error is None else None
+        error: ItemError | None = self._limits.killed_for(worker, code)
+        memory = self._limits.memory_trouble(worker) if error is None else None
         told = None if error is None else (error.type, error.message)
         self._send(
             "gone", *self._standing(worker), Death(code, worker.disconnected, told, memory, raised=worker.raised)
         )
-        self._guard.forget(worker)
+        self._limits.forget(worker)
         self._asked.discard(worker)
         self._lowered = [one for one in self._lowered if one[1] is not worker]  # its slot will be another's
         self._calls.forget(worker)

@@ -16,7 +16,7 @@ From the agent:
 A standing is what the board says of a worker: its slot, the number of the record at hand, that of the last one opened;
 in `board` each is an array of its own.
 
-`reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its tally); `board`
+`reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its summary); `board`
 the standings of all workers, the slots of those that were at another record a moment before, the CPU seconds of the
 agent and its workers so far, their resident bytes, and whether memory is short. It comes when a worker begins to stand
 still or gets on again, and now and then. `death` is a Death. `alone` says that nothing else runs there, and with 0 that

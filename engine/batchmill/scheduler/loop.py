@@ -1,9 +1,9 @@
 """The loop that keeps workers busy and commits what they answer. Joins the parts; never knows a format or an option.
 
-    intake --job--> [fill] --submit--> worker ... Event --> [replied] --commit--> checkpoint, tracker, output, sink
-       ^                                 |
-       |                                 |--> [gone] --> ledger: the chunk runs again, the suspect alone
-       '--- what came back undone -------'--> recaller: from a worker that is held up, for one that is idle
+    work_queue --chunk--> [fill] --submit--> worker ... Event --> [replied] --commit--> checkpoint, progress, output
+       ^                                       |
+       |                                       |--> [gone] --> crashes: the chunk runs again, the suspect alone
+       '--- what came back undone -------------'--> work_stealing: from a worker that is held up, for one that is idle
 
 One thread, one queue. Workers, the feeder, the sync thread and signals put things on it; nothing else touches the
 state.

@@ -2,7 +2,7 @@
 
     source --> matcher --> (skip)
                  |  \\--unmatched--> scan in a worker --> masked chunk --\\
-                 \\--all matched: the rest is new ---------------------> ledger --> next()
+                 \\--all matched: the rest is new ------------------> in_flight --> next()
 
 While outcomes of earlier runs are unmatched, the input is searched block by block. Records that match no block are held
 back, up to `_HELD` bytes: mostly the remaining blocks match, and what was held back turns out to be new without a look

@@ -24,7 +24,7 @@ from batchmill.worker.function import FunctionSpec, parse
 MOST = 64 << 20  # bytes
 
 T = TypeVar("T")
-Parcel = dict[str, dict[str, bytes]]  # by the directory they are imported from: files, by their paths below it
+CodeBundle = dict[str, dict[str, bytes]]  # by the directory they are imported from: files, by their paths below it
 
 
 def anchored(spec: FunctionSpec) -> FunctionSpec:
@@ -90,7 +90,7 @@ def _files_of_module(module: str, directory: str) -> Sequence[str]:
     return found
 
 
-def collect(*specs: object) -> Parcel:
+def collect(*specs: object) -> CodeBundle:
     """The files that functions need; what is no spec with a directory needs none.
 
     Raises InvalidUsage where they are too large to be sent around.
@@ -98,11 +98,11 @@ def collect(*specs: object) -> Parcel:
     own = [spec for spec in specs if isinstance(spec, FunctionSpec) and spec.directory is not None]
     directories = list(dict.fromkeys(spec.directory or "" for spec in own))
     waiting = [root for spec in own for root in _roots(spec)]
-    parcel: Parcel = {}
+    bundle: CodeBundle = {}
     size = 0
     while waiting:
         directory, name = waiting.pop()
-        files = parcel.setdefault(directory, {})
+        files = bundle.setdefault(directory, {})
         data = None if name in files else _read(os.path.join(directory, name))
         if data is None:  # what cannot be read is missing there as it is here
             continue
@@ -112,7 +112,7 @@ def collect(*specs: object) -> Parcel:
             raise InvalidUsage(f"the modules of {own[0].display} are too large to be sent", "install them as a package")
         for module in _imported(data):
             waiting.extend(_files_of(module, directories))
-    return {directory: files for directory, files in parcel.items() if files}
+    return {directory: files for directory, files in bundle.items() if files}
 
 
 def _roots(spec: FunctionSpec) -> Iterator[tuple[str, str]]:
@@ -176,11 +176,11 @@ def _imported(source: bytes) -> Iterator[str]:
             yield node.module
 
 
-def deliver(parcel: Parcel, folder: str) -> dict[str, str]:
+def deliver(bundle: CodeBundle, folder: str) -> dict[str, str]:
     """Where on this machine each directory's files are: where all of them lie there as they were (a shared file
     system), they are used as they are; else they are written below `folder`."""
     folders = {}
-    for number, (directory, files) in enumerate(parcel.items()):
+    for number, (directory, files) in enumerate(bundle.items()):
         is_here = all(_read(os.path.join(directory, name)) == data for name, data in files.items())
         folders[directory] = directory if is_here else _write(files, os.path.join(folder, str(number)))
     return folders

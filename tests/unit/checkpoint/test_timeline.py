@@ -1,4 +1,4 @@
-"""Facts about a checkpoint's story: of runs that ended, live and were killed, of old, torn and hostile files."""
+"""Facts about a checkpoint's timeline: of runs that ended, live and were killed, of old, torn and hostile files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from timeline_kit import ZERO, Writer
 from batchmill.checkpoint.frames import FrameType, Kind
 from batchmill.checkpoint.histogram import MOST_BINS
 from batchmill.checkpoint.reader import Reader
-from batchmill.checkpoint.timeline import MOST_MESSAGES, MOST_TYPES, MOST_WORKERS, SLOWEST, read_story
+from batchmill.checkpoint.timeline_reader import MOST_MESSAGES, MOST_TYPES, MOST_WORKERS, SLOWEST, read_timeline
 from batchmill.codec.outcomes import pack_map
 from batchmill.errors import CheckpointDamaged, InputMissing
 from batchmill.model import FailureExample
@@ -113,11 +113,11 @@ def test_workers_are_told_apart_with_their_processes_and_why_these_ended(writer:
 def test_a_live_run_is_told_up_to_now(writer: Writer) -> None:
     writer.run(0)
     writer.outcomes(1, [1.0])
-    timeline = read_story(writer.file.path, clock=lambda: ZERO + 100)
+    timeline = read_timeline(writer.file.path, clock=lambda: ZERO + 100)
     assert timeline.live is not None
     assert (timeline.seconds, timeline.is_new) == (100.0, False)
     writer.end(120)
-    new = read_story(writer.file.path, clock=lambda: ZERO + 200)  # the lock is held by one who has said nothing yet
+    new = read_timeline(writer.file.path, clock=lambda: ZERO + 200)  # the lock is held by one who has said nothing yet
     assert new.is_new
     assert new.seconds == 120.0
     assert writer.timeline().live is None
@@ -177,7 +177,7 @@ def test_a_torn_end_is_left_out(writer: Writer) -> None:
     writer.outcomes(2, [1.0])
     writer.file.close()
     os.truncate(writer.file.path, writer.file.end - 5)
-    timeline = read_story(writer.file.path)
+    timeline = read_timeline(writer.file.path)
     assert (timeline.done, timeline.verdict.kind) == (1, Kind.TORN)
 
 
@@ -191,7 +191,7 @@ def test_an_end_that_a_power_failure_damaged_is_left_out(writer: Writer, where: 
     with open(writer.file.path, "r+b") as file:  # some of the payload was lost, the frame's head was not
         file.seek(end + where)
         file.write(bytes(min(60, writer.file.end - end - where - 4)))
-    timeline = read_story(writer.file.path)
+    timeline = read_timeline(writer.file.path)
     assert (timeline.done, timeline.verdict.kind) == (1, Kind.CRASH_DAMAGE)
 
 
@@ -206,7 +206,7 @@ def test_damage_that_no_crash_explains_is_an_error(writer: Writer) -> None:
         file.seek(begin + 4)
         file.write(b"\xff\xff")
     with pytest.raises(CheckpointDamaged, match=r"x\.ckpt is damaged at byte"):
-        read_story(writer.file.path)
+        read_timeline(writer.file.path)
 
 
 @pytest.mark.parametrize(
@@ -246,4 +246,4 @@ def test_numbers_that_no_run_could_have_written_do_no_harm(writer: Writer) -> No
 
 def test_a_checkpoint_that_is_not_there_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputMissing):
-        read_story(str(tmp_path / "none.ckpt"))
+        read_timeline(str(tmp_path / "none.ckpt"))
