@@ -31,7 +31,7 @@ from batchmill.system.machine import thread_caps, usable_cores
 from batchmill.text import nearest
 from batchmill.version import __version__
 from batchmill.worker.code_bundle import anchored, collect, source_files
-from batchmill.worker.command import CommandSpec
+from batchmill.worker.command import CommandSpec, TaskReader
 from batchmill.worker.function import FunctionSpec, here, of_callable, parse
 from batchmill.worker.main import WorkerSetup, in_worker
 
@@ -88,7 +88,8 @@ class Plan:
     def identifier(self) -> ItemReader:
         """What understands the records."""
         ids_needed = self.checkpoint is not None
-        return ItemReader(self.format, IdRule(self.settings.id_field), self.settings.shard, ids_needed)
+        reader = TaskReader if self.command else ItemReader
+        return reader(self.format, IdRule(self.settings.id_field), self.settings.shard, ids_needed)
 
     def open_source(self, notify: Callable[[], None]) -> Source:
         """The input, ready to be read; raises InputMissing."""

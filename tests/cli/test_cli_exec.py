@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import Terminal, batchmill, shell
+from cli_kit import PROGRAM, Terminal, batchmill, environment, shell
 from fault_kit import until
 from process_kit import is_running
 
@@ -166,7 +166,7 @@ def test_a_program_that_crashes_is_a_failed_item_with_its_signal(place: Path) ->
     ended = batchmill("exec", "n.txt", "--json", "--", "./c", cwd=place)
     report = json.loads(ended.stdout)
     assert (ended.returncode, report["completed"], report["failed"]) == (1, 5, 1)
-    assert report["failures"][0]["examples"][0] == {"id": "2", "line": 2, "message": "killed by SIGABRT"}
+    assert report["failures"][0]["examples"][0] == {"id": "2", "line": 2, "message": "killed by SIGABRT", "file": ""}
 
 
 def test_what_is_printed_is_whole_and_never_mixed(place: Path) -> None:
@@ -315,3 +315,18 @@ def test_ctrl_c_lets_running_commands_end(place: Path) -> None:
     assert done == 2
     with open_checkpoint(place / "n.sh.ckpt") as results:
         assert sum(outcome.ok for outcome in results.outcomes()) == done
+
+
+def test_names_of_files_are_bytes_in_lists_ended_by_nul_or_by_newlines(place: Path) -> None:
+    for end, options in ((b"\0", ["--format", "null"]), (b"\n", [])):
+        (place / "list").write_bytes(b"caf\xe9" + end + "café".encode() + end)
+        script = f"$BM exec {' '.join(options)} --no-checkpoint -o out.jsonl -- printf %s < list; $BM exec"
+        script += f" {' '.join(options)} -c {len(options)}.ckpt -- false < list"
+        done = shell(script, place)
+        assert (place / "out.jsonl").read_text().splitlines()[0].startswith('{"id": "caf\\\\udce9"')
+        assert "In 1 item, what is no valid Unicode" in done.stderr
+        given_back = subprocess.run(
+            [*PROGRAM, "failures", "--items", f"{len(options)}.ckpt"], cwd=place, capture_output=True, timeout=60,
+            check=True, env=environment(),
+        )  # fmt: skip
+        assert given_back.stdout == (place / "list").read_bytes()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from batchmill.codec.json_form import Plain
+from batchmill.codec.json_form import Plain, sound
 
 
 def as_json(value: Any) -> str:
     """Any value of ours as one line of strict JSON: what it cannot say is as in an output, other types are their
     text."""
-    return json.dumps(Plain(_opened).of(value), allow_nan=False)
+    text = sound(json.dumps(Plain(_opened).of(value), allow_nan=False, ensure_ascii=False))
+    return text if text.isascii() else _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 def _opened(value: Any) -> Any:

@@ -11,13 +11,15 @@ from batchmill.text import plural
 class Unsaid:
     """What of an output is not what it was.
 
-    `numbers` were not finite and became null; `maps` have keys that JSON cannot tell apart, such as those of `example`,
-    and became arrays of pairs; of the `outputs` of commands only the beginning was kept. Two of them add up.
+    `numbers` were not finite and became null; `maps` have keys that JSON cannot tell apart, such as those of
+    `example`, and became arrays of pairs; of the `outputs` of commands only the beginning was kept; `texts`, of so
+    many items, are no valid Unicode. Two of them add up.
     """
 
     numbers: int = 0
     maps: int = 0
     outputs: int = 0
+    texts: int = 0
     example: str = ""
 
     def __add__(self, other: Unsaid) -> Unsaid:
@@ -27,11 +29,12 @@ class Unsaid:
             self.numbers + other.numbers,
             self.maps + other.maps,
             self.outputs + other.outputs,
+            self.texts + other.texts,
             self.example or other.example,
         )
 
     def __bool__(self) -> bool:
-        return bool(self.numbers or self.maps or self.outputs)
+        return bool(self.numbers or self.maps or self.outputs or self.texts)
 
     def sentences(self) -> list[str]:
         """What to tell a person, a line each."""
@@ -46,6 +49,9 @@ class Unsaid:
         if self.outputs:
             beginning = "is cut off, for only its" if self.outputs == 1 else "are cut off, for only their"
             told.append(f"{plural(self.outputs, 'output')} {beginning} beginning was kept (see --keep-output of exec)")
+        if self.texts:
+            why = "names of files in another encoding, mostly"
+            told.append(f"In {plural(self.texts, 'item')}, what is no valid Unicode ({why}) was written as \\udNNN")
         return told
 
 

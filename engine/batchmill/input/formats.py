@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from shlex import quote
 from typing import Any
@@ -155,6 +155,7 @@ def _parse_line(raw: bytes) -> str:
 
 
 def _parse_path(raw: bytes) -> str:
+    """A file's name, or what may be one. Not all are UTF-8."""
     # What os.fsdecode does on every system with a file system of bytes: names that are not UTF-8 survive.
     return raw.decode("utf-8", "surrogateescape")
 
@@ -188,9 +189,10 @@ FORMATS = {
     f"csv{UNQUOTED}": Format(f"csv{UNQUOTED}", b"\n", _trim_row, None, table=Table(",", quoting=False)),
     f"tsv{UNQUOTED}": Format(f"tsv{UNQUOTED}", b"\n", _trim_row, None, table=Table("\t", quoting=False)),
     "lines": Format("lines", b"\n", _trim_line, _parse_line),
-    "null": Format("null", b"\0", bytes, _parse_line),
+    "null": Format("null", b"\0", bytes, _parse_path),
     "files": Format("files", b"\0", bytes, _parse_path, content_is_bytes=False),
 }
+LINES_OF_BYTES = replace(FORMATS["lines"], parse=_parse_path)  # of a command, whose arguments are bytes
 _ALL = ", ".join(NAMES[1:-1]) + f" or {NAMES[-1]}"
 GIVE_FORMAT = f"give --format {_ALL}"
 

@@ -48,7 +48,7 @@ class ItemReader:
     identify: Identify
 
     def __init__(self, format: str | None, rule: IdRule, shard: tuple[int, int] | None, ids_needed: bool) -> None:
-        self.format = FORMATS[format] if format is not None else None
+        self.format = self.format_named(format) if format is not None else None
         self._rule = rule
         self._shard = shard
         self._ids_needed = ids_needed
@@ -58,6 +58,11 @@ class ItemReader:
         else:
             self._parser_of = parser_of(self.format, os.environ.get(VARIABLE, ""))
             self._reader_of = lru_cache(4)(self._make_reader)
+
+    @staticmethod
+    def format_named(name: str) -> Format:
+        """How records of that format are read here."""
+        return FORMATS[name]
 
     def _make_reader(self, header: bytes, parse: Parse | None) -> Identify:
         """`identify` for records that stand under that header, by `parse` in place of the format's own."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from batchmill.codec.json_form import Plain, chunks, encode
+from batchmill.codec.json_form import Plain, chunks, encode, sound
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.pack import pack_value
 from batchmill.codec.unsaid import NOTHING, Unsaid
@@ -60,7 +58,7 @@ def chosen(block: OutcomeBlock, picks: Sequence[int] | None, all: bool) -> Seque
 
 def _raw(block: OutcomeBlock, order: Iterable[int]) -> tuple[bytes, Unsaid]:
     """What commands printed, one after the other, nothing in between; a text or bytes as they are, else a JSON line."""
-    pieces, cut, plain = [], 0, Plain()
+    pieces, cut, texts, plain = [], 0, 0, Plain()
     failures = block.failures
     for index in order:
         if index in failures:
@@ -69,10 +67,16 @@ def _raw(block: OutcomeBlock, order: Iterable[int]) -> tuple[bytes, Unsaid]:
         if isinstance(result, dict) and {"exit", "stdout"} <= result.keys():
             cut += "stdout_dropped" in result
             result = result["stdout"]
-        if isinstance(result, str):
-            result = result.encode("utf-8", "surrogatepass")
-        pieces.append(result if isinstance(result, bytes) else _encode_line(_line(result, has_alike_keys, plain)))
-    return b"".join(pieces), Unsaid(outputs=cut) + plain.unsaid
+        if not isinstance(result, (str, bytes)):
+            line = _line(result, has_alike_keys, plain)
+            result = sound(line)
+            texts += result != line
+        try:
+            pieces.append(result if isinstance(result, bytes) else result.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:  # half a pair stands for no byte
+            pieces.append(result.encode("utf-8", "backslashreplace"))
+            texts += 1
+    return b"".join(pieces), Unsaid(outputs=cut, texts=texts) + plain.unsaid
 
 
 # --- msgpack ---------------------------------------------------------------------------------------------------------
@@ -115,7 +119,9 @@ def _lines(block: OutcomeBlock, order: Sequence[int], items: str | None) -> tupl
     try:
         return "".join(lines).encode(), plain.unsaid
     except UnicodeEncodeError:
-        return b"".join(map(_encode_line, lines)), plain.unsaid
+        mended = list(map(sound, lines))
+        texts = sum(line is not made for line, made in zip(lines, mended))
+        return "".join(mended).encode(), plain.unsaid + Unsaid(texts=texts)
 
 
 def _plain_lines(block: OutcomeBlock, order: Sequence[int]) -> list[str] | None:
@@ -157,14 +163,3 @@ def _line(entry: Any, has_alike_keys: bool, plain: Plain) -> str:
         except (TypeError, ValueError):
             pass
     return encode(plain.of(entry)) + "\n"
-
-
-def _encode_line(line: str) -> bytes:
-    try:
-        return line.encode()
-    except UnicodeEncodeError:
-        # A lone surrogate, which UTF-8 cannot carry: JSON's escapes can. Outside of strings a line is ASCII.
-        return _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], line).encode()
-
-
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from batchmill.codec.json_form import Plain, encode
+from batchmill.codec.json_form import Plain, encode, is_sound, sound
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.pack import pack_value
 from batchmill.codec.unsaid import Unsaid
@@ -60,6 +60,7 @@ def render(
                 item = None if item is ABSENT else item
                 row.append(cells.cell(item) if format == "sqlite" else cells.text(item))
             pieces.append(close(row))
+            cells.end_row()
     except RecursionError as error:
         raise CheckpointDamaged("a result is nested too deeply to be written") from error
     return b"".join(pieces), cells.unsaid
@@ -70,11 +71,23 @@ class _Cells:
 
     def __init__(self) -> None:
         self._plain = Plain()
+        self._texts = 0
+        self._is_sound = True
 
     @property
     def unsaid(self) -> Unsaid:
         """What was counted so far."""
-        return self._plain.unsaid
+        return self._plain.unsaid + Unsaid(texts=self._texts)
+
+    def end_row(self) -> None:
+        """The cells that were made are those of one item."""
+        self._texts += not self._is_sound
+        self._is_sound = True
+
+    def look(self, text: str) -> str:
+        """A text that goes into a cell, as JSON and other texts write it out."""
+        self._is_sound = self._is_sound and is_sound(text)
+        return text
 
     def cell(self, value: Any) -> Any:
         """A value as SQLite takes it."""
@@ -98,9 +111,9 @@ class _Cells:
 
     def _scalar(self, value: Any) -> Any:
         if type(value) is str:
-            return value
+            return self.look(value)
         found = self._plain.of(value)
-        return encode(found) if isinstance(found, (dict, list)) else found
+        return sound(self.look(encode(found))) if isinstance(found, (dict, list)) else found
 
 
 def _database_row(block: OutcomeBlock, index: int, cells: _Cells, all: bool) -> list[Any]:
@@ -118,7 +131,7 @@ def _database_row(block: OutcomeBlock, index: int, cells: _Cells, all: bool) -> 
 def _csv_row(block: OutcomeBlock, index: int, cells: _Cells, all: bool) -> list[str]:
     id, failure = block.ids[index], block.failures.get(index)
     row = [
-        _escaped(id) if type(id) is str else cells.text(id),
+        _escaped(cells.look(id)) if type(id) is str else cells.text(id),
         "" if failure else cells.text(block.result(index)),
     ]
     if all:

@@ -22,7 +22,7 @@ from typing import Any
 from batchmill.codec.outcome_block import Failure
 from batchmill.errors import InputMissing, InvalidUsage, ItemError, ItemFailed, OutputLost
 from batchmill.files.conflicts import NO_FILES, OwnFiles
-from batchmill.input.formats import Parse
+from batchmill.input.formats import FORMATS, LINES_OF_BYTES, Format, Parse
 from batchmill.input.items import Found, Identify, ItemReader
 from batchmill.model import Chunk
 from batchmill.secrecy import learn, mask_script, mask_words
@@ -181,6 +181,10 @@ def essence(outcome: Mapping[str, Any] | Failure) -> tuple[Any, ...]:
 
 class TaskReader(ItemReader):
     """Gives Tasks for items: a command may want the record's bytes, and its number."""
+
+    @staticmethod
+    def format_named(name: str) -> Format:
+        return LINES_OF_BYTES if name == "lines" else FORMATS[name]
 
     def _make_reader(self, header: bytes, parse: Parse | None) -> Identify:
         identify = super()._make_reader(header, parse)

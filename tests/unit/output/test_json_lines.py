@@ -88,7 +88,7 @@ def test_the_item_stands_beside_its_outcome_where_it_was_kept() -> None:
     data = payload([1, 2, None], failed=[2], items=[b'{"q": 1}', b"no json \xff", b"3"])
     assert [json.loads(line).get("item") for line in lines(data, all=True, with_item=True)] == [
         {"q": 1},
-        "no json \udcff",
+        r"no json \udcff",
         3,
     ]
     kept = [json.loads(line) for line in lines(payload([1, None], failed=[1]), all=True, with_item=True)]
@@ -148,13 +148,21 @@ def test_numbers_that_are_not_finite_become_null_and_are_counted() -> None:
     assert unsaid == Unsaid(numbers=5)
 
 
-def test_lone_surrogates_are_escaped_and_other_lines_are_left_alone() -> None:
-    out = render(payload(["é\ud800", "é", "\U0001f600"]), None, format="jsonl", all=False, with_item=False)[0]
-    first, second, third = out.splitlines()
-    assert first == b'{"id": 0, "result": "\\u00e9\\ud800"}'
-    assert second == '{"id": 1, "result": "é"}'.encode()
-    assert json.loads(third)["result"] == "\U0001f600"
-    assert json.loads(first)["result"] == "é\ud800"
+def test_lone_surrogates_are_written_out_and_counted_and_other_lines_are_left_alone() -> None:
+    values = payload(["é\ud800", "é", "\U0001f600", ["\udce9", "\udcff"]])
+    out, unsaid = render(values, None, format="jsonl", all=False, with_item=False)
+    first, second, third, fourth = out.decode().splitlines()
+    assert first == r'{"id": 0, "result": "é\\ud800"}'
+    assert second == '{"id": 1, "result": "é"}'
+    assert [json.loads(line)["result"] for line in (third, fourth)] == ["\U0001f600", [r"\udce9", r"\udcff"]]
+    assert unsaid == Unsaid(texts=2)
+    assert unsaid.sentences() == [
+        r"In 2 items, what is no valid Unicode (names of files in another encoding, mostly) was written as \udNNN"
+    ]
+    raw, unsaid = render(values, [3, 0], format="raw", all=False, with_item=False)
+    assert raw == b'["\\\\udce9", "\\\\udcff"]\n\xc3\xa9\\ud800'
+    assert unsaid == Unsaid(texts=2)
+    assert render(payload(["caf\udce9"]), None, format="raw", all=False, with_item=False) == (b"caf\xe9", Unsaid())
 
 
 def test_line_separators_stay_inside_their_line() -> None:
