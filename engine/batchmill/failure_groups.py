@@ -35,7 +35,7 @@ _Counted = TypeVar("_Counted", Alike, TypeGroup)
 
 
 class FailureGroups:
-    """Groups of failed items, which do not grow with the items: so many types, and kinds of message, are told apart.
+    """Groups of failed items, of bounded size: at most `most_types` and `most_messages` of each type are told apart.
 
     `key` makes of a message what it shares with those alike (all of a type where it is not given), `shown` makes of an
     id what stands for it in an example.

@@ -245,7 +245,7 @@ class StopReason(StrEnum):
     TIME_LIMIT = "time-limit"
     SECONDS = "seconds"  # of a round of a benchmark
     OUTPUT = "output"  # what commands print cannot be passed on
-    LEFT = "left"  # whoever read the outcomes reads no more
+    LEFT = "left"  # the reader of the outcomes stopped reading
     ERROR = "error"
 
 

@@ -44,7 +44,7 @@ class Plan:
 
     `items` is an iterable, or None where `inputs` are paths. `checkpoint` is an absolute path, or None where nothing is
     to be kept; `default_name` says that nobody chose it. `format` is None for Python items. `id` gives an item's id.
-    `others` are the files that whoever runs the batch reads and writes.
+    `others` are the files that the caller reads and writes.
     """
 
     spec: FunctionSpec | CommandSpec
@@ -62,7 +62,7 @@ class Plan:
 
     @cached_property
     def files(self) -> tuple[Use, ...]:
-        """The files that the batch reads and writes, those of whoever runs it (`others`) among them."""
+        """The files that the batch reads and writes, those of its caller (`others`) among them."""
         return (*_files(self), *self.others)
 
     @property
@@ -99,7 +99,7 @@ class Plan:
         return ByteSource(self.inputs, self.cut, notify, OwnFiles(self.files))
 
     def worker_setup(self, workers: int, *, run: int = 1, close: tuple[int, ...] = ()) -> WorkerSetup:
-        """What each of so many workers needs to know; `close` are the descriptors a forked one must let go."""
+        """What each of `workers` workers needs to know; `close` are the descriptors a forked one must let go."""
         settings, (cores, _) = self.settings, usable_cores()
         return WorkerSetup(
             spec=self.spec,

@@ -311,8 +311,8 @@ _DIGEST = 2  # bytes
 class Secrets:
     """The secret arguments of a batch, by name, each as bytes. What is kept of them tells whether they are the same.
 
-    That is a salted, slow digest of all of them, cut to 16 bits: it tells whoever guesses no more than these, and each
-    guess costs him 200,000 hashes. Other values pass for the same once in 65,536 times.
+    That is a salted, slow digest of all of them, cut to 16 bits: a guess can be checked against no more than these, at
+    the cost of 200,000 hashes each. Another value passes for the same once in 65,536 times.
     """
 
     values: Mapping[str, bytes] = field(default_factory=dict, repr=False)

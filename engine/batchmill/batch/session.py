@@ -269,7 +269,7 @@ class Session:
             self._warn(f"{older} {were} made by other source of {self._plan.spec.display} than it has now")
 
     def _commit(self, chunk: Chunk, payload: bytes, summary: ReplySummary) -> str | None:
-        """See Committer.commit. Where a worker is was written down before what it did, whatever ends the run."""
+        """As Committer.commit. On which host a worker is must be written down before what it did: the run may end."""
         hosts = self._backend.hosts()
         if hosts:
             self._checkpoint.append(FrameType.RUN, pack_map({"run": self._run["run"], "places": hosts}))

@@ -39,7 +39,7 @@ from batchmill.system.machine import (
 )
 from batchmill.text import format_size
 
-MOST_RECORDS = 20_000  # sampled where nobody says how many
+MOST_RECORDS = 20_000  # sampled where no number is given
 READING = 0.1  # share of the time that reading the input may take
 ROOMY = 0.9  # share of the free memory that workers may take
 
@@ -240,7 +240,7 @@ class _Pools:
     # Runs
 
     def warm_up(self) -> float:
-        """See Runner: what is run here is forgotten."""
+        """What is run here is not counted."""
         seconds, items = 0.0, 0
         for warm_pool in dict.fromkeys(self._warm_pools.values()):
             size = max(count for count, other in self._warm_pools.items() if other is warm_pool)

@@ -119,7 +119,7 @@ class CellRun:
         self.monitor.sample(self._warm_pool.pids)
 
     def tick(self, now: float, pids: list[int], workers: int) -> None:
-        """See Watcher: memory, and the time that is over."""
+        """Look at memory, and at whether the time is over."""
         if now >= self._next_look:
             self._next_look = now + _LOOK
             self.monitor.sample(pids)
@@ -127,7 +127,7 @@ class CellRun:
             self._loop.stop(StopReason.SECONDS)
 
     def worker_ended(self, worker: int, pid: int, exit: int | None, why: str) -> None:
-        """See Watcher: its item is a failed one, and is counted as that."""
+        """Its item is a failed one, and is counted as that."""
 
     def _commit(self, chunk: Chunk, payload: bytes, summary: ReplySummary) -> None:
         self._last = time.perf_counter()

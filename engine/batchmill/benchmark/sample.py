@@ -181,4 +181,4 @@ class SampleSource:
         return chunk
 
     def close(self) -> None:
-        """See Source: nothing is open."""
+        """Nothing is open."""

@@ -119,7 +119,7 @@ class Fit:
     single: float
 
     def rate(self, workers: float) -> float:
-        """Items per second with so many workers."""
+        """Items per second with `workers` workers."""
         lost = self.contention * (workers - 1) + self.coherency * workers * (workers - 1)
         return self.single * workers / (1 + lost)
 

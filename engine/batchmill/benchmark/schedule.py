@@ -98,7 +98,8 @@ class RoundRunner(Protocol):
 
 
 class Step(NamedTuple):
-    """Where a survey is: the round of so many (0: probing), the cell that is done, seconds of measuring left."""
+    """Where a survey is: the number of the round (0: probing) and of how many, the cell that is done, seconds of
+    measuring left."""
 
     round: int
     rounds: int
@@ -112,8 +113,8 @@ Key = tuple[int, "int | None"]
 class Survey:
     """The cells and what they came to so far. `have` is how many sampled records there are to choose from.
 
-    `startups` tells after how many seconds so many workers were up. `tell` hears the schedule, `on_step` each cell
-    that is done.
+    `startups` maps numbers of workers to the seconds after which they were up. `tell` gets the schedule, `on_step` each
+    cell that is done.
     """
 
     def __init__(

@@ -124,8 +124,8 @@ class Durations:
         return self.longest
 
     def bins(self, per_decade: int) -> Iterator[Bin]:
-        """The counts in bins so many to the decade (a divisor of PER_DECADE), from the first that is not empty on to
-        the last."""
+        """The counts in `per_decade` bins to the decade (a divisor of PER_DECADE), from the first that is not empty on
+        to the last."""
         step = PER_DECADE // per_decade
         counts = [sum(self._counts[begin : begin + step]) for begin in range(0, len(self._counts), step)]
         filled = [number for number, count in enumerate(counts) if count]

@@ -90,8 +90,8 @@ class History:
 
     @property
     def hosts(self) -> dict[str, int]:
-        """How many outcomes were made on which host (?: of a cluster, and nobody knows), the most first: those of items
-        that ran again included."""
+        """How many outcomes were made on which host ("?" where a cluster's is unknown), the most first, with those that
+        were replaced later."""
         found: Counter[str] = Counter()
         for (run, worker), items in self.tried.items():
             values = self.runs.get(run, {})

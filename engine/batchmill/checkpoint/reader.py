@@ -156,9 +156,8 @@ def read_meta(fd: int, header: FileHeader, path: str) -> dict[str, Any]:
 
 
 def holder_of(fd: int, header: FileHeader) -> Holder:
-    """Who a locked open file says has it, by its last RUN frame. Of pid 0 where nobody can be named: there is none, or
-    the run that wrote it is over (it says so, or its process is gone), and the holder has only just begun.
-    """
+    """The process that has a locked file open, by the last RUN frame in it. Pid 0 where that frame is missing, or its
+    run is over (it has an END frame, or its process is gone): then the holder has only just begun."""
     scan = FileScan(lambda at, n: read_at(fd, at, n), os.fstat(fd).st_size, header, verify=False)
     runs: list[FrameRef] = []
     for ref, _ in scan:

@@ -117,7 +117,7 @@ class Checkpoint:
         on_error: OnError | None = None,
     ) -> Checkpoint:
         """A new checkpoint, locked and durable before it has the name. A file that has it is replaced, or with `keep`
-        moved aside (`moved`): so many of those stay.
+        moved aside (`moved`): `keep` of those stay.
 
         `interval`: seconds that a committed frame may stay unsynced (None: until `sync`, `close` or the cap);
         `on_error` is called, from the sync thread, with an error met there, which the next `append` or `close` raises.
@@ -205,7 +205,7 @@ class Checkpoint:
             self._raise_failure()
             end, seq = self._tail
             head, crc = frame_bytes(self._header.seed, seq, self._synced, type, payload)
-            self._writing = True  # until the tail says so, bytes after it are ours to cut (an interrupt may come here)
+            self._writing = True  # until the tail is moved, bytes after it are ours to cut (an interrupt may come here)
             self._write((head, payload, crc), end)
             ref = FrameRef(seq, end + HEAD_SIZE, len(payload), type)
             if end == self._synced:

@@ -33,8 +33,8 @@ from batchmill.worker.code_bundle import deliver, settled
 from batchmill.worker.main import WorkerSetup
 
 TICK = 0.05  # seconds between looks at the workers
-BOARD = 0.1  # seconds between looks at the board: a worker at the same item in two of them is worth a report
-CALM = 0.5  # seconds between reports of a board on which all workers get on
+BOARD = 0.1  # seconds between looks at the board: a worker that is at the same item in two of them is reported
+CALM = 0.5  # seconds between reports of a board on which all workers make progress
 USAGE = 1.0  # seconds between looks at CPU and memory
 SEEN = 0.002  # seconds after which a lowered limit is sure to have been seen by a running worker
 _LAST = 3.0  # seconds for what is to be cleared up when the run is gone
@@ -78,7 +78,8 @@ class _AgentPool(LocalPool):
         self._ask = ask
 
     def lift(self, worker: Worker) -> None:
-        """See WorkerPool.lift. What waits for the machine came before the limit, and that is for it too."""
+        """Not here, but where the run's next call comes in: what still waits came before the limit, which is for it
+        too."""
 
     def retire(self, worker: Worker) -> None:
         self._ask(worker)
@@ -219,7 +220,7 @@ class Agent:
         self.is_over = True
 
     def _stop(self) -> None:
-        """What workers are running may begin elsewhere at any moment; or nobody is left whom they could answer."""
+        """What workers are running may begin elsewhere at any moment; or there is no run any more."""
         self.is_over, self._patience_at_end = True, 0.0
 
     # Answers
@@ -266,8 +267,8 @@ class Agent:
         self._told_held = None
 
     def _look_at_board(self, now: float) -> None:
-        """Report it when a worker begins to stand still or gets on again, for the run may act on that; how far workers
-        are that get on is told now and then. Each report costs as much of both machines as a chunk does."""
+        """Report the board when a worker begins to stand still or stops doing so, for the run may act on that; else now
+        and then. Each report costs both machines as much as a chunk does."""
         board = {slot: (number, opened) for slot, number, opened in map(self._standing, self._pool.workers.values())}
         held = board.items() & self._seen.items()
         self._seen = board

@@ -164,7 +164,8 @@ class DaskBackend:
         task.add_done_callback(lambda _: self._serving.pop(name))
 
     def _mind_absence(self) -> None:
-        """Say once that there is nobody; end the run where all there are cannot work for it, and nobody ever could."""
+        """Say once that there are no workers; end the run where all there are cannot work for it, and none ever
+        could."""
         error = self._members.unfit
         if any(machine.is_up for machine in self._pool.machines):
             self._told_waiting = False

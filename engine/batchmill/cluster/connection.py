@@ -19,7 +19,7 @@ from batchmill.text import describe_exit
 
 POLL = 2.0  # seconds that a question for messages waits for one
 SILENCE = 10.0  # seconds without an answer after which a node, or the scheduler, counts as lost
-HANGS = 60.0  # seconds without a word after which an agent does; it has something to say each second
+HANGS = 60.0  # an agent that sends nothing for this many seconds hangs: it has something to send each second
 ENDING = 4.0  # seconds for an agent to end when it is told to
 _MOST = 8 << 20  # bytes in one message to a node, unless a single one is larger
 

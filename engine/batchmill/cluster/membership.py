@@ -52,7 +52,7 @@ class Membership:
         self._errors: dict[str, BatchmillError] = {}
 
     def share(self, threads: int) -> int:
-        """How many workers a node of so many threads may have: one a thread, a share of them, or at most -j."""
+        """How many workers a node with `threads` threads may have: one a thread, a share of them, or at most -j."""
         if isinstance(self._wanted, int):
             return min(threads, self._wanted)
         if self._wanted == "auto":
@@ -60,14 +60,14 @@ class Membership:
         return max(1, int(threads * float(self._wanted.rstrip("%")) / 100 + 1e-9))
 
     def most(self, sizes: Mapping[str, int]) -> int:
-        """How many workers there can be with nodes of so many threads each; at least one."""
+        """How many workers there can be with nodes of these numbers of threads; at least one."""
         workers = sum(map(self.share, sizes.values()))
         return max(1, min(workers, self._wanted) if isinstance(self._wanted, int) else workers)
 
     # Events
 
     def invite(self, sizes: Mapping[str, int], now: float) -> dict[str, int]:
-        """Who is to join now, of nodes with so many threads each, and with how many workers; `now` is monotonic."""
+        """Which nodes, given with their threads, are to join now, and with how many workers; `now` is monotonic."""
         invited = {}
         for name, threads in sizes.items():
             member = self._members.get(name)
@@ -133,7 +133,7 @@ class Membership:
 
     @property
     def unfit(self) -> BatchmillError | None:
-        """Why nobody can take part, where all there are were refused; else None."""
+        """Why no node can take part, where all of them were refused; else None."""
         is_hopeless = self._members and all(member.state is MemberState.REFUSED for member in self._members.values())
         return next(iter(self._errors.values())) if is_hopeless else None
 

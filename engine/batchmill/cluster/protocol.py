@@ -19,11 +19,11 @@ in `board` each is an array of its own.
 `reply` holds the pickle of what the call returned (for a chunk: the msgpack reply, unopened, and its summary); `board`
 the standings of all workers, the slots of those that were at another record a moment before, the CPU seconds of the
 agent and its workers so far, their resident bytes, and whether memory is short. It comes when a worker begins to stand
-still or gets on again, and now and then. `death` is a Death. `alone` says that nothing else runs there, and with 0 that
-this is over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `ack` says that an `output`
-was printed: an agent has but a few on their way. `up` comes when the agent is ready, `unfit` when it cannot work here,
-`broken` when it ends with a defect of ours. On a pipe each message follows its length, a big-endian u32. The empty
-message (PULSE) says that the run is still there.
+still or stops doing so, and now and then. `death` is a Death. `alone` says that nothing else runs there, and with 0
+that this is over; the chunk, and with 0 what came after it, begins at the `go` that answers it. `ack` says that an
+`output` was printed: an agent has but a few on their way. `up` comes when the agent is ready, `unfit` when it cannot
+work here, `broken` when it ends with a defect of ours. On a pipe each message follows its length, a big-endian u32. The
+empty message (PULSE) says that the run is still there.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def framed(message: bytes) -> bytes:
 
 
 def read_message(read: Callable[[int], bytes]) -> bytes | None:
-    """The next message from a pipe, whose `read` gives exactly so many bytes unless it has ended; then None."""
+    """The next message from a pipe, whose `read(n)` gives exactly n bytes unless it has ended; then None."""
     head = read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None

@@ -165,7 +165,7 @@ class RemotePool(WorkerPool):
 
     `say` takes a line for people, `output` is a descriptor for what items print, `check` raises
     where no message can come any more. Only `add`, `reserve` and what Machine calls is for other threads. What ends a
-    run that nobody can go on with is raised by `gone`.
+    run that no machine can work for is raised by `gone`.
     """
 
     isolates = True  # agents do
@@ -344,7 +344,7 @@ class RemotePool(WorkerPool):
         return self.machine_of(worker).name
 
     def unfit(self, worker: Worker, error: BatchmillError) -> BatchmillError | None:
-        """See WorkerPool.unfit. The run goes on without the slot, or without the machine."""
+        """As WorkerPool.unfit: the run goes on without the slot, or without the machine."""
         machine = self.machine_of(worker)
         if worker.unstarted and any(slot in machine.slots for slot in self.workers):
             machine.spent.add(worker.slot)
@@ -358,17 +358,17 @@ class RemotePool(WorkerPool):
 
     @property
     def round_trip(self) -> float:
-        """See WorkerPool.round_trip: the median of the machines'."""
+        """The median of the machines'."""
         found = sorted(machine.round_trip for machine in self.machines)
         return found[len(found) // 2] if found else 0.0
 
     @property
     def pids(self) -> list[int]:
-        """See WorkerPool.pids: none is here."""
+        """None: they are on other machines."""
         return []
 
     def gone(self) -> Iterator[Worker]:
-        """See WorkerPool.gone. Raises what ends the run."""
+        """As WorkerPool.gone; raises what ends the run."""
         self.catch_up()
         self._check()
         if self._failure is not None:

@@ -1,4 +1,4 @@
-"""Files without a name, in memory where the system has that: nobody else can open them, and nothing is left."""
+"""Files without a name, in memory where the system has that: no other program can open them, and nothing is left."""
 
 from __future__ import annotations
 

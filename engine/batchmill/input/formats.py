@@ -246,7 +246,7 @@ def as_lines_of_json(name: str, filter: str) -> str:
 def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> tuple[int, int]:
     """Where the next `records` records of `data` (its marks) end: (offset after the last separator, records found).
 
-    Finds fewer when there are not so many closed records. Costs no per-record work for many records: it
+    Finds fewer where fewer records are closed. Costs no per-record work for many records: it
     estimates an end from the mean length so far, counts separators, and corrects.
     """
     position, found, size = start, 0, len(data)

@@ -57,7 +57,7 @@ class Source(Protocol):
 
     @property
     def remaining(self) -> float | None:
-        """About how many records are left, None where nobody knows."""
+        """About how many records are left, None where unknown."""
 
     def close(self) -> None:
         """Let go of files and threads."""
@@ -101,7 +101,7 @@ class ByteSource:
 
     @property
     def remaining(self) -> float | None:
-        """See Source: by count once the inputs were counted, else by bytes."""
+        """By count once the inputs were counted, else by bytes."""
         if self._census.total is not None:
             return max(0, self._census.total - self.position)
         if self._census.size is None or not self.position:
@@ -109,7 +109,7 @@ class ByteSource:
         return max(0.0, (self._census.size - self._bytes) * self.position / max(1, self._bytes))
 
     def take(self, records: int) -> Chunk | None:
-        """See Source. Raises InputBroken where the input ends in an error of its own."""
+        """Raises InputBroken where the input ends in an error of its own, and as Source."""
         if self._long is not None:
             return self._too_long()
         while self.look(1):
@@ -132,7 +132,7 @@ class ByteSource:
         return None
 
     def look(self, size: int) -> int:
-        """Have `size` bytes of the current INPUT at hand if it has so many; how many there are (0: none now).
+        """Have `size` bytes of the current INPUT at hand, or all that it has; how many there are (0: none now).
 
         Raises InputBroken where there are none because the input ended in an error.
         """
@@ -168,7 +168,7 @@ class ByteSource:
         return self._chunk(data, records, self._format.lines(data, records))
 
     def _chunk(self, data: bytes, records: int, lines: int) -> Chunk:
-        """The next records as a chunk; they take up so many lines."""
+        """The next records as a chunk; they take up `lines` lines."""
         header, before = (b"", 0) if self._headed is None else (self._headed.header, self._headed.lines)
         chunk = Chunk(self.position, before + self._line, self._input, records, data, header=header)
         self.position += records
@@ -318,7 +318,7 @@ class ItemSource:
         return None if self._total is None else max(0, self._total - self.position)
 
     def take(self, records: int) -> Chunk | None:
-        """See Source. Raises what the iterable raised."""
+        """Raises what the iterable raised, and as Source."""
         over = self._over
         if len(self._pulled) < records and not over:
             self._ask(records)
@@ -376,6 +376,6 @@ def _pickled(item: Any) -> bytes | ItemError:
 
 
 def _failed(sentence: str, error: BaseException) -> ItemError:
-    """What an item is failed with here, where it cost nobody more than itself."""
+    """The error that an item fails with here, where only the item itself is lost."""
     why = describe(error)
     return replace(why, message=f"{sentence}: {why.message}")

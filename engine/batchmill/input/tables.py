@@ -44,7 +44,7 @@ class Table:
 
     def scan(self, data: bytes, *, more: bool) -> tuple[bytes, int]:
         """The `marks` of `data`, which begins with a row and may go on (`more`); and where in it a quoted cell begins
-        whose end is still to come, -1 where there is none: of what follows it, nobody knows yet where its rows end.
+        whose end is still to come, -1 where there is none: where the rows after it end is not known yet.
 
         Rows are not looked at one by one. One search tells that no cell spans lines, which is mostly so. Else, where
         quotes stand only around cells, every other stretch between two quotes is quoted text; the few tables with

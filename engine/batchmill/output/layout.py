@@ -25,7 +25,7 @@ from batchmill.output.ordering import Part, RenderJob, Stretch, stretches
 from batchmill.output.spool import Spool, unit_of
 
 _WINDOW = 1 << 14  # positions that are looked at together
-_WASTE = 4  # a stretch may decode so many times the items that it holds
+_WASTE = 4  # a stretch may decode up to 4 times the items that it holds
 _SINGLE = 128  # what a single outcome costs in a stretch, in items decoded, however small its frame is
 _FREE = 2_000_000  # items decoded for single outcomes that are not worth a second thought
 _END = 1 << 62  # beyond all positions

@@ -21,8 +21,8 @@ from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.output import json_lines, rows
 
 _POSITIONS = 20_000  # a stretch is at most about so long, unless a single frame is longer
-_FRAMES = 64  # and touches at most so many frames
-_BYTES = 16 << 20  # of at most so many bytes, unless more of them overlap
+_FRAMES = 64  # and touches at most this many frames
+_BYTES = 16 << 20  # of at most this many bytes, unless more of them overlap
 
 
 class Part(NamedTuple):

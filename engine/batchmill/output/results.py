@@ -253,7 +253,7 @@ class _Shelf:
                 yield piece._replace(seq=piece.seq << _MANY_BITS | number)
 
     def payload(self, seq: int) -> bytes:
-        """See Results.payload, as for the others."""
+        """As Results.payload; the others as theirs."""
         return self._many[seq & _MANY].payload(seq >> _MANY_BITS)
 
     def extent(self, seq: int) -> Extent:

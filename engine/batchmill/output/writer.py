@@ -33,8 +33,8 @@ KEPT: Mapping[str, str] = {
     StopReason.MAX_FAILURES: "partial",
     StopReason.TIME_LIMIT: "partial",
 }
-_WASTE = 4  # a stream may decode so many times the items that it writes,
-_FREE = 2_000_000  # and so many without a second thought
+_WASTE = 4  # a stream may decode up to 4 times the items that it writes,
+_FREE = 2_000_000  # and this many in any case
 _AHEAD = 64  # jobs that may be out, or made before it is their turn
 
 
@@ -56,7 +56,7 @@ class OutputWriter:
     """Where results go; `frames` is where they are read from.
 
     `target` is "-" or a path, `source` the format that items came in. Raises OutputLost where it cannot be written;
-    `is_unread` says that nobody reads stdout any more.
+    `is_unread`: stdout has no reader any more.
     """
 
     def __init__(self, target: str, format: str, with_item: bool, frames: Frames, *, source: str = "jsonl") -> None:
@@ -197,7 +197,7 @@ class OutputWriter:
             raise OutputLost(f"cannot write {where}: {error.strerror}", remedy) from None
 
     def close(self, keep: str) -> str | None:
-        """See Target.close. A whole file takes the place of a partial one too, of an earlier run that stopped."""
+        """Close the target. A whole file also replaces the partial one of an earlier run that stopped."""
         self._layout.close()
         name = self._target.close(keep)
         if name is not None and keep == "whole" and os.path.isfile(name):

@@ -37,7 +37,7 @@ _JOIN = 1.0  # seconds for the executor's thread to have seen that its process i
 
 
 class NoLock:
-    """A lock or a semaphore that nobody has to wait for: one process reads what one other writes.
+    """A lock or a semaphore that is always free: one process reads what one other writes.
 
     Named semaphores, which every executor would have six of, need a resource tracker, and one that a dead worker held
     is never free again.
@@ -190,7 +190,8 @@ class SingleProcessExecutor:
         return self._process.exitcode
 
     def shutdown(self) -> None:
-        """See Executor. Once: a second call would wait for a lock that is held while a worker is being ended."""
+        """As Executor.shutdown, once: a second call would wait for a lock that is held while a worker is being
+        ended."""
         if not self._is_shut_down:
             self._is_shut_down = True
             self._executor.shutdown(wait=False, cancel_futures=True)
@@ -202,7 +203,7 @@ class SingleProcessExecutor:
         self._process.wait(seconds)
 
     def close(self) -> None:
-        """See Executor. What its manager thread may still be waiting for stays open."""
+        """As Executor.close, but what the manager thread may still wait for stays open."""
         if self._process.joined.wait(_JOIN):
             self._process.close()
             self._context.replies.close()

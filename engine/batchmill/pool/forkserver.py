@@ -231,7 +231,8 @@ class ForkServer:
             return self._connection
 
     def is_up(self, patience: float) -> bool:
-        """See Connection; where one is lost, the next call asks another. Raises OSError where none can be started."""
+        """As Connection.is_up; where one is lost, the next call asks another. Raises OSError where none can be
+        started."""
         return self.prestart().is_up(patience)
 
     def start(self, kind: int, descriptors: Sequence[int]) -> Started:
@@ -263,7 +264,7 @@ def borrow(preload: Sequence[str] = ()) -> ForkServer:
 
 
 def give_back(server: ForkServer) -> None:
-    """End a server that nobody uses any more: the program's children are then its own again."""
+    """End a server without users: the program's children are then its own again."""
     with _lock:
         server.users -= 1
         if not server.users:

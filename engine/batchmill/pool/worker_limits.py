@@ -60,7 +60,7 @@ class Limits(ABC):
         """A dead worker has been dealt with."""
 
     def counted(self, worker: Worker, items: int) -> None:
-        """A worker has answered for so many more items."""
+        """A worker has answered for `items` more."""
         worker.items += items
         if self._most_items is not None and worker.items >= self._most_items:
             self._of.retire(worker)

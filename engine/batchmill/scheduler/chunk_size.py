@@ -18,7 +18,7 @@ SHORTEST, LONGEST = 0.05, 0.8  # seconds a chunk aims at
 OVERRUN = 1.5  # a worker returns what it has when its chunk took this many times its target
 LEAST_PATIENCE = 0.1  # seconds; taking back what waits behind a shorter item costs more than it brings
 STRAGGLER = 3.0  # times the mean: where all items are long, the long ones are no stragglers
-GROWTH = 8  # a chunk is at most so many times larger than the largest one seen: one fast item proves little
+GROWTH = 8  # a chunk is at most 8 times as large as the largest one seen: one fast item proves little
 _MEMORY = 0.3  # weight of the newest chunk in the mean
 
 
@@ -36,7 +36,7 @@ class ChunkSizer:
         self.fit(workers)
 
     def fit(self, workers: int, round_trip: float = 0.0) -> None:
-        """Aim at what suits so many workers, to which a message takes `round_trip` seconds there and back."""
+        """Aim at what suits `workers` workers, to which a message takes `round_trip` seconds there and back."""
         self._workers = workers = max(1, workers)  # on a cluster there may be none just now
         self._round_trip = round_trip
         target = max(SHORTEST, workers * PARENT_COST / PARENT_SHARE, round_trip * ROUND_TRIPS)

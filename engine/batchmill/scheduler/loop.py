@@ -62,7 +62,7 @@ class Callbacks:
     """Whom the loop tells what.
 
     `commit` appends an outcome frame and returns why the run must stop now, or None; `strike` makes a charge durable;
-    `generation` is that of the order of the input; `ready` hears the digest of the function's source once.
+    `generation` is that of the order of the input; `ready` gets the digest of the function's source, once.
     """
 
     commit: Callable[[Chunk, bytes, ReplySummary], str | None]
@@ -151,7 +151,7 @@ class Loop:
         self._hear(0.0 if more else self._patience())
 
     def _hear(self, seconds: float) -> None:
-        """Deal with the events that are there, or come within so many seconds."""
+        """Deal with the events that are there, or come within `seconds`."""
         self._wait(seconds)
         while self._inbox:
             self._handle(self._inbox.popleft())
@@ -185,7 +185,7 @@ class Loop:
         return self._output_maker.is_done
 
     def _wait(self, seconds: float) -> None:
-        """Move the events that are there, or come within so many seconds, to the inbox."""
+        """Move the events that are there, or come within `seconds`, to the inbox."""
         try:
             self._inbox.append(self._events.get(True, seconds))
             while True:
@@ -438,7 +438,7 @@ class Loop:
         return self._time_limit is not None and self._time_limit.phase(self._clock()) is Phase.OVER
 
     def _cut_off(self) -> None:
-        """Kill the workers that still run items: nobody is blamed, the items run again."""
+        """Kill the workers that still run items: their items are not charged, and run again."""
         busy = [
             worker for worker in self._pool.workers.values() if any(tag[0] != "render" for tag in worker.outstanding)
         ]

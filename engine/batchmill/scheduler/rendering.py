@@ -59,7 +59,7 @@ class OutputMaker:
 
     @property
     def is_unread(self) -> bool:
-        """Whether nobody reads what is written any more."""
+        """Whether what is written has no reader any more."""
         return self._output is not None and self._output.is_unread
 
     @property
@@ -143,11 +143,11 @@ class LocalOutputMaker(OutputMaker):
 
     @property
     def is_deserted(self) -> bool:
-        """See OutputMaker.is_deserted: its workers are started again."""
+        """Never: its workers are started again."""
         return False
 
     def fill(self, has_room: Callable[[Worker], bool]) -> bool:
-        """See OutputMaker.fill: there is room in its own workers, whatever those of the items are at."""
+        """As OutputMaker.fill, by its own workers: `has_room` is of those that run items, and does not matter."""
         if not self.is_done:
             self._start_missing()
         return super().fill(lambda worker: worker.ready and len(worker.outstanding) < _WINDOW)

@@ -87,7 +87,7 @@ class FailureLimits:
         self._allowed = settings.allow_failures
 
     def reason_to_stop(self, ok: int, failed: int, again: int = 0, waiting: int = 0) -> str | None:
-        """Why the run must stop after so many outcomes of its own, or None.
+        """Why the run must stop after these outcomes of its own, or None.
 
         Of them, `again` had failed before the run, and `waiting` have failed but will be tried again.
         """
@@ -107,7 +107,7 @@ class FailureLimits:
         return f"{failed} of {plural(tried, 'item')} failed (--max-failures {self._most})"
 
     def is_success(self, failed: int, total: int) -> bool:
-        """Whether a batch of `total` items with so many failed ones counts as done (exit 0)."""
+        """Whether a batch of `total` items of which `failed` failed counts as done (exit 0)."""
         allowed = self._allowed
         return not exceeds(failed, total, allowed) if isinstance(allowed, str) else failed <= allowed
 

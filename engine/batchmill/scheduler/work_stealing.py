@@ -69,7 +69,7 @@ class WorkStealer:
             del self._recalls[worker]
 
     def plan(self, now: float, idle: int) -> None:
-        """Nothing is left for so many idle workers: lower the limits of those with most records not started."""
+        """Nothing is left for `idle` workers: lower the limits of those with most records not started."""
         wanted = idle - len(self._recalls)
         if wanted <= 0:
             return

@@ -19,7 +19,7 @@ _SPARE = 12 << 20  # bytes that a thread, and those that run beside it, may need
 
 
 def ensure_room(count: int = 1) -> None:
-    """Raise OSError where there is no room for so many new threads to begin in."""
+    """Raise OSError where `count` new threads would find no room to begin in."""
     stack = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
     room = _STACK if stack == resource.RLIM_INFINITY else stack
     mmap.mmap(-1, count * room + _SPARE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()

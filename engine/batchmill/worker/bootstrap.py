@@ -128,7 +128,7 @@ def _work(own: multiprocessing.Process, parent: tuple[int, str], sentinel: int) 
 
 
 def become_worker(sentinel: int, foreign: Iterable[int]) -> None:
-    """Make this process the leader of a group that dies with the parent and does not mind the parent's signals.
+    """Make this process the leader of a group that dies with the parent and ignores its signals.
 
     `foreign` are the open descriptors that are not batchmill's.
     """
@@ -263,7 +263,7 @@ def _no_breakpoint(*args: Any, **keywords: Any) -> None:
 def redirect(is_silent: bool, inherited: int | None) -> None:
     """Close stdin, and send stdout and stderr where the run wants them.
 
-    `inherited` is a descriptor to write to in place of stderr, or None; `is_silent`: nobody is to see any of it.
+    `inherited` is a descriptor to write to in place of stderr, or None; `is_silent`: all of it is dropped.
     """
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

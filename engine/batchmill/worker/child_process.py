@@ -338,7 +338,7 @@ class _Group:
         self._end = kept
 
     def signal(self, number: int) -> None:
-        """Send a signal to all of the group; the keeper minds none but SIGKILL."""
+        """Send a signal to all of the group; the keeper ignores all but SIGKILL."""
         if self._keeper:
             os.killpg(self._keeper, number)
 

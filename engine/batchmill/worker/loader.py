@@ -72,7 +72,7 @@ def check_arguments(spec: FunctionSpec, function: Callable[..., Any], kwargs: Ma
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    """None where nobody can tell. Annotations are not evaluated: they may name what type checkers alone import."""
+    """None where it cannot be known. Annotations are not evaluated: they may name what type checkers alone import."""
     try:
         if sys.version_info >= (3, 14):
             return inspect.signature(function, annotation_format=Format.STRING)
