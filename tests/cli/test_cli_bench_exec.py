@@ -71,6 +71,7 @@ def test_the_line_to_copy_is_the_exec_that_was_measured(told: subprocess.Complet
     ended = batchmill(*words, cwd=place)
     assert (ended.returncode, sorted(ended.stdout.splitlines())) == (1, ["a 1", "b 3", "c 4"])
     assert set((place / "log.txt").read_text().splitlines()) == measured
+    (place / "words.sh.ckpt").unlink()
 
 
 def test_cpu_and_memory_are_those_of_the_commands_too(place: Path) -> None:
