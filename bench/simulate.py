@@ -201,7 +201,7 @@ def _loop(world: World, workers: int, window: int, knows_total: bool, time_limit
         progress=_Untracked(total=_ignore, before=_ignore, append=_ignore, on_progress=None, interval=1.0, shards=1),
         output_maker=OutputMaker(pool, None),
         sealer=cast("Sealer", None),
-        callbacks=Callbacks(commit=_ignore, strike=_ignore, generation=lambda: 1, ready=_ignore, message=_ignore),
+        callbacks=Callbacks(commit=_ignore, strike=_ignore, generation=lambda: 1, message=_ignore),
         window=window,
         grace=10.0,
         start_timeout=300.0,

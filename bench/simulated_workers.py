@@ -223,7 +223,7 @@ class SimulatedPool:
         worker = SimulatedWorker(slot, self._world.now)
         worker.outstanding.append(("hello", 0))
         self.workers[slot] = worker
-        self._world.inbox.append(Event(worker, ("hello", 0), cast("Any", Answered(Ready(worker.pid, "", None)))))
+        self._world.inbox.append(Event(worker, ("hello", 0), cast("Any", Answered(Ready(worker.pid, None)))))
         return worker
 
     def submit(self, worker: SimulatedWorker, tag: Any, function: object, order: ChunkJob) -> bool:

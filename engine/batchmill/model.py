@@ -186,10 +186,11 @@ class Report:
     `total` is the number of items in this run's input; `completed` those with an ok result made now; `skipped` those
     done before; `failed` those that failed now; `remaining` those not tried. In a run that ended early, `total` and
     `remaining` are None where the input was not counted: a pipe, an iterable, a large file in its first seconds.
-    `changed` counts done items that kept their old result although their content changed, `repeated` the occurrences
-    of an id after its first, `blank` the empty lines passed over, `older_source` the results made by other source of
-    the function. `stopped` names what ended the run early ("" when it ran to the end): "limit", "SIGINT", ….
-    `error` is the type and message of the error that ended it, where one did.
+    `changed` counts done items that kept their old result although their content changed, `repeated` the occurrences of
+    an id after its first, `blank` the empty lines passed over, `older_source` the results made by other source of the
+    function. `stopped` names what ended the run early ("" when it ran to the end): "limit", "SIGINT", …. `warnings` are
+    sentences on results that are not what they seem, `notes` on the run. `error` is the type and message of the error
+    that ended it, where one did.
     """
 
     started: float
@@ -215,6 +216,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def rate(self) -> float:
@@ -284,7 +286,7 @@ def report_map(report: Report) -> dict[str, Any]:
         [group.type, group.count, [[e.id, e.line, e.message, e.file] for e in group.examples]]
         for group in report.failures
     ]
-    values["warnings"] = list(report.warnings)
+    values |= {"warnings": list(report.warnings), "notes": list(report.notes)}
     values["settings"] = dict(report.settings)
     return values
 
@@ -296,7 +298,7 @@ def report_of(values: dict[str, Any]) -> Report:
         FailureGroup(type, count, tuple(FailureExample(*example) for example in examples))
         for type, count, examples in values["failures"]
     )
-    known["warnings"] = tuple(values["warnings"])
+    known |= {name: tuple(values.get(name, ())) for name in ("warnings", "notes")}
     if "settings" in known:
         known["settings"] = mask_settings(known["settings"])
     return Report(**known)

@@ -34,6 +34,7 @@ from batchmill.worker.code_bundle import anchored, collect, source_files
 from batchmill.worker.command import CommandSpec, TaskReader
 from batchmill.worker.function import FunctionSpec, here, of_callable, parse
 from batchmill.worker.main import WorkerSetup, in_worker
+from batchmill.worker.source_digest import source_digest
 
 _DEFAULTS = Settings()
 
@@ -69,6 +70,11 @@ class Plan:
     def command(self) -> CommandSpec | None:
         """What is run on each item, where that is no function."""
         return self.spec if isinstance(self.spec, CommandSpec) else None
+
+    @cached_property
+    def source_digest(self) -> str:
+        """Which code the function has now, "" where that is not known: a command's is not."""
+        return "" if isinstance(self.spec, CommandSpec) else source_digest(self.spec, self.init, os.getcwd())
 
     @property
     def watched(self) -> Settings:

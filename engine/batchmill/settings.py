@@ -138,6 +138,7 @@ class SettingsFields(TypedDict, total=False):
     keep: int
     retry_failed: bool
     rerun_changed: bool
+    rerun_older: bool
     accept_changes: bool
     checkpoint_interval: float | str
     wait: float | str | None
@@ -191,6 +192,7 @@ class Settings:
     keep: int = 1
     retry_failed: bool = True
     rerun_changed: bool = False
+    rerun_older: bool = False
     accept_changes: bool = False
     checkpoint_interval: float = 1.0
     wait: str | float | None = None

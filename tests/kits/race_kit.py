@@ -15,7 +15,7 @@ from typing import Any
 
 from checkpoint_kit import outcomes_payload
 
-from batchmill.checkpoint.frames import FrameType
+from batchmill.checkpoint.frames import HEADER_SIZE, FrameType
 from batchmill.checkpoint.reader import Reader
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcome_block import OutcomeBlock
@@ -109,14 +109,15 @@ def judge(folder: Path, state: str, before: bytes) -> Counter[int]:
 
 
 def found_in(folder: Path, files: Iterable[str], before: bytes) -> list[tuple[str, str]]:
-    """(file id, item) of every outcome that was not there before."""
+    """(the file's header, item) of every outcome that was not there before."""
     found = []
     for name in files:
-        known = len(before) if (folder / name).read_bytes().startswith(before) else 0
+        data = (folder / name).read_bytes()
+        known = len(before) if data.startswith(before) else 0
         with Reader(str(folder / name)) as reader:
             for ref, payload in reader.frames(payloads=True):
                 if ref.offset >= known:
-                    found += [(reader.header.id.hex(), item) for item in ids_in(payload)]
+                    found += [(data[:HEADER_SIZE].hex(), item) for item in ids_in(payload)]
     return found
 
 

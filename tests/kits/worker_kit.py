@@ -59,7 +59,7 @@ def worker(
     state.identifier = ItemReader(format, IdRule(id_field), shard, ids_needed)
     state.pack = Packing().result
     state.baseline = Baseline(records.note_touch)
-    state.resolved = Resolved(function, None, "digest")
+    state.resolved = Resolved(function, None)
     state.function = main.bound(function, dict(kwargs or {}))
     try:
         yield board

@@ -70,7 +70,7 @@ def as_object(status: Status) -> dict[str, Any]:
     """The status as `--json` gives it."""
     counts = ("done", "failed", "total", "estimate")
     facts = {name: getattr(status, name) for name in ("path", "size", "meta", "runs", "live", *counts)}
-    facts |= {name: getattr(status, name) for name in ("sample", "verdict", "hosts")}
+    facts |= {name: getattr(status, name) for name in ("sample", "verdict", "hosts", "older_source")}
     return {**facts, "report": report_object(status.report) if status.report else None}
 
 
@@ -92,6 +92,8 @@ def describe(status: Status, now: float) -> Iterator[str]:
     trouble = TROUBLE.get(status.verdict.kind.name) if status.verdict else None
     said = f"; {trouble}: `{program_name(absolute=False)} verify` says more" if trouble else ""
     yield f"file      {format_size(status.size)}, {plural(len(status.runs), 'run')}{said}"
+    if status.older_source and not status.report:  # which says it
+        yield f"note      {plural(status.older_source, 'result')} of other source than the last run's: --rerun-older"
     if status.report:
         yield from ("", "last report:")
         yield render(status.report, _commands(status), str(status.runs[-1].get("host", "?")))

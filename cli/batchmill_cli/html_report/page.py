@@ -191,7 +191,8 @@ def _notes(timeline: Timeline) -> Iterator[Markup]:
         said.append("There is no outcome yet.")
     if said:
         yield tag("p", join(said, " "), class_="soft small")
-    warnings = timeline.last.report.warnings if timeline.last and timeline.last.report else ()
+    report = timeline.last.report if timeline.last else None
+    warnings = (*report.warnings, *report.notes) if report else ()
     for warning in warnings[:10]:
         yield tag("p", "Note: ", plain(warning, 400), class_="soft small")
 

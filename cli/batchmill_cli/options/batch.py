@@ -69,6 +69,7 @@ OPTIONS = [
     Option("--keep", group=CHECKPOINT, type=Whole(), help=f"Checkpoints moved aside to keep. [{Settings.keep}]"),
     Option("--no-retry-failed", group=CHECKPOINT, is_flag=True, help="Do not run failed items again."),
     Option("--rerun-changed", group=CHECKPOINT, is_flag=True, help="Run done items whose content changed."),
+    Option("--rerun-older", group=CHECKPOINT, is_flag=True, help="Run items done by other code than now."),
     Option("--accept-changes", group=CHECKPOINT, is_flag=True,
            help="Continue with another function, --set or format."),
     Option("--checkpoint-interval", group=CHECKPOINT, metavar="DUR", help="Between syncs to the disk. [1s]"),

@@ -192,7 +192,7 @@ def close(ended: Ended, commands: NextSteps, manner: Presentation) -> int:
     if is_shown(report.exit_code, terminal=manner.terminal, verbose=manner.verbose, quiet=manner.quiet):
         # Every warning was a message too: those already shown are not repeated, those held come with the report.
         path = os.path.relpath(ended.checkpoint) if ended.checkpoint and manner.terminal else ended.checkpoint
-        shown = replace(report, warnings=ended.held, checkpoint=path)
+        shown = replace(report, warnings=ended.held, notes=(), checkpoint=path)
         stdio.tell(render(shown, commands, socket.gethostname()))
     elif not manner.quiet:  # results that are not what they seem are told at exit 0 too
         for sentence in ended.held:

@@ -77,6 +77,9 @@ def _details(inputs: Sequence[str], seen: DryRun) -> Iterator[str]:
         yield "the failed ones " + ("run again" if seen.retry_failed else "stay as they are (--no-retry-failed)")
     if seen.changed:
         yield f"{plural(seen.changed, 'done item')} changed, and would keep the old result; --rerun-changed runs them"
+    if seen.older:
+        were, them = ("result was", "it") if seen.older == 1 else ("results were", "them")
+        yield f"{seen.older} {were} made by other source than there is now; --rerun-older runs {them} again"
     if seen.first_unreadable is not None:
         bad = seen.first_unreadable
         more = "; the first is" if seen.unreadable > 1 else ":"

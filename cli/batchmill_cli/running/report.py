@@ -186,7 +186,7 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"{plural(report.repeated, 'repeated id')}, each its own item"
     if report.blank:
         yield f"{plural(report.blank, 'blank line')} passed over"
-    for warning in report.warnings:
+    for warning in (*report.warnings, *report.notes):
         yield from indented(warning, 500)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,15 +69,17 @@ class DryRun:
     """What a run would do.
 
     Of the `total` items of the input (of its shard), `done` have an ok result that stays, `changed` of these although
-    their content is another now; `failed` failed in an earlier run, and run again if `retry_failed`. `to_do` items
-    would run, at most --limit; `left` are those beyond it. `unreadable` records of the input are no items and would
-    fail, the first of them `first_unreadable`. `first` are the first items that would run; `workers` those that there
-    would be, on a cluster at most (0: it depends on what is there); `fate` is what becomes of the checkpoint.
+    their content is another now, and `older` results of any item were made by other code; `failed` failed in an earlier
+    run, and run again if `retry_failed`. `to_do` items would run, at most --limit; `left` are those beyond it.
+    `unreadable` records of the input are no items and would fail, the first of them `first_unreadable`. `first` are the
+    first items that would run; `workers` those that there would be, on a cluster at most (0: it depends on what is
+    there); `fate` is what becomes of the checkpoint.
     """
 
     total: int
     done: int
     changed: int
+    older: int
     failed: int
     retry_failed: bool
     to_do: int
@@ -103,16 +105,16 @@ def preview(plan: Plan) -> DryRun:
         wake = threading.Event()
         source = plan.open_source(wake.set)
         stack.callback(source.close)
-        fate, matcher = _foresee(plan, stack)
+        fate, matcher, older = _foresee(plan, stack)
         _check_folder(plan.output if plan.output != STDOUT else None)
         count = _Count(plan, matcher)
         for chunk in _chunks(source, wake):
             count.add(chunk)
         count.settle()
-    return _preview(plan, count, fate)
+    return _preview(plan, count, fate, older)
 
 
-def _preview(plan: Plan, count: _Count, fate: str) -> DryRun:
+def _preview(plan: Plan, count: _Count, fate: str, older: int) -> DryRun:
     settings, matcher = plan.settings, count.matcher
     to_do = count.to_do if settings.limit is None else min(settings.limit, count.to_do)
     workers, source = _workers(settings)
@@ -120,6 +122,7 @@ def _preview(plan: Plan, count: _Count, fate: str) -> DryRun:
         total=count.total,
         done=matcher.skipped if matcher else 0,
         changed=matcher.changed if matcher and not settings.rerun_changed else 0,
+        older=older,
         failed=count.again + (matcher.failed if matcher else 0),
         retry_failed=settings.retry_failed,
         to_do=to_do,
@@ -197,7 +200,7 @@ class _Count:
         keys = [None if item is None else id_key(item.id) for item in found]
         contents = array("I", (0 if item is None else item.content for item in found))
         masked, aside = matcher.match(chunk, IdScan(keys, contents))
-        self.again += len(masked.earlier or {})
+        self.again += sum(1 for earlier in (masked.earlier or {}).values() if earlier.attempts)
         for offset, key in aside:
             item = found[offset]
             line = line_at(chunk, offset, self._format)
@@ -221,28 +224,33 @@ class _Count:
 # The checkpoint
 
 
-def _foresee(plan: Plan, stack: ExitStack) -> tuple[str, Matcher | None]:
-    """What becomes of the checkpoint, and its outcomes if they count; raises as `resume` would."""
+def _foresee(plan: Plan, stack: ExitStack) -> tuple[str, Matcher | None, int]:
+    """What becomes of the checkpoint, its outcomes if they count, and how many of other code stay; raises as `resume`
+    would."""
     path, settings = plan.checkpoint, plan.settings
     if path is None:
-        return NONE, None
+        return NONE, None, 0
     is_taken = exists_with_outcomes(path)
     refuse_live(path)
     if is_taken and not (settings.fresh or settings.resume):
         raise in_the_way(path)
     if not is_taken:
         _check_folder_of_checkpoint(path)
-        return NEW, None
+        return NEW, None, 0
     if settings.fresh:
         refuse_strangers(path, settings.keep)
-        return MOVED, None
+        return MOVED, None, 0
     reader = stack.enter_context(open_reader(path))
     check_identity(path, reader.meta, plan.meta(), settings, plan.secrets)
     history = _history(reader)
     if settings.fresh_if_finished and history.is_finished:
         refuse_strangers(path, settings.keep)
-        return MOVED, None
-    return CONTINUED, _matcher(plan, reader, history)
+        return MOVED, None, 0
+    read = _reading(reader)
+    older = 0
+    if not settings.rerun_older:
+        older = history.older_results(plan.source_digest, lambda seq: read(history.index.row_of(seq)))
+    return CONTINUED, _matcher(plan, read, history), older
 
 
 def _history(reader: Reader) -> History:
@@ -256,12 +264,17 @@ def _history(reader: Reader) -> History:
     return history
 
 
-def _matcher(plan: Plan, reader: Reader, history: History) -> Matcher:
+def _reading(reader: Reader) -> Callable[[Row], OutcomeBlock]:
     @lru_cache(maxsize=8)
     def read(row: Row) -> OutcomeBlock:
         return OutcomeBlock(reader.payload(row.ref))
 
-    matcher = Matcher(history.index, plan.settings, read, by_block=False)
+    return read
+
+
+def _matcher(plan: Plan, read: Callable[[Row], OutcomeBlock], history: History) -> Matcher:
+    older = history.older_runs(plan.source_digest) if plan.settings.rerun_older else ()
+    matcher = Matcher(history.index, plan.settings, read, by_block=False, older=older)
     matcher.load_ids()
     return matcher
 

@@ -72,7 +72,8 @@ class Session:
         self._events = events
         self._stack = stack
         self._on_message = on_message
-        self._warnings: list[str] = []
+        self._warnings: list[str] = []  # on results
+        self._notes: list[str] = []  # on the run
         self._foreign = descriptors_above(2) if plan.settings.start_method == "fork" else []
         self._source = plan.open_source(lambda: events.put(Wake()))
         stack.callback(self._source.close)
@@ -93,10 +94,10 @@ class Session:
     def _find_backend(self, cluster: Any) -> Backend:
         """Where the workers will be."""
         if cluster is None and not self._settings.cluster_name:
-            return LocalBackend(self._plan, self._warn, self._foreign)
+            return LocalBackend(self._plan, self._take_note, self._foreign)
         from batchmill.cluster.backend import DaskBackend
 
-        return DaskBackend(self._plan, self._on_message, self._warn, cluster)
+        return DaskBackend(self._plan, self._on_message, self._take_note, cluster)
 
     def _open_checkpoint(self) -> tuple[Checkpoint, History]:
         plan = self._plan
@@ -131,8 +132,14 @@ class Session:
             "directory": os.getcwd(),
             **({"output": self._plan.output} if self._plan.output is not None else {}),
             **self._backend.facts(),
+            **({"source": self._plan.source_digest} if self._plan.source_digest else {}),
         }
         self._run = begin_run(self._checkpoint, self._history, values)
+        older = 0 if self._settings.rerun_older else self._older_results()
+        if older:
+            were, them = ("result was", "it") if older == 1 else ("results were", "them")
+            said = f"{older} {were} made by other source of {self._plan.spec.display} than it has now"
+            self._warn(f"{said}; --rerun-older runs {them} again")
 
     # Parts
 
@@ -186,7 +193,8 @@ class Session:
         if not len(self._history.index):
             return None
         by_block = self._plan.cut is not None and self._plan.cut.content_is_bytes
-        return Matcher(self._history.index, self._settings, lambda row: self._frames.block(row.seq), by_block)
+        older = self._history.older_runs(self._plan.source_digest) if self._settings.rerun_older else ()
+        return Matcher(self._history.index, self._settings, lambda row: self._frames.block(row.seq), by_block, older)
 
     def _open_output(self) -> OutputWriter | None:
         target, settings = self._plan.output, self._settings
@@ -231,7 +239,6 @@ class Session:
             commit=self._commit,
             strike=committer.strike,
             generation=lambda: self._matcher.generation if self._matcher else index.generation,
-            ready=self._workers_are_up,
             message=self._on_message,
         )
         return Loop(
@@ -260,14 +267,6 @@ class Session:
 
     # While it runs
 
-    def _workers_are_up(self, source: str) -> None:
-        self._checkpoint.append(FrameType.RUN, pack_map({"run": self._run["run"], "source": source}))
-        self._run["source"] = source
-        older = self._older_results()
-        if older:
-            were = "result was" if older == 1 else "results were"
-            self._warn(f"{older} {were} made by other source of {self._plan.spec.display} than it has now")
-
     def _commit(self, chunk: Chunk, payload: bytes, summary: ReplySummary) -> str | None:
         """As Committer.commit. On which host a worker is must be written down before what it did: the run may end."""
         hosts = self._backend.hosts()
@@ -276,13 +275,11 @@ class Session:
         return self._committer.commit(chunk, payload, summary)
 
     def _older_results(self) -> int:
-        source = self._run.get("source")
-        if not source:
-            return 0
-        older = {run for run, values in self._history.runs.items() if values.get("source") not in (source, None)}
-        index = self._history.index
-        # Failed items that were tried again are gone too: neither those nor the ones that still fail are results.
-        return sum(row.items - max(row.failed, len(index.gone.get(row.seq, ()))) for row in index if row.run in older)
+        return self._history.older_results(self._plan.source_digest, self._frames.block)
+
+    def _take_note(self, sentence: str) -> None:
+        self._notes.append(sentence)
+        self._on_message(sentence)
 
     def _warn(self, sentence: str) -> None:
         self._warnings.append(sentence)
@@ -384,6 +381,7 @@ class Session:
             function=self._plan.spec.display,
             checkpoint=self._plan.checkpoint,
             warnings=tuple(self._warnings),
+            notes=tuple(self._notes),
             settings=mask_settings(self._settings.as_dict()),
             error=self._loop.said if error is None else as_reported(error),
         )

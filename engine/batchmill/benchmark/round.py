@@ -84,9 +84,7 @@ class CellRun:
             progress=self,
             output_maker=OutputMaker(warm_pool, None),
             sealer=Sealer(plan.identifier(), None, 1, keeps_items=False),
-            callbacks=Callbacks(
-                commit=self._commit, strike=_ignore, generation=lambda: 1, ready=_ignore, message=on_message
-            ),
+            callbacks=Callbacks(commit=self._commit, strike=_ignore, generation=lambda: 1, message=on_message),
             window=window or plan.settings.window,
             grace=plan.settings.grace,
             start_timeout=plan.settings.start_timeout,

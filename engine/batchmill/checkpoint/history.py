@@ -88,6 +88,22 @@ class History:
         elif ref.type == FrameType.ORDER:
             self.index.add_order(values, ref.seq)
 
+    def older_runs(self, source: str) -> frozenset[int]:
+        """The runs whose code is known to be other than that of `source` ("": not known)."""
+        if not source:
+            return frozenset()
+        return frozenset(run for run, values in self.runs.items() if values.get("source") not in (source, None))
+
+    def older_results(self, source: str, read: Callable[[int], OutcomeBlock]) -> int:
+        """How many ok results were made by other code than that of `source`; `read` gives the frame of a number."""
+        runs, count = self.older_runs(source), 0
+        for row in self.index if runs else ():
+            if row.run in runs:
+                gone = self.index.gone.get(row.seq, ())
+                lost = {*gone, *read(row.seq).failures} if gone and row.failed else max(row.failed, len(gone))
+                count += row.items - (lost if isinstance(lost, int) else len(lost))
+        return count
+
     @property
     def hosts(self) -> dict[str, int]:
         """How many outcomes were made on which host ("?" where a cluster's is unknown), the most first, with those that

@@ -13,7 +13,7 @@ Ids are a multiset: an outcome is taken once. Failed outcomes are found like oth
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from batchmill.checkpoint.index import Index, Piece, Row, add_piece, is_whole
@@ -38,18 +38,24 @@ class Aside(NamedTuple):
 class Matcher:
     """The outcomes of earlier runs that no record of this run's input has been matched with yet.
 
-    `read` gives the columns of a frame. `by_block` is False where equal bytes do not mean equal items; but of a sealed
-    record nothing else is known.
-    `skipped` counts items with an ok result, `failed` those that stay failed, `changed` those among the skipped whose
-    content is another now, `blank` empty records among them; `pieces` tells where in this input they all are.
+    `read` gives the columns of a frame. Results of `older` runs are to be made again. `by_block` is False where equal
+    bytes do not mean equal items; but of a sealed record nothing else is known. `skipped` counts items with an ok
+    result, `failed` those that stay failed, `changed` those among the skipped whose content is another now, `blank`
+    empty records among them; `pieces` tells where in this input they all are.
     """
 
     def __init__(
-        self, index: Index, settings: Settings, read: Callable[[Row], OutcomeBlock], by_block: bool = True
+        self,
+        index: Index,
+        settings: Settings,
+        read: Callable[[Row], OutcomeBlock],
+        by_block: bool = True,
+        older: Collection[int] = (),
     ) -> None:
         self._index = index
         self._settings = settings
         self._read = read
+        self._older = frozenset(older)
         self._base = index.generation
         self._left = array("I", (row.items for row in index))
         for seq, indices in index.gone.items():
@@ -63,7 +69,7 @@ class Matcher:
                 continue
             if row.flags & SEALED and not row.items:
                 self._left[n] = 1  # another shard's, but not to be opened here either
-            if self._left[n] and (by_block or row.flags & SEALED):
+            if self._left[n] and ((by_block and row.run not in self._older) or row.flags & SEALED):
                 self._by_crc.setdefault(row.first_crc, []).append(n)
         self._open = sum(1 for left in self._left if left)
         self._ids: dict[bytes, int] | None = None
@@ -234,8 +240,14 @@ class Matcher:
         if packed & 1 and self._settings.retry_failed:
             again[offset] = self._earlier(entry, self._read_seq(entry[0]))
             return 0
+        if not packed & 1 and self._is_older(entry):
+            again[offset] = Earlier(*entry, 0)  # it was ok
+            return 0
         self._skip(bool(packed & 1))
         return 1
+
+    def _is_older(self, entry: Entry) -> bool:
+        return bool(self._older) and self._index.row(self._index.number(entry[0])).run in self._older
 
     def _skip(self, failed: bool) -> None:
         if failed:
@@ -255,7 +267,7 @@ class Matcher:
         failed = packed & 1
         if not failed:
             self.changed += 1
-        rerun = self._settings.retry_failed if failed else self._settings.rerun_changed
+        rerun = self._settings.retry_failed if failed else self._settings.rerun_changed or self._is_older(entry)
         if not rerun:
             self._skip(bool(failed))
             return None

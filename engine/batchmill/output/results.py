@@ -41,7 +41,8 @@ class Status:
     `live` is who holds it now, or None. `done` counts ok results, `failed` failed items, `total` the items of the input
     (None: unknown). `runs` are the RUN maps in order, `report` is the last run's (None: it is live, or was killed),
     `sample` the last SAMPLE map of the last run, `verdict` what reading the file to its end found. `tried` counts the
-    outcomes that the last run has committed, `hosts` those of all runs by where they were made.
+    outcomes that the last run has committed, `hosts` those of all runs by where they were made, `older_source` the ok
+    results of other code than the last run's.
     """
 
     path: str
@@ -57,6 +58,7 @@ class Status:
     verdict: Verdict | None
     tried: int = 0
     hosts: Mapping[str, int] = field(default_factory=dict)
+    older_source: int = 0
 
     @property
     def estimate(self) -> int | None:
@@ -148,8 +150,12 @@ class Results:
             sample=None if is_new else history.sample,
             verdict=self._reader.verdict if live else self._verdict(),
             hosts=history.hosts,
+            older_source=history.older_results(history.runs.get(last, {}).get("source", ""), self._block),
             tried=0 if is_new else sum(row.items for row in index if row.run == last),
         )
+
+    def _block(self, seq: int) -> OutcomeBlock:
+        return OutcomeBlock(self._reader.payload(self._history.index.row_of(seq).ref))
 
     def _verdict(self) -> Verdict | None:
         """The verdict of the pass, and on payloads that it left unread and that a power failure may have hurt."""

@@ -101,18 +101,15 @@ class Startup:
             raise out_of_memory("no worker can be heard")
         self.shrink("there is no memory to serve more")
 
-    def greet(self, worker: Worker, ready: Ready) -> bool:
-        """A worker says that it is up, or why it never will be; whether it is the first one of all."""
+    def greet(self, worker: Worker, ready: Ready) -> None:
+        """A worker says that it is up, or why it never will be."""
         if isinstance(ready.error, (FunctionStarved, OutOfResources)):
             self._starved(worker, ready.error)
-            return False
-        if ready.error is not None:
+        elif ready.error is not None:
             self._unfit(worker, ready.error)
-            return False
-        worker.ready = True
-        self._died[self._pool.machine_name(worker)] = 0
-        is_first, self.any_ready = not self.any_ready, True
-        return is_first
+        else:
+            worker.ready = self.any_ready = True
+            self._died[self._pool.machine_name(worker)] = 0
 
     def died(self, worker: Worker, memory: str | None = None) -> None:
         """A worker died before it was up; `memory` says what points to that as the cause."""

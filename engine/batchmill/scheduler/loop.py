@@ -68,7 +68,6 @@ class Callbacks:
     commit: Callable[[Chunk, bytes, ReplySummary], str | None]
     strike: Callable[[dict[str, Any]], None]
     generation: Callable[[], int]
-    ready: Callable[[str], None]
     message: Callable[[str], None]
 
 
@@ -384,8 +383,7 @@ class Loop:
     # Workers
 
     def _ready(self, worker: Worker, ready: Ready) -> None:
-        if self._startup.greet(worker, ready):  # the others only now: an import that fails is one error
-            self._tell.ready(ready.source)
+        self._startup.greet(worker, ready)  # the others only now: an import that fails is one error
 
     def _gone(self, worker: Worker) -> None:
         """A worker is confirmed dead: its chunks run again, and another worker takes its place."""

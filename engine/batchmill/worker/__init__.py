@@ -10,7 +10,7 @@
     function       what FUNCTION means, a text or a callable; `by_value`: closures; `outline`: what a source defines
     loader         from that to what is called, in a worker
     command        a command for each item: `template` (its words), `child_process` (its life), `passthrough` (prints)
-    code_bundle    the user's own modules, for another machine
+    code_bundle    the user's own modules, for another machine; `source_digest`: to know them again
 
 May import: ground, system, files, input, codec.
 """
@@ -28,4 +28,5 @@ __all__ = [
     "records",
     "reply",
     "sealer",
+    "source_digest",
 ]

@@ -8,9 +8,12 @@ type checker alone, and cloudpickle asks.
 
 from __future__ import annotations
 
+import inspect
 import io
 import sys
-from types import FunctionType
+from collections.abc import Iterator
+from hashlib import blake2b
+from types import CodeType, FunctionType
 from typing import Any
 
 import cloudpickle
@@ -23,6 +26,50 @@ def dumps(function: Any) -> bytes:
     file = io.BytesIO()
     _Pickler(file).dump(function)
     return file.getvalue()
+
+
+def source_digest(function: Any) -> str:
+    """A digest of the text of a function of a notebook, and of those functions and classes of its that it names."""
+    texts: dict[int, str] = {}
+    waiting = [function]
+    while waiting:
+        found = waiting.pop()
+        found = getattr(found, "__func__", getattr(found, "func", found))  # a method's, a partial's
+        if id(found) not in texts:
+            texts[id(found)] = _text(found)
+            waiting.extend(_named_in(found))
+    return blake2b("\0".join(sorted(texts.values())).encode(errors="replace"), digest_size=16).hexdigest()
+
+
+def _text(found: Any) -> str:
+    try:
+        return inspect.getsource(found)
+    except (OSError, TypeError):  # typed in, or no function at all
+        return "".join(map(_shown, _codes_of(found)))
+
+
+def _codes_of(found: Any) -> Iterator[CodeType]:
+    """The code of a function, and of those within it."""
+    waiting = [found.__code__] if isinstance(found, FunctionType) else []
+    while waiting:
+        code = waiting.pop()
+        waiting.extend(value for value in code.co_consts if isinstance(value, CodeType))
+        yield code
+
+
+def _shown(code: CodeType) -> str:
+    values = [value for value in code.co_consts if not isinstance(value, CodeType)]
+    return repr((code.co_code, code.co_names, code.co_varnames, values))
+
+
+def _named_in(found: Any) -> Iterator[Any]:
+    members = vars(found).values() if inspect.isclass(found) else (found,)
+    for function in members:
+        for code in _codes_of(function):
+            for name in code.co_names:
+                named = function.__globals__.get(name)
+                if isinstance(named, (FunctionType, type)) and named.__module__ == function.__module__:
+                    yield named
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -13,7 +13,7 @@ import ast
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.machinery import PathFinder
 from typing import TypeVar
@@ -66,17 +66,17 @@ def source_files(
         yield from (("--init", path) for path in _files_of_spec(init, cwd))
     elif init is not None and ":" in init:
         where = init.rpartition(":")[0]
-        paths = [os.path.join(cwd, where)] if where.endswith(".py") or "/" in where else _files_of_module(where, cwd)
+        paths = [os.path.join(cwd, where)] if where.endswith(".py") or "/" in where else files_of_module(where, cwd)
         yield from (("--init", path) for path in paths)
     for module in preload:
-        yield from (("--preload", path) for path in _files_of_module(module, cwd))
+        yield from (("--preload", path) for path in files_of_module(module, cwd))
 
 
 def _files_of_spec(spec: FunctionSpec, cwd: str) -> Sequence[str]:
-    return [spec.path] if spec.path else _files_of_module(spec.module, spec.directory or cwd)
+    return [spec.path] if spec.path else files_of_module(spec.module, spec.directory or cwd)
 
 
-def _files_of_module(module: str, directory: str) -> Sequence[str]:
+def files_of_module(module: str, directory: str) -> Sequence[str]:
     """The files that an import of a module reads from the directory or an installed package: its own the last."""
     found, where, name = [], [directory, *sys.path], ""
     for part in module.split("."):
@@ -90,10 +90,11 @@ def _files_of_module(module: str, directory: str) -> Sequence[str]:
     return found
 
 
-def collect(*specs: object) -> CodeBundle:
+def collect(*specs: object, imported: Callable[[bytes], Iterable[str]] | None = None) -> CodeBundle:
     """The files that functions need; what is no spec with a directory needs none.
 
-    Raises InvalidUsage where they are too large to be sent around.
+    `imported` gives the modules that a source imports by their whole names (None: exactly those). Raises InvalidUsage
+    where they are too large to be sent around.
     """
     own = [spec for spec in specs if isinstance(spec, FunctionSpec) and spec.directory is not None]
     directories = list(dict.fromkeys(spec.directory or "" for spec in own))
@@ -110,7 +111,7 @@ def collect(*specs: object) -> CodeBundle:
         size += len(data)
         if size > MOST:
             raise InvalidUsage(f"the modules of {own[0].display} are too large to be sent", "install them as a package")
-        for module in _imported(data):
+        for module in (imported or _imported)(data):
             waiting.extend(_files_of(module, directories))
     return {directory: files for directory, files in bundle.items() if files}
 
@@ -131,6 +132,8 @@ def _below(spec: FunctionSpec) -> str:
 def _files_of(module: str, directories: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The files of a module's top-level package or file, by their directory, as an import would find them there."""
     top = module.partition(".")[0]
+    if not top:
+        return
     for directory in directories:
         if os.path.isfile(os.path.join(directory, top, "__init__.py")):
             yield from _package(directory, top)

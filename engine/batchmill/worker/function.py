@@ -2,7 +2,7 @@
 
     parent                                             worker (`loader`)
     "score.py:crunch"  --parse------+
-                                    +--> FunctionSpec --resolve--> Resolved(function, init, source_digest)
+                                    +--> FunctionSpec --resolve--> Resolved(function, init)
     score.crunch       --of_callable+
 
 `parse` reads the outline of the user's file only, so that a wrong name is refused before any worker starts; where that
@@ -55,6 +55,7 @@ class FunctionSpec:
     main: bool = False
     label: str = ""
     named: bool = True
+    source: str = ""  # a digest of its text, where it is of no file
 
     @property
     def identity(self) -> str:
@@ -268,7 +269,8 @@ def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> Funct
     path = code.co_filename if isinstance(code, CodeType) and os.path.isfile(code.co_filename) else None
     module = _stem(path) if path and holder == "__main__" else holder
     named = bool(qualname) and "<lambda>" not in qualname
-    return FunctionSpec("pickle", module, qualname or type(function).__name__, path=path, blob=blob, named=named)
+    name, source = qualname or type(function).__name__, "" if path else by_value.source_digest(function)
+    return FunctionSpec("pickle", module, name, path=path, blob=blob, named=named, source=source)
 
 
 def refuse_unfit(function: Any, shown: str) -> None:

@@ -6,7 +6,6 @@ after batchmill's own imports.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import os
@@ -33,11 +32,10 @@ TRACEBACK_LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A worker's own function and initializer; `source_digest` is the hex digest of its source, or ""."""
+    """A worker's own function and initializer."""
 
     function: Callable[..., Any]
     init: Callable[[], Any] | None
-    source_digest: str
 
 
 def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resolved:
@@ -55,7 +53,7 @@ def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resol
         function = _guarded(f"unpickling {spec.display}", lambda: pickle.loads(spec.blob or b""))
     refuse_unfit(function, spec.display)
     found = None if init is None else _resolve_init(init, spec, module)
-    return Resolved(function, found, _digest(spec.path or _source_of(module)))
+    return Resolved(function, found)
 
 
 def check_arguments(spec: FunctionSpec, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
@@ -198,16 +196,3 @@ def _attribute(module: ModuleType, spec: FunctionSpec) -> Any:
             raise no_name(part, where, own, known) from None
         where = f"{where}:{part}"
     return found
-
-
-def _source_of(module: ModuleType | None) -> str:
-    path = getattr(module, "__file__", None) or ""
-    return path if path.endswith(".py") else ""
-
-
-def _digest(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
-    except OSError:
-        return ""

@@ -54,7 +54,6 @@ class Ready(NamedTuple):
     """A worker's first word: it is up, or `error` says why it never will be."""
 
     pid: int
-    source: str
     error: BatchmillError | None
 
 
@@ -138,4 +137,4 @@ def _initialize(init: Callable[[], Any] | None) -> None:
 
 def hello() -> Ready:
     """Say that the worker is up, or why not."""
-    return Ready(os.getpid(), _this.resolved.source_digest if _this.resolved else "", _this.error)
+    return Ready(os.getpid(), _this.error)

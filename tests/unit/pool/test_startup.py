@@ -41,9 +41,9 @@ def starts(pool: WorkerPool) -> Startup:
 def test_an_import_that_fails_on_one_machine_is_tried_on_another() -> None:
     pool = Machines()
     begun = starts(pool)
-    assert not begun.greet(worker(0), Ready(1, "", MISSING))
-    assert begun.greet(worker(1), Ready(1, "", None))
-    assert not begun.greet(worker(2), Ready(1, "", MISSING))
+    begun.greet(worker(0), Ready(1, MISSING))
+    begun.greet(worker(1), Ready(1, None))
+    begun.greet(worker(2), Ready(1, MISSING))
     assert pool.left_out == [0, 2]
 
 
@@ -51,28 +51,28 @@ def test_an_import_that_fails_wherever_it_is_tried_ends_the_run_and_says_where()
     pool = Machines()
     begun = starts(pool)
     for slot in range(PROOF - 1):
-        begun.greet(worker(slot), Ready(1, "", MISSING))
+        begun.greet(worker(slot), Ready(1, MISSING))
     with pytest.raises(FunctionFailed, match=rf"on machine {PROOF - 1}: importing f.py raised"):
-        begun.greet(worker(PROOF - 1), Ready(1, "", MISSING))
+        begun.greet(worker(PROOF - 1), Ready(1, MISSING))
 
 
 def test_what_is_wrong_with_the_call_is_wrong_everywhere() -> None:
     pool = Machines()
     with pytest.raises(InvalidUsage):
-        starts(pool).greet(worker(0), Ready(1, "", InvalidUsage("no such argument")))
+        starts(pool).greet(worker(0), Ready(1, InvalidUsage("no such argument")))
     assert pool.left_out == []
 
 
 def test_on_one_machine_the_first_failure_ends_the_run() -> None:
     begun = starts(WorkerPool(2, lambda event: None, [0] * 99))
     with pytest.raises(FunctionFailed, match=r"^importing f\.py raised"):
-        begun.greet(worker(0), Ready(1, "", MISSING))
+        begun.greet(worker(0), Ready(1, MISSING))
 
 
 def test_workers_that_die_while_they_start_are_counted_for_each_machine() -> None:
     pool = Machines()
     begun = starts(pool)
-    begun.greet(worker(5), Ready(1, "", None))
+    begun.greet(worker(5), Ready(1, None))
     for _ in range(IN_A_ROW):
         begun.died(worker(0, -9))
         begun.died(worker(1, -9))
@@ -83,7 +83,7 @@ def test_workers_that_die_while_they_start_are_counted_for_each_machine() -> Non
 
 def test_on_one_machine_they_end_the_run() -> None:
     begun = starts(WorkerPool(2, lambda event: None, [0] * 99))
-    begun.greet(worker(0), Ready(1, "", None))
+    begun.greet(worker(0), Ready(1, None))
     for _ in range(IN_A_ROW):
         begun.died(worker(1, -9))
     with pytest.raises(WorkersLost, match="6 workers in a row died while starting; the last one was killed by SIGKILL"):
