@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from cli_kit import batchmill
 
 RUN = ("run", "f.py:work", "items.txt", "-c", "x.ckpt", "-o", "out.jsonl", "--resume")
+_sizes = itertools.count(1)
 OLDER = "6 results were made by other source of f.py:work than it has now; --rerun-older runs them again"
 
 
@@ -24,7 +26,12 @@ def place(tmp_path: Path) -> Path:
 
 
 def edit(place: Path, factor: int) -> None:
-    (place / "helper.py").write_text(f"def value(line):\n    return {factor} * int(line)\n")
+    write(place, f"def value(line):\n    return {factor} * int(line)\n")
+
+
+def write(place: Path, source: str) -> None:
+    """Python takes a file of the same second and the same size for the same file."""
+    (place / "helper.py").write_text(f"{source}# {next(_sizes) * '-'}\n")
 
 
 def results(place: Path) -> list[int]:
@@ -45,7 +52,7 @@ def test_they_are_said_though_nothing_was_left_to_run_and_run_again_where_that_i
     assert (results(place), status(place)) == ([0, 1, 2, 3, 4, 5], 6)
     part = batchmill(*RUN, "--rerun-older", "--limit", "2", "--json", cwd=place)
     assert (part.returncode, json.loads(part.stdout)["older_source"], status(place)) == (3, 4, 4)
-    assert "6 to do" in batchmill(*RUN, "--rerun-older", "--dry-run", cwd=place).stdout.replace("4 to do", "6 to do")
+    assert "4 to do" in batchmill(*RUN, "--rerun-older", "--dry-run", cwd=place).stdout
     ended = batchmill(*RUN, "--rerun-older", "--json", cwd=place)
     report = json.loads(ended.stdout)
     assert (ended.returncode, report["completed"], report["skipped"], report["failed"]) == (0, 4, 2, 0)
@@ -56,7 +63,7 @@ def test_they_are_said_though_nothing_was_left_to_run_and_run_again_where_that_i
 
 
 def test_what_moved_or_failed_or_changed_is_told_apart(place: Path) -> None:
-    (place / "helper.py").write_text("def value(line):\n    return 10 // (int(line) - 3)\n")
+    write(place, "def value(line):\n    return 10 // (int(line) - 3)\n")
     ended = batchmill(*RUN, "--rerun-older", "--json", cwd=place)  # item 3 fails
     report = json.loads(ended.stdout)
     assert (ended.returncode, report["completed"], report["failed"], report["older_source"]) == (1, 5, 1, 0)
