@@ -111,7 +111,6 @@ class Stage:
         )
         batch = Batch(plan)
         self._session = session = Session(batch.plan, batch._events, stack, self.messages.append, began=0.0)
-        session.build(None, None, None)
         session.begin()
         self.in_flight = session._in_flight
         self.work_queue = session._loop._work_queue

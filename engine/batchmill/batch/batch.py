@@ -84,11 +84,18 @@ class Batch:
         try:
             with naming(self.plan.checkpoint or ""), ExitStack() as stack:
                 say = self._listened(on_message)
-                session = Session(self.plan, self._events, stack, say, began=self._began, cluster=self._cluster)
-                tell = None if on_progress is None else self._listened(on_progress)
-                session.build(tell, self._sink, self._worker_output_fd, self._passing)
-                session.begin()
-                self._session = session
+                self._session = session = Session(
+                    self.plan,
+                    self._events,
+                    stack,
+                    say,
+                    began=self._began,
+                    cluster=self._cluster,
+                    on_progress=None if on_progress is None else self._listened(on_progress),
+                    sink=self._sink,
+                    worker_output=self._worker_output_fd,
+                    passing=self._passing,
+                )
                 self.report = session.run()
                 session.raise_error()
         finally:

@@ -52,9 +52,8 @@ def as_reported(error: BaseException) -> str:
 
 
 class Session:
-    """What exists only while a batch runs. Everything opened is closed by `stack`, whatever happens."""
-
-    progress: Progress
+    """What exists only while a batch runs, for which the arguments are Batch's. Whatever happens, `stack` closes all
+    that was opened."""
 
     def __init__(
         self,
@@ -65,6 +64,10 @@ class Session:
         *,
         began: float,
         cluster: Any = None,
+        on_progress: Callable[[Snapshot], None] | None = None,
+        sink: Sink | None = None,
+        worker_output: int | None = None,
+        passing: Passing | None = None,
     ) -> None:
         self._plan = plan
         self._settings = plan.settings
@@ -90,6 +93,7 @@ class Session:
         stack.callback(self._checkpoint.close)
         self._limits = FailureLimits(plan.settings)
         self._number = self._history.next_run
+        self._build(on_progress, sink, worker_output, passing)
 
     def _find_backend(self, cluster: Any) -> Backend:
         """Where the workers will be."""
@@ -143,12 +147,12 @@ class Session:
 
     # Parts
 
-    def build(
+    def _build(
         self,
         on_progress: Callable[[Snapshot], None] | None,
         sink: Sink | None,
         worker_output: int | None,
-        passing: Passing | None = None,
+        passing: Passing | None,
     ) -> None:
         """Make the parts and join them."""
         plan, settings = self._plan, self._settings
@@ -288,7 +292,8 @@ class Session:
     # The end
 
     def run(self) -> Report:
-        """Run the loop to its end, then write down and return the report; see `raise_error`."""
+        """Begin, run the loop to its end, then write down and return the report; see `raise_error`."""
+        self.begin()
         self._run_loop()
         try:
             self.progress.last_look(self._pool.pids)

@@ -13,8 +13,8 @@ from itertools import chain
 from shlex import quote
 
 from batchmill.errors import InvalidUsage
+from batchmill.input.compression import UNREADABLE, compression_of, unpacked
 from batchmill.input.formats import Format, as_lines_of_json
-from batchmill.input.packing import UNREADABLE, packing_of, unpacked
 
 LOOK = 64 << 10  # bytes that are looked at, at most
 BOM = b"\xef\xbb\xbf"
@@ -38,10 +38,10 @@ def cleaned(blocks: Iterator[bytes], name: str, format: Format) -> Iterator[byte
     be of the format.
     """
     head, blocks = _begun(blocks, format.separator)
-    packing = packing_of(head, name)
-    while packing is not None:
-        head, blocks = _begun(unpacked(packing, chain((head,), blocks), name), format.separator)
-        packing = packing_of(head)
+    compression = compression_of(head, name)
+    while compression is not None:
+        head, blocks = _begun(unpacked(compression, chain((head,), blocks), name), format.separator)
+        compression = compression_of(head)
     if format.separator == b"\n":
         encoding = next((encoding for mark, encoding in _ENCODINGS.items() if head.startswith(mark)), None)
         if encoding is not None:
@@ -110,4 +110,4 @@ def _remedy_for_nuls(head: bytes, name: str) -> str:
 
 def is_plain(head: bytes) -> bool:
     """Whether a file that begins so is neither packed nor to be recoded."""
-    return packing_of(head) is None and not head.startswith(tuple(_ENCODINGS))
+    return compression_of(head) is None and not head.startswith(tuple(_ENCODINGS))

@@ -23,8 +23,8 @@ from batchmill.errors import InputBroken, ItemError
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input import formats
 from batchmill.input.buffer import Buffer
+from batchmill.input.compression import UNREADABLE
 from batchmill.input.formats import MAX_ITEM, Format
-from batchmill.input.packing import UNREADABLE
 from batchmill.input.streams import Feed, Headed, Notify, RecordCounter, check_inputs, listing, opener
 from batchmill.model import Chunk
 from batchmill.system import threads

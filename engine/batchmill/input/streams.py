@@ -21,9 +21,9 @@ from batchmill.errors import BatchmillError, InputMissing, InvalidUsage, OutOfRe
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input import formats
 from batchmill.input.buffer import Buffer
+from batchmill.input.compression import UNREADABLE
 from batchmill.input.first_look import LOOK, cleaned, is_plain
 from batchmill.input.formats import MAX_ITEM, Format, count_records
-from batchmill.input.packing import UNREADABLE
 from batchmill.input.tables import QUOTE
 from batchmill.system import threads
 from batchmill.system.scarcity import limit_met

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.errors import InputBroken, InvalidUsage
+from batchmill.input.compression import UNREADABLE
 from batchmill.input.first_look import cleaned
 from batchmill.input.formats import FORMATS
-from batchmill.input.packing import UNREADABLE
 
 TEXT = "id,n\n1,é\n2,\U0001f600\n"
 

@@ -54,7 +54,7 @@ class _Gunzip:
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
+class Compression:
     """A way to compress: its name, its suffix, the bytes that a member begins with and what tells them from text, what
     unpacks a member, and the command that unpacks what is whole of a file, and leaves out what is behind it."""
 
@@ -66,36 +66,40 @@ class Packing:
     command: str
 
 
-PACKINGS = (
-    Packing("gzip", ".gz", b"\x1f\x8b", re.compile(rb"\x1f\x8b"), _Gunzip, "gzip -dcq"),
-    Packing("bzip2", ".bz2", b"BZh", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor, "bzip2 -dcq"),
-    Packing("xz", ".xz", b"\xfd7zXZ\0", re.compile(rb"\xfd7zXZ\0"), lzma.LZMADecompressor, "xz -dcq --single-stream"),
+COMPRESSIONS = (
+    Compression("gzip", ".gz", b"\x1f\x8b", re.compile(rb"\x1f\x8b"), _Gunzip, "gzip -dcq"),
+    Compression(
+        "bzip2", ".bz2", b"BZh", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor, "bzip2 -dcq"
+    ),
+    Compression(
+        "xz", ".xz", b"\xfd7zXZ\0", re.compile(rb"\xfd7zXZ\0"), lzma.LZMADecompressor, "xz -dcq --single-stream"
+    ),
 )
 
 
-def packing_of(head: bytes, name: str = "") -> Packing | None:
+def compression_of(head: bytes, name: str = "") -> Compression | None:
     """How bytes that begin so are compressed; those of a file that is called so may be cut short at once."""
-    for packing in PACKINGS:
-        is_cut = name.lower().endswith(packing.suffix) and head[: len(packing.magic)] == packing.magic[: len(head)]
-        if is_cut or packing.begins.match(head):
-            return packing
+    for one in COMPRESSIONS:
+        is_cut = name.lower().endswith(one.suffix) and head[: len(one.magic)] == one.magic[: len(head)]
+        if is_cut or one.begins.match(head):
+            return one
     return None
 
 
-def unpacked(packing: Packing, blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+def unpacked(compression: Compression, blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
     """The bytes that were compressed, of all members; zeros between and behind them are padding. Raises EOFError for
     what is cut short, zlib.error, lzma.LZMAError or OSError for what is damaged, InputBroken for other bytes behind."""
     rest = b""
     while True:
-        rest = yield from _member(packing.unpacker(), rest, blocks)
-        while len(rest := rest.lstrip(b"\0")) < len(packing.magic) and (more := next(blocks, b"")):
+        rest = yield from _member(compression.unpacker(), rest, blocks)
+        while len(rest := rest.lstrip(b"\0")) < len(compression.magic) and (more := next(blocks, b"")):
             rest += more
         if not rest:
             return
-        if not rest.startswith(packing.magic):
+        if not rest.startswith(compression.magic):
             shown, file = ("stdin", "") if name == "-" else (name, f" {quote(name)}")
-            message = f"{shown} is whole, but there are other bytes behind its {packing.name} data"
-            raise InputBroken(message, f"`{packing.command}{file} > FILE` leaves them out")
+            message = f"{shown} is whole, but there are other bytes behind its {compression.name} data"
+            raise InputBroken(message, f"`{compression.command}{file} > FILE` leaves them out")
 
 
 def _member(unpacker: _Unpacker, data: bytes, blocks: Iterator[bytes]) -> Generator[bytes, None, bytes]:
