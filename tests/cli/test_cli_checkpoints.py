@@ -226,3 +226,31 @@ def test_a_line_has_the_name_of_its_file_wherever_there_are_several(tmp_path: Pa
     assert "(line 2)" in told.stderr
     apart = batchmill("failures", "x.ckpt", "y.ckpt", cwd=tmp_path).stdout
     assert f"(line 2 of {tmp_path / 'b.jsonl'})" in apart
+
+
+def test_a_checkpoint_of_another_input_is_not_offered_to_be_continued(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(FUNCTIONS)
+    for number in (1, 2):
+        (tmp_path / f"part.{number}.jsonl").write_text(f'{{"id": {number}, "n": {number}}}\n')
+    assert batchmill("run", "f.py:picky", "part.1.jsonl", cwd=tmp_path).returncode == 0
+    for options in ((), ("--dry-run",)):
+        refused = batchmill("run", "f.py:picky", "part.2.jsonl", *options, cwd=tmp_path)
+        belongs = f"part.picky.ckpt exists, and belongs to another batch: input {tmp_path}/part.1.jsonl, not "
+        assert (refused.returncode, belongs in refused.stderr, "--resume" in refused.stderr) == (73, True, False)
+    assert "--resume continues it" in batchmill("run", "f.py:picky", "part.1.jsonl", cwd=tmp_path).stderr
+
+
+def test_the_line_that_continues_a_nightly_job_runs_what_failed_and_keeps_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(FUNCTIONS)
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"id": {n}, "n": {n}}}\n' for n in (1, 3)))
+    nightly = "$BM run f.py:picky a.jsonl --resume --fresh-if-finished"
+    mail = shell(nightly, tmp_path)
+    assert mail.returncode == 1
+    [line] = [line for line in mail.stderr.splitlines() if line.startswith("continue ")]
+    report = json.loads(shell(f"{line.removeprefix('continue')} --json", tmp_path).stdout)
+    assert (report["skipped"], report["failed"]) == (1, 1)
+    mail = shell("$BM run f.py:picky a.jsonl --resume", tmp_path, BATCHMILL_RUN_FRESH_IF_FINISHED="1")
+    [line] = [line for line in mail.stderr.splitlines() if line.startswith("continue ")]
+    again = shell(f"{line.removeprefix('continue')} --json", tmp_path, BATCHMILL_RUN_FRESH_IF_FINISHED="1")
+    report = json.loads(again.stdout)
+    assert (report["skipped"], report["failed"]) == (1, 1)

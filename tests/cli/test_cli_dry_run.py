@@ -219,3 +219,10 @@ def test_files_and_lines_are_counted_too(work: Path) -> None:
     assert (found["total"], found["checkpoint"], found["fate"]) == (2, None, "none")
     assert [item["id"] for item in found["first"]] == ["f.py", "items.jsonl"]
     assert json.loads(batchmill(*command, "items.jsonl", "--format", "lines", cwd=work).stdout)["total"] == 50
+
+
+def test_a_dry_run_of_a_command_says_where_its_output_goes_and_which_line_of_a_table_is_bad(work: Path) -> None:
+    (work / "t.csv").write_text('id,t\n1,"two\nlines"\n2,"x"y\n')
+    ended = batchmill("exec", "t.csv", "--no-checkpoint", "--dry-run", "--", "echo", "{id}", cwd=work)
+    assert "output     none; what the commands print is passed on" in ended.stdout
+    assert "  line 4: text follows the quote that closes a cell" in ended.stdout

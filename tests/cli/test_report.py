@@ -164,6 +164,9 @@ def test_the_command_that_continues_is_the_same_line_for_a_shell() -> None:
 
 def test_resume_is_not_said_twice() -> None:
     assert resume_command(["run", "f:g", "--resume", "x"]) == "batchmill run f:g x --resume"
+    assert resume_command(["run", "f:g", "x", "--fresh-if-finished", "--resume"]) == "batchmill run f:g x --resume"
+    many = ["run", "f:g", "--fresh-if-finished", *(f"x{number}" for number in range(1000))]
+    assert resume_command(many) == "the same command with --resume, without --fresh-if-finished"
 
 
 def test_resume_goes_before_the_end_of_options() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.text import escape, format_clock, format_rate, format_size, plural
+from batchmill.text import escape, format_clock, format_rate, format_size, name_some, plural
 from batchmill_cli.options.click_options import Command, Option
 from batchmill_cli.options.command_lines import program_name, run_again
 from batchmill_cli.options.paths import CHECKPOINT
@@ -81,7 +81,7 @@ def describe(status: Status, now: float) -> Iterator[str]:
         run = status.runs[-1]
         yield f"{'command' if 'command' in run else 'function':9} {escape(str(run.get('function', '?')), 200)}"
         if run.get("input"):
-            yield f"input     {escape(' '.join(run['input']), 500)}"
+            yield f"input     {escape(name_some(run['input'], most=10), 500)}"
     yield f"{'holds' if status.report else 'items':9} {_counts(status)}"
     if status.live and status.tried:
         yield f"speed     {_speed(status, now)}"

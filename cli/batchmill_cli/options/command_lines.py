@@ -15,6 +15,7 @@ from batchmill_cli.options.click_options import parse_set
 from batchmill_cli.terminal.json_output import as_json
 from batchmill_cli.terminal.quoting import join, quote
 
+LONGEST_COMMAND = 4000  # characters of a command to copy
 _BEFORE_VALUE = ("--set", "--shell")
 
 # Settings of a run that the one continuing it does not inherit.
@@ -64,6 +65,8 @@ def run_again(run: Mapping[str, Any], checkpoint: str, *, absolute: bool) -> str
     words = [*as_arguments(inputs), *options, "--resume"]
     command = _command(run["command"], words) if "command" in run else ["run", _function(run, directory), *words]
     line = f"{program_name(absolute=is_elsewhere)} {join(command)}"
+    if len(line) > LONGEST_COMMAND:
+        return f"the same command with --resume{f' in {directory}' if is_elsewhere else ''}"
     return f"cd {quote(directory)} && {line}" if is_elsewhere else line
 
 

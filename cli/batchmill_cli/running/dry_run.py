@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from batchmill.settings import Settings
-from batchmill.text import escape, plural
+from batchmill.text import escape, name_some, plural
 from batchmill_cli.running.report import first_line, show_id
 from batchmill_cli.terminal.json_output import as_json, fields_of
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from batchmill.batch.dry_run import DryRun
     from batchmill.worker.command import CommandSpec
 
-MOST_INPUTS = 5
 FATES = {
     "new": "new",
     "continued": "would be continued",
@@ -39,9 +38,8 @@ def describe(function: str | CommandSpec, inputs: Sequence[str], settings: Setti
 def _lines(
     function: str | CommandSpec, inputs: Sequence[str], seen: DryRun, output: str | None, workers: str
 ) -> Iterator[str]:
-    more = f" and {len(inputs) - MOST_INPUTS} more" if len(inputs) > MOST_INPUTS else ""
     yield "{:10} {}".format(*_called(function))
-    yield f"input      {escape(', '.join(inputs[:MOST_INPUTS]), 1000)}{more} ({seen.format})"
+    yield f"input      {escape(name_some(inputs), 1000)} ({seen.format})"
     yield f"items      {seen.total} total, {seen.done} done, {seen.failed} failed, {seen.to_do} to do"
     yield from (f"           {line}" for line in _details(inputs, seen))
     for number, item in enumerate(seen.first):
@@ -54,6 +52,8 @@ def _lines(
     else:
         yield f"checkpoint {escape(seen.checkpoint, 300)} ({FATES[seen.fate]})"
     collected = "`batchmill results` collects it from the checkpoint" if seen.checkpoint else "results are thrown away"
+    if not isinstance(function, str):
+        collected = "what the commands print is passed on"
     yield f"output     {escape(output, 300) if output else f'none; {collected}'}"
     yield "nothing was run"
 

@@ -5,6 +5,7 @@ The first line is the news, for a mail's reader; the last lines are the commands
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from batchmill.codec.json_form import shown
 from batchmill.model import FailureGroup, Report, StopReason, is_signal
 from batchmill.text import escape, format_rate, format_size, plural, where
+from batchmill_cli.options.command_lines import LONGEST_COMMAND
 from batchmill_cli.terminal.json_output import fields_of
 from batchmill_cli.terminal.quoting import join, quote
 
@@ -213,12 +215,17 @@ def first_line(message: str) -> str:
 def resume_command(arguments: Sequence[str], program: str = "batchmill", directory: str | None = None) -> str:
     """The very command line again, continuing: `arguments` are those after the program's name ("run", …).
 
-    `directory` is named where the reader may be elsewhere (a mail).
+    What begins anew is left out, be it an option or the environment's. `directory` is named where the reader may be
+    elsewhere (a mail). A line that is too long to be copied is told in words.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = [word for word in arguments[:end] if word not in ("--fresh", "--resume")]
+    options = [word for word in arguments[:end] if word not in ("--fresh", "--fresh-if-finished", "--resume")]
     words = [*options, "--resume", *arguments[end:]]
-    command = f"{program} {join(words)}"
+    variable = f"BATCHMILL_{arguments[0].upper()}_FRESH_IF_FINISHED" if arguments else ""
+    command = f"{f'env -u {variable} ' if variable in os.environ else ''}{program} {join(words)}"
+    if len(command) > LONGEST_COMMAND:
+        anew = ", without --fresh-if-finished" if "--fresh-if-finished" in arguments[:end] else ""
+        return f"the same command with --resume{anew}{f' in {directory}' if directory else ''}"
     return f"cd {quote(directory)} && {command}" if directory else command
 
 

@@ -22,9 +22,8 @@ from batchmill.checkpoint.history import History
 from batchmill.checkpoint.index import Row
 from batchmill.checkpoint.matching import Aside, Matcher
 from batchmill.checkpoint.moved_aside import refuse_strangers
-from batchmill.checkpoint.name_lock import in_the_way
 from batchmill.checkpoint.reader import Reader, damaged, exists_with_outcomes, naming, open_reader, refuse_live
-from batchmill.checkpoint.resume import check_identity
+from batchmill.checkpoint.resume import check_identity, refuse_in_the_way
 from batchmill.codec.ids import id_key
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.errors import CheckpointRefused, OutputLost
@@ -233,7 +232,7 @@ def _foresee(plan: Plan, stack: ExitStack) -> tuple[str, Matcher | None, int]:
     is_taken = exists_with_outcomes(path)
     refuse_live(path)
     if is_taken and not (settings.fresh or settings.resume):
-        raise in_the_way(path)
+        refuse_in_the_way(path, plan.meta(), settings, plan.secrets)
     if not is_taken:
         _check_folder_of_checkpoint(path)
         return NEW, None, 0

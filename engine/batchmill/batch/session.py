@@ -122,7 +122,7 @@ class Session:
         index = self._history.index
         if len(index):
             total, done = self._history.total, index.items - index.failed
-            of = f"{done}/{total}" if total is not None else f"{done} items"
+            of = f"{done}/{total}" if total is not None and total >= index.items else f"{done} items"
             self._on_message(f"Resuming from checkpoint: {of} done, {index.failed} failed")
         if self._settings.preload:
             self._on_message(f"Preloaded once and shared by all workers: {', '.join(self._settings.preload)}")

@@ -19,7 +19,6 @@ __all__ = [
     "index",
     "matching",
     "moved_aside",
-    "name_lock",
     "reader",
     "resume",
     "salvage",

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from batchmill.checkpoint.frames import FrameRef, FrameType
 from batchmill.checkpoint.history import History
@@ -23,11 +23,19 @@ from batchmill.checkpoint.reader import Reader, exists_with_outcomes, naming, re
 from batchmill.checkpoint.recovery import Found, examine
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import pack_map
-from batchmill.errors import CheckpointBusy, CheckpointMismatch, CheckpointRefused, CheckpointUnwritable, interrupted
+from batchmill.errors import (
+    BatchmillError,
+    CheckpointBusy,
+    CheckpointMismatch,
+    CheckpointRefused,
+    CheckpointUnwritable,
+    interrupted,
+)
 from batchmill.files.storage import is_held
 from batchmill.model import Stop
 from batchmill.secrecy import MASK, Secrets, is_masked, mask_facts
 from batchmill.settings import Settings
+from batchmill.text import name_some
 
 _T = TypeVar("_T")
 _LOOK, _LONGEST_LOOK = 0.02, 0.5  # seconds between looks at the lock; each is longer than the last
@@ -110,7 +118,7 @@ def _refuse_in_vain(path: str, meta: Mapping[str, Any], settings: Settings, secr
             with Reader(path) as reader:
                 check_identity(path, reader.meta, meta, settings, secrets)
         elif settings.wait is not None:
-            raise in_the_way(path)
+            refuse_in_the_way(path, meta, settings, secrets)
     except FileNotFoundError:
         pass
 
@@ -132,7 +140,7 @@ class _Opener:
         if self.settings.fresh:
             return self._begin_anew(name, "The old checkpoint is now")
         if not self.settings.resume:
-            raise in_the_way(name.path)
+            refuse_in_the_way(name.path, self.meta, self.settings, self.secrets)
         return self._continue(name)
 
     def _continue(self, name: Name) -> tuple[Checkpoint, History]:
@@ -164,6 +172,19 @@ def _payload(name: Name, found: Found, ref: FrameRef) -> bytes:
     return read_payload(name.fd, found.header, ref, name.path)
 
 
+def refuse_in_the_way(path: str, meta: Mapping[str, Any], settings: Settings, secrets: Secrets) -> NoReturn:
+    """Raise CheckpointRefused for a checkpoint that exists where nothing says what to do with it."""
+    try:
+        with Reader(path) as reader:
+            check_identity(path, reader.meta, meta, settings, secrets)
+    except CheckpointMismatch as error:  # --resume would be refused
+        remedy = "-c FILE names another checkpoint, --fresh moves this one aside and begins anew"
+        raise CheckpointRefused(error.message.replace(path, f"{path} exists, and", 1), remedy) from None
+    except BatchmillError:
+        pass  # whoever continues it is told
+    raise in_the_way(path)
+
+
 def check_identity(
     path: str,
     theirs: Mapping[str, Any],
@@ -180,7 +201,7 @@ def check_identity(
     if theirs.get("default_name") and ours.get("default_name"):
         names["input"] = "input"
     differences = [
-        f"{name} {_shown(theirs.get(key))}, not {_shown(ours.get(key))}"
+        f"{name} {_shown(theirs.get(key), key)}, not {_shown(ours.get(key), key)}"
         for key, name in names.items()
         if theirs.get(key) != ours.get(key)
     ]
@@ -208,7 +229,9 @@ def _hidden(*metas: Mapping[str, Any]) -> Iterable[str]:
     return dict.fromkeys([*named, *(["the command"] if any(map(is_masked, commands)) else [])])
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, key: str) -> str:
+    if key == "input" and isinstance(value, list):
+        return name_some(value)
     if isinstance(value, Mapping):
         return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
     if isinstance(value, (list, tuple)):

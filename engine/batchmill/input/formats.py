@@ -136,7 +136,8 @@ def _parse_json(raw: bytes) -> Any:
     except StopIteration as error:
         raise BadItem("JSONDecodeError", f"not valid JSON: Expecting value at column {error.value + 1}") from None
     except json.JSONDecodeError as error:  # its own text counts lines from this record's beginning, and misleads
-        raise BadItem("JSONDecodeError", f"not valid JSON: {error.msg} at column {error.pos + 1}") from None
+        what = error.msg.removesuffix(" at").rstrip(": ")
+        raise BadItem("JSONDecodeError", f"not valid JSON: {what} at column {error.pos + 1}") from None
     except ValueError as error:
         raise BadItem("JSONDecodeError", f"not valid JSON: {error}") from None
     except RecursionError:

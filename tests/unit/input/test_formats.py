@@ -151,6 +151,8 @@ def test_a_json_line_of_any_bytes_is_an_item_or_a_bad_item(raw: bytes) -> None:
         (b"{x", "JSONDecodeError", "not valid JSON: Expecting property name enclosed in double quotes at column 2"),
         (b"1 2", "JSONDecodeError", "Extra data"),
         (b"nul", "JSONDecodeError", "Expecting value at column 1"),
+        (b'["a', "JSONDecodeError", "not valid JSON: Unterminated string starting at column 2"),
+        (b'["\\x"]', "JSONDecodeError", "not valid JSON: Invalid \\escape at column 3"),
         (b'{"a": "\xff"}', "UnicodeDecodeError", "not valid UTF-8: invalid start byte at byte 7"),
         (b"[" * 200_000, "JSONDecodeError", "nested too deeply"),
         (b"9" * 5000, "JSONDecodeError", "4300 digits"),
