@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.errors import InvalidUsage, ItemError
+from batchmill.errors import InputMissing, InvalidUsage, ItemError
 from batchmill.failure_groups import OTHER_MESSAGES, FailureGroups, TypeGroup, commonest
 from batchmill.model import Outcome
 from batchmill.text import escape, plural, where
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from batchmill.output.results import Results
 
 MOST_MESSAGES = 10
+MOST_LOST = 5  # failed items that are named because they cannot be given back
 # Distinct messages counted apart per type. Messages that name their item are all distinct, and could be millions.
 MOST_COUNTED = 1000
 
@@ -45,7 +47,8 @@ OPTIONS = [
 def command(checkpoints: tuple[str, ...], json: bool, items: bool) -> int:
     """What failed and why; or the failed items themselves.
 
-    By error type and message, the commonest first, each with a traceback. Exit 0 whether anything failed or not.
+    By error type and message, the commonest first, each with a traceback. Exit 0 whether anything failed or not; 66
+    where an item is too large to have been kept, and its INPUT does not have it any more.
     """
     if json and items:
         raise InvalidUsage("--json and --items exclude each other", "leave one of them out")
@@ -80,28 +83,23 @@ def _named(checkpoints: Sequence[Results]) -> Iterator[Outcome]:
 
 
 def print_items(checkpoints: Sequence[Results]) -> int:
-    """Print the failed items as they were; say how many are too large to have been kept."""
+    """Print the failed items as they were; raise InputMissing, naming them, if some cannot be given back."""
     from batchmill.input.rewrite import as_input
+    from batchmill.output.failed_items import FailedItems
 
-    format, missing = checkpoints[0].format, 0
+    format = checkpoints[0].format
     if any(results.format != format for results in checkpoints):
         raise InvalidUsage("the checkpoints' inputs are of different formats", "give them one by one")
-
-    def kept() -> Iterator[bytes]:
-        nonlocal missing
-        missing = 0
-        for outcome in (outcome for results in checkpoints for outcome in results.failures()):
-            if outcome.item is None:
-                missing += 1
-            else:
-                yield outcome.item
-
+    failed = [FailedItems(results) for results in checkpoints]
     with stdio.stdout() as out:
-        for part in as_input(format, kept):
+        for part in as_input(format, lambda: chain.from_iterable(failed)):
             out.write(part)
-    if missing:
-        what = f"{plural(missing, 'failed item')} above 64 KiB"
-        stdio.tell(f"batchmill: {what} not kept; `failures --json` has the line")
+    lost = [one for items in failed for one in items.lost]
+    if lost:
+        named = "; ".join(f"id {show_id(one.id)} (line {one.line}): {escape(one.why, 300)}" for one in lost[:MOST_LOST])
+        more = f"; and {len(lost) - MOST_LOST} more" if len(lost) > MOST_LOST else ""
+        what = f"{plural(len(lost), 'failed item')} cannot be given back: {named}{more}"
+        raise InputMissing(what, "`failures --json` names them all")
     return 0
 
 

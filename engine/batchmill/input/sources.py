@@ -31,7 +31,8 @@ from batchmill.system import threads
 from batchmill.text import describe
 
 MAX_CHUNK = 4 << 20  # bytes of a chunk, but for a single record that is longer
-_KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
+TOO_LONG = "the item is larger than"
+KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
 _PARTING = 0.5  # seconds in which an iterable may give one more item: it may also wait for ever
 _MOMENT = 0.2  # seconds in which some hundred MB are counted
 _STALE = 0.02  # seconds after which items that were pulled go out, even if fewer than asked for
@@ -200,7 +201,7 @@ class ByteSource:
         """
         buffer, start = self._buffer, self._buffer.offset
         if self._long is None:
-            self._long = buffer.data[start : start + _KEPT]
+            self._long = buffer.data[start : start + KEPT]
             self._long_lines = 0
             start += MAX_ITEM
         while (end := buffer.data.find(self._separator, start)) < 0:
@@ -212,7 +213,7 @@ class ByteSource:
             start = buffer.offset
         self._let_go(end + 1)
         kept, self._long = self._long, None
-        why = f"the item is larger than {MAX_ITEM >> 20} MiB: write a file, list its path"
+        why = f"{TOO_LONG} {MAX_ITEM >> 20} MiB: write a file, list its path"
         return self._chunk(kept, 1, max(1, self._long_lines))._replace(condemned=ItemError("ItemTooLarge", why))
 
     def _let_go(self, end: int) -> None:

@@ -6,9 +6,9 @@
     json_lines     outcomes as JSON lines and msgpack; `rows`: as CSV and SQLite
     by_name        what the name of an output says of its format
     sinks          the file, stream or database that is written
-    writer         the output of a run; `results`: out of a checkpoint
+    writer         the output of a run; `results`: out of a checkpoint; `failed_items`: as they were
 
 May import: ground, system, files, checkpoint, input, codec.
 """
 
-__all__ = ["by_name", "external_sort", "json_lines", "results", "sinks", "writer"]
+__all__ = ["by_name", "external_sort", "failed_items", "json_lines", "results", "sinks", "writer"]

@@ -102,11 +102,30 @@ class Results:
 
     def failures(self) -> Iterator[Outcome]:
         """The failed items, in the same order."""
+        return self._chosen(self._failing(), lambda block, index: index in block.failures)
+
+    def failed(self) -> Iterator[tuple[OutcomeBlock, int]]:
+        """The same, as what the checkpoint has of each: a block, and the index in it."""
+        for block, indices in self._groups(self._failing(), lambda block, index: index in block.failures):
+            for index in range(len(block)) if indices is None else indices:
+                yield block, index
+
+    def run(self, number: int) -> Mapping[str, Any]:
+        """What was written down of a run."""
+        return self._history.runs.get(number, {})
+
+    def _failing(self) -> Iterator[Piece]:
         failing = {row.seq for row in self._history.index if row.failed}
-        pieces = (piece for piece in self.pieces() if piece.seq in failing)
-        return self._chosen(pieces, lambda block, index: index in block.failures)
+        return (piece for piece in self.pieces() if piece.seq in failing)
 
     def _chosen(self, pieces: Iterable[Piece], is_wanted: Callable[[OutcomeBlock, int], bool]) -> Iterator[Outcome]:
+        for block, indices in self._groups(pieces, is_wanted):
+            yield from self._named(block, indices)
+
+    def _groups(
+        self, pieces: Iterable[Piece], is_wanted: Callable[[OutcomeBlock, int], bool]
+    ) -> Iterator[tuple[OutcomeBlock, list[int] | None]]:
+        """The wanted items in their order: indices (None: all) in a block after another."""
         for layout in _layouts(pieces, self, _plain_order):
             with layout, naming(self._reader.path):
                 for job in layout.jobs():
@@ -114,15 +133,13 @@ class Results:
                         layout.sorted(sort(job, partial(_excerpts, is_wanted))[0])
                     elif isinstance(job, MergeJob):
                         for line in merge(job):
-                            yield from self._named(OutcomeBlock(line))
+                            yield OutcomeBlock(line), None
                     elif job is not None:
-                        yield from self._in_order(job, is_wanted)
-
-    def _in_order(self, job: RenderJob, is_wanted: Callable[[OutcomeBlock, int], bool]) -> Iterator[Outcome]:
-        blocks = [OutcomeBlock(part.payload) for part in job.parts]
-        ordered = in_order(job.parts, blocks, job.low, job.high)
-        for number, group in groupby(ordered, key=itemgetter(1)):
-            yield from self._named(blocks[number], [index for _, _, index in group if is_wanted(blocks[number], index)])
+                        blocks = [OutcomeBlock(part.payload) for part in job.parts]
+                        ordered = in_order(job.parts, blocks, job.low, job.high)
+                        for number, group in groupby(ordered, key=itemgetter(1)):
+                            block = blocks[number]
+                            yield block, [index for _, _, index in group if is_wanted(block, index)]
 
     def _named(self, block: OutcomeBlock, indices: Iterable[int] | None = None) -> Iterator[Outcome]:
         """The outcomes at those indices, or all, with the name of their INPUT where a line needs one."""
