@@ -58,7 +58,7 @@ def short_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """An item has at most 50 bytes, and a chunk 40 (as outside of tests, less than an item)."""
     monkeypatch.setattr(source_module, "MAX_ITEM", 50)
     monkeypatch.setattr(source_module, "MAX_CHUNK", 40)
-    monkeypatch.setattr(source_module, "_KEPT", 10)
+    monkeypatch.setattr(source_module, "KEPT", 10)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

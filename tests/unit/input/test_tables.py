@@ -178,7 +178,7 @@ def test_a_row_too_long_ends_with_its_line_and_an_open_quote_takes_in_no_others(
     for module, name, value in (
         (source_module, "MAX_ITEM", 50),
         (source_module, "MAX_CHUNK", 40),
-        (source_module, "_KEPT", 10),
+        (source_module, "KEPT", 10),
         (table_module, "MOST_QUOTED", 50),
         (feed_module, "BLOCK", 7),
     ):
