@@ -102,7 +102,7 @@ class Plan:
         if self.items is not None:
             return ItemSource(self.items, self.id, notify)
         assert self.cut is not None
-        return ByteSource(self.inputs, self.cut, notify, OwnFiles(self.files))
+        return ByteSource(self.inputs, self.cut, notify, OwnFiles(self.files), follow=self.settings.follow_links)
 
     def worker_setup(self, workers: int, *, run: int = 1, close: tuple[int, ...] = ()) -> WorkerSetup:
         """What each of `workers` workers needs to know; `close` are the descriptors a forked one must let go."""

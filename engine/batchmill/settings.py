@@ -116,6 +116,7 @@ class SettingsFields(TypedDict, total=False):
 
     format: str
     quote: str
+    follow_links: bool
     id_field: str | None
     limit: int | None
     shard: tuple[int, int] | str | None
@@ -164,6 +165,7 @@ class Settings:
     # input
     format: str = "auto"
     quote: str = '"'
+    follow_links: bool = False
     id_field: str | None = None
     limit: int | None = None
     shard: tuple[int, int] | None = None

@@ -48,6 +48,8 @@ OPTIONS = [
            help="jsonl, csv, tsv, lines, null, files (each INPUT an item). [auto: by suffix]"),
     Option("--quote", group=INPUT, type=Choice(QUOTES), metavar="C|none",
            help='What keeps cells of a table together; with none, quotes are text. ["]'),
+    Option("--follow-links", group=INPUT, is_flag=True,
+           help="With --format files: what is behind links to directories, too."),
     Option("--id-field", group=INPUT, metavar="NAME", help="The field or column that identifies an item. [id]"),
     Option("--limit", group=INPUT, type=Whole(), help="Stop after N items not done before (exit 3)."),
     Option("--shard", group=INPUT, metavar="I/N", help="Only the I-th of N parts of the items: for job arrays."),

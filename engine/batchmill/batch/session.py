@@ -370,6 +370,8 @@ class Session:
             self._warn(sentence)
         for sentence in self._output.unsaid.sentences() if self._output is not None else ():
             self._warn(sentence)
+        for sentence in self._source.left_out() if isinstance(self._source, ByteSource) else ():
+            self._warn(sentence)
         if self._committer.why_stopped:
             self._warn(f"Stopped: {self._committer.why_stopped}")
 

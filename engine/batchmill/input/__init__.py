@@ -3,6 +3,7 @@
     streams      bytes of files, pipes and iterables, read ahead
     buffer       what was read and not yet taken, and where records end in it
     first_look   what bytes are, going by the first of them: unpacked, recoded or refused; `compression` unpacks
+    folders      the files below directories
     formats      what a format means: where a record ends, how it is parsed, what its id is; `tables`: csv and tsv
     sources      chunks of whole records, in the parent, which never parses them
     items        a record to an item with an id, in a worker

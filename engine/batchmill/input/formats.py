@@ -161,6 +161,13 @@ def _parse_path(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+def _parse_file(raw: bytes) -> str:
+    if raw.endswith(b"/"):  # see folders.py
+        shown = raw.decode("utf-8", "backslashreplace")
+        raise BadItem("UnreadableDirectory", f"{shown} cannot be read, and nobody knows what is below it")
+    return _parse_path(raw)
+
+
 def _trim_line(raw: bytes) -> bytes:
     return raw.removesuffix(b"\r") if raw.strip() else b""
 
@@ -191,7 +198,7 @@ FORMATS = {
     f"tsv{UNQUOTED}": Format(f"tsv{UNQUOTED}", b"\n", _trim_row, None, table=Table("\t", quoting=False)),
     "lines": Format("lines", b"\n", _trim_line, _parse_line),
     "null": Format("null", b"\0", bytes, _parse_path),
-    "files": Format("files", b"\0", bytes, _parse_path, content_is_bytes=False),
+    "files": Format("files", b"\0", bytes, _parse_file, content_is_bytes=False),
 }
 LINES_OF_BYTES = replace(FORMATS["lines"], parse=_parse_path)  # of a command, whose arguments are bytes
 _ALL = ", ".join(NAMES[1:-1]) + f" or {NAMES[-1]}"

@@ -14,7 +14,7 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input import formats
 from batchmill.input.buffer import Buffer
 from batchmill.input.compression import UNREADABLE
+from batchmill.input.folders import Walk
 from batchmill.input.formats import MAX_ITEM, Format
 from batchmill.input.streams import Feed, Headed, Notify, RecordCounter, check_inputs, listing, opener
 from batchmill.model import Chunk
@@ -67,22 +68,28 @@ class Source(Protocol):
 class ByteSource:
     """Blocks of whole records out of INPUTs, one after the other. A chunk never spans two of them."""
 
-    def __init__(self, inputs: Sequence[str], format: Format, notify: Notify, own: OwnFiles = NO_FILES) -> None:
+    def __init__(
+        self, inputs: Sequence[str], format: Format, notify: Notify, own: OwnFiles = NO_FILES, *, follow: bool = False
+    ) -> None:
         """Check that all INPUTs are there; raises InputMissing, or InvalidUsage for a directory.
 
-        The run's `own` files are no items of `--format files`.
+        The run's `own` files are no items of `--format files`, nor is what is behind links to directories unless
+        `follow` says so.
         """
         self._format = format
         self._separator = format.separator
         self._names = list(inputs)
+        self._walk = Walk(self._names, own, follow=follow)
+        counted = None
         if format.name == "files":
-            self._openers: list[Callable[[], Feed]] = [lambda: listing(self._names, own)]
+            counted = Walk(self._names, own, follow=follow)
+            self._openers: list[Callable[[], Feed]] = [lambda: listing(self._walk)]
             self._label = ["the files"]
         else:
             self._openers = [opener(name, format, notify) for name in self._names]
             self._label = self._names
         check_inputs(self._names, directories=format.name == "files")
-        self._census = RecordCounter(self._names, format, own)
+        self._census = RecordCounter(self._names, format, counted)
         self._feed: Feed | None = None
         self._input = -1
         self._buffer = Buffer()
@@ -95,6 +102,10 @@ class ByteSource:
         self._long_lines = 0
         self.position = 0
         self.ended = False
+
+    def left_out(self) -> Iterator[str]:
+        """What to tell people of what was met so far and is no item."""
+        return self._walk.left_out()
 
     @property
     def total(self) -> int | None:

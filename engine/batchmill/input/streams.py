@@ -11,18 +11,18 @@ import os
 import queue
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from batchmill.errors import BatchmillError, InputMissing, InvalidUsage, OutOfResources
-from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input import formats
 from batchmill.input.buffer import Buffer
 from batchmill.input.compression import UNREADABLE
 from batchmill.input.first_look import LOOK, cleaned, is_plain
+from batchmill.input.folders import Walk
 from batchmill.input.formats import MAX_ITEM, Format, count_records
 from batchmill.input.tables import QUOTE
 from batchmill.system import threads
@@ -238,35 +238,20 @@ def _unreadable(name: str, error: OSError) -> BatchmillError:
     return met or InputMissing(f"{name}: {error.strerror or error}", "check the path of INPUT")
 
 
-def listing(names: Sequence[str], own: OwnFiles = NO_FILES) -> Feed:
+def listing(paths: Iterable[str]) -> Feed:
     """The paths of `--format files`, each closed by NUL."""
-    paths = (os.fsencode(path) + b"\0" for name in names for path in walk(name, own))
-    return _Direct(lambda: b"".join(islice(paths, 512)), lambda: None)
-
-
-def walk(name: str, own: OwnFiles = NO_FILES) -> Iterator[str]:
-    """The files that an INPUT of `--format files` stands for: itself, or those below it, sorted, none hidden and none
-    of the run's `own`."""
-    if not os.path.isdir(name):
-        yield name
-        return
-    with os.scandir(name) as found:
-        entries = sorted((e for e in own.left_out(name, found) if not e.name.startswith(".")), key=lambda e: e.name)
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(entry.path, own)
-        elif entry.is_file():
-            yield entry.path
+    closed = (os.fsencode(path) + b"\0" for path in paths)
+    return _Direct(lambda: b"".join(islice(closed, 512)), lambda: None)
 
 
 class RecordCounter:
     """Counts the records of plain local files in a thread: `total`, None until it is known; `size` in bytes."""
 
-    def __init__(self, names: Sequence[str], format: Format, own: OwnFiles = NO_FILES) -> None:
+    def __init__(self, names: Sequence[str], format: Format, walk: Walk | None = None) -> None:
         self.total: int | None = None
         self.size: int | None = None
         self._format = format
-        self._own = own
+        self._walk = walk
         self._stop = False
         self._thread: threading.Thread | None = None
         if format.name == "files" or all(_is_plain(name) for name in names):
@@ -287,17 +272,18 @@ class RecordCounter:
     def _count(self, names: Sequence[str]) -> None:
         total = 0
         try:
-            for name in names:
-                for count in self._of_paths(name) if self._format.name == "files" else self._of_records(name):
-                    total += count
-                    if self._stop:
-                        return
+            for count in self._counts(names):
+                total += count
+                if self._stop:
+                    return
         except (*UNREADABLE, MemoryError, InvalidUsage):
             return  # the loop reads the same file, and says so
         self.total = total
 
-    def _of_paths(self, name: str) -> Iterator[int]:
-        return (1 for _ in walk(name, self._own))
+    def _counts(self, names: Sequence[str]) -> Iterator[int]:
+        if self._walk is not None:
+            return (1 for _ in self._walk)
+        return chain.from_iterable(map(self._of_records, names))
 
     def _of_records(self, name: str) -> Iterator[int]:
         if self._format.table is not None:

@@ -7,6 +7,7 @@ import gzip
 import lzma
 import os
 import pickle
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ from source_kit import Waker, drain
 from batchmill.errors import InputBroken, InputMissing, InvalidUsage, ItemError
 from batchmill.input import sources as source_module
 from batchmill.input import streams as feed_module
-from batchmill.input.formats import FORMATS, count_records, split_records
+from batchmill.input.folders import Walk
+from batchmill.input.formats import FORMATS, BadItem, count_records, split_records
 from batchmill.input.sources import ByteSource, ItemSource, Source
-from batchmill.input.streams import walk
 from batchmill.model import Chunk
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -257,14 +258,48 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_a_directory_stands_for_its_files_sorted_and_none_hidden(tree: Path) -> None:
-    assert [os.path.relpath(path, tree) for path in walk(str(tree))] == ["a", "b/1", "b/2", "c/deep/x", "with\nnewline"]
+    assert [os.path.relpath(path, tree) for path in Walk([str(tree)])] == [
+        "a",
+        "b/1",
+        "b/2",
+        "c/deep/x",
+        "with\nnewline",
+    ]
 
 
-def test_a_link_to_a_file_is_an_item_and_one_to_a_directory_is_not_followed(tree: Path) -> None:
-    (tree / "c" / "loop").symlink_to(tree)
+def test_links_to_files_are_items_and_those_to_directories_are_followed_where_asked_for(tree: Path) -> None:
+    (tree / "c" / "deep" / "loop").symlink_to(tree / "c")
+    (tree / "c" / "more").symlink_to(tree / "b")
     (tree / "c" / "link").symlink_to(tree / "a")
     (tree / "c" / "nowhere").symlink_to(tree / "missing")
-    assert [os.path.relpath(path, tree) for path in walk(str(tree / "c"))] == ["c/deep/x", "c/link"]
+    left, followed = Walk([str(tree / "c")]), Walk([str(tree / "c")], follow=True)
+    assert [os.path.relpath(path, tree) for path in left] == ["c/deep/x", "c/link"]
+    assert [os.path.relpath(path, tree) for path in followed] == ["c/deep/x", "c/link", "c/more/1", "c/more/2"]
+    others = "1 entry that is no file was left out (broken links, pipes, sockets)"
+    assert list(left.left_out()) == ["2 links to directories were not followed (--follow-links does)", others]
+    assert list(followed.left_out()) == [others]
+
+
+def test_directories_of_any_depth_are_walked_and_what_cannot_be_read_is_a_failed_item(tmp_path: Path) -> None:
+    start, deepest = os.getcwd(), [*("d" for _ in range(1100)), *("n" * 200 for _ in range(12))]
+    (tmp_path / "z").touch()
+    try:
+        os.chdir(tmp_path)
+        for name in deepest:  # the path of the last ones is too long to be opened
+            if name != "d" and os.path.basename(os.getcwd()) == "d":
+                Path("x").touch()
+            os.mkdir(name)
+            os.chdir(name)
+        os.chdir(start)
+        unread, *found = Walk([str(tmp_path)])
+    finally:
+        os.chdir(start)
+        subprocess.run(["rm", "-r", tmp_path / "d"], timeout=60, check=True)  # too deep for pytest
+    below = f"{tmp_path}/{'d/' * 1100}"
+    assert found == [f"{below}x", f"{tmp_path}/z"]
+    assert unread.startswith(f"{below}n")
+    with pytest.raises(BadItem, match="cannot be read, and nobody knows what is below it"):
+        FORMATS["files"].parser(b"")(os.fsencode(unread))
 
 
 @pytest.mark.usefixtures("read_size")
@@ -272,7 +307,7 @@ def test_each_file_below_an_input_is_a_record(tree: Path) -> None:
     extra = tree / ".hidden"
     chunks = read_all(tree, extra, format="files", records=2)
     found = [os.fsdecode(path) for path in split_records(data_of(chunks), b"\0")]
-    assert found == [*walk(str(tree)), str(extra)]
+    assert found == [*Walk([str(tree)]), str(extra)]
     check_numbers(chunks)
 
 
