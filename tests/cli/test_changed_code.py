@@ -62,6 +62,16 @@ def test_they_are_said_though_nothing_was_left_to_run_and_run_again_where_that_i
     assert results(place) == [0, 2, 4, 6, 8, 10]
 
 
+def test_where_no_source_can_be_read_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "n.jsonl").write_text("4\n9\n")
+    words = ("run", "math:sqrt", "n.jsonl", "-c", "m.ckpt", "--resume")
+    assert batchmill(*words, cwd=tmp_path).returncode == 0
+    ended = batchmill(*words, "--rerun-older", cwd=tmp_path)
+    assert ended.returncode == 0
+    assert "--rerun-older runs nothing again: math:sqrt has no source that can be read" in ended.stderr
+    assert "No such option '--rerun-older'" in batchmill("exec", "n.jsonl", "--rerun-older", "--", "true").stderr
+
+
 def test_what_moved_or_failed_or_changed_is_told_apart(place: Path) -> None:
     write(place, "def value(line):\n    return 10 // (int(line) - 3)\n")
     ended = batchmill(*RUN, "--rerun-older", "--json", cwd=place)  # item 3 fails

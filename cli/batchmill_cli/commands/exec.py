@@ -19,7 +19,7 @@ from batchmill_cli.terminal import stdio
 # Of `run`, what is about Python, or about workers that hold the user's own code and memory.
 _NOT_HERE = {
     *("set", "set_env", "init", "preload", "start_method", "start_timeout", "worker_output"),
-    *("worker_memory", "max_items_per_worker"),
+    *("worker_memory", "max_items_per_worker", "rerun_older"),
 }
 _TEXTS = {
     "checkpoint": "What remembers which items are done. [INPUT.PROGRAM.ckpt, here]",

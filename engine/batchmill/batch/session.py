@@ -139,6 +139,8 @@ class Session:
             **({"source": self._plan.source_digest} if self._plan.source_digest else {}),
         }
         self._run = begin_run(self._checkpoint, self._history, values)
+        if self._settings.rerun_older and not self._plan.source_digest:
+            self._warn(f"--rerun-older runs nothing again: {self._plan.spec.display} has no source that can be read")
         older = 0 if self._settings.rerun_older else self._older_results()
         if older:
             were, them = ("result was", "it") if older == 1 else ("results were", "them")
