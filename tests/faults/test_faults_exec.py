@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -174,3 +175,26 @@ def test_what_made_a_group_of_its_own_ends_at_the_time_out_too(place: Path) -> N
     ended = shell("echo deaf | $BM exec --no-checkpoint --timeout 1s -- timeout 900 sh", place)
     assert (ended.returncode, "timed out after 1 s" in ended.stderr) == (1, True), ended.stderr
     assert not is_running(int((place / "pid").read_text()))
+
+
+LEAVES = """
+echo $PPID > worker
+setsid -w sh -c 'echo $$ >> pids; [ -e go ] || exec sleep 60
+tries=0
+while grep -q "^State:.[^ZX]" /proc/$(head -1 pids)/status 2>/dev/null; do
+    tries=$((tries + 1)); [ $tries -lt 50 ] || exit 9; sleep 0.1
+done'
+exit $?
+"""
+
+
+def test_a_command_in_a_session_of_its_own_ends_with_its_worker_before_it_runs_again(place: Path) -> None:
+    """parallel: it runs on beside the second try."""
+    (place / "n.txt").write_text("1\n")
+    with running("n.txt", "-c", NAME, "-j", "1", "--", "sh", "-c", LEAVES, "x", cwd=place, command=EXEC) as run:
+        run.until(lambda: (place / "pids").exists() and (place / "pids").read_text().endswith("\n"), "the command")
+        (place / "go").touch()
+        os.kill(int((place / "worker").read_text()), signal.SIGKILL)
+        assert run.end().status == 0
+        run.assert_gone()
+    assert len((place / "pids").read_text().split()) == 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from batchmill.errors import InvalidUsage
@@ -16,10 +16,11 @@ from batchmill.pool import forkserver
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.executor import SingleProcessExecutor
 from batchmill.pool.processes import Inherited, Origin
+from batchmill.system.children import descendants, kill_tree
 from batchmill.worker import main
 from batchmill.worker.board import Board
 from batchmill.worker.main import WorkerSetup
-from batchmill.worker.records import ALARM, COLUMNS, LIMIT, NO_LIMIT, OVERDUE
+from batchmill.worker.records import ALARM, COLUMNS, COMMAND, LIMIT, NO_LIMIT, OVERDUE
 
 _PATIENCE = 0.25  # seconds that signals may have to wait while a fork server starts
 
@@ -74,6 +75,18 @@ class LocalPool(WorkerPool):
         worker.pid = executor.pid
         self.workers[slot] = worker
         return worker
+
+    def gone(self) -> Iterator[Worker]:
+        for worker in super().gone():
+            self._end_command(worker)
+            yield worker
+
+    def _end_command(self, worker: Worker) -> None:
+        """A worker that was killed from outside has left its command running, perhaps in a group or session of its own:
+        it is the fork server's child now."""
+        pid = self._board[COLUMNS * worker.slot + COMMAND]
+        if pid and pid in descendants(os.getpid()):
+            kill_tree(pid)
 
     def close(self, patience: float) -> None:
         """Also all that workers have left behind."""

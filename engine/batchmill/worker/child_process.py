@@ -6,8 +6,9 @@ It never knows of items, and never lets a command outlive its worker.
                  <--two pipes---- stdout, stderr: as it writes them, the first bytes kept, the rest counted
 
 The keeper is a shell that waits for the end of a pipe whose other end only the worker holds: however the worker ends
-(and it ends with the parent, see `bootstrap`), the keeper kills the group. Tried instead: PR_SET_PDEATHSIG would have
-to be set in the command itself, and with it a fork of Python's own for each.
+(and it ends with the parent, see `bootstrap`), the keeper kills the group. What has left the group is ended by the
+parent (`pool/local`), or with the fork server. Tried instead: PR_SET_PDEATHSIG would have to be set in the command
+itself, and with it a fork of Python's own for each.
 
 Spawning costs 70 µs of the worker's time (vfork inside), pipes and poll 50 µs more; subprocess.run costs twice that.
 """
@@ -19,7 +20,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.util import Finalize
 from typing import IO, Any, NamedTuple
 
@@ -39,7 +40,9 @@ HELD = {errno.EAGAIN, errno.ENFILE}  # others have all that there may be of them
 _PASSING = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.ETXTBSY}  # what may be otherwise in a moment
 _PIPEFUL = 16  # pieces: more than a pipe holds
 _SHELL = "/bin/sh"
-_KEEPER = 'trap "" HUP INT TERM; read -r _; kill -KILL 0'
+# The moment is the parent's, to find what has left the group while it is still known whose it is. A shell that cannot
+# fork ends there.
+_KEEPER = 'trap "" HUP INT TERM; trap "kill -KILL 0" EXIT; read -r _; sleep 0.3; kill -KILL 0'
 # What Python or the worker ignores must not be ignored by a command too.
 _DEFAULT = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -122,10 +125,12 @@ class NotStarted(Exception):
 
 
 class CommandProcesses:
-    """Runs commands, one after the other. `environ` is theirs."""
+    """Runs commands, one after the other. `environ` is theirs. `note` is told which process runs, and 0 when it has
+    ended."""
 
-    def __init__(self, environ: Mapping[bytes, bytes]) -> None:
+    def __init__(self, environ: Mapping[bytes, bytes], note: Callable[[int], None] = lambda pid: None) -> None:
         self._environ = dict(environ)
+        self._note = note
         self._group = _Group(self._environ)
 
     def run(
@@ -145,6 +150,7 @@ class CommandProcesses:
         background is not waited for. Raises NotStarted, and OutputLost where `captures` cannot keep what it prints.
         """
         child = self._started(path, words, stdin, captures, patience)
+        self._note(child.pid)
         try:
             overdue = not child.gather(timeout)
             if overdue:
@@ -163,6 +169,7 @@ class CommandProcesses:
             child.wait()
             raise
         finally:
+            self._note(0)
             child.close()
         return CommandEnd(status, usage, overdue)
 

@@ -14,7 +14,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -206,11 +206,12 @@ class CommandRunner:
     """
 
     def __init__(self, spec: CommandSpec, format: str | None, environ: Mapping[bytes, bytes], timeout: float | None,
-                 passer: Passer | None, *, own: OwnFiles = NO_FILES) -> None:  # fmt: skip
+                 passer: Passer | None, *, own: OwnFiles = NO_FILES,
+                 note: Callable[[int], None] = lambda pid: None) -> None:  # fmt: skip
         self._spec = spec
         self._own = own
         self._template = spec.template(format)
-        self._commands = CommandProcesses(environ)
+        self._commands = CommandProcesses(environ, note)
         self._timeout = timeout
         self._passer = passer
         self._oom_kills = oom_kills()

@@ -24,7 +24,7 @@ from batchmill.worker.command import CommandRunner, CommandSpec, TaskReader
 from batchmill.worker.function import FunctionSpec
 from batchmill.worker.loader import check_arguments, failure, resolve
 from batchmill.worker.passthrough import Passer
-from batchmill.worker.records import ALARM, note_fork, note_touch, on_alarm
+from batchmill.worker.records import ALARM, COLUMNS, COMMAND, note_fork, note_touch, on_alarm
 from batchmill.worker.records import this_worker as _this
 
 
@@ -116,7 +116,8 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
 
 def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
     setup = _this.setup
-    runner = CommandRunner(spec, setup.format, os.environb, setup.timeout, passer, own=setup.own)
+    note = partial(_this.board.__setitem__, COLUMNS * _this.slot + COMMAND)
+    runner = CommandRunner(spec, setup.format, os.environb, setup.timeout, passer, own=setup.own, note=note)
     runner.check()
     _this.function = runner
 

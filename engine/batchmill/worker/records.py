@@ -1,7 +1,8 @@
 """A worker's way through the records of a chunk: opens them, and runs them or tells their ids.
 
 The board is a shared array of 64-bit numbers, COLUMNS per worker: the number of the record at hand (0: none), a limit,
-the number of a record that has taken too long, and that of the last record that was opened to be run. A record's number
+the number of a record that has taken too long, that of the last record that was opened to be run, and the process id of
+a command that runs (0: none), which the parent ends where the worker did not live to do it. A record's number
 is serial << 32 | offset + 1, which only grows, so that the parent can stop a worker at once (limit 0), take back what
 was not started (a limit inside the chunk), and know whom to blame, and whether it was being opened or run. The worker
 publishes first and then looks at the limit; the parent lowers the limit and then looks at the board again a tick later
@@ -34,8 +35,8 @@ from batchmill.worker.reply import KilledForMemory, Part, Postponed, Reply
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32
-COLUMNS = 4  # numbers on the board per worker:
-AT_HAND, LIMIT, OVERDUE, OPENED = range(COLUMNS)
+COLUMNS = 5  # numbers on the board per worker:
+AT_HAND, LIMIT, OVERDUE, OPENED, COMMAND = range(COLUMNS)
 ALARM = signal.SIGUSR2  # sent by the parent after it wrote the number of an overdue record
 MAX_REPLY = 4 << 20  # bytes of packed results after which a worker returns what it has
 LOOK = 0.002  # seconds of a chunk after which it is looked for what items left behind
