@@ -7,8 +7,8 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 
-from batchmill.errors import ItemError, ItemFailed
-from batchmill.secrecy import hide
+from batchmill.errors import BatchmillError, ItemError, ItemFailed
+from batchmill.secrecy import hide, mask_addresses
 
 MAX_MESSAGE = 8 << 10  # characters of an error's message
 MAX_TRACEBACK = 48 << 10
@@ -140,6 +140,11 @@ def in_words(error: BaseException | ItemError) -> str:
     """An error as one text: its type, and its message if it has one."""
     told = error if isinstance(error, ItemError) else describe(error)
     return f"{told.type}: {told.message}" if told.message else told.type
+
+
+def as_reported(error: BaseException) -> str:
+    """An error as a report has it."""
+    return mask_addresses(str(error) if isinstance(error, BatchmillError) else in_words(error))
 
 
 def _told(read: Callable[[], str], otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""The page of `batchmill report`: its parts, plots and style, in one HTML file.
+"""The page of `batchmill report`, one HTML file: `figures` are made of `plots`, all of `markup`; `style` is its CSS.
 
 May import: engine, terminal, running.
 """

@@ -1,4 +1,4 @@
-"""A batch run from the command line: progress, worker output, metrics, the report at its end.
+"""A batch run from the command line: progress, what workers print (`worker_output`), metrics, the report at its end.
 
 May import: engine, terminal, options.
 """

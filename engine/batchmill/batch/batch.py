@@ -17,10 +17,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from batchmill.batch.commit import Sink
-from batchmill.batch.session import Session, as_reported
+from batchmill.batch.session import Session
 from batchmill.checkpoint.reader import naming
 from batchmill.model import Report, Snapshot, Stop, StopReason
 from batchmill.plan import Plan
+from batchmill.text import as_reported
 from batchmill.worker.passthrough import Passing
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import queue
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 from batchmill.batch.backend import LocalBackend
 from batchmill.batch.commit import Committer, Sink
 from batchmill.batch.committed import CommittedFrames
+from batchmill.batch.exit_status import exit_status
 from batchmill.batch.progress import Progress
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.history import History
@@ -21,10 +21,10 @@ from batchmill.checkpoint.matching import Matcher
 from batchmill.checkpoint.resume import NullCheckpoint, begin_run, open_checkpoint_for, patiently, seconds_of
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import pack_map
-from batchmill.errors import BatchmillError, CheckpointUnwritable, OutputLost
+from batchmill.errors import CheckpointUnwritable, OutputLost
 from batchmill.input import formats
 from batchmill.input.sources import ByteSource
-from batchmill.model import Chunk, Report, Snapshot, StopReason, Wake, is_signal, report_map
+from batchmill.model import Chunk, Report, Snapshot, StopReason, Wake, report_map
 from batchmill.output.sinks import STDOUT, check_target
 from batchmill.output.writer import KEPT, OutputWriter
 from batchmill.plan import Plan
@@ -37,18 +37,13 @@ from batchmill.scheduler.loop import TICK, Callbacks, Loop
 from batchmill.scheduler.retrier import Retrier
 from batchmill.scheduler.run_limits import FailureLimits, TimeLimit
 from batchmill.scheduler.work_queue import WorkQueue
-from batchmill.secrecy import mask_addresses, mask_settings
+from batchmill.secrecy import mask_settings
 from batchmill.system.machine import Monitor
-from batchmill.text import in_words, plural, several
+from batchmill.text import as_reported, plural, several
 from batchmill.worker.bootstrap import descriptors_above
 from batchmill.worker.passthrough import Passing
 from batchmill.worker.reply import ReplySummary
 from batchmill.worker.sealer import Sealer
-
-
-def as_reported(error: BaseException) -> str:
-    """An error as a report has it."""
-    return mask_addresses(str(error) if isinstance(error, BatchmillError) else in_words(error))
 
 
 class Session:
@@ -379,6 +374,8 @@ class Session:
 
     def _report(self) -> Report:
         total, stopped, error = self._total(), self._stopped, self._loop.error
+        failed = self.progress.failed + (self._matcher.failed if self._matcher else 0)
+        is_success = self._limits.is_success(failed, total or 0)
         return self.progress.report(
             total,
             changed=self._matcher.changed if self._matcher else 0,
@@ -386,7 +383,7 @@ class Session:
             older_source=self._older_results(),
             workers=self._backend.workers,
             stopped=stopped,
-            exit_code=self._exit_code(stopped, total),
+            exit_code=exit_status(stopped, error, is_broken=self._loop.is_broken, is_success=is_success),
             function=self._plan.spec.display,
             checkpoint=self._plan.checkpoint,
             warnings=tuple(self._warnings),
@@ -402,13 +399,3 @@ class Session:
         if isinstance(self._source, ByteSource):
             self._source.finish_counting()
         return self.progress.total
-
-    def _exit_code(self, stopped: str, total: int | None) -> int:
-        if is_signal(stopped):
-            return 128 + int(signal.Signals[stopped])
-        if isinstance(self._loop.error, BatchmillError):
-            return self._loop.error.exit_code
-        if stopped:
-            return BatchmillError.exit_code if self._loop.is_broken else 3
-        failed = self.progress.failed + (self._matcher.failed if self._matcher else 0)
-        return 0 if self._limits.is_success(failed, total or 0) else 1
