@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator
 
 from batchmill.input.formats import BadItem, Format
@@ -57,6 +55,4 @@ def _union(format: Format, headers: Iterable[bytes]) -> list[str]:
 
 def _line(format: Format, cells: Iterable[str]) -> bytes:
     assert format.table is not None
-    text = io.StringIO()
-    csv.writer(text, delimiter=format.table.delimiter, lineterminator="\r\n").writerow(cells)
-    return text.getvalue()[:-2].encode() + b"\n"
+    return format.table.row(cells) + b"\n"

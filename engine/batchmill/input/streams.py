@@ -58,7 +58,7 @@ class _Threaded:
     def __init__(self, blocks: Iterator[bytes], notify: Notify) -> None:
         self._all, self._notify = blocks, notify
         self._blocks: queue.Queue[bytes | Exception] = queue.Queue(4)
-        self._closed = False
+        self._closed = self._is_over = False
         threads.start(self._pull, "feeder")
 
     def _pull(self) -> None:
@@ -73,11 +73,12 @@ class _Threaded:
 
     def read(self) -> bytes | None:
         try:
-            block = self._blocks.get_nowait()
+            block = b"" if self._is_over else self._blocks.get_nowait()
         except queue.Empty:
             return None
         if isinstance(block, Exception):
             raise block
+        self._is_over = not block
         return block
 
     def close(self) -> None:

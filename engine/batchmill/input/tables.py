@@ -11,8 +11,9 @@ A row ends with a newline, after a carriage return or not. In a table without qu
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from batchmill.text import plural
@@ -125,6 +126,14 @@ class Table:
             return next(csv.reader((text, ""), delimiter=self.delimiter, quoting=quoting, strict=True))
         except csv.Error as error:
             raise ValueError(_why(str(error))) from None
+
+    def row(self, cells: Iterable[str]) -> bytes:
+        """A row of such cells, without its newline."""
+        if not self._quoting:
+            return self.delimiter.join(cells).encode()
+        text = io.StringIO()
+        csv.writer(text, delimiter=self.delimiter, lineterminator="\r\n").writerow(cells)
+        return text.getvalue()[:-2].encode()
 
     def names(self, header: bytes) -> list[str]:
         """The columns' names. Raises ValueError where they cannot be: the sentence that says why."""

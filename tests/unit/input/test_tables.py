@@ -391,6 +391,11 @@ def test_a_failed_row_with_an_open_quote_stands_last_where_it_takes_in_nothing()
     assert rejoined(CSV, (b"a", b'"x'), (b"a", b"2")) == b'a\n2\n"x\n'
 
 
+def test_failed_rows_in_which_quotes_are_data_are_printed_so_under_all_columns_too() -> None:
+    rows = rejoined(FORMATS["tsv --quote none"], (b"a\tb", b'"x\t1'), (b"b", b'2"'))
+    assert rows == b'a\tb\n"x\t1\n\t2"\n'
+
+
 def test_failed_null_items_are_closed_by_nul() -> None:
     assert b"".join(as_input(FORMATS["null"], lambda: [b"a\nb", b"c"])) == b"a\nb\0c\0"
 
