@@ -164,7 +164,17 @@ class IllegalMove(RuntimeError):
     """An event that the state table does not know: a defect of ours, never of the user's."""
 
 
+def is_signal(reason: str) -> bool:
+    """Whether it was a signal that ended a run: `reason` as a Report has it."""
+    return reason.startswith("SIG")
+
+
+def status_of_signal(signal_name: str) -> int:
+    """The exit status that stands for the end by a signal."""
+    return 128 + signal.Signals[signal_name]
+
+
 def interrupted(reason: str, doing: str) -> Interrupted:
     """The error that says what asked to stop, mostly a signal's name, while `doing` something."""
-    code = 128 + signal.Signals[reason] if reason.startswith("SIG") else Interrupted.exit_code
+    code = status_of_signal(reason) if is_signal(reason) else Interrupted.exit_code
     return Interrupted(f"ended by {reason} while {doing}: nothing was begun", exit_code=code)

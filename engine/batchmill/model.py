@@ -251,11 +251,6 @@ class StopReason(StrEnum):
     ERROR = "error"
 
 
-def is_signal(reason: str) -> bool:
-    """Whether it was a signal that ended a run: `reason` as a Report has it."""
-    return reason.startswith("SIG")
-
-
 class Stop(NamedTuple):
     """A request to stop: `reason` is a signal's name or a word; `insist` kills what is running.
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.errors import InvalidUsage, OutputLost
-from batchmill.model import StopReason, is_signal
+from batchmill.errors import InvalidUsage, OutputLost, is_signal, status_of_signal
+from batchmill.model import StopReason
 from batchmill.settings import parse_duration
 from batchmill.text import plural
 from batchmill_cli.bench import files
@@ -136,7 +136,7 @@ def asked_of(options: Mapping[str, Any]) -> Asked:
 def status_of(found: Findings) -> int:
     """0; 3 where time was over before every count was measured; above 128 for a signal."""
     if is_signal(found.stopped):
-        return 128 + int(signal.Signals[found.stopped])
+        return status_of_signal(found.stopped)
     return TIME_OVER if found.stopped else 0
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.errors import CheckpointBusy, InvalidUsage
-from batchmill.model import Report, Snapshot, StopReason, is_signal
+from batchmill.errors import CheckpointBusy, InvalidUsage, is_signal
+from batchmill.model import Report, Snapshot, StopReason
 from batchmill.settings import Settings, parse_duration
 from batchmill.text import escape, plural
 from batchmill_cli import BEGAN

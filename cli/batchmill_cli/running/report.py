@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchmill.codec.json_form import shown
-from batchmill.model import FailureGroup, Report, StopReason, is_signal
+from batchmill.errors import is_signal
+from batchmill.model import FailureGroup, Report, StopReason
 from batchmill.text import escape, format_rate, format_size, plural, where
 from batchmill_cli.options.command_lines import LONGEST_COMMAND
 from batchmill_cli.terminal.json_output import fields_of

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-
-from batchmill.errors import BatchmillError
-from batchmill.model import is_signal
+from batchmill.errors import BatchmillError, is_signal, status_of_signal
 
 FAILURES = 1  # more items failed than --allow-failures
 STOPPED = 3  # by a limit of its own: what is left runs when it is continued
@@ -17,7 +14,7 @@ def exit_status(stopped: str, error: BaseException | None, *, is_broken: bool, i
     `is_success`: no more items failed than may.
     """
     if is_signal(stopped):
-        return 128 + int(signal.Signals[stopped])
+        return status_of_signal(stopped)
     if isinstance(error, BatchmillError):
         return error.exit_code
     if stopped:

@@ -24,9 +24,9 @@ from batchmill.benchmark.sample import Record, Sample, draw
 from batchmill.benchmark.scaling import Cell, Round
 from batchmill.benchmark.schedule import Asked, RoundTask, Schedule, Step, Survey
 from batchmill.benchmark.warm_pool import WarmPool
-from batchmill.errors import InputMissing, InvalidUsage, interrupted
+from batchmill.errors import InputMissing, InvalidUsage, interrupted, is_signal
 from batchmill.input.sources import ByteSource
-from batchmill.model import Stop, StopReason, is_signal
+from batchmill.model import Stop, StopReason
 from batchmill.plan import Plan
 from batchmill.pool.processes import PATIENCE
 from batchmill.system.machine import (

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from batchmill.errors import BatchmillError, CheckpointUnwritable, ClusterLost, ClusterUnfit
-from batchmill.model import Chunk, Stop, StopReason, is_signal
+from batchmill.errors import BatchmillError, CheckpointUnwritable, ClusterLost, ClusterUnfit, is_signal
+from batchmill.model import Chunk, Stop, StopReason
 from batchmill.output.writer import KEPT
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.startup import Startup
