@@ -375,6 +375,7 @@ def test_a_command_on_a_directory_leaves_the_runs_own_files_alone(place: Path, f
     assert (folder / "log").read_text() == ""
     assert (folder / "errors").read_text() == (
         "batchmill: 3 changed items kept their old result; --rerun-changed runs them again\n"
+        "batchmill: 2 entries that are no files were left out (broken links, pipes, sockets)\n"
     )
     assert run(("verify", "d.sh.ckpt"), folder).returncode == 0
 
