@@ -62,7 +62,7 @@ class Callbacks:
     """Whom the loop tells what.
 
     `commit` appends an outcome frame and returns why the run must stop now, or None; `strike` makes a charge durable;
-    `generation` is that of the order of the input; `ready` gets the digest of the function's source, once.
+    `generation` is that of the order of the input.
     """
 
     commit: Callable[[Chunk, bytes, ReplySummary], str | None]
@@ -295,9 +295,8 @@ class Loop:
         chunk = self._next_chunk(self._items_left(worker))
         if chunk is None:
             return False
-        if chunk.sealed or (
-            chunk.condemned is not None and chunk.ids is not None
-        ):  # its id is known: not even for that
+        # Where its id is known, a condemned record is not opened even for that.
+        if chunk.sealed or (chunk.condemned is not None and chunk.ids is not None):
             self._seal(chunk, worker)
             return True
         flight = self._in_flight.hand(chunk, worker.slot)
