@@ -82,6 +82,16 @@ def test_what_is_not_there_any_more_is_named_and_the_rest_given_back(place: Path
     assert "its INPUT was a pipe" in ended.stderr
 
 
+def test_an_input_that_cannot_be_unpacked_any_more_is_named(place: Path) -> None:
+    data = f"first\n{'y' * (65 << 20)}\nlast\n"
+    (place / "a.txt.gz").write_bytes(whole := gzip.compress(data.encode(), 1))
+    failing(place, "a.txt.gz")
+    (place / "a.txt.gz").write_bytes(whole[:1000] + bytes(len(whole) - 1000))
+    ended = batchmill("failures", "x.ckpt", "--items", cwd=place)
+    assert (ended.returncode, ended.stdout) == (66, "first\nlast\n")
+    assert "a.txt.gz cannot be read: " in ended.stderr
+
+
 def test_items_of_python_are_lines_of_json(place: Path) -> None:
     (place / "p.py").write_text(
         "import batchmill\nfrom f import fails\n\nif __name__ == '__main__':\n"

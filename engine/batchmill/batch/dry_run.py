@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,7 +29,7 @@ from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.errors import CheckpointRefused, OutputLost
 from batchmill.input.formats import line_at
 from batchmill.input.items import Identified
-from batchmill.input.sources import Source
+from batchmill.input.sources import chunks_of
 from batchmill.model import Chunk, IdScan
 from batchmill.output.sinks import STDOUT
 from batchmill.plan import Plan
@@ -39,7 +39,6 @@ from batchmill.system.machine import worker_count
 
 FIRST = 5  # items named that would run first
 _LOOK = 2000  # records looked at at once
-_STALE = 0.1  # seconds until a feed that is silent is asked again
 
 # What becomes of the checkpoint.
 NONE, NEW, CONTINUED, MOVED = "none", "new", "continued", "moved aside"
@@ -107,7 +106,7 @@ def preview(plan: Plan) -> DryRun:
         fate, matcher, older = _foresee(plan, stack)
         _check_folder(plan.output if plan.output != STDOUT else None)
         count = _Count(plan, matcher)
-        for chunk in _chunks(source, wake):
+        for chunk in chunks_of(source, wake, _LOOK):
             count.add(chunk)
         count.settle()
     return _preview(plan, count, fate, older)
@@ -142,16 +141,6 @@ def _workers(settings: Settings) -> tuple[int, str]:
     if not settings.cluster_name:
         return worker_count(settings.workers)
     return settings.workers if isinstance(settings.workers, int) else 0, mask_addresses(settings.cluster_name)
-
-
-def _chunks(source: Source, wake: threading.Event) -> Iterator[Chunk]:
-    while not source.ended:
-        wake.clear()
-        chunk = source.take(_LOOK)
-        if chunk is not None:
-            yield chunk
-        elif not source.ended:
-            wake.wait(_STALE)
 
 
 class _Count:

@@ -302,12 +302,12 @@ class Session:
             raise self._with_count(error) from error
         except BaseException as error:
             error = self._loop.error or error  # one error may lead to another
-            self._note(error)
+            self._write_error(error)
             raise error from None
         self._pool.close(PATIENCE)
         return report
 
-    def _note(self, error: BaseException) -> None:
+    def _write_error(self, error: BaseException) -> None:
         """Write down what ended the run in place of its report, where that can be."""
         with suppress(Exception):
             self._checkpoint.append(FrameType.RUN, pack_map({"run": self._number, "error": as_reported(error)}))

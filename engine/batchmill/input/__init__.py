@@ -13,4 +13,4 @@
 May import: ground, system, files, codec.
 """
 
-__all__ = ["formats", "items", "json_choice", "rewrite", "sources", "streams"]
+__all__ = ["compression", "formats", "items", "json_choice", "rewrite", "sources", "streams"]

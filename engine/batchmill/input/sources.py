@@ -36,6 +36,7 @@ TOO_LONG = "the item is larger than"
 KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
 _PARTING = 0.5  # seconds in which an iterable may give one more item: it may also wait for ever
 _MOMENT = 0.2  # seconds in which some hundred MB are counted
+_SILENT = 0.1  # seconds until an INPUT that is silent is asked again
 _STALE = 0.02  # seconds after which items that were pulled go out, even if fewer than asked for
 
 
@@ -63,6 +64,17 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of files and threads."""
+
+
+def chunks_of(source: Source, wake: threading.Event, records: int) -> Iterator[Chunk]:
+    """All chunks of a source, of up to `records` records each; it sets `wake` when there is more."""
+    while not source.ended:
+        wake.clear()
+        chunk = source.take(records)
+        if chunk is not None:
+            yield chunk
+        elif not source.ended:
+            wake.wait(_SILENT)
 
 
 class ByteSource:

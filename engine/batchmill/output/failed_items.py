@@ -19,8 +19,9 @@ from batchmill.codec.json_form import encode, is_sound
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.unpack import unpack_value
 from batchmill.errors import BatchmillError, CheckpointDamaged
+from batchmill.input.compression import UNREADABLE
 from batchmill.input.formats import Format, line_at
-from batchmill.input.sources import KEPT, TOO_LONG, ByteSource
+from batchmill.input.sources import KEPT, TOO_LONG, ByteSource, chunks_of
 from batchmill.input.streams import opener
 from batchmill.output.results import Results
 
@@ -73,11 +74,11 @@ class FailedItems:
         if self._input is None or self._input.path != path:
             self._close()
             self._input = _InputAgain(path, format)
-        line = block.head.line + block.lines[index]
+        with naming(self._results.path):
+            line, content, is_part = block.head.line + block.lines[index], block.contents[index], _is_part(block, index)
         try:
-            with naming(self._results.path):
-                found = self._input.item(line, block.contents[index], is_part=_is_part(block, index))
-        except (OSError, BatchmillError) as error:
+            found = self._input.item(line, content, is_part=is_part)
+        except (BatchmillError, *UNREADABLE) as error:
             return None, f"{path} cannot be read: {error}"
         return found, f"{path} has another item there now"
 
@@ -149,13 +150,7 @@ class _InputAgain:
         return None
 
     def _read(self, source: ByteSource) -> Iterator[tuple[int, bytes, bytes]]:
-        while not source.ended:
-            self._wake.clear()
-            chunk = source.take(_RECORDS)
-            if chunk is None:
-                if not source.ended:
-                    self._wake.wait(_STALE)
-                continue
+        for chunk in chunks_of(source, self._wake, _RECORDS):
             assert isinstance(chunk.data, bytes)
             records = self._format.split(chunk.data) if chunk.condemned is None else [chunk.data]
             for offset, record in enumerate(records):
