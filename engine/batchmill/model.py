@@ -188,9 +188,10 @@ class Report:
     `remaining` are None where the input was not counted: a pipe, an iterable, a large file in its first seconds.
     `changed` counts done items that kept their old result although their content changed, `repeated` the occurrences of
     an id after its first, `blank` the empty lines passed over, `older_source` the results made by other source of the
-    function. `stopped` names what ended the run early ("" when it ran to the end): "limit", "SIGINT", …. `warnings` are
-    sentences on results that are not what they seem, `notes` on the run. `error` is the type and message of the error
-    that ended it, where one did.
+    function, `removed` the outcomes in the checkpoint of items that the last complete input did not have. `stopped`
+    names what ended the run early ("" when it ran to the end): "limit", "SIGINT", …. `warnings` are sentences on
+    results that are not what they seem, `notes` on the run. `error` is the type and message of the error that ended it,
+    where one did.
     """
 
     started: float
@@ -217,6 +218,7 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
     notes: tuple[str, ...] = ()
+    removed: int = 0
 
     @property
     def rate(self) -> float:

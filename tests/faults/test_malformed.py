@@ -91,6 +91,12 @@ BAD: dict[str, Callable[[list[Frame]], list[Frame]]] = {
     "RUN has a command without words": lambda good: replaced(good, RUN, lambda m: m.update(command={"shell": True})),
     "RUN has places that are numbers": lambda good: replaced(good, RUN, lambda m: m.update(places={"0": 1})),
     "RUN has a process id of 80 bits": lambda good: replaced(good, RUN, lambda m: pack_value({**m, "pid": 2**80})),
+    "RUN removes what is not there": added((RUN, {"run": 1, "removed": [[FIRST, 0, 99, 0]]})),
+    "RUN removes one thing twice": added((RUN, {"run": 1, "removed": [[FIRST, 0, 1, 0], [FIRST, 0, 1, 0]]})),
+    "RUN removes more failures than there are": added((RUN, {"run": 1, "removed": [[FIRST, 0, 1, 9]]})),
+    "RUN removes what was replaced": added(
+        (OUTCOMES, outcomes(1, supersedes=[(0, FIRST, 1, 0)])), (RUN, {"run": 1, "removed": [[FIRST, 1, 1, 0]]})
+    ),
     "SAMPLE has no time": lambda good: replaced(good, SAMPLE, lambda m: m.pop("time")),
     "SAMPLE has ends that are none": lambda good: replaced(good, SAMPLE, lambda m: m.update(ends=[[1, 2]])),
     "SAMPLE counts a text": lambda good: replaced(good, SAMPLE, lambda m: m.update(workers="two")),

@@ -128,7 +128,7 @@ class Stage:
 
     def job(self, chunk: Chunk, at: int) -> ChunkJob:
         """Hand a chunk to worker `at`."""
-        generation = self.matcher.generation if self.matcher else self._session._history.index.generation
+        generation = self.matcher.positions.generation if self.matcher else self._session._history.index.generation
         return ChunkJob(self.in_flight.hand(chunk, at).serial, 0.0, generation, chunk)
 
     def answer(self, job: ChunkJob) -> tuple[int, OutcomeBlock] | None:

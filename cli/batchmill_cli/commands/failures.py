@@ -15,6 +15,7 @@ from batchmill.model import Outcome
 from batchmill.text import escape, plural, where
 from batchmill_cli.options.click_options import Command, Option
 from batchmill_cli.options.paths import CHECKPOINT
+from batchmill_cli.options.reading import WITH_REMOVED
 from batchmill_cli.running.report import first_line, show_id
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.json_output import as_json
@@ -31,6 +32,7 @@ MOST_COUNTED = 1000
 OPTIONS = [
     Option("--json", group="Output", is_flag=True, help="One object per failed item, with its traceback."),
     Option("--items", group="Output", is_flag=True, help="The failed items themselves, ready to be an input."),
+    WITH_REMOVED,
 ]
 
 
@@ -44,7 +46,7 @@ OPTIONS = [
     ),
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
-def command(checkpoints: tuple[str, ...], json: bool, items: bool) -> int:
+def command(checkpoints: tuple[str, ...], json: bool, items: bool, with_removed: bool) -> int:
     """What failed and why; or the failed items themselves.
 
     By error type and message, the commonest first, each with a traceback. Exit 0 whether anything failed or not; 66
@@ -53,22 +55,24 @@ def command(checkpoints: tuple[str, ...], json: bool, items: bool) -> int:
     if json and items:
         raise InvalidUsage("--json and --items exclude each other", "leave one of them out")
     with reading(checkpoints):
-        return show(checkpoints, json, items)
+        return show(checkpoints, json, items, with_removed)
 
 
-def show(checkpoints: Iterable[str], json: bool, items: bool) -> int:
+def show(checkpoints: Iterable[str], json: bool, items: bool, removed: bool) -> int:
     """Print what failed; the exit status."""
-    from batchmill.output.results import open_checkpoint
+    from batchmill.output.results import of_left_out, open_checkpoint
 
+    opened = [open_checkpoint(path, removed=removed) for path in checkpoints]
     if items:
-        return print_items([open_checkpoint(path) for path in checkpoints])
-    failed = _named([open_checkpoint(path) for path in checkpoints])
-    if json:
+        print_items(opened)
+    elif json:
         with stdio.stdout() as out:
-            for outcome in failed:
+            for outcome in _named(opened):
                 out.write(as_json(as_object(outcome)).encode() + b"\n")
-        return 0
-    stdio.print_data("\n".join(render(group_by_type(failed))))
+    else:
+        stdio.print_data("\n".join(render(group_by_type(_named(opened)))))
+    for sentence in of_left_out(sum(results.left_out[1] for results in opened), "failure"):
+        stdio.tell(sentence)
     return 0
 
 
@@ -82,7 +86,7 @@ def _named(checkpoints: Sequence[Results]) -> Iterator[Outcome]:
             yield outcome if is_named else replace(outcome, file=files[outcome.input])
 
 
-def print_items(checkpoints: Sequence[Results]) -> int:
+def print_items(checkpoints: Sequence[Results]) -> None:
     """Print the failed items as they were; raise InputMissing, naming them, if some cannot be given back."""
     from batchmill.input.rewrite import as_input
     from batchmill.output.failed_items import FailedItems
@@ -100,7 +104,6 @@ def print_items(checkpoints: Sequence[Results]) -> int:
         more = f"; and {len(lost) - MOST_LOST} more" if len(lost) > MOST_LOST else ""
         what = f"{plural(len(lost), 'failed item')} cannot be given back: {named}{more}"
         raise InputMissing(what, "`failures --json` names them all")
-    return 0
 
 
 def as_object(outcome: Outcome) -> dict[str, Any]:

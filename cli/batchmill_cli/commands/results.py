@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from batchmill.settings import OUTPUT_FORMATS
 from batchmill_cli.options.click_options import Choice, Command, Option
 from batchmill_cli.options.paths import CHECKPOINT, FILE
+from batchmill_cli.options.reading import WITH_REMOVED
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.remedies import reading, written_to
 
@@ -21,6 +24,7 @@ OPTIONS = [
         help="jsonl, csv, msgpack, sqlite (table `items`), or raw: what commands printed. [auto: by suffix]",
     ),
     Option("--all", group="Output", is_flag=True, help="The failed items too, each with its error."),
+    WITH_REMOVED,
 ]
 
 
@@ -34,7 +38,7 @@ OPTIONS = [
     ),
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
-def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: bool) -> int:
+def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: bool, with_removed: bool) -> int:
     """Collect the results out of checkpoints.
 
     One object per item, {"id": …, "result": …}, in input order; live checkpoints give what they have so far. In CSV, a
@@ -42,10 +46,11 @@ def command(checkpoints: tuple[str, ...], output: str, output_format: str, all: 
     """
     from batchmill.output.results import write_results
 
+    write = partial(write_results, format=output_format, all=all, removed=with_removed, on_message=stdio.tell)
     if output != "-":
         with reading(checkpoints, *written_to(output), data=False):
-            write_results(checkpoints, output, format=output_format, all=all, on_message=stdio.tell)
+            write(checkpoints, output)
         return 0
     with reading(checkpoints), stdio.stdout(text=output_format != "msgpack") as out:
-        write_results(checkpoints, out, format=output_format, all=all, on_message=stdio.tell)
+        write(checkpoints, out)
     return 0

@@ -20,6 +20,7 @@ from batchmill_cli.running.report import (
     next_steps,
     no_report,
     percent,
+    removed,
     render,
     report_object,
     span,
@@ -70,7 +71,7 @@ def as_object(status: Status) -> dict[str, Any]:
     """The status as `--json` gives it."""
     counts = ("done", "failed", "total", "estimate")
     facts = {name: getattr(status, name) for name in ("path", "size", "meta", "runs", "live", *counts)}
-    facts |= {name: getattr(status, name) for name in ("sample", "verdict", "hosts", "older_source")}
+    facts |= {name: getattr(status, name) for name in ("sample", "verdict", "hosts", "older_source", "removed")}
     return {**facts, "report": report_object(status.report) if status.report else None}
 
 
@@ -94,6 +95,8 @@ def describe(status: Status, now: float) -> Iterator[str]:
     yield f"file      {format_size(status.size)}, {plural(len(status.runs), 'run')}{said}"
     if status.older_source and not status.report:  # which says it
         yield f"note      {plural(status.older_source, 'result')} of other source than the last run's: --rerun-older"
+    if status.removed and not status.report:
+        yield f"note      {removed(status.removed)}"
     if status.report:
         yield from ("", "last report:")
         yield render(status.report, _commands(status), str(status.runs[-1].get("host", "?")))

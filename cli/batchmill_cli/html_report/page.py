@@ -185,6 +185,8 @@ def _notes(timeline: Timeline) -> Iterator[Markup]:
         said.append("The last frame was cut short when the run was killed; what it held runs again.")
     if timeline.is_new:
         said.append("A new run has just begun, and has not said anything yet.")
+    if timeline.removed:
+        said.append(f"{plural(timeline.removed, 'outcome')} of items that INPUT no longer has are left out.")
     if timeline.replaced:
         said.append(f"{plural(timeline.replaced, 'outcome')} of earlier tries were replaced by later ones.")
     if not timeline.done + timeline.failed:

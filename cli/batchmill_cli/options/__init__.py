@@ -3,4 +3,4 @@
 May import: engine, terminal.
 """
 
-__all__ = ["batch", "click_options", "command", "command_lines", "completion", "paths"]
+__all__ = ["batch", "click_options", "command", "command_lines", "completion", "paths", "reading"]

@@ -189,8 +189,15 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"{plural(report.repeated, 'repeated id')}, each its own item"
     if report.blank:
         yield f"{plural(report.blank, 'blank line')} passed over"
+    if report.removed:
+        yield removed(report.removed)
     for warning in (*report.warnings, *report.notes):
         yield from indented(warning, 500)
+
+
+def removed(count: int) -> str:
+    """That the checkpoint has so many outcomes of items that INPUT no longer has."""
+    return f"{plural(count, 'more outcome')} of items that INPUT no longer has: `results --with-removed`"
 
 
 def indented(text: str, columns: int) -> Iterator[str]:

@@ -112,7 +112,7 @@ class Committer:
 
     def settled(self, first: int, end: int) -> None:
         """The records at [first, end) need no run."""
-        pieces = self._matcher.pieces if self._matcher is not None else []
+        pieces = self._matcher.positions.pieces if self._matcher is not None else []
         if self._output is not None:
             for piece in pieces:
                 self._output.add(piece)
@@ -127,7 +127,7 @@ class Committer:
 
     def append_order(self, all: bool) -> None:
         """Write down what was found at another position, if there is enough of it, or `all` there is."""
-        for order in self._matcher.orders(all) if self._matcher else ():
+        for order in self._matcher.positions.orders(all) if self._matcher else ():
             self._checkpoint.append(FrameType.ORDER, pack_map(order))
 
     def repeated(self, last: Report | None) -> int:
@@ -136,7 +136,7 @@ class Committer:
         frames, fresh = self._frames, not len(self._frames.old)
         if isinstance(self._checkpoint, NullCheckpoint) or (fresh and self._spans.are_distinct):
             return 0
-        if not fresh and last is not None and not len(frames.new):
+        if not fresh and last is not None and not len(frames.new) and not frames.old.removed.items:
             return last.repeated
         return count_repeats(frames.ids(), frames.old.items + frames.new.items)
 

@@ -33,7 +33,7 @@ class CommittedFrames:
 
     def replace(self, earlier: Earlier) -> None:
         """Another outcome counts in place of this one."""
-        self.old.gone.setdefault(earlier.seq, set()).add(earlier.outcome)
+        self._index_of(earlier.seq).drop(earlier.seq, earlier.outcome, failed=earlier.attempts > 0)
 
     def is_new(self, seq: int) -> bool:
         """Whether a frame is of this run."""
@@ -64,11 +64,11 @@ class CommittedFrames:
 
     def gone(self, seq: int) -> frozenset[int]:
         """The outcomes in it that were replaced."""
-        return frozenset(self.old.gone.get(seq, ()))
+        return frozenset(self._index_of(seq).gone.get(seq, ()))
 
     def ids(self) -> Iterator[list[Any]]:
-        """The ids of all outcomes that count, frame by frame."""
+        """The ids of all outcomes that count, of items of the input, frame by frame."""
         for row in (*self.old, *self.new):
-            gone = self.old.gone.get(row.seq, ())
+            gone = self._index_of(row.seq).not_current(row.seq)
             ids = OutcomeBlock(self._checkpoint.read(row.ref)).ids
             yield [id for index, id in enumerate(ids) if index not in gone] if gone else ids

@@ -194,8 +194,8 @@ class _Count:
             line = line_at(chunk, offset, self._format)
             alone = Chunk(chunk.first + offset, line, chunk.input, 1, b"")
             self._aside.append((Aside(alone, key), item.id if item is not None else None))
-        matcher.pieces.clear()
-        for _ in matcher.orders():
+        matcher.positions.pieces.clear()
+        for _ in matcher.positions.orders():
             pass  # nothing is written here
         return masked.skip
 

@@ -8,6 +8,7 @@ import queue
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from batchmill.batch.backend import LocalBackend
@@ -44,6 +45,8 @@ from batchmill.worker.bootstrap import descriptors_above
 from batchmill.worker.passthrough import Passing
 from batchmill.worker.reply import ReplySummary
 from batchmill.worker.sealer import Sealer
+
+REMOVED_LIMIT = 5000  # ranges of outcomes in a frame that says which are of items removed from the input
 
 
 class Session:
@@ -116,9 +119,9 @@ class Session:
         """Write down that a run begins: all that it needs is there."""
         index = self._history.index
         if len(index):
-            total, done = self._history.total, index.items - index.failed
-            of = f"{done}/{total}" if total is not None and total >= index.items else f"{done} items"
-            self._on_message(f"Resuming from checkpoint: {of} done, {index.failed} failed")
+            total, (done, failed) = self._history.total, index.current
+            of = f"{done}/{total}" if total is not None and total >= done + failed else f"{done} items"
+            self._on_message(f"Resuming from checkpoint: {of} done, {failed} failed")
         if self._settings.preload:
             self._on_message(f"Preloaded once and shared by all workers: {', '.join(self._settings.preload)}")
         command = self._plan.command
@@ -239,7 +242,7 @@ class Session:
         callbacks = Callbacks(
             commit=self._commit,
             strike=committer.strike,
-            generation=lambda: self._matcher.generation if self._matcher else index.generation,
+            generation=lambda: self._matcher.positions.generation if self._matcher else index.generation,
             message=self._on_message,
         )
         return Loop(
@@ -333,6 +336,8 @@ class Session:
 
     def _finish(self) -> Report:
         self._committer.append_order(all=True)
+        if self._matcher is not None and self._source.ended and not self._stopped:
+            self._append_removed(self._matcher)
         self._say_what_was_unusual()
         self._checkpoint.append(FrameType.SAMPLE, pack_map(self.progress.sample()))
         # The END frame then says that all before it is durable: damage there will not pass for a crash.
@@ -342,6 +347,17 @@ class Session:
         self._checkpoint.append(FrameType.END, pack_map({"run": self._number, "report": report_map(report)}))
         self._checkpoint.close()
         return report
+
+    def _append_removed(self, matcher: Matcher) -> None:
+        """Write down which outcomes no item of the input was found for, where there are any, or were before."""
+        unmatched = map(list, matcher.unmatched())
+        rows = list(islice(unmatched, REMOVED_LIMIT))
+        is_due = bool(rows or self._history.index.removed.items)
+        while is_due:
+            self._history.note_removed(self._number, rows)
+            self._checkpoint.append(FrameType.RUN, pack_map({"run": self._number, "removed": rows}))
+            rows = list(islice(unmatched, REMOVED_LIMIT))
+            is_due = bool(rows)
 
     @property
     def _stopped(self) -> str:
@@ -388,6 +404,7 @@ class Session:
             checkpoint=self._plan.checkpoint,
             warnings=tuple(self._warnings),
             notes=tuple(self._notes),
+            removed=self._history.index.removed.items,
             settings=mask_settings(self._settings.as_dict()),
             error=self._loop.said if error is None else as_reported(error),
         )

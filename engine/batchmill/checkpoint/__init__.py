@@ -5,8 +5,9 @@
     recovery     what a crash left at the end of the file, and how it is cut
     name_lock    who has a checkpoint's name; `moved_aside`: where an older one goes
     reader       reading it, live or dead; `salvage`: damaged
-    index        which outcomes there are and where; `history`: what earlier runs said
-    matching     the input held against the index: which items are done
+    index        which outcomes there are and where; `moves`: those moved alone; `removed`: those that left the input
+    history      what earlier runs said
+    matching     the input held against the index: which items are done; `positions`: and where in it they are now
     resume       how a run comes to its checkpoint: --resume, --fresh, --wait, whose it is
     timeline     what happened in its runs, as values, in the bins of `histogram`; `timeline_reader` makes them
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ class History:
     """What a checkpoint says of earlier runs: their RUN maps and the reports at their `ends`, by run, and the index of
     outcomes.
 
-    `sample` is the last SAMPLE of the last run, `tried` the outcomes by run and worker.
+    `sample` is the last SAMPLE of the last run, `tried` the outcomes by run and worker. `index.removed` is what the
+    last run that read its input to the end said of it.
     """
 
     index: Index = field(default_factory=Index)
@@ -33,6 +34,7 @@ class History:
     sample: dict[str, Any] | None = None
     tried: Counter[tuple[int, int]] = field(default_factory=Counter)
     _small: list[FrameRef] = field(default_factory=list)
+    _removed_by: int = 0  # the run that said what was removed
 
     def note(self, ref: FrameRef, peek: bytes) -> None:
         """Take in a frame as a scan shows it; what needs its whole payload is read by `load`."""
@@ -78,6 +80,8 @@ class History:
         if ref.type == FrameType.RUN:
             if values["run"] not in self.runs:
                 self.sample = None  # what it said was of another run, perhaps of another input
+            if "removed" in values:
+                self.note_removed(values["run"], values.pop("removed"))
             run = self.runs.setdefault(values["run"], {})
             hosts = {**run.get("places", {}), **values.get("places", {})}
             run.update({**values, "places": hosts} if hosts else values)
@@ -88,6 +92,12 @@ class History:
         elif ref.type == FrameType.ORDER:
             self.index.add_order(values, ref.seq)
 
+    def note_removed(self, run: int, rows: Sequence[Sequence[int]]) -> None:
+        """A run says, perhaps in several parts, which outcomes are of items that its input does not have: as
+        Index.add_removed. Raises CheckpointDamaged."""
+        self.index.add_removed(rows, anew=run != self._removed_by)
+        self._removed_by = run
+
     def older_runs(self, source: str) -> frozenset[int]:
         """The runs whose code is known to be other than that of `source` ("": not known)."""
         if not source:
@@ -95,11 +105,12 @@ class History:
         return frozenset(run for run, values in self.runs.items() if values.get("source") not in (source, None))
 
     def older_results(self, source: str, read: Callable[[int], OutcomeBlock]) -> int:
-        """How many ok results were made by other code than that of `source`; `read` gives the frame of a number."""
+        """How many ok results, of items that were not removed, were made by other code than that of `source`; `read`
+        gives the frame of a number."""
         runs, count = self.older_runs(source), 0
         for row in self.index if runs else ():
             if row.run in runs:
-                gone = self.index.gone.get(row.seq, ())
+                gone = self.index.not_current(row.seq)
                 lost = {*gone, *read(row.seq).failures} if gone and row.failed else max(row.failed, len(gone))
                 count += row.items - (lost if isinstance(lost, int) else len(lost))
         return count

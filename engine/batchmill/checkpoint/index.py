@@ -14,15 +14,16 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from batchmill.checkpoint.frames import FrameRef, FrameType
+from batchmill.checkpoint.moves import Moves
+from batchmill.checkpoint.removed import Removed
 from batchmill.codec.outcomes import MASKED, MAX_POSITION, Head
 from batchmill.errors import CheckpointDamaged
 from batchmill.model import Entry
-
-_POSITION_BITS = 40  # of a number that has a position in it, and above it the generation
-_POSITION = (1 << _POSITION_BITS) - 1
 
 
 class Row(NamedTuple):
@@ -86,6 +87,7 @@ class Index:
         self._starts: dict[int, int] = {}  # generation -> the position from which it differs from the one before
         self._blocks: dict[int, tuple[int, int]] = {}  # seq -> (generation, first)
         self._moves = Moves()
+        self.removed = Removed()
 
     def __len__(self) -> int:
         return len(self._digests) // 16
@@ -117,10 +119,15 @@ class Index:
         self._check_replaced(rows)
         for index, old_seq, old_index, attempts in rows:
             self.replaced[old_seq, old_index] = (seq, index)
-            self.gone.setdefault(old_seq, set()).add(old_index)
-            self._gone_failed[old_seq] += attempts > 0
-            self.items -= 1
-            self.failed -= attempts > 0
+            self.drop(old_seq, old_index, failed=attempts > 0)
+
+    def drop(self, seq: int, index: int, *, failed: bool) -> None:
+        """Another outcome counts in place of that one, which had `failed`. Raises CheckpointDamaged."""
+        self.gone.setdefault(seq, set()).add(index)
+        self._gone_failed[seq] += failed
+        self.items -= 1
+        self.failed -= failed
+        self.removed.replace(seq, index, failed=failed)
 
     def _check_replaced(self, rows: Iterable[Sequence[int]]) -> None:
         """Each outcome is replaced once at most, and told to have failed only if it had."""
@@ -136,6 +143,47 @@ class Index:
             ok = len(gone) + len(indices) - failed
             if not is_once or max(indices) >= items or failed > all_failed or ok > items - all_failed:
                 raise CheckpointDamaged("an outcome frame replaces outcomes that are not there")
+
+    def add_removed(self, rows: Iterable[Sequence[int]], *, anew: bool) -> None:
+        """Outcomes of items that are no longer in the input: [seq, index, count, failed], ascending by seq and index;
+        beside those known, or `anew` in their place.
+
+        Of frames that are here, and none that was replaced. Raises CheckpointDamaged, and then nothing was taken in.
+        """
+        removed = Removed() if anew else self.removed
+        rows = [row for row in rows if self.has(row[0])]
+        if any(row[0] > after[0] for row, after in pairwise(rows)):
+            raise CheckpointDamaged("outcomes that are said to be removed are not in order")
+        for seq, group in groupby(rows, key=itemgetter(0)):
+            self._check_removed(removed, seq, [(row[1], row[2], row[3]) for row in group])
+        for seq, index, count, failed in rows:
+            removed.add(seq, index, count, failed)
+        self.removed = removed
+
+    def _check_removed(self, removed: Removed, seq: int, rows: Sequence[tuple[int, int, int]]) -> None:
+        number, gone = self.number(seq), self.gone.get(seq, ())
+        items, all_failed = self._columns[6][number], self._columns[7][number]
+        ok, failed = removed.counts(seq)
+        ok += len(gone) - self._gone_failed[seq] + sum(count - bad for _, count, bad in rows)
+        failed += self._gone_failed[seq] + sum(bad for _, _, bad in rows)
+        is_there = ok <= items - all_failed and failed <= all_failed
+        end = removed.end(seq)
+        for index, count, bad in rows:
+            is_there &= end <= index and bad <= count and not any(index <= one < index + count for one in gone)
+            end = index + count
+        if not is_there or end > items:
+            raise CheckpointDamaged("outcomes are said to be removed that are not there")
+
+    @property
+    def current(self) -> tuple[int, int]:
+        """How many outcomes count of items that the last complete input had: ok, failed."""
+        failed = self.failed - self.removed.failed
+        return self.items - self.removed.items - failed, failed
+
+    def not_current(self, seq: int) -> Collection[int]:
+        """The outcomes in frame `seq` that do not count: they were replaced, or their items removed."""
+        gone = self.gone.get(seq, ())
+        return gone if seq not in self.removed else frozenset((*gone, *self.removed.of(seq)))
 
     def add_order(self, order: Mapping[str, Any], before: int = 2**64) -> None:
         """Take in an ORDER frame, as `payloads` reads it; the frames it names have a seq below `before`.
@@ -306,85 +354,3 @@ def is_whole(row: Row, shard: tuple[int, int] | None) -> bool:
     if row.flags & MASKED or not row.records:
         return False
     return not row.shards or (row.shard, row.shards) == shard
-
-
-class Moves:
-    """Where single outcomes lie that an ordering moved one by one, by frame seq and index; what was said last counts.
-
-    At 16 bytes each: a shuffled input moves every item by itself, and 10^7 objects would be gigabytes.
-    """
-
-    def __init__(self) -> None:
-        self._sorted: dict[int, array[int]] = {}  # seq -> its indices in order, then where each is
-        self._said: dict[int, array[int]] = {}  # seq -> index, where, index, where, ...: what came since
-
-    def __contains__(self, seq: int) -> bool:
-        return seq in self._said or seq in self._sorted
-
-    def put(self, seq: int, index: int, count: int, generation: int, position: int) -> None:
-        """The outcomes from `index` on lie at consecutive positions. Raises CheckpointDamaged for no such."""
-        where = generation << _POSITION_BITS | position
-        try:
-            said = self._said[seq]
-        except KeyError:
-            said = self._said[seq] = array("Q")
-        try:
-            if position + count > _POSITION:
-                raise OverflowError
-            if count == 1:
-                said.append(index)
-                said.append(where)
-            else:
-                said.extend(number for i in range(count) for number in (index + i, where + i))
-        except (OverflowError, TypeError) as error:
-            raise CheckpointDamaged("an order frame has a position that is none") from error
-
-    def forget(self, seq: int) -> None:
-        """The frame is in one piece again."""
-        self._said.pop(seq, None)
-        self._sorted.pop(seq, None)
-
-    def where(self, seq: int, index: int) -> tuple[int, int] | None:
-        """(generation, position) of an outcome; None where it was not moved by itself."""
-        found = self._sorted.get(seq) if seq not in self._said else self._of(seq)
-        if found is None:
-            return None
-        count = len(found) // 2
-        at = bisect_left(found, index, 0, count)
-        if at == count or found[at] != index:
-            return None
-        return found[count + at] >> _POSITION_BITS, found[count + at] & _POSITION
-
-    def indices(self, seq: int) -> Collection[int]:
-        """The indices of a frame that were moved one by one, in order."""
-        found = self._of(seq)
-        return found[: len(found) // 2] if found else ()
-
-    def count(self, seq: int) -> int:
-        """How many they are."""
-        return len(self._of(seq) or ()) // 2
-
-    def __iter__(self) -> Iterator[int]:
-        return iter([*self._sorted, *(seq for seq in self._said if seq not in self._sorted)])
-
-    def of(self, seq: int) -> Iterator[tuple[int, int, int]]:
-        """(index, generation, position) of each of a frame's, by index."""
-        found = self._of(seq)
-        if found:
-            count = len(found) // 2
-            for index, where in zip(found[:count], found[count:]):
-                yield index, where >> _POSITION_BITS, where & _POSITION
-
-    def _of(self, seq: int) -> array[int] | None:
-        """What is known of a frame, with all that was said sorted in."""
-        said, before = self._said.pop(seq, None), self._sorted.get(seq)
-        if said is None:
-            return before
-        count = 0 if before is None else len(before) // 2
-        latest = {} if before is None else dict(zip(before[:count], before[count:]))
-        latest.update(zip(said[0::2], said[1::2]))
-        indices = sorted(latest)
-        found = array("Q", indices)
-        found.extend(map(latest.__getitem__, indices))
-        self._sorted[seq] = found
-        return found

@@ -13,11 +13,14 @@ Ids are a multiset: an outcome is taken once. Failed outcomes are found like oth
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
-from batchmill.checkpoint.index import Index, Piece, Row, add_piece, is_whole
-from batchmill.codec.ids import checksum, digest_block, id_key
+from batchmill.checkpoint.index import Index, Row, is_whole
+from batchmill.checkpoint.positions import Positions
+from batchmill.checkpoint.removed import Removed
+from batchmill.codec.ids import checksum, digest_block, id_key, shard_of
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.outcomes import SEALED, SUPERSEDES
 from batchmill.model import Chunk, Earlier, Entry, IdScan
@@ -25,7 +28,6 @@ from batchmill.settings import Settings
 from batchmill.text import name_some, plural
 
 _CRC_BITS, _INDEX_BITS = 32, 30
-ORDER_LIMIT = 5000  # moved blocks and items after which an ORDER frame is due
 
 
 class Aside(NamedTuple):
@@ -41,7 +43,7 @@ class Matcher:
     `read` gives the columns of a frame. Results of `older` runs are to be made again. `by_block` is False where equal
     bytes do not mean equal items; but of a sealed record nothing else is known. `skipped` counts items with an ok
     result, `failed` those that stay failed, `changed` those among the skipped whose content is another now, `blank`
-    empty records among them; `pieces` tells where in this input they all are.
+    empty records among them; `positions` tells where in this input they all are.
     """
 
     def __init__(
@@ -56,13 +58,11 @@ class Matcher:
         self._settings = settings
         self._read = read
         self._older = frozenset(older)
-        self._base = index.generation
         self._left = array("I", (row.items for row in index))
         for seq, indices in index.gone.items():
             self._left[index.number(seq)] -= len(indices)
         self._untouched = bytearray(b"\1" * len(index))
         self._taken: set[Entry] = set()  # outcomes that replaced others: by item, or by way of the others' block
-        self._offsets: dict[int, Sequence[int]] = {}  # of rows whose items are not at consecutive positions
         self._by_crc: dict[int, list[int]] = {}
         for n, row in enumerate(index):
             if not is_whole(row, settings.shard):
@@ -74,13 +74,7 @@ class Matcher:
         self._open = sum(1 for left in self._left if left)
         self._ids: dict[bytes, int] | None = None
         self._more: dict[bytes, list[int]] = {}  # further outcomes of ids that came more than once
-        self._blocks: list[tuple[int, int]] = []
-        self._items: list[Piece] = []
-        self._from: int | None = None
-        self.generation = index.generation
-        self.handed = 0  # the position up to which work was handed out, kept by the caller
-        self._kept = 0  # the position up to which outcomes were found where they were before
-        self.pieces: list[Piece] = []
+        self.positions = Positions(index)
         self.skipped = 0
         self.failed = 0
         self.changed = 0
@@ -139,7 +133,7 @@ class Matcher:
         row = self._index.row(number)
         self._untouched[number] = 0
         if row.items:
-            self._put_block(row, chunk.first)
+            self.positions.put_block(row, chunk.first)
         again: dict[int, Earlier] = {}
         failed_before = self.failed
         if row.failed or row.seq in self._index.gone:
@@ -149,14 +143,6 @@ class Matcher:
             self.blank += row.records - row.items
         self.skipped += row.items - len(again) - (self.failed - failed_before)
         return _only(chunk, again) if again else None
-
-    def _put_block(self, row: Row, first: int) -> None:
-        if self._index.position_of_block(row) != (self.generation, first):
-            self._note_move(first)
-            self._blocks.append((row.seq, first))
-        else:
-            self._kept = max(self._kept, first + row.records)
-        self.pieces.append(Piece(self.generation, first, first + row.records, row.seq, first - row.first))
 
     def _exceptions(self, row: Row, chunk: Chunk) -> dict[int, Earlier]:
         """The records of a block to run again, by offset; outcomes that replaced some of the block's are taken too."""
@@ -170,7 +156,7 @@ class Matcher:
             if last is not block:
                 self._take(entry)
                 self._taken.add(entry)
-                self._put(entry, chunk.first + offset)
+                self.positions.put(entry, chunk.first + offset)
             if entry[1] in last.failures and not self._settings.retry_failed:
                 self.failed += 1
             elif entry[1] in last.failures:
@@ -184,11 +170,12 @@ class Matcher:
 
     def _read_seq(self, seq: int) -> OutcomeBlock:
         number = self._index.number(seq)
-        return self._note_offsets(number, self._read(self._index.row(number)))
+        return self._noted(self._index.row(number))
 
-    def _note_offsets(self, number: int, block: OutcomeBlock) -> OutcomeBlock:
-        if not isinstance(block.offsets, range):
-            self._offsets[number] = block.offsets
+    def _noted(self, row: Row) -> OutcomeBlock:
+        """A row's columns; their offsets are noted, for its outcomes will be looked for one by one."""
+        block = self._read(row)
+        self.positions.note_offsets(row.seq, block.offsets)
         return block
 
     # By item
@@ -203,7 +190,7 @@ class Matcher:
     def _load(self, number: int) -> None:
         assert self._ids is not None
         row = self._index.row(number)
-        block = self._note_offsets(number, self._read(row))
+        block = self._noted(row)
         gone, failed = self._index.gone.get(row.seq, ()), block.failures
         for index, (id, content) in enumerate(zip(block.ids, block.contents)):
             if index not in gone and (row.seq, index) not in self._taken:
@@ -236,7 +223,7 @@ class Matcher:
 
     def _found(self, key: bytes, packed: int, position: int, again: dict[int, Earlier], offset: int) -> int:
         entry = self._claim(key, packed)
-        self._put(entry, position)
+        self.positions.put(entry, position)
         if packed & 1 and self._settings.retry_failed:
             again[offset] = self._earlier(entry, self._read_seq(entry[0]))
             return 0
@@ -263,7 +250,7 @@ class Matcher:
             return chunk
         packed = min(candidates, key=lambda e: e & 1)
         entry = self._claim(aside.key, packed)
-        self._put(entry, chunk.first)
+        self.positions.put(entry, chunk.first)
         failed = packed & 1
         if not failed:
             self.changed += 1
@@ -330,43 +317,45 @@ class Matcher:
             self._left[number] -= count
             self._open -= not self._left[number]
 
-    # The order of results
+    # What is left
 
-    def _put(self, entry: Entry, position: int) -> None:
-        stays = self._position_of(entry) == (self.generation, position)
-        if not stays:
-            self._note_move(position)
-        piece = Piece(self.generation, position, position + 1, entry[0], 0, entry[1])
-        add_piece(self.pieces, piece)
-        if stays:
-            self._kept = max(self._kept, position + 1)
-        else:
-            add_piece(self._items, piece)
+    def unmatched(self) -> Iterator[tuple[int, int, int, int]]:
+        """Once the input has ended: (seq, index, count, failed) of the outcomes that no item of it had.
 
-    def _position_of(self, entry: Entry) -> tuple[int, int]:
-        number = self._index.number(entry[0])
-        offsets = self._offsets.get(number)
-        return self._index.position_of(entry, entry[1] if offsets is None else offsets[entry[1]])
+        Of a sharded run those of its shard alone, and what was removed before: of others nothing is known.
+        """
+        partly, before = self._partly_unmatched(), self._index.removed
+        for number, row in enumerate(self._index):
+            if row.items and self._left[number]:
+                yield from self._ranges(row, partly.get(number), before)
 
-    def _note_move(self, position: int) -> None:
-        # What was handed out under the old generation stays in its place, even if it comes back after this; and so
-        # does what was found in its place already, behind records that were held back or whose scan took longer.
-        if self._from is None:
-            self._from = max(position, self.handed, self._kept)
-            self.generation = self._base + 1
+    def _partly_unmatched(self) -> dict[int, list[int]]:
+        """The indices of what is left of the rows of which something was matched, or replaced."""
+        gone, left = self._index.gone, dict[int, list[int]]()
+        for number in range(len(self._index)):
+            seq = self._index.seq(number)
+            if self._left[number] and (seq in gone or not self._untouched[number]):
+                count = 0 if self._ids is not None else self._index.extent(seq).items
+                left[number] = [i for i in range(count) if i not in gone.get(seq, ()) and (seq, i) not in self._taken]
+        for packed in chain((self._ids or {}).values(), *self._more.values()):
+            number = packed >> (_CRC_BITS + _INDEX_BITS + 1)
+            if number in left and self._is_live(packed):
+                left[number].append(self._entry(packed)[1])
+        return left
 
-    def orders(self, all: bool = False) -> Iterator[dict[str, object]]:
-        """The ORDER frames that are due (or, with `all`, what there is for one), each of bounded size."""
-        while (moved := len(self._blocks) + len(self._items)) and (all or moved >= ORDER_LIMIT):
-            first, self._from = self._from, -1
-            blocks, self._blocks = self._blocks[:ORDER_LIMIT], self._blocks[ORDER_LIMIT:]
-            items, self._items = self._items[:ORDER_LIMIT], self._items[ORDER_LIMIT:]
-            yield {
-                "generation": self.generation,
-                "from": None if first == -1 else first,
-                "blocks": [list(block) for block in blocks],
-                "items": [[p.seq, p.start, p.high - p.low, p.low] for p in items],
-            }
+    def _ranges(self, row: Row, some: list[int] | None, before: Removed) -> Iterator[tuple[int, int, int, int]]:
+        """What is left of a row, `some` indices or all of it, as ranges."""
+        shard = self._settings.shard
+        if some is None and (shard is None or (row.shard, row.shards) == shard):
+            yield row.seq, 0, row.items, row.failed
+            return
+        indices = sorted(range(row.items) if some is None else some)
+        failures: Collection[int] = self._read(row).failures if row.failed else ()
+        if shard is not None and (row.shard, row.shards) != shard:
+            ids, known = self._read(row).ids, before.of(row.seq)
+            indices = [i for i in indices if i in known or shard_of(ids[i], shard[1]) == shard[0]]
+        for start, end in runs(indices):
+            yield row.seq, start, end - start, sum(index in failures for index in range(start, end))
 
 
 def _only(chunk: Chunk, wanted: dict[int, Earlier]) -> Chunk:
@@ -374,6 +363,19 @@ def _only(chunk: Chunk, wanted: dict[int, Earlier]) -> Chunk:
     for offset in wanted:
         skip[offset] = 0
     return chunk._replace(skip=bytes(skip), earlier=wanted)
+
+
+def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as ranges [start, end) of consecutive ones."""
+    start = end = -1
+    for number in numbers:
+        if number != end:
+            if start >= 0:
+                yield start, end
+            start = number
+        end = number + 1
+    if start >= 0:
+        yield start, end
 
 
 def set_aside(chunk: Chunk, offsets: Sequence[int], divide: Callable[[Chunk, int], tuple[Chunk, Chunk]]) -> list[Chunk]:

@@ -126,7 +126,7 @@ _REPORT = _Fields(
         "failures": _list_of(_row(_text, _COUNT, _list_of(_EXAMPLE))),
         "warnings": _list_of(_text),
     },
-    {"settings": _settings, "notes": _list_of(_text)},
+    {"settings": _settings, "notes": _list_of(_text), "removed": _COUNT},
 )
 _COMMAND = _Fields(
     {"words": _list_of(_text), "shell": _truth, "stdin": _truth, "ok_exit": _list_of(_whole(0, 255))},
@@ -158,6 +158,7 @@ _SCHEMAS = {
             "path": _or_none(_text),
             "command": _COMMAND,
             "places": _map_of(_text),
+            "removed": _list_of(_row(_SEQ, _COUNT, _whole(1), _COUNT)),
         },
     ),
     FrameType.SAMPLE: _Fields(

@@ -79,12 +79,13 @@ class Slow(NamedTuple):
 class Timeline:
     """What happened in a checkpoint's runs.
 
-    `done` and `failed` are outcomes that count now, `replaced` those of items that were tried again. `total` is the
-    number of items of the input, None where unknown. `width` is that of a bin of time, in seconds; `ok_bins` and
-    `failed_bins` hold outcomes, `usage` points (at, CPU in percent of one core, resident bytes, those of the parent).
-    `as_of` is the epoch second of reading, `live` who was writing then. `is_new`: a run has begun that has not yet
-    said anything. `frames` were read, `verdict` says how the file ends. `failures` are by error type, the commonest
-    first, and within it by messages that differ in numbers at most.
+    `done` and `failed` are outcomes that count now, `replaced` those of items that were tried again, `removed` those of
+    items that the last complete input did not have. `total` is the number of items of the input, None where unknown.
+    `width` is that of a bin of time, in seconds; `ok_bins` and `failed_bins` hold outcomes, `usage` points (at, CPU in
+    percent of one core, resident bytes, those of the parent). `as_of` is the epoch second of reading, `live` who was
+    writing then. `is_new`: a run has begun that has not yet said anything. `frames` were read, `verdict` says how the
+    file ends. `failures` are by error type, the commonest first, and within it by messages that differ in numbers at
+    most.
     """
 
     path: str
@@ -99,6 +100,7 @@ class Timeline:
     done: int
     failed: int
     replaced: int
+    removed: int
     total: int | None
     seconds: float
     width: float

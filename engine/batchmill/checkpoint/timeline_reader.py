@@ -230,6 +230,7 @@ class _TimelineReader:
             last.ended = max(last.ended, _near(now, last.started))
         seconds = last.at + last.seconds if last else 0.0
         self._clock.reach(seconds)
+        removed = self._history.index.removed
         with naming(self._reader.path):
             slowest, failures = tuple(self._slowest_of_all()), self._failures()
         return Timeline(
@@ -242,10 +243,11 @@ class _TimelineReader:
             is_new=is_new,
             verdict=verdict,
             frames=self._frames,
-            done=self._done,
-            failed=self._failed,
+            done=self._done - (removed.items - removed.failed),
+            failed=self._failed - removed.failed,
             replaced=self._replaced,
-            total=_total(last, self._done + self._failed),
+            removed=removed.items,
+            total=_total(last, self._done + self._failed - removed.items),
             seconds=seconds,
             width=self._clock.width,
             ok_bins=tuple(self._ok.bins()),
@@ -276,7 +278,7 @@ class _TimelineReader:
             seq, offset, length = self._failing[number : number + 3]
             ref = FrameRef(seq, offset, length, FrameType.OUTCOMES)
             head = read_head(self._reader.read_at(offset, min(PEEK, length)))
-            gone = frozenset(self._gone.get(seq, ()))
+            gone = frozenset((*self._gone.get(seq, ()), *self._history.index.removed.of(seq)))
             _add_failures(groups, self._columns(ref, head, ids=True), gone, self._file(head))
         return dict(commonest(groups.types))
 

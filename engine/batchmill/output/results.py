@@ -1,4 +1,8 @@
-"""Reading a checkpoint: outcomes in order, failures, status, output files."""
+"""Reading a checkpoint: outcomes in order, failures, status, output files.
+
+By default of the items that the last complete input had: those of items removed from it (`checkpoint/removed`) are
+counted, and read where `removed` asks for them.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ from batchmill.output.layout import Frames, Layout, Make
 from batchmill.output.ordering import Part, RenderJob, in_order
 from batchmill.output.sinks import STDOUT, check_format, open_target
 from batchmill.secrecy import mask_facts
+from batchmill.text import plural
 
 _MANY_BITS = 16  # a checkpoint's number stands below its frames' seqs
 _MANY = (1 << _MANY_BITS) - 1
@@ -39,10 +44,11 @@ class Status:
     """How a checkpoint stands.
 
     `live` is who holds it now, or None. `done` counts ok results, `failed` failed items, `total` the items of the input
-    (None: unknown). `runs` are the RUN maps in order, `report` is the last run's (None: it is live, or was killed),
-    `sample` the last SAMPLE map of the last run, `verdict` what reading the file to its end found. `tried` counts the
-    outcomes that the last run has committed, `hosts` those of all runs by where they were made, `older_source` the ok
-    results of other code than the last run's.
+    (None: unknown), `removed` the outcomes beside these of items that the last complete input did not have. `runs` are
+    the RUN maps in order, `report` is the last run's (None: it is live, or was killed), `sample` the last SAMPLE map of
+    the last run, `verdict` what reading the file to its end found. `tried` counts the outcomes that the last run has
+    committed, `hosts` those of all runs by where they were made, `older_source` the ok results of other code than the
+    last run's.
     """
 
     path: str
@@ -59,6 +65,7 @@ class Status:
     tried: int = 0
     hosts: Mapping[str, int] = field(default_factory=dict)
     older_source: int = 0
+    removed: int = 0
 
     @property
     def estimate(self) -> int | None:
@@ -72,9 +79,13 @@ class Status:
 
 
 class Results:
-    """A checkpoint for reading, live or not, as it was when opened. Close it, or use it in a `with` block."""
+    """A checkpoint for reading, live or not, as it was when opened. Close it, or use it in a `with` block.
 
-    def __init__(self, path: str) -> None:
+    With `removed`, the outcomes of items that the last complete input did not have are among those it gives.
+    """
+
+    def __init__(self, path: str, *, removed: bool = False) -> None:
+        self._with_removed = removed
         self._reader = open_reader(path)
         self._history = History()
         try:
@@ -154,14 +165,16 @@ class Results:
         is_new = live is not None and history.last_report is not None  # it has not said yet who it is
         report = None if live else history.last_report
         last = max(history.runs, default=0)
+        done, failed = index.current
         return Status(
             path=self._reader.path,
             size=self._reader.size,
             meta=mask_facts(self._reader.meta),
             runs=tuple(mask_facts(history.runs[number]) for number in sorted(history.runs)),
             live=NOBODY if is_new else live,
-            done=index.items - index.failed,
-            failed=index.failed,
+            done=done,
+            failed=failed,
+            removed=index.removed.items,
             total=None if is_new else history.total,
             report=report,
             sample=None if is_new else history.sample,
@@ -203,6 +216,12 @@ class Results:
         return FORMATS.get(self.source)
 
     @property
+    def left_out(self) -> tuple[int, int]:
+        """How many outcomes are not given, for their items were removed from the input: ok, failed."""
+        removed = self._history.index.removed
+        return (0, 0) if self._with_removed else (removed.items - removed.failed, removed.failed)
+
+    @property
     def keeps_items(self) -> bool:
         """Whether a run kept items beside their results."""
         return any(run.get("settings", {}).get("with_item") for run in self._history.runs.values())
@@ -230,8 +249,9 @@ class Results:
         return self._history.index.extent(seq)
 
     def gone(self, seq: int) -> Collection[int]:
-        """The outcomes in it that were replaced."""
-        return self._history.index.gone.get(seq, ())
+        """The outcomes in it that do not count."""
+        index = self._history.index
+        return index.gone.get(seq, ()) if self._with_removed else index.not_current(seq)
 
     def moved(self, seq: int) -> Collection[int]:
         """The outcomes in it that lie elsewhere than where the frame does."""
@@ -289,13 +309,14 @@ class _Shelf:
         return self._many[seq & _MANY].moved(seq >> _MANY_BITS)
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Results:
-    """Open a checkpoint for reading, also one that is being written.
+def open_checkpoint(path: str | os.PathLike[str], *, removed: bool = False) -> Results:
+    """Open a checkpoint for reading, also one that is being written; with `removed`, with what its last complete input
+    did not have any more.
 
     Raises InputMissing (no such file), CheckpointRefused (no regular file), CheckpointDamaged, CheckpointMismatch
     (written by a newer batchmill).
     """
-    return Results(os.fspath(path))
+    return Results(os.fspath(path), removed=removed)
 
 
 def write_results(
@@ -304,19 +325,21 @@ def write_results(
     *,
     format: str = AUTO,
     all: bool = False,
+    removed: bool = False,
     on_message: Callable[[str], None] | None = None,
 ) -> int:
     """Write the results of checkpoints to a binary file object, or to a path (by renaming).
 
     Checkpoints of one input (shards) are merged in its order; others come one after the other. Items kept beside their
-    results are written too. Returns the bytes written. Raises OutputLost, InvalidUsage where it would write over a
-    checkpoint, and as `open_checkpoint` does.
+    results are written too; results of items that the last complete input did not have with `removed` alone, else
+    `on_message` is told how many they are. Returns the bytes written. Raises OutputLost, InvalidUsage where it would
+    write over a checkpoint, and as `open_checkpoint` does.
     """
     format = format_of_output(out if isinstance(out, str) else STDOUT, format)
     check_format(out if isinstance(out, str) else STDOUT, format)
     check([*(Use("the checkpoint", path, Access.READ) for path in paths), *_used(out)])
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_checkpoint(path)) for path in paths]
+        opened = [stack.enter_context(open_checkpoint(path, removed=removed)) for path in paths]
         # A table has its columns before the first row is known; elsewhere, items are where they were kept.
         with_item = format not in rows.FORMATS or any(results.keeps_items for results in opened)
         written = _Written(opened, format, all, with_item)
@@ -326,9 +349,17 @@ def write_results(
             out.write(rows.opening(format, all=all, with_item=with_item))
             written.to(out.write)
     if on_message is not None:
-        for sentence in written.unsaid.sentences():
+        left_out = sum(sum(results.left_out[: 1 + all]) for results in opened)
+        for sentence in (*written.unsaid.sentences(), *of_left_out(left_out, "outcome" if all else "result")):
             on_message(sentence)
     return written.bytes
+
+
+def of_left_out(count: int, noun: str) -> Iterator[str]:
+    """What to tell people where so many outcomes are left out of what was read, for their items were removed."""
+    if count:
+        them = "it" if count == 1 else "them"
+        yield f"Left out: {plural(count, noun)} of items that INPUT no longer has; --with-removed gives {them} too"
 
 
 def _used(out: IO[bytes] | str) -> list[Use]:

@@ -111,7 +111,7 @@ class WorkQueue:
         if self._budget is not None:
             self._budget -= chunk.to_run
         if self._matcher is not None:
-            self._matcher.handed = max(self._matcher.handed, chunk.first + chunk.records)
+            self._matcher.positions.handed = max(self._matcher.positions.handed, chunk.first + chunk.records)
         return chunk
 
     def refund(self, items: int) -> None:

@@ -20,7 +20,7 @@ import pytest
 from checkpoint_kit import QuickDisk
 from worker_kit import Stage
 
-from batchmill.checkpoint import matching
+from batchmill.checkpoint import positions
 from batchmill.codec.ids import digest_id, id_key
 from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.errors import ItemError
@@ -310,6 +310,7 @@ class Timeline:
         assert (report.skipped, report.changed) == (expected[0], expected[2])
         assert report.total == report.completed + report.skipped + report.failed == len(items)
         self.check_output(items)
+        self.check_current(items)
         return True
 
     def tear(self) -> None:
@@ -330,23 +331,41 @@ class Timeline:
                 assert next(ok) == key_of(raw)
                 rest[key_of(raw)] -= 1
         assert not rest.total()
-        with open_checkpoint(self.checkpoint) as results:
+        with open_checkpoint(self.checkpoint, removed=True) as results:
             found = [outcome.result for outcome in results.outcomes(all=False)]
         everything = iter(found)
         assert all(line["result"] in everything for line in written), "not in the same order"
 
-    def check_checkpoint(self) -> None:
+    def check_current(self, items: list[bytes]) -> None:
+        """After a complete run the checkpoint speaks of its input: an outcome for each item, and its output again."""
         with open_checkpoint(self.checkpoint) as results:
+            found = Counter(id_key(outcome.id) for outcome in results.outcomes())
+            status = results.status()
+        assert found == Counter(map(key_of, items))
+        assert status.report is not None
+        assert status.done + status.failed == status.total == len(items)
+        assert status.removed == status.report.removed == len(self.world.live) - len(items)
+        written = io.BytesIO()
+        write_results([str(self.checkpoint)], written)
+        assert written.getvalue() == self.output.read_bytes()
+
+    def check_checkpoint(self) -> None:
+        with open_checkpoint(self.checkpoint, removed=True) as results:
             found = [made_of(outcome) for outcome in results.outcomes()]
             failed = [made_of(outcome) for outcome in results.failures()]
             status = results.status()
         written = io.BytesIO()
-        write_results([str(self.checkpoint)], written, all=True)
+        write_results([str(self.checkpoint)], written, all=True, removed=True)
         keys = [id_key(json.loads(line)["id"]) for line in written.getvalue().splitlines()]
         assert keys == [made.key for made in found]
         assert Counter(found) == Counter(self.world.live.values())
         assert failed == [made for made in found if not made.ok]
-        assert (status.done, status.failed) == (len(found) - len(failed), len(failed))
+        with open_checkpoint(self.checkpoint) as results:
+            current, left_out = [made_of(outcome) for outcome in results.outcomes()], results.left_out
+            assert [made for made in current if not made.ok] == list(map(made_of, results.failures()))
+        assert len(current) + status.removed == len(found)
+        assert (status.done, status.failed) == (sum(made.ok for made in current), sum(not made.ok for made in current))
+        assert (status.done + left_out[0], status.failed + left_out[1]) == (len(found) - len(failed), len(failed))
 
 
 @pytest.mark.sampled(2)
@@ -360,7 +379,7 @@ def test_no_committed_outcome_is_lost_changed_or_made_again(
     for _ in range(6):
         monkeypatch.setattr(work_queue, "_HELD", rng.choice((0, 200, 8 << 20)))
         monkeypatch.setattr(work_queue, "_SCAN", rng.choice((1, 4, 5000)))
-        monkeypatch.setattr(matching, "ORDER_LIMIT", rng.choice((1, 3, 5000)))
+        monkeypatch.setattr(positions, "ORDER_LIMIT", rng.choice((1, 3, 5000)))
         monkeypatch.setattr(ordering, "_POSITIONS", rng.choice((1, 5, 20_000)))
         monkeypatch.setattr(layout, "_FREE", rng.choice((0, 0, 2_000_000)))
         monkeypatch.setattr(layout, "_WINDOW", rng.choice((4, 32, 1 << 14)))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.checkpoint.index import Index, Moves
+from batchmill.checkpoint.index import Index
+from batchmill.checkpoint.moves import Moves
 from batchmill.codec.outcomes import Head
 from batchmill.errors import CheckpointDamaged
 
