@@ -18,7 +18,7 @@ from batchmill.errors import InvalidUsage, NotGuarded
 from batchmill.files.atomic_file import descriptor_of
 from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, descriptor_in
 from batchmill.files.storage import names_aside, sibling
-from batchmill.input.formats import FORMATS, Format, IdRule
+from batchmill.input.formats import Format, IdRule, format_named
 from batchmill.input.items import ItemReader
 from batchmill.input.json_choice import VARIABLE, check_choice
 from batchmill.input.sources import ByteSource, ItemSource, Source
@@ -89,7 +89,7 @@ class Plan:
     @property
     def cut(self) -> Format | None:
         """How the INPUTs are cut and parsed; None for Python items."""
-        return None if self.format is None else FORMATS[self.format]
+        return None if self.format is None else format_named(self.format)
 
     def identifier(self) -> ItemReader:
         """What understands the records."""
@@ -97,12 +97,13 @@ class Plan:
         reader = TaskReader if self.command else ItemReader
         return reader(self.format, IdRule(self.settings.id_field), self.settings.shard, ids_needed)
 
-    def open_source(self, notify: Callable[[], None]) -> Source:
-        """The input, ready to be read; raises InputMissing."""
+    def open_source(self, notify: Callable[[], None], tell: Callable[[str], None] | None = None) -> Source:
+        """The input, ready to be read; raises InputMissing. `tell` gets what people should know of it."""
         if self.items is not None:
             return ItemSource(self.items, self.id, notify)
         assert self.cut is not None
-        return ByteSource(self.inputs, self.cut, notify, OwnFiles(self.files), follow=self.settings.follow_links)
+        own, follow = OwnFiles(self.files), self.settings.follow_links
+        return ByteSource(self.inputs, self.cut, notify, own, follow=follow, tell=tell)
 
     def worker_setup(self, workers: int, *, run: int = 1, close: tuple[int, ...] = ()) -> WorkerSetup:
         """What each of `workers` workers needs to know; `close` are the descriptors a forked one must let go."""
@@ -191,7 +192,7 @@ def make_plan(
             "this script starts a batch while a worker imports it",
             'put what starts the batch under `if __name__ == "__main__":`',
         )
-    format = None if items is not None else choose_format(inputs, settings.format, settings.quote)
+    format = None if items is not None else choose_format(inputs, settings)
     spec = _spec_of(function, name, format, here())
     plan = Plan(
         spec=spec,

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypedDict
 
 from batchmill.errors import InvalidUsage
-from batchmill.text import nearest, option_name
+from batchmill.text import nearest, option_name, read_names
 
 _MANY = 2**53
 _DURATIONS = (
@@ -32,6 +32,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "chunk_size": (1, 10**9, ("auto",)),
     "window": (1, 64, ()),
     "keep": (1, 1000, ()),
+    "skip_lines": (0, 10**9, ()),
     "limit": (1, _MANY, ()),
     "retries": (0, 1000, ()),
     "crash_retries": (0, 1000, ()),
@@ -41,7 +42,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
 }
 
 FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
-QUOTES = ('"', "none")
+NO_QUOTE = "none"  # in place of the character that keeps cells together
 OUTPUT_FORMATS = ("auto", "jsonl", "csv", "msgpack", "sqlite", "raw")
 START_METHODS = ("forkserver", "spawn", "fork")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
@@ -115,7 +116,12 @@ class SettingsFields(TypedDict, total=False):
     """
 
     format: str
+    delimiter: str | None
     quote: str
+    encoding: str | None
+    skip_lines: int
+    header: bool
+    columns: Sequence[str] | str
     follow_links: bool
     id_field: str | None
     limit: int | None
@@ -164,7 +170,12 @@ class Settings:
 
     # input
     format: str = "auto"
+    delimiter: str | None = None
     quote: str = '"'
+    encoding: str | None = None
+    skip_lines: int = 0
+    header: bool = True
+    columns: tuple[str, ...] = ()
     follow_links: bool = False
     id_field: str | None = None
     limit: int | None = None
@@ -239,7 +250,7 @@ class Settings:
         put("workers", _workers(self.workers))
         put("wait", _wait(self.wait))
         _choice("format", self.format, FORMATS)
-        _choice("quote", self.quote, QUOTES)
+        put("columns", _names("columns", self.columns))
         _choice("output_format", self.output_format, OUTPUT_FORMATS)
         if self.start_method is not None:
             _choice("start_method", self.start_method, START_METHODS)
@@ -252,7 +263,8 @@ class Settings:
             if isinstance(f.default, bool) and not isinstance(value, bool):
                 raise InvalidUsage(f"{option_name(f.name)} {value!r} is neither true nor false", "give True or False")
         cluster = ("cluster", "cluster_file", *TLS)
-        for name in ("id_field", "init", "worker_output", *cluster, *(["preload"] if self.preload else [])):
+        lists = [name for name in ("preload", "columns") if getattr(self, name)]
+        for name in ("delimiter", "quote", "encoding", "id_field", "init", "worker_output", *cluster, *lists):
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):
                 if text is not None and (not isinstance(text, str) or not text):
@@ -268,6 +280,8 @@ class Settings:
         for name in TLS:
             if getattr(self, name) and not self.cluster_name:
                 raise InvalidUsage(f"{option_name(name)} is for a cluster", "give --cluster or --cluster-file as well")
+        if self.columns and self.id_field is not None and self.id_field not in self.columns:
+            raise InvalidUsage(f"--id-field {self.id_field!r} is not among --columns", "add it there")
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -317,6 +331,16 @@ def _duration(name: str, value: Any) -> float:
     if seconds == 0 and name in _POSITIVE:
         raise InvalidUsage(f"{option_name(name)} {value!r} is out of range", "give more than 0 seconds")
     return seconds
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    try:
+        names = read_names(value) if isinstance(value, str) else tuple(value)
+    except ValueError as error:
+        raise InvalidUsage(f"{option_name(name)} {value!r}: {error}", 'write a,b,"c,d"') from None
+    if len(set(names)) < len(names):
+        raise InvalidUsage(f"{option_name(name)} has a name twice", "give each of them once")
+    return names
 
 
 def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

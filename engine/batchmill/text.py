@@ -33,6 +33,22 @@ def name_some(names: Sequence[str], most: int = 5) -> str:
     return f"{', '.join(names[:most])}{more}"
 
 
+def read_names(text: str) -> tuple[str, ...]:
+    """The names in a text such as `a,b,"c,d"`, as a row of CSV is read; raises ValueError."""
+    import csv
+
+    try:
+        return tuple(next(csv.reader([text], strict=True), ()))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+
+
+def write_names(names: Sequence[str]) -> str:
+    """The text that `read_names` reads such names from."""
+    plain = re.compile('[^",\r\n]+')
+    return ",".join(name if plain.fullmatch(name) else '"{}"'.format(name.replace('"', '""')) for name in names)
+
+
 def where(line: int, file: str) -> str:
     """Where an item is, in words: its line, and which INPUT's where there are several."""
     return f"line {line} of {escape(file, 300)}" if file else f"line {line}"

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import random
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import batchmill
+from cli_kit import batchmill, shell
 from fault_kit import CHECKPOINT, committed, finish, lines_of, running, witnessed
 
 WORK = """
@@ -82,9 +83,9 @@ def test_a_table_comes_by_stdin(cwd: Path) -> None:
     arguments = ("run", "w.py:same", "-", "--no-checkpoint", "-o", "-")
     done = batchmill(*arguments, "--format", "csv", cwd=cwd, input=b'\xef\xbb\xbfid,t\r\n1,"a\nb"\r\n')
     assert (done.returncode, json.loads(done.stdout)) == (0, {"id": "1", "result": {"id": "1", "t": "a\nb"}})
-    refused = batchmill(*arguments, "--format", "csv", cwd=cwd, input=b"id,id\n1,2\n")
-    assert refused.returncode == 2
-    assert "the header has column 'id' 2 times" in refused.stderr
+    twice = batchmill(*arguments, "--format", "csv", cwd=cwd, input=b"id,id\n1,2\n")
+    assert (twice.returncode, json.loads(twice.stdout)["result"]) == (0, {"id": "1", "id_2": "2"})
+    assert twice.stderr == "batchmill: stdin: columns without a name of their own are called id_2\n"
     unnamed = batchmill(*arguments, cwd=cwd, input=b"")
     assert unnamed.returncode == 2
     assert "give --format jsonl, csv, tsv, lines, null or files" in unnamed.stderr
@@ -92,9 +93,11 @@ def test_a_table_comes_by_stdin(cwd: Path) -> None:
 
 def test_what_cannot_be_a_table_is_refused_in_one_line_before_anything_starts(cwd: Path) -> None:
     (cwd / "good.csv").write_bytes(table(numbered(3)))
-    (cwd / "twice.csv").write_text("id,n,n\n1,2,3\n")
+    (cwd / "open.csv").write_text('id,"n\n1,2\n')
     for arguments, message in (
-        (["good.csv", "twice.csv"], "twice.csv: the header has column 'n' 2 times"),
+        (["good.csv", "open.csv"], "open.csv: the header cannot be read: a quote opens a cell"),
+        (["good.csv", "--columns", "id,m"], "good.csv has no column 'm' (--columns); known: id, n, text"),
+        (["good.csv", "--columns", "n", "--id-field", "id"], "--id-field 'id' is not among --columns; add it there"),
         (["good.csv", "--id-field", "txt"], "good.csv has no column 'txt' (--id-field); did you mean 'text'?"),
         (["good.csv", "--format", "cvs"], "did you mean 'csv'?"),
     ):
@@ -129,6 +132,20 @@ def test_failed_rows_are_an_input_of_their_own(cwd: Path) -> None:
     done = batchmill("run", "w.py:note", "again.csv", "-c", "again.ckpt", "-o", "out.jsonl", cwd=cwd)
     assert done.returncode == 0
     assert [o["result"] for o in lines_of(cwd / "out.jsonl")] == [[i["n"], i["text"]] for i in items if i["n"] == "bad"]
+
+
+def test_a_table_of_another_dialect_goes_in_and_its_failed_rows_come_back_in_it(cwd: Path) -> None:
+    (cwd / "t.csv").write_bytes(b"from: x\n\n1;bad;\x80\n'2';ok;'a;\nb'\n")
+    dialect = ("--delimiter", ";", "--quote", "'", "--encoding", "cp1252", "--no-header", "--columns", "id,n,text")
+    run = ("run", "w.py:note", "-o", "out.jsonl", *dialect)
+    assert batchmill(*run, "t.csv", "--skip-lines", "1", cwd=cwd).returncode == 1
+    assert lines_of(cwd / "out.jsonl") == [{"id": "2", "result": ["ok", "a;\nb"]}]
+    failed = shell("$BM failures t.note.ckpt --items > again.csv", cwd)
+    assert (cwd / "again.csv").read_bytes() == b"1;bad;\x80\n"
+    assert failed.stderr == f"batchmill: read them with --format {shlex.join(['csv', *dialect])}\n"
+    (cwd / "mended").touch()
+    assert batchmill(*run, "again.csv", cwd=cwd).returncode == 0
+    assert lines_of(cwd / "out.jsonl") == [{"id": "1", "result": ["bad", "€"]}]
 
 
 def test_null_items_may_hold_newlines(cwd: Path) -> None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidUsage
-from batchmill.settings import Settings
 from batchmill.text import option_name
-from batchmill_cli.options.batch import under
-from batchmill_cli.options.click_options import Option, arguments_of, given
+from batchmill_cli.options.batch import TABLE, settings_of, under
+from batchmill_cli.options.click_options import Option, given
 from batchmill_cli.options.command import COMMAND_OPTIONS, NAMES, spec_of, with_lines
 from batchmill_cli.options.command_lines import as_arguments, program_name, retold
 from batchmill_cli.terminal.quoting import join
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from batchmill.plan import Plan
     from batchmill.worker.command import CommandSpec
 
-OF_BOTH = ("format", "quote", "timeout", "window")
+OF_BOTH = (*TABLE, "timeout", "window")
 OF_FUNCTIONS = ("set", "set_env", "init", "preload", "start_method", "start_timeout", "worker_output")
 
 
@@ -71,9 +70,8 @@ class Subject:
         if not isinstance(self.work, str):
             inputs = inputs or ("-",)
             options = with_lines(options, inputs)
-        values = given({name: options[name] for name in (*OF_BOTH, *OF_FUNCTIONS)})
-        values |= arguments_of(values)
-        settings = Settings.of({"worker_output": "none", **values})
+        asked = given({name: options[name] for name in (*OF_BOTH, *OF_FUNCTIONS)})
+        settings = settings_of({"worker_output": "none", **asked})
         return make_plan(self.work, inputs, settings=settings, no_checkpoint=True, others=others)
 
     def as_dict(self) -> dict[str, Any]:

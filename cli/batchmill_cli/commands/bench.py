@@ -15,7 +15,7 @@ from batchmill.settings import parse_duration
 from batchmill.text import plural
 from batchmill_cli.bench import files
 from batchmill_cli.bench.subject import Subject, command_options
-from batchmill_cli.options.batch import of_run
+from batchmill_cli.options.batch import TABLE, of_run
 from batchmill_cli.options.click_options import Option, Whole, WithCommand, command_of
 from batchmill_cli.options.paths import FILE
 from batchmill_cli.options.paths import FUNCTION as FUNCTION_NAME
@@ -44,7 +44,7 @@ OPTIONS = [
     Option("--plot", group=OUTPUT, type=FILE, metavar="FILE", help="Draw the curve into a .svg or .png file."),
     Option("--json", group=OUTPUT, is_flag=True, help="Print one JSON object in place of the table."),
     Option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Say nothing on stderr but errors."),
-    *of_run(FUNCTION, "set", "set_env", "init", "format", "quote", "timeout", "window", "preload"),
+    *of_run(FUNCTION, "set", "set_env", "init", *TABLE, "timeout", "window", "preload"),
     *of_run(FUNCTION, "start_method", "start_timeout"),
     Option("--worker-output", group=FUNCTION, type=FILE, metavar="FILE",
            help="For prints of the function: stderr, none, FILE. [none]"),

@@ -98,6 +98,8 @@ def print_items(checkpoints: Sequence[Results]) -> None:
     with stdio.stdout() as out:
         for part in as_input(format, lambda: chain.from_iterable(failed)):
             out.write(part)
+    if format is not None and format.name != format.base:
+        stdio.tell(f"batchmill: read them with --format {format.again}")
     lost = [one for items in failed for one in items.lost]
     if lost:
         named = "; ".join(f"id {show_id(one.id)} (line {one.line}): {escape(one.why, 300)}" for one in lost[:MOST_LOST])

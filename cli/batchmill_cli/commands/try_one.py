@@ -13,10 +13,9 @@ import click
 
 from batchmill.errors import BatchmillError, InvalidUsage
 from batchmill.secrecy import hide
-from batchmill.settings import Settings
 from batchmill.text import escape
-from batchmill_cli.options.batch import of_run
-from batchmill_cli.options.click_options import Command, Option, Whole, arguments_of, given
+from batchmill_cli.options.batch import TABLE, of_run, settings_of
+from batchmill_cli.options.click_options import Command, Option, Whole
 from batchmill_cli.options.paths import FILE, FUNCTION
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.remedies import streams_in_use
@@ -26,7 +25,7 @@ OPTIONS = [
     Option("--line", group="Which item", type=Whole(), help="The item on this line (or the N-th file)."),
     *of_run("Function", "set", "set_env"),
     Option("--init", group="Function", metavar="NAME", help="Call NAME (or MODULE:NAME) first."),
-    *of_run("Input", "format", "quote", "id_field"),
+    *of_run("Input", *TABLE, "id_field"),
 ]
 
 
@@ -52,7 +51,7 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
         raise InvalidUsage("--id and --line exclude each other", "leave one of them out")
     if line is not None and (not isinstance(line, int) or line < 1):
         raise InvalidUsage(f"--line {line!r} is out of range", "give a whole number, 1 or more")
-    settings = Settings.of({**given(options), **arguments_of(options)})
+    settings = settings_of(options)
     from batchmill.batch.trial import trial
 
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # ours for a run, and what the function forks would have it

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from batchmill.errors import InvalidUsage
-from batchmill.settings import FOREVER, FORMATS, OUTPUT_FORMATS, QUOTES, START_METHODS, Settings, parse_duration
+from batchmill.settings import FOREVER, FORMATS, OUTPUT_FORMATS, START_METHODS, Settings, parse_duration
 from batchmill_cli.options import paths
 from batchmill_cli.options.click_options import Choice, Option, Whole, arguments_of, given
 
@@ -21,6 +21,9 @@ REDRAW_SECONDS = 0.1
 EVERYDAY, INPUT, WORKERS = "Everyday", "Input", "Workers"
 CHECKPOINT, LIMITS, OUTPUT, CRON = "Checkpoint", "Limits", "Output", "Progress and stopping"
 CLUSTER = "Cluster"
+
+
+TABLE = ("format", "delimiter", "quote", "encoding", "skip_lines", "no_header", "columns")  # of an INPUT
 
 
 def is_wait(text: str) -> bool:
@@ -46,8 +49,14 @@ OPTIONS = [
     Option("-n", "--dry-run", group=EVERYDAY, env=False, is_flag=True, help="Say what would be done, do nothing."),
     Option("--format", group=INPUT, type=Choice(FORMATS), metavar="NAME",
            help="jsonl, csv, tsv, lines, null, files (each INPUT an item). [auto: by suffix]"),
-    Option("--quote", group=INPUT, type=Choice(QUOTES), metavar="C|none",
+    Option("--delimiter", group=INPUT, metavar="C", help="Between cells of a table: ';', '|', tab. [, or tab]"),
+    Option("--quote", group=INPUT, metavar="C|none",
            help='What keeps cells of a table together; with none, quotes are text. ["]'),
+    Option("--encoding", group=INPUT, metavar="NAME", help="Of a table's text, such as cp1252. [utf-8]"),
+    Option("--skip-lines", group=INPUT, type=Whole(), help="Lines before a table's header. [0]"),
+    Option("--no-header", group=INPUT, is_flag=True, help="A table's first row is an item: column_1, column_2, ..."),
+    Option("--columns", group=INPUT, metavar="A,B,C",
+           help="Those columns of a table alone; with --no-header, their names."),
     Option("--follow-links", group=INPUT, is_flag=True,
            help="With --format files: what is behind links to directories, too."),
     Option("--id-field", group=INPUT, metavar="NAME", help="The field or column that identifies an item. [id]"),
@@ -132,8 +141,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
     names = {field.name for field in fields(Settings)}
     values = {name: value for name, value in given(options).items() if name in names}
     values |= arguments_of(values)
-    if options.get("no_retry_failed"):
-        values["retry_failed"] = False
+    values |= {name: False for name in ("retry_failed", "header") if options.get(f"no_{name}")}
     # The screen keeps --progress-interval itself: USR1 asks for a line in between.
     values["progress_interval"] = REDRAW_SECONDS
     return Settings.of(values)

@@ -10,7 +10,7 @@ from typing import Any
 
 from batchmill.secrecy import is_masked, mask_addresses, mask_arguments, mask_script, mask_words, variable_of
 from batchmill.settings import Settings
-from batchmill.text import option_name
+from batchmill.text import option_name, write_names
 from batchmill_cli.options.click_options import parse_set
 from batchmill_cli.terminal.json_output import as_json
 from batchmill_cli.terminal.quoting import join, quote
@@ -134,7 +134,9 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
         elif name == "preload":
             yield from (word for module in value for word in (option, module))
         elif isinstance(value, bool):
-            yield option if value else "--no-retry-failed"
+            yield option if value else option_name(f"no_{name}")
+        elif name == "columns":
+            yield from (option, write_names(value))
         elif name == "shard":
             yield from (option, "{}/{}".format(*value))
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from batchmill.errors import InvalidUsage
 from batchmill.files.conflicts import Access, Use, check
-from batchmill.input.formats import FORMATS, IdRule, lines_of
+from batchmill.input.formats import IdRule, format_named, lines_of
 from batchmill.input.items import Identified, ItemReader
 from batchmill.input.sources import ByteSource
 from batchmill.input.streams import choose_format
@@ -42,7 +42,7 @@ def trial(
         *(Use(role, path, Access.READ) for role, path in sources),
         *others,
     ])  # fmt: skip
-    name = choose_format(inputs, settings.format, settings.quote)
+    name = choose_format(inputs, settings)
     item = _find(inputs, name, settings, id, line)
     arguments = {**settings.set, **from_environment(settings.set_env)}
     learn(arguments[key] for key in settings.set_env)
@@ -68,7 +68,7 @@ def _find(inputs: Sequence[str], name: str, settings: Settings, id: str | None, 
 
 def _items(inputs: Sequence[str], name: str, id_field: str | None) -> Iterator[tuple[int, Identified]]:
     """The items of the input, each with its line."""
-    format, identifier = FORMATS[name], ItemReader(name, IdRule(id_field), None, True)
+    format, identifier = format_named(name), ItemReader(name, IdRule(id_field), None, True)
     source = ByteSource(inputs, format, lambda: None)
     try:
         while not source.ended:

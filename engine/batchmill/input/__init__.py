@@ -4,7 +4,9 @@
     buffer       what was read and not yet taken, and where records end in it
     first_look   what bytes are, going by the first of them: unpacked, recoded or refused; `compression` unpacks
     folders      the files below directories
-    formats      what a format means: where a record ends, how it is parsed, what its id is; `tables`: csv and tsv
+    formats      what a format means: where a record ends, how it is parsed, what its id is
+    tables       csv and tsv: where rows end, what their columns are called; `dialects`: how they are written
+    by_suffix    what the name of an INPUT says of it
     sources      chunks of whole records, in the parent, which never parses them
     items        a record to an item with an id, in a worker
     json_choice  whether JSON is read with json or orjson; `fast_json` is the way with orjson

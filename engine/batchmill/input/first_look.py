@@ -13,8 +13,10 @@ from itertools import chain
 from shlex import quote
 
 from batchmill.errors import InvalidUsage
+from batchmill.input.by_suffix import as_lines_of_json
 from batchmill.input.compression import UNREADABLE, compression_of, unpacked
-from batchmill.input.formats import Format, as_lines_of_json
+from batchmill.input.dialects import HANDLER, UTF8
+from batchmill.input.formats import Format
 
 LOOK = 64 << 10  # bytes that are looked at, at most
 BOM = b"\xef\xbb\xbf"
@@ -43,9 +45,9 @@ def cleaned(blocks: Iterator[bytes], name: str, format: Format) -> Iterator[byte
         head, blocks = _begun(unpacked(compression, chain((head,), blocks), name), format.separator)
         compression = compression_of(head)
     if format.separator == b"\n":
-        encoding = next((encoding for mark, encoding in _ENCODINGS.items() if head.startswith(mark)), None)
-        if encoding is not None:
-            head, blocks = _begun(_recoded(chain((head,), blocks), encoding), format.separator)
+        encoding, errors = _encoding(head, format)
+        if encoding != UTF8:
+            head, blocks = _begun(_recoded(chain((head,), blocks), encoding, errors), format.separator)
         _refuse(head, name, format)
         if b"\r" in head and b"\n" not in head:
             head, blocks = head.replace(b"\r", b"\n"), (block.replace(b"\r", b"\n") for block in blocks)
@@ -72,9 +74,18 @@ def _raising(error: Exception) -> Iterator[bytes]:
     yield b""  # makes it an iterator
 
 
-def _recoded(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+def _encoding(head: bytes, format: Format) -> tuple[str, str]:
+    """The encoding of bytes that begin so, and how it is read where they are not of it: by a mark, else as asked."""
+    for mark, encoding in _ENCODINGS.items():
+        if head.startswith(mark):
+            return encoding, "surrogatepass"
+    is_marked = format.table is None or head.startswith(BOM)
+    return (UTF8 if is_marked or format.table is None else format.table.dialect.encoding), HANDLER
+
+
+def _recoded(blocks: Iterator[bytes], encoding: str, errors: str) -> Iterator[bytes]:
     """Text as UTF-8. What is no text of that encoding is no UTF-8 then, where it stands, and fails its record."""
-    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
     try:
         for block in chain(blocks, (b"",)):
             if text := decoder.decode(block, final=not block):
@@ -91,19 +102,22 @@ def _refuse(head: bytes, name: str, format: Format) -> None:
         raise InvalidUsage(f"{shown} is {what}, and no text", "unpack or convert it first")
     nuls = head.count(b"\0")
     if nuls and (b"\n" not in head or (nuls > 1 and nuls * 10 > len(head))):
-        raise InvalidUsage(f"{shown} holds NUL bytes, and is no text as {format.name} is", _remedy_for_nuls(head, name))
+        remedy = _remedy_for_nuls(head, name, format)
+        raise InvalidUsage(f"{shown} holds NUL bytes, and is no text as {format.name} is", remedy)
     first = head.lstrip().partition(b"\n")[0].rstrip()
     if format.name == "jsonl" and (first in (b"{", b"[") or (first.startswith(b"[") and first.endswith(b","))):
         command = as_lines_of_json("" if name == "-" else name, "." if first == b"{" else ".[]")
         raise InvalidUsage(f"{shown} is a JSON document over several lines, not an item a line", f"try `{command}`")
 
 
-def _remedy_for_nuls(head: bytes, name: str) -> str:
+def _remedy_for_nuls(head: bytes, name: str, format: Format) -> str:
     if b"\n" not in head:
         return "give --format null if NULs end its items, else convert it to text"
     file = "" if name == "-" else f" {quote(name)}"
     for encoding, zeros in (("utf-16le", head[1::2]), ("utf-16be", head[::2])):
         if 2 * zeros.count(b"\0") > len(zeros) and 4 * (head.count(b"\0") - zeros.count(b"\0")) < len(zeros):
+            if format.table is not None:
+                return f"it looks like UTF-16 without a mark: --encoding {encoding} reads it"
             return f"it looks like UTF-16 without a mark: `iconv -f {encoding} -t utf-8{file}` makes it text"
     return "convert it to text"
 

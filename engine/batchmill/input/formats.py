@@ -10,15 +10,17 @@ block itself for all other formats. The header of a table is no record; it trave
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
-from shlex import quote
 from typing import Any
 
 from batchmill.codec.ids import digest_id
 from batchmill.codec.unpack import unpack_value
-from batchmill.errors import CheckpointDamaged, InvalidUsage
+from batchmill.errors import CheckpointDamaged
+from batchmill.input.dialects import Dialect, dialect_of, in_name
 from batchmill.input.tables import Table
 from batchmill.model import Chunk
 from batchmill.settings import FORMATS as NAMES
@@ -26,18 +28,7 @@ from batchmill.settings import FORMATS as NAMES
 MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
 MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
 Parse = Callable[[bytes], Any]  # a record to its item; raises BadItem
-UNQUOTED = " --quote none"  # ends the name of a table's format where quotes are characters like others
 _NEAR = 64  # records; fewer than this are found one by one, more by estimate and count
-
-_SUFFIXES = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "lines",
-    ".list": "lines",
-}
-_COMPRESSED = {".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc"}
 
 
 class BadItem(Exception):
@@ -66,6 +57,16 @@ class Format:
     parse: Callable[[bytes], Any] | None
     content_is_bytes: bool = True
     table: Table | None = None
+
+    @property
+    def base(self) -> str:
+        """Its name without a dialect."""
+        return self.name.partition(" ")[0]
+
+    @property
+    def again(self) -> str:
+        """The name of what `rewrite` makes of items of this one."""
+        return self.name if self.table is None else with_dialect(self, replace(self.table.dialect, skip_lines=0)).name
 
     def parser(self, header: bytes) -> Callable[[bytes], Any]:
         """`parse`, for records of an INPUT with that header (b"" where it has none)."""
@@ -183,7 +184,7 @@ def _row_parser(table: Table, header: bytes) -> Callable[[bytes], dict[str, str]
         try:
             return read(raw)
         except UnicodeDecodeError as error:
-            raise _not_utf8(error) from None
+            raise BadItem("UnicodeDecodeError", f"{table.why_no_text(error)} (--encoding names another)") from None
         except ValueError as error:
             raise BadItem("BadRow", str(error)) from None
 
@@ -192,10 +193,8 @@ def _row_parser(table: Table, header: bytes) -> Callable[[bytes], dict[str, str]
 
 FORMATS = {
     "jsonl": Format("jsonl", b"\n", bytes.strip, _parse_json),
-    "csv": Format("csv", b"\n", _trim_row, None, table=Table(",")),
-    "tsv": Format("tsv", b"\n", _trim_row, None, table=Table("\t")),
-    f"csv{UNQUOTED}": Format(f"csv{UNQUOTED}", b"\n", _trim_row, None, table=Table(",", quoting=False)),
-    f"tsv{UNQUOTED}": Format(f"tsv{UNQUOTED}", b"\n", _trim_row, None, table=Table("\t", quoting=False)),
+    "csv": Format("csv", b"\n", _trim_row, None, table=Table(Dialect(","))),
+    "tsv": Format("tsv", b"\n", _trim_row, None, table=Table(Dialect("\t"))),
     "lines": Format("lines", b"\n", _trim_line, _parse_line),
     "null": Format("null", b"\0", bytes, _parse_path),
     "files": Format("files", b"\0", bytes, _parse_file, content_is_bytes=False),
@@ -205,50 +204,51 @@ _ALL = ", ".join(NAMES[1:-1]) + f" or {NAMES[-1]}"
 GIVE_FORMAT = f"give --format {_ALL}"
 
 
+@lru_cache(16)
+def find_format(name: str) -> Format | None:
+    """The format of that name, be it that of a table with its dialect; None where there is none: of Python items."""
+    if name in FORMATS:
+        return FORMATS[name]
+    try:
+        base, *words = shlex.split(name)
+        usual = FORMATS[base]
+        if usual.table is None:
+            return None
+        return replace(usual, name=name, table=Table(dialect_of(words, usual.table.dialect)))
+    except (ValueError, KeyError, LookupError):
+        return None
+
+
+def format_named(name: str) -> Format:
+    """The format of that name; raises KeyError where there is none."""
+    format = find_format(name)
+    if format is None:
+        raise KeyError(name)
+    return format
+
+
+def with_dialect(format: Format, dialect: Dialect) -> Format:
+    """The same kind of table in that dialect."""
+    usual = FORMATS[format.base].table
+    assert usual is not None
+    words = dialect.words(usual.dialect)
+    return format_named(in_name(format.base, words)) if words else format
+
+
 def kept_item(name: str, kept: bytes) -> Any:
     """The item as its function saw it, of what the checkpoint keeps of one of that format; else its text."""
-    if name not in FORMATS:  # Python items
+    format = find_format(name)
+    if format is None:  # Python items
         try:
             return unpack_value(kept)
         except CheckpointDamaged:
             return kept.decode("utf-8", "surrogateescape")
-    format, record = FORMATS[name], kept
+    record = kept
     try:
         header, record = format.of_kept(kept)
         return format.parser(header)(format.trim(record))
     except (BadItem, ValueError, CheckpointDamaged):
         return record.decode("utf-8", "surrogateescape")
-
-
-def format_of(name: str) -> str:
-    """The format that a file name's suffix stands for; raises InvalidUsage naming `--format` where it stands for none.
-
-    Compression suffixes are seen through.
-    """
-    stem = name.lower()
-    for suffix in _COMPRESSED:
-        stem = stem.removesuffix(suffix)
-    dot = stem.rfind(".")
-    suffix = stem[dot:] if dot > stem.rfind("/") else ""
-    if suffix in _SUFFIXES:
-        return _SUFFIXES[suffix]
-    if suffix == ".json":
-        remedy = f"make one with `{as_lines_of_json(name, '.[]')}`, or give --format jsonl if it has one item a line"
-        raise InvalidUsage(f"{name}: a .json document is not a list of items", remedy)
-    raise InvalidUsage(f"the format of {name} is not known", GIVE_FORMAT)
-
-
-def as_lines_of_json(name: str, filter: str) -> str:
-    """The command that makes JSON Lines of the JSON document in a file ("": of what it reads), with a filter of jq."""
-    if not name:
-        return f"jq -c '{filter}'"
-    stem, read = name, f"jq -c '{filter}' {quote(name)}"
-    for suffix, unpack in _COMPRESSED.items():
-        if stem.lower().endswith(suffix):
-            stem, read = stem[: -len(suffix)], f"{unpack} {quote(name)} | jq -c '{filter}'"
-    for suffix in (".json", ".jsonl"):
-        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
-    return f"{read} > {quote(stem + ('.lines.jsonl' if name.lower().endswith('.jsonl') else '.jsonl'))}"
 
 
 def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from batchmill.codec.ids import checksum, digest_id, fingerprint, shard_of
 from batchmill.errors import ItemError
-from batchmill.input.formats import FORMATS, PLAIN_IDS, BadItem, Format, IdRule, Parse
+from batchmill.input.formats import PLAIN_IDS, BadItem, Format, IdRule, Parse, format_named
 from batchmill.input.json_choice import VARIABLE, parser_of
 from batchmill.model import Chunk
 from batchmill.text import describe
@@ -62,7 +62,7 @@ class ItemReader:
     @staticmethod
     def format_named(name: str) -> Format:
         """How records of that format are read here."""
-        return FORMATS[name]
+        return format_named(name)
 
     def _make_reader(self, header: bytes, parse: Parse | None) -> Identify:
         """`identify` for records that stand under that header, by `parse` in place of the format's own."""

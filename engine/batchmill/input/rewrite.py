@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
-from batchmill.input.formats import BadItem, Format
+from batchmill.input.dialects import in_encoding
+from batchmill.input.formats import BadItem, Format, with_dialect
 
 
 def as_input(format: Format | None, kept: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
@@ -13,7 +15,8 @@ def as_input(format: Format | None, kept: Callable[[], Iterable[bytes]]) -> Iter
     `format` is None for Python items.
     """
     if format is not None and format.table is not None:
-        yield from _as_table(format, kept)
+        encoding = format.table.dialect.encoding
+        yield from (in_encoding(part, encoding) for part in _as_table(format, kept))
         return
     end = b"\0" if format is not None and format.name == "null" else b"\n"
     for item in kept():
@@ -21,11 +24,13 @@ def as_input(format: Format | None, kept: Callable[[], Iterable[bytes]]) -> Iter
 
 
 def _as_table(format: Format, kept: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
+    assert format.table is not None
+    has_header = format.table.dialect.header
     headers = dict.fromkeys(format.of_kept(item)[0] for item in kept())
     rows = _rows(format, kept(), list(headers)) if len(headers) > 1 else (format.of_kept(item)[1] for item in kept())
     unclosed = []
     for number, row in enumerate(rows):
-        if not number:
+        if not number and has_header:
             yield _line(format, _union(format, headers)) if len(headers) > 1 else b"%b\n" % next(iter(headers))
         if format.is_sound(row):
             yield row + b"\n"
@@ -37,7 +42,9 @@ def _as_table(format: Format, kept: Callable[[], Iterable[bytes]]) -> Iterator[b
 def _rows(format: Format, kept: Iterable[bytes], headers: Iterable[bytes]) -> Iterator[bytes]:
     """Rows that stand under different headers, under all of their columns; those that are none stay as they are."""
     columns = _union(format, headers)
-    parsers = {header: format.parser(header) for header in headers}
+    assert format.table is not None
+    whole = with_dialect(format, replace(format.table.dialect, columns=()))
+    parsers = {header: whole.parser(header) for header in headers}
     for item in kept:
         header, row = format.of_kept(item)
         try:

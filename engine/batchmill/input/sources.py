@@ -81,14 +81,23 @@ class ByteSource:
     """Blocks of whole records out of INPUTs, one after the other. A chunk never spans two of them."""
 
     def __init__(
-        self, inputs: Sequence[str], format: Format, notify: Notify, own: OwnFiles = NO_FILES, *, follow: bool = False
+        self,
+        inputs: Sequence[str],
+        format: Format,
+        notify: Notify,
+        own: OwnFiles = NO_FILES,
+        *,
+        follow: bool = False,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         """Check that all INPUTs are there; raises InputMissing, or InvalidUsage for a directory.
 
         The run's `own` files are no items of `--format files`, nor is what is behind links to directories unless
-        `follow` says so.
+        `follow` says so. `tell` gets what people should know of a header, once.
         """
         self._format = format
+        self._tell = tell
+        self._told = {b""}  # headers
         self._separator = format.separator
         self._names = list(inputs)
         self._walk = Walk(self._names, own, follow=follow)
@@ -253,6 +262,8 @@ class ByteSource:
         block = self._read()
         if block is None:
             return False
+        if self._tell is not None and self.header not in self._told:
+            self._tell_of_header(self._tell)
         if not block:
             self._drained = True
             return self._buffer.end()
@@ -270,6 +281,13 @@ class ByteSource:
             self._broken = InputBroken(f"{name} cannot be read to its end: {error}", "what was read before it is kept")
             self._broken.__cause__ = error
         return None
+
+    def _tell_of_header(self, tell: Callable[[str], None]) -> None:
+        assert self._headed is not None
+        self._told.add(self.header)
+        name = self._names[self._input]
+        for remark in self._headed.remarks:
+            tell(f"{'stdin' if name == '-' else name}: {remark}")
 
     def _open_next(self) -> bool:
         """Go on to the next INPUT; False where the current one may still give bytes, or none is left."""

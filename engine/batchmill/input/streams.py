@@ -20,16 +20,21 @@ from typing import Protocol
 from batchmill.errors import BatchmillError, InputMissing, InvalidUsage, OutOfResources
 from batchmill.input import formats
 from batchmill.input.buffer import Buffer
+from batchmill.input.by_suffix import format_of
 from batchmill.input.compression import UNREADABLE
+from batchmill.input.dialects import asked_for
 from batchmill.input.first_look import LOOK, cleaned, is_plain
 from batchmill.input.folders import Walk
 from batchmill.input.formats import MAX_ITEM, Format, count_records
-from batchmill.input.tables import QUOTE
+from batchmill.settings import Settings
 from batchmill.system import threads
 from batchmill.system.scarcity import limit_met
+from batchmill.text import nearest, option_name
 
 BLOCK = 1 << 20  # bytes read at once
 MAX_HEADER = 1 << 20  # bytes of a table's first row
+
+DIALECT = {"delimiter": None, "quote": '"', "encoding": None, "skip_lines": 0, "header": True, "columns": ()}
 
 Notify = Callable[[], None]
 
@@ -89,14 +94,17 @@ class _Threaded:
 
 
 class Headed:
-    """Feed of a table without its header, which is in `header` once `read` has given anything; `lines` are its lines.
+    """Feed of a table without its header, which is in `header` once `read` has given anything; `lines` are those that
+    come before the first row.
 
     `read` raises InvalidUsage for a header that cannot be one.
     """
 
     def __init__(self, feed: Feed, name: str, format: Format) -> None:
-        self._feed, self._name, self._format = feed, name, format
+        assert format.table is not None
+        self._feed, self._name, self._table = feed, name, format.table
         self._begun = b""
+        self._to_skip = format.table.dialect.skip_lines
         self._is_past = False
         self.header = b""
         self.lines = 0
@@ -115,30 +123,64 @@ class Headed:
     def _look(self, block: bytes) -> bytes:
         """Take in one more block; what follows the header in it."""
         self._begun += block
-        assert self._format.table is not None
+        if not self._is_at_header(is_last=not block):
+            return b""
         may_grow = bool(block) and len(self._begun) <= MAX_HEADER
-        end = self._format.table.scan(self._begun, more=may_grow)[0].find(b"\n")
+        end = self._table.scan(self._begun, more=may_grow)[0].find(b"\n")
         if end < 0 and may_grow:
             return b""
-        self._is_past = True
-        whole, rest = (self._begun, b"") if end < 0 else (self._begun[:end], self._begun[end + 1 :])
-        self._begun = b""
-        if whole or end >= 0:  # an empty file has no header, and needs none
-            self.lines = whole.count(b"\n") + 1
-            self.header = whole.removesuffix(b"\r")
-            column_names(self._name, self._format, self.header)
-        return rest
+        begun, self._begun, self._is_past = self._begun, b"", True
+        first = begun if end < 0 else begun[:end]
+        if not first and end < 0:  # an empty table has no header, and needs none
+            return b""
+        self._take_header(first.removesuffix(b"\r"))
+        if not self._table.dialect.header:
+            return begun
+        self.lines += first.count(b"\n") + 1
+        return b"" if end < 0 else begun[end + 1 :]
+
+    def _is_at_header(self, *, is_last: bool) -> bool:
+        """Let go of the lines to skip, and of blank ones behind them; whether what comes then has begun."""
+        while True:
+            line, newline, rest = self._begun.partition(b"\n")
+            if not self._to_skip and not self._table.is_blank(line):
+                return True
+            if not newline and not is_last:
+                self._begun = b"" if self._to_skip else line
+                return False
+            self._begun = rest
+            self.lines += bool(newline)
+            self._to_skip = max(0, self._to_skip - 1)
+            if not newline:
+                return True
+
+    def _take_header(self, first: bytes) -> None:
+        try:
+            if len(first) > MAX_HEADER:
+                raise ValueError("the header does not end within 1 MiB (a quote may not be closed)")
+            self.header = first if self._table.dialect.header else self._table.header_for(first)
+            columns = self._table.names(self.header)
+        except ValueError as error:
+            remedy = "correct the first line: it names the columns" if self._table.dialect.header else _NAME_COLUMNS
+            raise InvalidUsage(f"{self._name}: {error}", remedy) from None
+        for name in self._table.dialect.columns:
+            if name not in columns:
+                raise InvalidUsage(f"{self._name} has no column {name!r} (--columns)", nearest(name, columns))
+
+    @property
+    def columns(self) -> list[str] | None:
+        """The names of the columns that items have, None where there are none."""
+        if not self.header:
+            return None
+        return list(self._table.dialect.columns) or self._table.names(self.header)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to tell people of them."""
+        return list(self._table.remarks(self.header)) if self.header else []
 
 
-def column_names(name: str, format: Format, header: bytes) -> list[str]:
-    """The columns of the INPUT `name`; raises InvalidUsage where its header names none."""
-    assert format.table is not None
-    try:
-        if len(header) > MAX_HEADER:
-            raise ValueError("the header does not end within 1 MiB (a quote may not be closed)")
-        return format.table.names(header)
-    except ValueError as error:
-        raise InvalidUsage(f"{name}: {error}", "correct the first line: it names the columns") from None
+_NAME_COLUMNS = "name them with --columns a,b,c"
 
 
 def look_at(name: str, format: Format) -> list[str] | None:
@@ -155,18 +197,22 @@ def look_at(name: str, format: Format) -> list[str] | None:
         headed.read()
     except UNREADABLE:
         return None  # the run says so, after what can be read
-    return column_names(name, format, headed.header) if headed.lines else None
+    return headed.columns
 
 
-def choose_format(names: Sequence[str], asked: str, quote: str) -> str:
-    """The format of INPUTs: what `--format` and `--quote` ask for, by their suffixes where it is `auto`; raises
-    InvalidUsage."""
-    name = _by_suffix(names) if asked == "auto" else asked
-    if quote == QUOTE:
-        return name
-    if formats.FORMATS[name].table is None:
-        raise InvalidUsage(f"--quote is for tables, and the format is {name}", "leave it out, or give --format csv")
-    return name + formats.UNQUOTED
+def choose_format(names: Sequence[str], settings: Settings) -> str:
+    """The format of INPUTs, with the dialect of a table: what was asked for, by their suffixes where that is `auto`;
+    raises InvalidUsage."""
+    name = _by_suffix(names) if settings.format == "auto" else settings.format
+    format = formats.FORMATS[name]
+    asked = {option: getattr(settings, option) for option in DIALECT}
+    if format.table is not None:
+        return formats.with_dialect(format, asked_for(format.table.dialect, **asked)).name
+    for option, usual in DIALECT.items():
+        if asked[option] != usual:
+            word = "--no-header" if option == "header" else option_name(option)
+            raise InvalidUsage(f"{word} is for tables, and the format is {name}", "leave it out, or give --format csv")
+    return name
 
 
 def _by_suffix(names: Sequence[str]) -> str:
@@ -177,7 +223,7 @@ def _by_suffix(names: Sequence[str]) -> str:
     for name in names:
         if os.path.isdir(name):
             raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
-    found = {formats.format_of(name): name for name in names}
+    found = {format_of(name): name for name in names}
     if len(found) != 1:
         raise InvalidUsage(f"the INPUTs are of different formats ({', '.join(found)})", "run them one by one")
     return next(iter(found))

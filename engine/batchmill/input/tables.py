@@ -13,30 +13,36 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import Literal
 
-from batchmill.text import plural
+from batchmill.input.dialects import Dialect, why_no_text
+from batchmill.text import name_some, plural
 
-QUOTE = '"'
 MOST_QUOTED = 64 << 20  # bytes; a quoted cell that is not closed within them never is
 _LONG = 128 << 10  # characters; csv takes no longer cell by itself
 _REMEDY = "--quote none reads quotes as characters like others"
+_BLANKS = b" \t\r\x0b\x0c"
+_DELIMITERS = (",", ";", "\t", "|")  # what a table may have in place of the delimiter that it is read with
 
 
 class Table:
     """A kind of table: the one character between its cells, and whether quotes keep cells together."""
 
-    def __init__(self, delimiter: str, *, quoting: bool = True) -> None:
-        self.delimiter = delimiter
-        self._quoting = quoting
-        self._byte = delimiter.encode()
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.delimiter = dialect.delimiter
+        self._byte = dialect.delimiter.encode()
+        self._quote = dialect.quote.encode()
+        self._blanks = bytes(set(_BLANKS) - set(self._byte))
+        quote = re.escape(self._quote or b'"')
         # A quote where a cell begins, and all up to the one that may close it. The quote comes before the look behind
         # it: so the search is for one byte.
-        opened = rb'"(?<![^\n%b]")' % re.escape(self._byte)
-        self._opened = re.compile(opened + rb'[^"]*+(?:""[^"]*+)*+')
-        self._spanning = re.compile(opened + rb'[^"\n]*(?:""[^"\n]*)*\n')
-        self._closing = re.compile(rb'"(?:%b|\r*+(?:\n|\Z))' % re.escape(self._byte))
+        opened = rb"%b(?<![^\n%b]%b)" % (quote, re.escape(self._byte), quote)
+        self._opened = re.compile(opened + rb"[^%b]*+(?:%b%b[^%b]*+)*+" % (quote, quote, quote, quote))
+        self._spanning = re.compile(opened + rb"[^%b\n]*(?:%b%b[^%b\n]*)*\n" % (quote, quote, quote, quote))
+        self._closing = re.compile(rb"%b(?:%b|\r*+(?:\n|\Z))" % (quote, re.escape(self._byte)))
 
     def marks(self, data: bytes) -> bytes:
         """`data`, which is whole rows, with the newlines inside of quotes blanked out: as long as `data`, and `data`
@@ -51,17 +57,18 @@ class Table:
         quotes stand only around cells, every other stretch between two quotes is quoted text; the few tables with
         quotes elsewhere are looked at cell by cell, some 5 times slower.
         """
-        if not self._quoting or b'"' not in data or self._spanning.search(data) is None:
+        quote = self._quote
+        if not quote or quote not in data or self._spanning.search(data) is None:
             return data, -1
-        stretches = data.split(b'"')
+        stretches = data.split(quote)
         is_open = len(stretches) % 2 == 0
         if (is_open and not more) or len(data) > MOST_QUOTED or not self._is_regular(stretches):
             return self._by_cell(data, more=more)
-        quoted = b'"'.join(stretches[1::2])
+        quoted = quote.join(stretches[1::2])
         if b"\n" not in quoted:
             return data, -1
-        stretches[1::2] = quoted.replace(b"\n", b" ").split(b'"')
-        marks = b'"'.join(stretches)
+        stretches[1::2] = quoted.replace(b"\n", b" ").split(quote)
+        marks = quote.join(stretches)
         if not is_open:
             return marks, -1
         last = marks.rfind(b"\n") + 1
@@ -88,20 +95,20 @@ class Table:
     def _is_regular(self, stretches: list[bytes]) -> bool:
         """Whether quotes stand only around cells, doubled ones inside: what is outside of them touches them with the
         ends of cells alone."""
-        outside = b'"'.join(stretches[::2])
+        quote = self._quote
+        outside = quote.join(stretches[::2])
         if len(stretches) % 2 == 0:  # the last quote is open
-            outside += b'"'
-        while b'""' in outside:
-            outside = outside.replace(b'""', b'"')
-        quotes = outside.count(b'"')
-        before = outside.count(self._byte + b'"') + outside.count(b'\n"') + outside.startswith(b'"')
-        after = outside.count(b'"' + self._byte) + outside.count(b'"\n') + outside.count(b'"\r\n')
-        return before == quotes == after + outside.endswith((b'"', b'"\r'))
+            outside += quote
+        while quote + quote in outside:
+            outside = outside.replace(quote + quote, quote)
+        quotes = outside.count(quote)
+        before = outside.count(self._byte + quote) + outside.count(b"\n" + quote) + outside.startswith(quote)
+        after = outside.count(quote + self._byte) + outside.count(quote + b"\n") + outside.count(quote + b"\r\n")
+        return before == quotes == after + outside.endswith((quote, quote + b"\r"))
 
-    @staticmethod
-    def stays_open(data: bytes, begin: int, block: bytes) -> bool:
+    def stays_open(self, data: bytes, begin: int, block: bytes) -> bool:
         """Whether a quoted cell that begins in `data`, and has no end there, has none in the `block` behind it."""
-        return b'"' not in block and len(data) + len(block) - begin <= MOST_QUOTED
+        return self._quote not in block and len(data) + len(block) - begin <= MOST_QUOTED
 
     def is_sound(self, row: bytes) -> bool:
         """Whether a row ends where it ends, whatever row is put behind it."""
@@ -110,7 +117,8 @@ class Table:
     def cells(self, row: bytes) -> list[str]:
         """The cells of a row without its newline. Raises ValueError for one that is none, UnicodeDecodeError too."""
         text = row.decode()
-        if (not self._quoting or '"' not in text) and "\r" not in text:
+        quote = self.dialect.quote
+        if (not quote or quote not in text) and "\r" not in text:
             return text.split(self.delimiter)
         if len(text) <= _LONG:
             return self._read(text)
@@ -121,41 +129,77 @@ class Table:
             csv.field_size_limit(limit)
 
     def _read(self, text: str) -> list[str]:
-        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._quoting else csv.QUOTE_NONE
+        quote = self.dialect.quote
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+        rows = csv.reader((text, ""), delimiter=self.delimiter, quotechar=quote or None, quoting=quoting, strict=True)
         try:
-            return next(csv.reader((text, ""), delimiter=self.delimiter, quoting=quoting, strict=True))
+            return next(rows)
         except csv.Error as error:
             raise ValueError(_why(str(error))) from None
 
     def row(self, cells: Iterable[str]) -> bytes:
         """A row of such cells, without its newline."""
-        if not self._quoting:
+        quote = self.dialect.quote
+        if not quote:
             return self.delimiter.join(cells).encode()
         text = io.StringIO()
-        csv.writer(text, delimiter=self.delimiter, lineterminator="\r\n").writerow(cells)
+        csv.writer(text, delimiter=self.delimiter, quotechar=quote, lineterminator="\r\n").writerow(cells)
         return text.getvalue()[:-2].encode()
 
-    def names(self, header: bytes) -> list[str]:
-        """The columns' names. Raises ValueError where they cannot be: the sentence that says why."""
+    def why_no_text(self, error: UnicodeDecodeError) -> str:
+        """Why a row is none of its encoding."""
+        return why_no_text(error, self.dialect.encoding)
+
+    # The columns
+
+    def is_blank(self, line: bytes) -> bool:
+        """Whether a line has nothing in it, not even a delimiter."""
+        return not line.strip(self._blanks)
+
+    def header_for(self, row: bytes) -> bytes:
+        """The header of a table without one, whose first row this is; raises ValueError where there can be none."""
+        names = list(self.dialect.columns)
         try:
-            names = self.cells(header)
+            width = len(self.cells(row))
+        except ValueError:  # that row fails, and others tell
+            width = len(names)
+        if not width:
+            raise ValueError("the first row cannot be read, and --columns names none")
+        if names and len(names) != width:
+            raise ValueError(f"the first row has {plural(width, 'cell')}, --columns names {len(names)}")
+        return self.row(names or [f"column_{number}" for number in range(1, width + 1)])
+
+    def names(self, header: bytes) -> list[str]:
+        """The names of all columns, each of its own. Raises ValueError where a header cannot be read: why not."""
+        return _named(self._as_written(header))
+
+    def _as_written(self, header: bytes) -> list[str]:
+        try:
+            return self.cells(header)
         except UnicodeDecodeError as error:
-            raise ValueError(f"the header is not valid UTF-8: {error.reason} at byte {error.start}") from None
+            raise ValueError(f"the header is {self.why_no_text(error)}") from None
         except ValueError as error:
             raise ValueError(f"the header cannot be read: {error}") from None
-        if not header.strip():
-            raise ValueError("the first line is blank, and should name the columns")
-        for name in names:
-            if names.count(name) > 1:
-                what = f"column {name!r}" if name else "a column without a name"
-                raise ValueError(f"the header has {what} {names.count(name)} times")
-        return names
+
+    def remarks(self, header: bytes) -> Iterator[str]:
+        """What to tell people of the columns' names."""
+        written = self._as_written(header)
+        names = _named(written)
+        made = [name for name, was in zip(names, written) if name != was]
+        if made:
+            yield f"columns without a name of their own are called {name_some(made)}"
+        others = [one for one in _DELIMITERS if one != self.delimiter and one in written[0]]
+        if len(written) == 1 and others and not self.dialect.columns:
+            other = max(others, key=written[0].count)
+            cells, word = written[0].count(other) + 1, "tab" if other == "\t" else f"'{other}'"
+            yield f"all of it is one column; --delimiter {word} makes {cells} of it"
 
     def reader(self, header: bytes) -> Callable[[bytes], dict[str, str]]:
         """What makes a dict of a row under that header; it raises ValueError as `cells` does, and for another number of
         cells than the header has."""
         names = self.names(header)
         width, cells = len(names), self.cells
+        wanted = self.dialect.columns if self.dialect.header else ()
 
         def read(row: bytes) -> dict[str, str]:
             found = cells(row)
@@ -163,7 +207,25 @@ class Table:
                 raise ValueError(f"the row has {plural(len(found), 'cell')}, the header {width}")
             return dict(zip(names, found))
 
-        return read
+        def read_wanted(row: bytes) -> dict[str, str]:
+            all = read(row)
+            return {name: all[name] for name in wanted}
+
+        return read_wanted if wanted else read
+
+
+def _named(written: list[str]) -> list[str]:
+    """Names for columns: as they are written, but each of its own. Blank ones and repeated ones are numbered."""
+    names: list[str] = []
+    taken = set(written)
+    for number, name in enumerate(written, 1):
+        if name.strip() and name not in names:
+            names.append(name)
+            continue
+        numbered = (f"{name}_{n}" for n in count(2)) if name.strip() else (f"column_{n}" for n in count(number))
+        names.append(next(one for one in numbered if one not in taken))
+        taken.add(names[-1])
+    return names
 
 
 def _blank(quoted: bytes) -> bytes:

@@ -10,7 +10,7 @@ from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.pack import pack_value
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged
-from batchmill.input.formats import FORMATS, PLAIN_IDS, kept_item
+from batchmill.input.formats import PLAIN_IDS, find_format, kept_item
 
 ABSENT = object()
 
@@ -114,7 +114,7 @@ def _lines(block: OutcomeBlock, order: Sequence[int], items: str | None) -> tupl
     plain = Plain()
     if lines is None:
         # Of the formats of INPUT none has keys that are no text; Python items may.
-        knows_items = items is None or items in FORMATS
+        knows_items = items is None or find_format(items) is not None
         lines = [_line(*_entry(block, index, items, knows_items), plain) for index in order]
     try:
         return "".join(lines).encode(), plain.unsaid

@@ -24,7 +24,7 @@ from batchmill.codec.outcome_block import OutcomeBlock, excerpts, outcomes
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged, OutputLost
 from batchmill.files.conflicts import Access, Use, check, descriptor_in
-from batchmill.input.formats import FORMATS, Format
+from batchmill.input.formats import Format, find_format
 from batchmill.model import Outcome, Report
 from batchmill.output import rows
 from batchmill.output.by_name import AUTO, format_of_output
@@ -213,7 +213,7 @@ class Results:
     @property
     def format(self) -> Format | None:
         """How the INPUTs were cut and parsed; None for Python items."""
-        return FORMATS.get(self.source)
+        return find_format(self.source)
 
     @property
     def left_out(self) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from typing import Any
 from batchmill.codec.outcome_block import Failure
 from batchmill.errors import InputMissing, InvalidUsage, ItemError, ItemFailed, OutputLost
 from batchmill.files.conflicts import NO_FILES, OwnFiles
-from batchmill.input.formats import FORMATS, LINES_OF_BYTES, Format, Parse
+from batchmill.input.formats import LINES_OF_BYTES, Format, Parse, format_named
 from batchmill.input.items import Found, Identify, ItemReader
 from batchmill.model import Chunk
 from batchmill.secrecy import learn, mask_script, mask_words
@@ -184,7 +184,7 @@ class TaskReader(ItemReader):
 
     @staticmethod
     def format_named(name: str) -> Format:
-        return LINES_OF_BYTES if name == "lines" else FORMATS[name]
+        return LINES_OF_BYTES if name == "lines" else format_named(name)
 
     def _make_reader(self, header: bytes, parse: Parse | None) -> Identify:
         identify = super()._make_reader(header, parse)

@@ -13,6 +13,7 @@ from worker_kit import chunk_of, run_chunk, worker
 
 from batchmill.codec.ids import id_key, shard_of
 from batchmill.errors import InvalidUsage
+from batchmill.input.by_suffix import format_of
 from batchmill.input.formats import (
     FORMATS,
     MAX_OWN_ID,
@@ -21,7 +22,6 @@ from batchmill.input.formats import (
     count_records,
     cut,
     divide,
-    format_of,
     split_records,
 )
 from batchmill.model import Chunk, Earlier
