@@ -19,6 +19,7 @@ import pytest
 from cli_kit import LIMIT, PROGRAM, batchmill, environment
 
 from batchmill import Outcome, open_checkpoint
+from batchmill.input.compression import zstd
 
 WORK = """
 def work(item):
@@ -159,10 +160,11 @@ def test_items_kept_beside_results_are_a_column(done: Path) -> None:
 
 def test_the_suffix_of_an_output_chooses_its_format_and_packing(done: Path) -> None:
     plain = batchmill("results", "c.ckpt", cwd=done).stdout
-    for name in ("r.jsonl.gz", "r.jsonl.xz", "r.db"):
+    for name in ("r.jsonl.gz", "r.jsonl.xz", "r.jsonl.zst", "r.db"):
         assert batchmill("results", "c.ckpt", "-o", name, cwd=done).returncode == 0
     assert gzip.decompress((done / "r.jsonl.gz").read_bytes()).decode() == plain
     assert lzma.decompress((done / "r.jsonl.xz").read_bytes()).decode() == plain
+    assert zstd().decompress((done / "r.jsonl.zst").read_bytes()).decode() == plain
     assert (done / "r.db").read_bytes().startswith(b"SQLite format 3")
     refused = batchmill("results", "c.ckpt", "-o", "run.csv", "--output-format", "jsonl", cwd=done)
     assert (refused.returncode, "is no name for --output-format jsonl" in refused.stderr) == (2, True)

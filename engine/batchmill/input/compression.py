@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from shlex import quote
-from typing import Protocol
+from typing import Any, Protocol
 
-from batchmill.errors import InputBroken
+from batchmill.errors import InputBroken, InvalidUsage
 
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, InputBroken)
 _PART = 1 << 20  # bytes that are unpacked at once, at most
@@ -53,6 +53,41 @@ class _Gunzip:
         return part
 
 
+def zstd() -> Any:
+    """The module that knows zstd; raises ImportError where there is none."""
+    try:
+        from compression import zstd as found  # of Python since 3.14
+    except ImportError:
+        from backports import zstd as found
+    return found
+
+
+class _Unzstd:
+    """The same for a frame of zstd, or one that only takes up room, as some programs put before their own."""
+
+    def __init__(self) -> None:
+        module = zstd()
+        self._inner, self._error = module.ZstdDecompressor(), module.ZstdError
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return bool(self._inner.needs_input)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._inner.unused_data)
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        try:
+            return bytes(self._inner.decompress(data, max_length))
+        except self._error as error:
+            raise OSError(str(error)) from None
+
+
 @dataclass(frozen=True, slots=True)
 class Compression:
     """A way to compress: its name, its suffix, the bytes that a member begins with and what tells them from text, what
@@ -65,6 +100,10 @@ class Compression:
     unpacker: Callable[[], _Unpacker]
     command: str
 
+    def goes_on(self, rest: bytes) -> bool:
+        """Whether what comes behind a member is another one."""
+        return rest.startswith(self.magic) or self.begins.match(rest) is not None
+
 
 COMPRESSIONS = (
     Compression("gzip", ".gz", b"\x1f\x8b", re.compile(rb"\x1f\x8b"), _Gunzip, "gzip -dcq"),
@@ -74,6 +113,7 @@ COMPRESSIONS = (
     Compression(
         "xz", ".xz", b"\xfd7zXZ\0", re.compile(rb"\xfd7zXZ\0"), lzma.LZMADecompressor, "xz -dcq --single-stream"
     ),
+    Compression("zstd", ".zst", b"(\xb5/\xfd", re.compile(rb"\(\xb5/\xfd|[\x50-\x5f]\x2aM\x18"), _Unzstd, "zstd -dcq"),
 )
 
 
@@ -91,15 +131,24 @@ def unpacked(compression: Compression, blocks: Iterator[bytes], name: str) -> It
     what is cut short, zlib.error, lzma.LZMAError or OSError for what is damaged, InputBroken for other bytes behind."""
     rest = b""
     while True:
-        rest = yield from _member(compression.unpacker(), rest, blocks)
+        rest = yield from _member(_unpacker(compression, name), rest, blocks)
         while len(rest := rest.lstrip(b"\0")) < len(compression.magic) and (more := next(blocks, b"")):
             rest += more
         if not rest:
             return
-        if not rest.startswith(compression.magic):
+        if not compression.goes_on(rest):
             shown, file = ("stdin", "") if name == "-" else (name, f" {quote(name)}")
             message = f"{shown} is whole, but there are other bytes behind its {compression.name} data"
             raise InputBroken(message, f"`{compression.command}{file} > FILE` leaves them out")
+
+
+def _unpacker(compression: Compression, name: str) -> _Unpacker:
+    try:
+        return compression.unpacker()
+    except ImportError:
+        shown, file = ("stdin", "-") if name == "-" else (name, quote(name))
+        remedy = f"pip install 'batchmill[zstd]', or give `zstd -dc {file} |` before it and - as INPUT"
+        raise InvalidUsage(f"{shown} is compressed with zstd, which needs Python 3.14 or an extra", remedy) from None
 
 
 def _member(unpacker: _Unpacker, data: bytes, blocks: Iterator[bytes]) -> Generator[bytes, None, bytes]:

@@ -1,8 +1,8 @@
 """One look at the first bytes of an INPUT, and what follows from it: its bytes unpacked, as UTF-8, in lines.
 
 The only place that knows bytes which are not what they are taken for, whatever the INPUT is called and wherever it
-comes from. What can be read is read (gzip, bzip2, xz; UTF-16 and UTF-32 with a mark; lines that end with a carriage
-return alone); what cannot is refused, with what makes it readable.
+comes from. What can be read is read (gzip, bzip2, xz, zstd; UTF-16 and UTF-32 with a mark; lines that end with a
+carriage return alone); what cannot is refused, with what makes it readable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ _BINARY = {
     b"PAR1": "a Parquet file",
     b"SQLite format 3\0": "an SQLite database",
     b"%PDF-": "a PDF document",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
     b"\x04\x22\x4d\x18": "compressed with lz4",
 }
 

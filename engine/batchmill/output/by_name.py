@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from batchmill.errors import InvalidUsage
+from batchmill.input.compression import zstd
 
 AUTO = "auto"
 _FORMATS = {
@@ -21,7 +22,7 @@ _FORMATS = {
     ".sqlite": "sqlite",
     ".sqlite3": "sqlite",
 }
-_UNKNOWN = (".tsv", ".parquet", ".xlsx", ".zst", ".zip")  # what somebody may expect, and would not get
+_UNKNOWN = (".tsv", ".parquet", ".xlsx", ".zip")  # what somebody may expect, and would not get
 
 
 class Packer(Protocol):
@@ -38,6 +39,7 @@ _PACKERS: dict[str, Callable[[], Packer]] = {
     ".gz": lambda: zlib.compressobj(wbits=16 + zlib.MAX_WBITS),
     ".bz2": bz2.BZ2Compressor,
     ".xz": lambda: lzma.LZMACompressor(preset=1),  # more would keep the batch waiting
+    ".zst": lambda: zstd().ZstdCompressor(),
 }
 
 
@@ -59,7 +61,17 @@ def format_of_output(name: str | None, asked: str) -> str:
         raise InvalidUsage(f"-o {name} is no name for --output-format {format}", remedy)
     if format == "sqlite" and packed in _PACKERS:
         raise InvalidUsage(f"-o {name}: a database is not written compressed", f"leave {packed} out of its name")
+    if packed == ".zst":
+        _check_zstd(name or "")
     return format
+
+
+def _check_zstd(name: str) -> None:
+    try:
+        zstd()
+    except ImportError:
+        remedy = "pip install 'batchmill[zstd]', or name a .gz or .xz file"
+        raise InvalidUsage(f"-o {name}: to compress with zstd takes Python 3.14 or an extra", remedy) from None
 
 
 def packer_for(name: str) -> Packer | None:

@@ -12,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.errors import InputBroken, InvalidUsage
-from batchmill.input.compression import UNREADABLE
+from batchmill.input import compression
+from batchmill.input.compression import UNREADABLE, zstd
 from batchmill.input.first_look import cleaned
 from batchmill.input.formats import FORMATS
 
 TEXT = "id,n\n1,é\n2,\U0001f600\n"
+
+
+SKIPPED = b"\x5e*M\x18\x03\0\0\0abc"  # a frame of zstd without content
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:
@@ -30,14 +34,29 @@ def read(data: bytes, name: str = "t.txt", format: str = "lines", size: int = 7)
 @settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
-    st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress]), st.integers(1, 60), st.integers(0, 3),
-    st.sampled_from(["jsonl", "csv", "lines"]),
+    st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress, zstd().compress]), st.integers(1, 60),
+    st.integers(0, 3), st.sampled_from(["jsonl", "csv", "lines"]),
 )  # fmt: skip
 def test_encodings_and_packings_are_seen_through_whatever_the_name_and_wherever_it_is_cut(
     encoding: str, pack: type[bytes], size: int, zeros: int, format: str
 ) -> None:
     members = pack(TEXT.encode(encoding)) + (pack(b"") + bytes(4 * zeros) if pack is not bytes else b"")
     assert read(members, "t", format, size) == TEXT.encode()
+
+
+def test_frames_without_content_and_what_no_module_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = SKIPPED + zstd().compress(b"a\n") + SKIPPED + zstd().compress(b"b\n") + SKIPPED
+    assert read(packed) == b"a\nb\n"
+    with pytest.raises(OSError, match=r"zstd|Zstandard"):
+        read(packed[:11] + b"(\xb5/\xfd" + b"junk" * 9)
+
+    def missing() -> None:
+        raise ImportError
+
+    monkeypatch.setattr(compression, "zstd", missing)
+    with pytest.raises(InvalidUsage, match="compressed with zstd, which needs") as refused:
+        read(packed, "a b")
+    assert "`zstd -dc 'a b' |`" in str(refused.value.remedy)
 
 
 def test_bytes_with_a_big_endian_mark_are_read() -> None:
@@ -85,6 +104,9 @@ def test_text_is_left_as_it_is(data: bytes) -> None:
         ("t", gzip.compress(TEXT.encode(), mtime=0)[:-4], TEXT.encode()),
         ("t", lzma.compress(TEXT.encode()) + b"junk", TEXT.encode()),
         ("t", gzip.compress(TEXT.encode(), mtime=0) + b"\0\0x", TEXT.encode()),
+        ("t", zstd().compress(TEXT.encode()) + SKIPPED + b"xxxx", TEXT.encode()),
+        ("t", zstd().compress(TEXT.encode())[:-1], TEXT.encode()[:-1]),
+        ("t.zst", b"(\xb5", b""),
     ],
 )
 def test_what_is_cut_short_or_goes_on_is_an_error_behind_all_that_is_whole(name: str, data: bytes, kept: bytes) -> None:

@@ -35,7 +35,7 @@ def test_a_suffix_chooses_the_format(name: str | None, asked: str, format: str) 
         ("out.jsonl", "sqlite", "-o out.jsonl is no name for --output-format sqlite"),
         ("out.db.gz", "auto", "-o out.db.gz: a database is not written compressed; leave .gz out of its name"),
         ("out.tsv", "auto", "-o out.tsv: no .tsv is written"),
-        ("out.jsonl.zst", "auto", "-o out.jsonl.zst: no .zst is written"),
+        ("out.sqlite.zst", "auto", "-o out.sqlite.zst: a database is not written compressed"),
     ],
 )
 def test_a_name_that_says_something_else_is_refused(name: str, asked: str, said: str) -> None:
