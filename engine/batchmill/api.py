@@ -14,6 +14,7 @@ from batchmill.batch.batch import Batch
 from batchmill.batch.commit import Sink
 from batchmill.batch.own_thread import SLICE, OwnThread, in_own_thread
 from batchmill.codec.outcome_block import OutcomeBlock, outcomes
+from batchmill.codec.own_results import own_outcomes
 from batchmill.errors import InvalidUsage, ItemsFailed
 from batchmill.model import Outcome, Report, Snapshot, StopReason
 from batchmill.plan import make_plan
@@ -168,8 +169,9 @@ class Stream:
             self._thread.outcome()
 
     def __iter__(self) -> Iterator[Outcome]:
+        read = own_outcomes if self._batch.plan.gives_back else outcomes
         for block, final in self.blocks():
-            for _, outcome in outcomes(block, final):
+            for _, outcome in read(block, final):
                 yield outcome
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -245,8 +247,11 @@ def map(
     in_own_thread(batch.run, batch.stop_for)
     if failed:
         raise failed[0]
-    pairs = [pair for block, final in found for pair in outcomes(block, final)]
+    pairs = [pair for block, final in found for pair in own_outcomes(block, final)]
     pairs.sort(key=itemgetter(0))
+    for position, outcome in pairs:
+        if outcome.error is not None:
+            raise _item_failed(position, outcome.error.type, outcome.error.message, outcome.error.traceback)
     return [outcome.result for _, outcome in pairs]
 
 
@@ -254,8 +259,12 @@ def _failures(block: OutcomeBlock, final: list[int] | None) -> Iterator[ItemsFai
     """The failures in a block that no retry can make good."""
     for index, failure in block.failures.items():
         if final is None or index in final:
-            where = f"item {block.head.first + block.offsets[index]}"
-            yield ItemsFailed(f"{where} failed: {failure.type}: {failure.message}", failure.traceback)
+            position = block.head.first + block.offsets[index]
+            yield _item_failed(position, failure.type, failure.message, failure.traceback)
+
+
+def _item_failed(position: int, type: str, message: str, traceback: str) -> ItemsFailed:
+    return ItemsFailed(f"item {position} failed: {type}: {message}", traceback)
 
 
 _ROLES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -321,6 +330,7 @@ def _make(
         output=None if output is None else os.fspath(output),
         init=init,
         id=id if callable(id) else None,
+        gives_back=sink is not None,
         **rest,
     )
     return Batch(plan, sink=sink, cluster=None if isinstance(cluster, str) else cluster)  # an address is a setting

@@ -160,6 +160,10 @@ class ItemFailed(Exception):
         self.error = error
 
 
+class ResultNotKept(TypeError):
+    """What a function returned has no form in which it could be kept exact."""
+
+
 class IllegalMove(RuntimeError):
     """An event that the state table does not know: a defect of ours, never of the user's."""
 

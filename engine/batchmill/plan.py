@@ -60,6 +60,7 @@ class Plan:
     output: str | None
     id: Callable[[Any], Any] | None
     others: tuple[Use, ...] = ()
+    gives_back: bool = False
 
     @cached_property
     def files(self) -> tuple[Use, ...]:
@@ -125,6 +126,7 @@ class Plan:
             close=close,
             own=OwnFiles(self.files if self.command else ()),
             hidden=tuple(settings.set_env),
+            gives_back=self.gives_back,
         )
 
     def open_prints(self, stack: ExitStack) -> int | None:
@@ -179,6 +181,7 @@ def make_plan(
     id: Callable[[Any], Any] | None = None,
     name: str | None = None,
     others: Iterable[Use] = (),
+    gives_back: bool = False,
 ) -> Plan:
     """The plan of a batch, its arguments checked; raises BatchmillError for what cannot work: nothing has begun then.
 
@@ -207,6 +210,7 @@ def make_plan(
         output=output,
         id=id,
         others=tuple(others),
+        gives_back=gives_back and checkpoint is None and output is None,
     )
     _check_names(plan)
     _look_at_inputs(plan)

@@ -7,7 +7,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 
-from batchmill.errors import BatchmillError, ItemError, ItemFailed
+from batchmill.errors import BatchmillError, ItemError, ItemFailed, ResultNotKept
 from batchmill.secrecy import hide, mask_addresses
 
 MAX_MESSAGE = 8 << 10  # characters of an error's message
@@ -149,7 +149,8 @@ def describe(error: BaseException) -> ItemError:
     if isinstance(error, ItemFailed):
         return error.error
     message = _told(lambda: str(error), "(its message cannot be read)")
-    return ItemError(_told(lambda: type(error).__name__, "Exception"), message, _trace(error))
+    trace = "" if isinstance(error, ResultNotKept) else _trace(error)  # of the function there is nothing in it
+    return ItemError(_told(lambda: type(error).__name__, "Exception"), message, trace)
 
 
 def in_words(error: BaseException | ItemError) -> str:

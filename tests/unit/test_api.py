@@ -449,6 +449,46 @@ def test_a_map_gives_results_in_the_order_of_items() -> None:
     assert batchmill.map(work_kit.square, items, workers=2, chunk_size=3) == [x * x for x in items]
 
 
+def test_results_that_nobody_keeps_come_back_as_they_were(tmp_path: Path) -> None:
+    source = """
+import batchmill, collections, dataclasses, enum, json, os
+@dataclasses.dataclass
+class Job: n: int
+class Colour(enum.Enum): RED = 1
+class Own:
+    def __init__(self, n): self.n = n
+Point = collections.namedtuple("Point", "x y")
+class Unreadable:
+    def __reduce__(self): return read, (os.getpid(),)
+def read(pid):
+    assert pid == os.getpid(), "not in this process"
+def work(n):
+    found = [Job(1), Colour.RED, Own(2), Point(1, 2), [Own(3)], lambda: 4, {1.5: {2}}, 5, (i for i in ()), Unreadable()]
+    return found[n]
+if __name__ == "__main__":
+    found = batchmill.map(work, range(8), workers=1)
+    assert found[:2] == [Job(1), Colour.RED] and type(found[2]) is Own and type(found[3]) is Point
+    assert (found[4][0].n, found[5](), found[6], found[7]) == (3, 4, {1.5: {2}}, 5)
+    with batchmill.stream(work, [0, 8, 9], workers=1, id=str) as outcomes:
+        print(json.dumps([[one.ok, one.error and one.error.message] for one in outcomes]))
+    report = batchmill.run(work, [2] * 5000, checkpoint="kept.ckpt", workers=1)
+    print(report.failed < 5000, report.stopped, report.failures[0].examples[0].message)
+    try: batchmill.map(work, [9], workers=1)
+    except batchmill.ItemsFailed as error: print(error.message)
+"""
+    found = run_script(tmp_path, source)
+    outcomes, *rest = found.stdout.splitlines()
+    first, generator, unreadable = json.loads(outcomes)
+    assert first == [True, None], found.stderr
+    assert "return list(...) of it (nor can it be pickled" in generator[1]
+    assert unreadable == [False, "the result cannot be read in this process: not in this process"]
+    assert rest == [
+        "True max-failures a result of type 'Own' cannot be kept;"
+        " make its class a dataclass, or return vars(...) of it",
+        "item 0 failed: AssertionError: the result cannot be read in this process: not in this process",
+    ]
+
+
 def test_a_map_raises_at_the_first_failure_and_stops() -> None:
     items = Counted(50_000)
 

@@ -25,7 +25,7 @@ PLAN_MAY_IMPORT = {"ground", "system", "files", "codec", "input", "checkpoint", 
 # What these get as arguments instead: clocks, sizes, bytes.
 EFFECTS = {"os", "time", "multiprocessing", "concurrent", "subprocess", "signal", "socket", "shutil"}
 _PURE = {
-    "codec": "hashing ids json_form merging outcomes pack unpack unsaid",
+    "codec": "codes hashing ids json_form merging models outcomes pack table_forms unpack unsaid weight",
     "input": "fast_json formats json_choice rewrite tables",
     "checkpoint": "frames history histogram index matching payloads",
     "worker": "outline reply template",

@@ -18,6 +18,7 @@ from batchmill.checkpoint.resume import NullCheckpoint
 from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.outcomes import pack_map
+from batchmill.errors import ResultNotKept
 from batchmill.model import Chunk, Report, StopReason
 from batchmill.output.writer import OutputWriter
 from batchmill.scheduler.retrier import Retrier
@@ -54,6 +55,7 @@ class Committer:
         self._last_failed: OutcomeBlock | None = None
         self._waiting = 0  # failed items of this run that will be tried again, or are
         self._failed_before = 0  # outcomes of this run whose items had failed in an earlier one
+        self._unkept = 0  # items of this run that failed because of what the function returned
         self.why_stopped = ""
 
     def commit(self, chunk: Chunk, payload: bytes, summary: ReplySummary) -> str | None:
@@ -81,6 +83,7 @@ class Committer:
             self._progress.forget(failure.type, chunk.line + offset, chunk.input)
         self._waiting -= len(again)
         self._progress.add(summary, chunk.input)
+        self._unkept += sum(group.count for group in summary.groups if group.type == ResultNotKept.__name__)
         self._failed_before += sum(1 for earlier in replaced.values() if earlier.attempts) - len(again)
         for earlier in replaced.values():
             self._frames.replace(earlier)
@@ -101,7 +104,7 @@ class Committer:
 
     def _reason_to_stop(self) -> str | None:
         ok, failed = self._progress.ok, self._progress.failed
-        reason = self._limits.reason_to_stop(ok, failed, self._failed_before, self._waiting)
+        reason = self._limits.reason_to_stop(ok, failed, self._failed_before, self._waiting, self._unkept)
         if reason is None or self.why_stopped:
             return None
         self.why_stopped = reason

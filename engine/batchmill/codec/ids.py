@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import zlib
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from batchmill.codec.pack import NATIVE, PLAIN, current, fields_of, pack_value, unkept
+from batchmill.codec.models import fields_of, fields_reader
+from batchmill.codec.pack import NATIVE, PLAIN, current, pack_value, unkept
 from batchmill.codec.unpack import unpack_value
 from batchmill.errors import BatchmillError
 
@@ -75,7 +75,7 @@ def _named(value: Any) -> Any:
         return sorted(map(pack_value, map(_named, value)))
     if isinstance(value, (list, tuple)):
         return list(map(_named, value))
-    return [kind.__qualname__, _named(fields_of(value))] if dataclasses.is_dataclass(kind) else value
+    return value if fields_reader(kind) is None else [kind.__qualname__, _named(fields_of(value))]
 
 
 def id_key(id: Any) -> bytes:

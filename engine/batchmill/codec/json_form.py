@@ -1,9 +1,10 @@
 """What values become in JSON, where it has no word for them.
 
-tuple, set, frozenset, array: an array (sets sorted); datetime, date, time: ISO 8601; timedelta: seconds; bytes: base64;
-Decimal, Fraction, complex, UUID, Path: text; a number that is not finite: null; an integer of more than 4300 digits
-(which Python's own json refuses to read): hexadecimal text; a key that is no text: its text. A map with keys that are
-the same text then (1 and "1", None and "null") is an array of [key, value] pairs: an object would lose all but one.
+tuple, set, frozenset, array, deque, range, Series, Index: an array (sets sorted); DataFrame, Table: an array of maps;
+datetime, date, time: ISO 8601; timedelta: seconds; bytes: base64; Decimal, Fraction, complex, UUID, Path: text; a
+number that is not finite: null; an integer of more than 4300 digits (which Python's own json refuses to read):
+hexadecimal text; a key that is no text: its text. A map with keys that are the same text then (1 and "1", None and
+"null") is an array of [key, value] pairs: an object would lose all but one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import json
 import json.encoder
 import math
 import re
+from array import array
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -134,8 +137,25 @@ def _native(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:
 def _native_once_imported(kind: Any) -> Callable[[Any], Any] | None:
     if kind is imported("fractions.Fraction"):
         return lambda value: f"{_digits(value.numerator)}/{_digits(value.denominator)}"
+    convert = _of_pandas(kind)
+    if convert is not None:
+        return convert
     is_text = kind in (imported("decimal.Decimal"), imported("uuid.UUID"))
     return str if is_text or issubclass(kind, imported("pathlib.PurePath") or ()) else None
+
+
+def _of_pandas(kind: Any) -> Callable[[Any], Any] | None:
+    """How a value of pandas or pyarrow is said: a table as its rows."""
+    name, package = kind.__name__, kind.__module__.partition(".")[0]
+    if package == "pyarrow":
+        return None if name != "Table" else lambda table: table.to_pylist()
+    if package != "pandas":
+        return None
+    if name in ("Timestamp", "NaTType"):
+        return lambda moment: moment.isoformat() if moment == moment else math.nan  # noqa: PLR0124
+    if name == "Timedelta":
+        return lambda length: length.total_seconds()
+    return (lambda frame: frame.to_dict("records")) if name == "DataFrame" else lambda column: column.tolist()
 
 
 def _numpy(value: Any) -> Any:
@@ -176,6 +196,9 @@ _NATIVE: dict[type, Callable[[Any], Any]] = {
     dt.time: dt.time.isoformat,
     dt.timedelta: dt.timedelta.total_seconds,
     Timestamp: _stamp,
+    deque: list,
+    range: list,
+    array: lambda value: value.tolist(),
     bytes: lambda value: base64.b64encode(value).decode("ascii"),
     complex: str,
 }

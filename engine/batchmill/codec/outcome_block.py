@@ -77,21 +77,22 @@ class OutcomeBlock:
         return self._ids
 
     @property
-    def _region(self) -> memoryview:
+    def region(self) -> memoryview:
+        """The packed results."""
         start = BODY + self.head.ids_size
         return self.payload[start : start + self.head.results_size]
 
     def packed(self, index: int) -> memoryview:
         """The packed result of item `index`, a slice of the payload (NIL where it failed)."""
         if self._bounds is None:
-            self._bounds = _bounds(self._region, self.head.items)
-        return self._region[self._bounds[index] : self._bounds[index + 1]]
+            self._bounds = _bounds(self.region, self.head.items)
+        return self.region[self._bounds[index] : self._bounds[index + 1]]
 
     @property
     def results(self) -> list[Any] | None:
         """One result per item (None where it failed); or None where they are too large to be held all at once."""
         if self._results is None and self.head.results_size <= UNWEIGHED:
-            value, self._alike_keys = read_value(self._region)
+            value, self._alike_keys = read_value(self.region)
             self._results = _of_length(value, self.head.items)
         return self._results
 
@@ -188,7 +189,7 @@ class OutcomeBlock:
         _ = self.ids, self.failures, self.seconds, self.contents, self.offsets, self.lines, self.attempts
         _ = self.supersedes, self.items
         if self.results is not None:
-            refuse_depth(self._region, self.results)
+            refuse_depth(self.region, self.results)
             return
         for index in range(self.head.items):
             refuse_depth(self.packed(index), self.result(index))
@@ -253,10 +254,14 @@ def glance(head: Head, length: int, read: Callable[[int, int], bytes], *, ids: b
     return OutcomeBlock(read(0, OPENING) + lean.pack() + packed_ids + read(after, length - after))
 
 
-def outcomes(block: OutcomeBlock, picks: Iterable[int] | None = None) -> Iterator[tuple[int, Outcome]]:
-    """(position in the input, Outcome) of the items `picks`, or of all; raises CheckpointDamaged."""
+def outcomes(
+    block: OutcomeBlock, picks: Iterable[int] | None = None, read: Callable[[int], Any] | None = None
+) -> Iterator[tuple[int, Outcome]]:
+    """(position in the input, Outcome) of the items `picks`, or of all; `read` gives a result by its index. Raises
+    CheckpointDamaged."""
     head, ids, failures, attempts = block.head, block.ids, block.failures, block.attempts
     seconds, offsets, lines, items = block.seconds, block.offsets, block.lines, block.items
+    read = read or block.result
     for index in range(head.items) if picks is None else picks:
         failure = failures.get(index)
         yield (
@@ -264,7 +269,7 @@ def outcomes(block: OutcomeBlock, picks: Iterable[int] | None = None) -> Iterato
             Outcome(
                 id=ids[index],
                 ok=failure is None,
-                result=block.result(index) if failure is None else None,
+                result=read(index) if failure is None else None,
                 error=ItemError(failure.type, failure.message, failure.traceback) if failure else None,
                 seconds=seconds[index],
                 attempts=attempts.get(index, 1),

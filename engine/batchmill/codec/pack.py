@@ -2,38 +2,41 @@
 
 It never keeps what cannot be read back exact.
 
-The forms are those of `unpack`. A dataclass becomes a map, a namedtuple a tuple, an Enum its value; a subclass of
-str, int, float, list or dict becomes its base. An aware datetime keeps its UTC offset, not its zone's name. So values
-that differ may become equal. Where a converter may do that it says so (`merging`), and the bytes are then read back
-carefully: keys or elements that became equal are refused, for one of them would be lost.
+The forms are those of `unpack`. A dataclass or another model becomes a map, a namedtuple a tuple, an Enum its value; a
+subclass of str, int, float, list or dict becomes its base. An aware datetime keeps its UTC offset, not its zone's name.
+So values that differ may become equal. Where a converter may do that it says so (`merging`), and the bytes are then
+read back carefully: keys or elements that became equal are refused, for one of them would be lost.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import functools
 import struct
 import sys
 import threading
+from array import array
+from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from msgpack import ExtType, Packer, Timestamp, Unpacker
 
+from batchmill.codec.codes import Ext
 from batchmill.codec.merging import culprit
+from batchmill.codec.models import fields_of, fields_reader
 from batchmill.codec.unpack import (
     FAST,
     MAX_DEPTH,
     MAX_EXT_DEPTH,
+    MAX_RANGE,
     UNWEIGHED,
-    Ext,
     is_deeper,
     reason,
     unpack_value,
 )
-from batchmill.errors import BatchmillError
+from batchmill.errors import BatchmillError, ResultNotKept
 
 if TYPE_CHECKING:
     import pathlib
@@ -54,13 +57,13 @@ _Convert = Callable[[Any, "_Level"], Any]
 
 class _Notes:
     """What came along in a packing: `merging`, a value of a kind of which two that differ may have become equal;
-    `classes`, one whose class is lost though no plain value is equal to it.
+    `classes`, one whose class is lost though no plain value is equal to it; `lossy`, one that is kept as another value.
     """
 
-    __slots__ = ("classes", "merging")
+    __slots__ = ("classes", "lossy", "merging")
 
     def __init__(self) -> None:
-        self.merging = self.classes = False
+        self.merging = self.classes = self.lossy = False
 
 
 class _Level:
@@ -121,9 +124,10 @@ class Packing:
                 raise ValueError(_DEEP) from None
             raise
         if len(packed) > UNWEIGHED:
-            merging = self.notes.merging
+            notes = self.notes
             self._renew()  # a Packer's buffer never shrinks
-            self.notes.merging = merging
+            for name in notes.__slots__:
+                setattr(self.notes, name, getattr(notes, name))
         return packed
 
     def result(self, value: Any) -> bytes:
@@ -132,9 +136,7 @@ class Packing:
             return packed
         packed = self.value(value)
         if len(packed) > MAX_PACKED:
-            size = f"{len(packed) / (1 << 20):.0f} MiB"
-            sentence = f"a result must stay below 64 MiB packed, this one has {size}: write a file, return its path"
-            raise ValueError(sentence)
+            raise ValueError(too_large(len(packed)))
         if not is_plain:
             self._prove(packed, value)
         return packed
@@ -163,6 +165,12 @@ class Packing:
             return unpack_value(packed, carefully=carefully)
         except BatchmillError as error:
             raise ValueError(unkept("result", value, error)) from None
+
+
+def too_large(size: int) -> str:
+    """Why a result of so many bytes cannot be kept."""
+    shown = f"{size / (1 << 20):.0f} MiB"
+    return f"a result must stay below 64 MiB packed, this one has {shown}: write a file, return its path"
 
 
 class _Local(threading.local):
@@ -222,14 +230,16 @@ def _pack_int(value: int, level: _Level) -> ExtType:
 
 def _pack_moment(code: int, value: dt.datetime | dt.time, level: _Level) -> ExtType:
     if value.tzinfo is not None and type(value.tzinfo) is not dt.timezone:
-        level.notes.merging = True  # one clock time of two zones differs while they are set back, whatever the offsets
+        level.notes.lossy = level.notes.merging = (
+            True  # one clock time of two zones differs while they are set back, whatever the offsets
+        )
     text, offset = value.isoformat(), value.utcoffset()
     # CPython reads an offset of less than a second as none, and a zone may need a date to know its offset.
     lost = value.tzinfo is not None and (
         offset is None or (offset.microseconds and type(value).fromisoformat(text).utcoffset() != offset)
     )
     if lost:
-        raise TypeError(f"the zone of the {type(value).__name__} {text} cannot be kept; return its isoformat()")
+        raise ResultNotKept(f"the zone of the {type(value).__name__} {text} cannot be kept; return its isoformat()")
     return ExtType(code, bytes((value.fold,)) + text.encode())
 
 
@@ -241,18 +251,43 @@ def _pack_path(value: pathlib.PurePath, level: _Level) -> ExtType:
 
 
 def _pack_enum(value: Enum, level: _Level) -> Any:
-    level.notes.classes = True
+    level.notes.lossy = level.notes.classes = True
     return value.value
 
 
-def _pack_dataclass(value: Any, level: _Level) -> dict[str, Any]:
-    level.notes.classes = True
+def _pack_model(value: Any, level: _Level) -> Any:
+    level.notes.lossy = level.notes.classes = True
     return fields_of(value)
 
 
-def fields_of(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, by name."""
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+def _pack_deque(value: deque[Any], level: _Level) -> ExtType:
+    return ExtType(Ext.DEQUE, level.deeper().pack([value.maxlen, *value]))
+
+
+def _pack_range(value: range, level: _Level) -> ExtType:
+    if value[MAX_RANGE:]:
+        raise ResultNotKept(f"a range of more than {MAX_RANGE} numbers cannot be kept; return its start, stop and step")
+    return ExtType(Ext.RANGE, level.deeper().pack([value.start, value.stop, value.step]))
+
+
+def _pack_machine_array(value: array[Any], level: _Level) -> ExtType:
+    swapped = value[:]
+    if sys.byteorder == "little":
+        swapped.byteswap()
+    return ExtType(Ext.MACHINE_ARRAY, level.deeper().pack([value.typecode, swapped.tobytes()]))
+
+
+def _pack_moment_of_pandas(value: Any, level: _Level) -> ExtType:
+    from batchmill.codec.table_forms import parts_of_moment
+
+    code = Ext.TIMESTAMP if type(value).__name__ == "Timestamp" else Ext.DURATION
+    return ExtType(code, level.deeper().pack(parts_of_moment(value)))
+
+
+def _pack_table(value: Any, level: _Level) -> ExtType:
+    from batchmill.codec.table_forms import parts_of_table
+
+    return ExtType(Ext.TABLE, level.deeper().pack(parts_of_table(value)))
 
 
 def _pack_numpy(value: Any, level: _Level) -> Any:
@@ -261,7 +296,9 @@ def _pack_numpy(value: Any, level: _Level) -> Any:
         return str.__str__(value) if isinstance(value, str) else memoryview(value).tobytes()
     descr = dtype.str if dtype.fields is None else np.lib.format.dtype_to_descr(dtype)
     if dtype.hasobject or np.lib.format.descr_to_dtype(descr) != dtype:
-        raise TypeError(f"a numpy value of dtype {dtype} cannot be kept; return a list, or an array of plain numbers")
+        raise ResultNotKept(
+            f"a numpy value of dtype {dtype} cannot be kept; return a list, or an array of plain numbers"
+        )
     code = Ext.ARRAY if isinstance(value, np.ndarray) else Ext.SCALAR
     raw = value.tobytes() if dtype.itemsize else b""  # numpy.str_("") has no size, but four bytes
     return ExtType(code, level.deeper().pack([descr, list(value.shape), raw]))
@@ -270,6 +307,9 @@ def _pack_numpy(value: Any, level: _Level) -> Any:
 _EXACT: dict[type, _Convert] = {
     int: _pack_int,  # only those that msgpack has no room for come here
     tuple: _pack_tuple,
+    deque: _pack_deque,
+    range: _pack_range,
+    array: _pack_machine_array,
     set: _pack_set,
     frozenset: _pack_set,
     complex: lambda value, _: ExtType(Ext.COMPLEX, struct.pack(">dd", value.real, value.imag)),
@@ -286,6 +326,12 @@ _EXACT_ONCE_IMPORTED: dict[str, _Convert] = {
         Ext.FRACTION, level.deeper().pack([value.numerator, value.denominator])
     ),
     "uuid.UUID": lambda value, _: ExtType(Ext.UUID, value.bytes),
+    "pandas.Timestamp": _pack_moment_of_pandas,
+    "pandas.Timedelta": _pack_moment_of_pandas,
+    "pandas._libs.tslibs.nattype.NaTType": lambda value, _: ExtType(Ext.NAT, b""),
+    "pandas.DataFrame": _pack_table,
+    "pandas.Series": _pack_table,
+    "pyarrow.Table": _pack_table,
 }
 # Subclasses of datetime, Decimal and the like are not here: pandas.Timestamp is one, and would lose its nanoseconds.
 # Equality may be theirs alone (a text that is equal to itself only): as plain values they can be equal.
@@ -309,7 +355,7 @@ def _all_of(value: Any, kind: Any) -> Any:
     kept = kind(value)
     if len(kept) != len(value):
         name, less = type(value).__name__, f"as a {kind.__name__} it has {len(kept)}"
-        raise TypeError(f"a {name} of {len(value)} entries cannot be kept: {less}; return a list of them")
+        raise ResultNotKept(f"a {name} of {len(value)} entries cannot be kept: {less}; return a list of them")
     return kept
 
 
@@ -317,7 +363,7 @@ def _merging(convert: _Convert) -> _Convert:
     """`convert`, for kinds of which two that differ may become equal."""
 
     def converted(value: Any, level: _Level) -> Any:
-        level.notes.merging = True
+        level.notes.lossy = level.notes.merging = True
         return convert(value, level)
 
     return converted
@@ -333,16 +379,30 @@ def _converter(kind: Any) -> _Convert:
     for name, convert in _EXACT_ONCE_IMPORTED.items():
         if kind is imported(name):
             return convert
-    if issubclass(kind, imported("pathlib.PurePath") or ()):
-        return _pack_path
-    for base, convert in _BASES:
+    if issubclass(kind, imported("pandas.Index") or ()) and kind.__module__.partition(".")[0] == "pandas":
+        return _pack_table
+    for base, convert in ((imported("pathlib.PurePath") or (), _pack_path), *_BASES):
         if issubclass(kind, base):
-            return _merging(convert)
-    if dataclasses.is_dataclass(kind):
-        return _pack_dataclass
-    raise TypeError(
-        f"a result of type {kind.__name__!r} cannot be kept; return a list, or write a file and return its path"
-    )
+            return convert if convert is _pack_path else _merging(convert)
+    return _pack_model if fields_reader(kind) is not None else _refuse
+
+
+def _refuse(value: Any, level: _Level) -> NoReturn:
+    name = type(value).__name__
+    raise ResultNotKept(f"a result of type {name!r} cannot be kept; {_instead(value)}")
+
+
+def _instead(value: Any) -> str:
+    """What could be returned in place of it."""
+    if hasattr(type(value), "__next__"):
+        return "return list(...) of it"
+    for name in ("to_dict", "to_pydict", "tolist"):
+        if callable(getattr(type(value), name, None)):
+            return f"return its {name}()"
+    own = getattr(value, "__dict__", None)
+    if own and not isinstance(value, type) and not callable(value):
+        return "make its class a dataclass, or return vars(...) of it"
+    return "return a dict, list, text or number, or write a file and return its path"
 
 
 def current() -> Packing:

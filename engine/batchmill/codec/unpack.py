@@ -20,9 +20,17 @@ Plain values are plain msgpack. The others are extension types, readable with an
     76    Path                one byte (0 Path, 1 PurePosixPath, 2 PureWindowsPath), then the text
     77    numpy array         a msgpack array: dtype, shape, the bytes in C order
     78    numpy scalar        the same with an empty shape
+    79    pandas.Timestamp    a msgpack array: int64, its unit, and if there is one its zone: a name, or seconds
+    80    pandas.Timedelta    a msgpack array: int64, its unit
+    81    pandas.NaT          nothing
+    82    deque               a msgpack array: its greatest length or nil, then its elements
+    83    range               a msgpack array: start, stop, step
+    84    array.array         a msgpack array: its type code, the bytes in big-endian order
+    85    DataFrame, Series, Index of pandas, Table of pyarrow
+                              a msgpack array: its kind, an Arrow IPC stream, what that does not say
 
 An aware datetime keeps its UTC offset, not its zone's name. A dataclass becomes a map, a namedtuple a tuple, an Enum
-its value; a subclass of str, int, float, list or dict becomes its base.
+its value; a subclass of str, int, float, list or dict becomes its base. A model of pydantic or attrs becomes a map.
 
 There are two ways to read, and most values take the first, which is all C. It gives up at a map with a key that is no
 text; the second then reads all of the value again and looks at each map and set as it is made: no two of the keys or
@@ -36,15 +44,19 @@ import datetime as dt
 import functools
 import math
 import struct
+import sys
 import threading
+from array import array
+from collections import deque
 from collections.abc import Callable
-from enum import IntEnum
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from msgpack import unpackb
 
+from batchmill.codec.codes import Ext
 from batchmill.codec.hashing import with_cache, without_cache
+from batchmill.codec.weight import MAX_MEMORY, check_memory
 from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointMismatch
 
 if TYPE_CHECKING:
@@ -55,33 +67,13 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 500  # of lists and maps: json's encoder and recursive converters stay below Python's limit of 1000
 MAX_EXT_DEPTH = 100  # tuples and sets in each other: two Python frames a level
-MAX_MEMORY = 256 << 20  # estimated size of a value once it is unpacked
 # One byte of msgpack becomes at most about 90 bytes of Python objects (an empty map): up to this size no value can
 # exceed MAX_MEMORY, and it need not be weighed.
 UNWEIGHED = MAX_MEMORY // 100
 _FEW = 16  # keys or elements that may be compared each with each
 _COMPARED = 64  # comparisons for each of more
 _FRACTION_BITS = 8 * (64 << 10)
-
-
-class Ext(IntEnum):
-    """The codes of the extension types; part of the file format."""
-
-    INT = 64
-    TUPLE = 65
-    SET = 66
-    FROZENSET = 67
-    COMPLEX = 68
-    DATETIME = 69
-    DATE = 70
-    TIME = 71
-    TIMEDELTA = 72
-    DECIMAL = 73
-    FRACTION = 74
-    UUID = 75
-    PATH = 76
-    ARRAY = 77
-    SCALAR = 78
+MAX_RANGE = 1 << 16  # numbers: in JSON it becomes a list of them
 
 
 class _State(threading.local):
@@ -108,7 +100,7 @@ def unpack_value(data: bytes | memoryview, *, carefully: bool = False) -> Any:
 def read_value(data: bytes | memoryview, *, carefully: bool = False) -> tuple[Any, bool]:
     """As `unpack_value`, and whether the keys of each map in it are of one type."""
     if len(data) > UNWEIGHED:
-        _check_memory(data)
+        check_memory(data)
     if not carefully:
         try:
             return unpackb(data, **FAST.options), True  # text, or bytes, which JSON has no word for
@@ -251,6 +243,60 @@ def _numpy_of(parts: list[Any]) -> Any:
     return np.ndarray(shape, dtype, bytearray(raw)) if raw else np.ndarray(shape, dtype)
 
 
+def _deque_of(parts: list[Any]) -> deque[Any]:
+    most, *items = parts
+    if most is not None and (type(most) is not int or most < len(items)):
+        raise ValueError("a deque longer than it can be")
+    return deque(items, most)
+
+
+def range_of(parts: list[Any]) -> range:
+    """The range from its start to its stop by its step; raises ValueError for one that is too long."""
+    if list(map(type, parts)) != [int, int, int]:
+        raise ValueError("a range of other things than integers")
+    found = range(*parts)
+    if found[MAX_RANGE:]:
+        raise ValueError(f"a range of more than {MAX_RANGE} numbers")
+    return found
+
+
+def _machine_array_of(parts: list[Any]) -> array[Any]:
+    code, raw = parts
+    if type(code) is not str or len(code) != 1 or type(raw) is not bytes:
+        raise ValueError("an array without its type code or bytes")
+    return machine_array(code, raw)
+
+
+def machine_array(code: str, raw: bytes) -> array[Any]:
+    """The array of bytes in big-endian order."""
+    found = array(code, raw)
+    if sys.byteorder == "little":
+        found.byteswap()
+    return found
+
+
+def _moment_of(kind: str, parts: list[Any]) -> Any:
+    from batchmill.codec.table_forms import moment_of
+
+    return moment_of(parts, kind)
+
+
+def _nat_of(data: bytes) -> Any:
+    try:
+        from pandas import NaT
+    except ImportError:
+        raise CheckpointMismatch(
+            "a result is a value of pandas, and pandas is not installed here", "pip install pandas"
+        ) from None
+    return NaT
+
+
+def _table_of(parts: list[Any]) -> Any:
+    from batchmill.codec.table_forms import table_of
+
+    return table_of(parts)
+
+
 def _check_shape(shape: list[Any], dtype: Any, size: int) -> None:
     if not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError("a numpy shape that is none")
@@ -270,6 +316,7 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
     Ext.DECIMAL: _read_decimal,
     Ext.UUID: _read_uuid,
     Ext.PATH: _read_path,
+    Ext.NAT: _nat_of,
 }
 _READERS_OF_ARRAYS: dict[int, Callable[[list[Any]], Any]] = {
     Ext.TUPLE: tuple,
@@ -278,13 +325,19 @@ _READERS_OF_ARRAYS: dict[int, Callable[[list[Any]], Any]] = {
     Ext.FRACTION: _fraction_of,
     Ext.ARRAY: _numpy_of,
     Ext.SCALAR: lambda parts: _numpy_of(parts)[()],
+    Ext.TIMESTAMP: functools.partial(_moment_of, "Timestamp"),
+    Ext.DURATION: functools.partial(_moment_of, "Timedelta"),
+    Ext.DEQUE: _deque_of,
+    Ext.RANGE: range_of,
+    Ext.MACHINE_ARRAY: _machine_array_of,
+    Ext.TABLE: _table_of,
 }
 
 
 # --- how deep a value is ----------------------------------------------------------------------------------------------
 
 
-_CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
+_CONTAINERS = frozenset((list, dict, tuple, set, frozenset, deque))
 _NOT_OPENING = bytes(
     byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xC7 <= byte <= 0xC9 or 0xD4 <= byte <= 0xDF)
 )
@@ -308,85 +361,3 @@ def _containers(outer: Any) -> list[Any]:
         return []
     inner = outer.values() if type(outer) is dict else outer
     return [] if _CONTAINERS.isdisjoint(map(type, inner)) else [item for item in inner if type(item) in _CONTAINERS]
-
-
-# --- what a value will weigh -----------------------------------------------------------------------------------------
-
-
-_NESTED = frozenset((Ext.TUPLE, Ext.SET, Ext.FROZENSET, Ext.FRACTION, Ext.ARRAY, Ext.SCALAR))
-
-
-def _fixed(byte: int) -> tuple[int, int, int]:
-    """(bytes to the next token, estimated bytes of the object, values that follow less this one) for a first byte.
-
-    The step is 0 where a length follows.
-    """
-    for low, high, step, weight, values in (
-        (0x00, 0x7F, 1, 8, 0),
-        (0x80, 0x80, 1, 88, 0),
-        (0x81, 0x8F, 1, 250 + 72 * (byte & 15), 2 * (byte & 15)),
-        (0x90, 0x9F, 1, 88, byte & 15),
-        (0xA0, 0xBF, 1 + (byte & 31), 80 + (byte & 31), 0),
-        (0xC4, 0xC9, 0, 0, 0),
-        (0xCA, 0xCA, 5, 32, 0),
-        (0xCB, 0xCB, 9, 32, 0),
-        (0xCC, 0xCF, 1 + (1 << (byte & 3)), 40, 0),
-        (0xD0, 0xD3, 1 + (1 << (byte & 3)), 40, 0),
-        (0xD4, 0xDF, 0, 0, 0),
-        (0xE0, 0xFF, 1, 40, 0),
-    ):
-        if low <= byte <= high:
-            return step, weight, values - 1
-    return 1, 8, -1  # nil, the booleans, and the byte that is never used
-
-
-_FIXED = tuple(_fixed(byte) for byte in range(256))
-# First byte of a token with a length: (bytes of that length, the kind of token).
-_VARIABLE = {
-    **{0xC4 + n: (1 << n, "bin") for n in range(3)},
-    **{0xC7 + n: (1 << n, "ext") for n in range(3)},
-    **{0xD4 + n: (0, "ext") for n in range(5)},
-    **{0xD9 + n: (1 << n, "str") for n in range(3)},
-    **{0xDC + n: (2 << n, "array") for n in range(2)},
-    **{0xDE + n: (2 << n, "map") for n in range(2)},
-}
-
-
-def _check_memory(data: bytes | memoryview) -> None:
-    """Raise CheckpointDamaged if unpacking `data` would take more than about MAX_MEMORY, or if it is not one value.
-
-    64 MiB of empty maps would be 6 GiB of dicts, and msgpack limits each length but not their sum. The tokens are
-    walked in Python, some 0.1 µs each, without building anything.
-    """
-    at, total, open_values, end = 0, 0, 1, len(data)
-    # Every value still open takes a byte or more: lengths that were only announced are found out at once.
-    while 0 < open_values <= end - at and total <= MAX_MEMORY:
-        step, weight, values = _FIXED[data[at]]
-        if not step:
-            step, weight, values = _measure(data, at)
-        at += step
-        total += weight
-        open_values += values
-    if total > MAX_MEMORY:
-        raise CheckpointDamaged(f"a value would take more than {MAX_MEMORY >> 20} MiB of memory when read")
-    if open_values or at != end:
-        raise CheckpointDamaged("a value in the checkpoint does not end where its bytes do")
-
-
-def _measure(data: bytes | memoryview, at: int) -> tuple[int, int, int]:
-    width, kind = _VARIABLE[data[at]]
-    start = at + 1 + width
-    length = int.from_bytes(data[at + 1 : start], "big") if width else 1 << (data[at] - 0xD4)
-    if kind == "array":
-        return 1 + width, 88, length - 1
-    if kind == "map":
-        return 1 + width, 250 + 72 * length, 2 * length - 1
-    if kind == "str":
-        # One character outside of Latin-1 makes every character of its string take up to four bytes.
-        wide = 1 if bytes(data[start : start + length]).isascii() else 4
-        return 1 + width + length, 80 + wide * length, -1
-    if kind == "bin":
-        return 1 + width + length, 48 + length, -1
-    if start < len(data) and data[start] in _NESTED:
-        return 2 + width, 256 + 2 * length, 0
-    return 2 + width + length, 256 + 2 * length, -1

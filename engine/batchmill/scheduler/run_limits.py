@@ -86,13 +86,16 @@ class FailureLimits:
         self._most = settings.max_failures
         self._allowed = settings.allow_failures
 
-    def reason_to_stop(self, ok: int, failed: int, again: int = 0, waiting: int = 0) -> str | None:
+    def reason_to_stop(self, ok: int, failed: int, again: int = 0, waiting: int = 0, unkept: int = 0) -> str | None:
         """Why the run must stop after these outcomes of its own, or None.
 
-        Of them, `again` had failed before the run, and `waiting` have failed but will be tried again.
+        Of them, `again` had failed before the run, `waiting` have failed but will be tried again, and `unkept` failed
+        though the function returned: what it returns cannot be kept.
         """
         if self._most == "none":
             return None
+        if self._most == "auto" and unkept > again and unkept == failed and not ok:
+            return "what the function returns cannot be kept (--max-failures none goes on all the same)"
         if self._most == "auto":
             # What failed before says nothing of the function: a hundred such must not bar the way to new items.
             return f"the first {failed} items all failed" if failed - again >= FIRST and not ok else None

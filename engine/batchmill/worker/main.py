@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from batchmill.codec.own_results import OwnPacking
 from batchmill.codec.pack import Packing
 from batchmill.errors import BatchmillError
 from batchmill.files.conflicts import NO_FILES, OwnFiles
@@ -48,6 +49,7 @@ class WorkerSetup:
     hidden: tuple[str, ...] = ()  # keyword arguments that are secret whatever their names
     close: tuple[int, ...] = ()  # descriptors that a forked worker inherited and must let go
     own: OwnFiles = NO_FILES  # what the run itself writes, where commands are told of files
+    gives_back: bool = False  # results go to the program at once, and nowhere else
 
 
 class Ready(NamedTuple):
@@ -80,7 +82,7 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
     _this.board = board.numbers
     _this.slot = slot
     _this.setup = setup
-    _this.pack = Packing().result
+    _this.pack = (OwnPacking() if setup.gives_back else Packing()).result
     _this.baseline = Baseline(note_touch)
     identifier = TaskReader if isinstance(setup.spec, CommandSpec) else ItemReader
     _this.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)

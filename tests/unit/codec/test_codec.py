@@ -21,8 +21,10 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import attrs
 import msgpack
 import numpy as np
+import pydantic
 import pytest
 from cli_kit import PEAK_MIB
 from hypothesis import given, settings
@@ -43,7 +45,7 @@ from batchmill.codec.outcomes import (
 )
 from batchmill.codec.pack import MAX_PACKED, pack_result, pack_value
 from batchmill.codec.unpack import unpack_value
-from batchmill.errors import CheckpointDamaged
+from batchmill.errors import CheckpointDamaged, ResultNotKept
 
 
 def exact(value: Any) -> Any:
@@ -78,7 +80,9 @@ def test_every_value_comes_back_with_its_type(value: Any) -> None:
      "\ud800", {"\udfff": ["\ud83d\ude00"]}, -0.0, math.inf, -math.inf, Decimal("sNaN12"), Decimal("-0E+7"),
      dt.datetime.min, dt.datetime.max, dt.timedelta.max, dt.timedelta.min, dt.date(1, 1, 1), uuid.UUID(int=1),
      dt.datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=dt.timezone(dt.timedelta(hours=1, microseconds=7))),
-     msgpack.Timestamp(1, 2), ((((1,),),),), {"a": (1, {"b": {2}})}, b"\x00\xff"],
+     msgpack.Timestamp(1, 2), ((((1,),),),), {"a": (1, {"b": {2}})}, b"\x00\xff",
+     collections.deque([1, (2,)], 5), collections.deque(), range(5), range(10, 0, -3), range(2**80, 2**80 + 3),
+     array("d", [1.5, math.inf]), array("u", "h\xe9"), array("i")],
 )  # fmt: skip
 def test_the_corners_come_back_exact(value: Any) -> None:
     assert exact(again(value)) == exact(value)
@@ -117,6 +121,21 @@ class Job:
     parts: list[Any]
 
 
+class Model(pydantic.BaseModel):
+    name: str
+    parts: list[Any]
+
+
+class Root(pydantic.RootModel[list[int]]):
+    pass
+
+
+@attrs.define
+class Attributes:
+    x: int
+    _y: str = "q"
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -131,6 +150,9 @@ class Job:
         (collections.Counter("aab"), {"a": 2, "b": 1}),
         (collections.ChainMap({"a": 1}), {"a": 1}),
         (bytearray(b"ab"), b"ab"),
+        (Model(name="m", parts=[Model(name="n", parts=[])]), {"name": "m", "parts": [{"name": "n", "parts": []}]}),
+        (Root([1]), [1]),
+        (Attributes(1), {"x": 1, "_y": "q"}),
     ],
 )
 def test_relatives_of_plain_types_become_plain(value: Any, expected: Any) -> None:
@@ -193,17 +215,35 @@ class Zoned(dt.datetime):
     pass
 
 
+OTHERWISE = "return a dict, list, text or number, or write a file and return its path"
+
+
+class Plain:
+    def __init__(self) -> None:
+        self.a = 1
+
+
 @pytest.mark.parametrize(
-    ("value", "name"),
-    [((i for i in [0]), "generator"), (lambda: 0, "function"), (object(), "object"), (range(3), "range"), (Job, "type"),
-     (Zoned(2020, 1, 1), "Zoned"), (np.ma.masked_array([1]), "MaskedArray"), (..., "ellipsis")],
+    ("value", "name", "remedy"),
+    [((i for i in [0]), "generator", "return list(...) of it"), (lambda: 0, "function", OTHERWISE),
+     (object(), "object", OTHERWISE), (Job, "type", OTHERWISE), (Zoned(2020, 1, 1), "Zoned", OTHERWISE),
+     (Plain(), "Plain", "make its class a dataclass, or return vars(...) of it"),
+     (np.ma.masked_array([1]), "MaskedArray", "return its tolist()"), (..., "ellipsis", OTHERWISE)],
 )  # fmt: skip
-def test_what_cannot_be_kept_is_refused_in_a_sentence_with_its_type(value: Any, name: str) -> None:
-    expected = f"a result of type {name!r} cannot be kept; return a list, or write a file and return its path"
+def test_what_cannot_be_kept_is_refused_in_a_sentence_with_its_type(value: Any, name: str, remedy: str) -> None:
     for result in (value, [1, value], {"a": (value,)}, {1: {"b": [value]}}):
-        with pytest.raises(TypeError) as caught:
+        with pytest.raises(ResultNotKept) as caught:
             pack_result(result)
-        assert str(caught.value) == expected
+        assert str(caught.value) == f"a result of type {name!r} cannot be kept; {remedy}"
+
+
+def test_a_range_that_is_a_list_of_too_many_numbers_is_refused() -> None:
+    with pytest.raises(
+        ResultNotKept, match="a range of more than 65536 numbers cannot be kept; return its start, stop"
+    ):
+        pack_result(range(10**12))
+    with pytest.raises(CheckpointDamaged):
+        unpack_value(msgpack.packb(msgpack.ExtType(83, msgpack.packb([0, 10**12, 1]))))
 
 
 def test_numpy_objects_are_refused() -> None:
@@ -405,7 +445,7 @@ FLOOD = """
     import pickle, sys, msgpack
     from batchmill.codec import outcome_block, outcomes as codec
     from batchmill.output import json_lines as export
-    from batchmill.errors import CheckpointDamaged
+    from batchmill.errors import CheckpointDamaged, ResultNotKept
     N, WIDE = 63 << 20, "\U0001f600".encode()
     def nest(n):
         data = b"\\xc6" + n.to_bytes(4, "big") + bytes(n - 2000)

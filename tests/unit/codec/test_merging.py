@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 import batchmill
+from batchmill.codec.codes import Ext
 from batchmill.codec.ids import fingerprint, kept_id
 from batchmill.codec.pack import Packing, pack_result, pack_value
-from batchmill.codec.unpack import Ext, unpack_value
+from batchmill.codec.unpack import unpack_value
 from batchmill.errors import CheckpointDamaged
 
 

@@ -18,6 +18,9 @@ def test_auto_stops_only_where_the_first_hundred_all_failed() -> None:
     auto = limits()
     assert auto.reason_to_stop(0, FIRST - 1) is None
     assert auto.reason_to_stop(0, FIRST) == "the first 100 items all failed"
+    assert "cannot be kept" in (auto.reason_to_stop(0, 1, unkept=1) or "")
+    assert auto.reason_to_stop(0, 2, unkept=1) is auto.reason_to_stop(1, 1, unkept=1) is None
+    assert auto.reason_to_stop(0, 1, again=1, unkept=1) is None
     assert auto.reason_to_stop(1, 10**6) is None
 
 
