@@ -53,6 +53,13 @@ class Program(click.Group):
         command = importlib.import_module(f"batchmill_cli.commands.{_MODULES.get(cmd_name, cmd_name)}").command
         return command if isinstance(command, Command) else None
 
+    def invoke(self, ctx: click.Context) -> object:
+        """As click does: a command is called, and the engine speaks of options as they are written here."""
+        from batchmill.text import speak_command_line  # help does not pay for it
+
+        speak_command_line()
+        return super().invoke(ctx)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -15,9 +15,10 @@ from batchmill.batch.commit import Sink
 from batchmill.batch.own_thread import SLICE, OwnThread, in_own_thread
 from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.codec.own_results import own_outcomes
-from batchmill.errors import InvalidUsage, ItemsFailed
+from batchmill.errors import BatchmillError, InvalidUsage, ItemError, ItemsFailed
 from batchmill.model import Outcome, Report, Snapshot, StopReason
 from batchmill.plan import make_plan
+from batchmill.roles import check_items, check_roles
 from batchmill.settings import Settings, SettingsFields
 
 _BLOCKS_AHEAD = 8  # committed blocks that wait for the reader of a stream
@@ -57,22 +58,25 @@ def run(
     stopped, what was done is committed and the checkpoint is closed. Items that are running get `grace` seconds to end;
     a second exception, a second or more later, kills them.
     """
-    _check_roles(on_progress=on_progress, on_message=on_message)
-    batch = _batch(
-        function,
-        items,
-        checkpoint=checkpoint,
-        resume=resume,
-        id=id,
-        kwargs=kwargs,
-        init=init,
-        output=output,
-        name=name,
-        cluster=cluster,
-        settings=settings,
-        fields=settings_fields,
-    )
-    return in_own_thread(lambda: batch.run(on_progress, on_message), batch.stop_for)
+    try:
+        check_roles(on_progress=on_progress, on_message=on_message)
+        batch = _batch(
+            function,
+            items,
+            checkpoint=checkpoint,
+            resume=resume,
+            id=id,
+            kwargs=kwargs,
+            init=init,
+            output=output,
+            name=name,
+            cluster=cluster,
+            settings=settings,
+            fields=settings_fields,
+        )
+        return in_own_thread(lambda: batch.run(on_progress, on_message), batch.stop_for)
+    except BatchmillError as error:  # it says what is wrong: nobody needs to see where that was found
+        raise error.with_traceback(None) from error.__cause__
 
 
 class _Channel:
@@ -201,22 +205,25 @@ def stream(
 
     A slow reader slows the batch down; nothing piles up.
     """
-    return Stream(
-        lambda sink: _batch(
-            function,
-            items,
-            checkpoint=checkpoint,
-            resume=resume,
-            id=id,
-            kwargs=kwargs,
-            init=init,
-            name=name,
-            cluster=cluster,
-            settings=settings,
-            fields=settings_fields,
-            sink=sink,
+    try:
+        return Stream(
+            lambda sink: _batch(
+                function,
+                items,
+                checkpoint=checkpoint,
+                resume=resume,
+                id=id,
+                kwargs=kwargs,
+                init=init,
+                name=name,
+                cluster=cluster,
+                settings=settings,
+                fields=settings_fields,
+                sink=sink,
+            )
         )
-    )
+    except BatchmillError as error:
+        raise error.with_traceback(None) from error.__cause__
 
 
 def map(
@@ -242,16 +249,19 @@ def map(
         if failed:
             batch.stop(StopReason.LEFT)
 
-    batch = _batch(function, items, kwargs=kwargs, init=init, cluster=cluster, settings=settings,
-                   fields=settings_fields, sink=take)  # fmt: skip
-    in_own_thread(batch.run, batch.stop_for)
+    try:
+        batch = _batch(function, items, kwargs=kwargs, init=init, cluster=cluster, settings=settings,
+                       fields=settings_fields, sink=take)  # fmt: skip
+        in_own_thread(batch.run, batch.stop_for)
+    except BatchmillError as error:
+        raise error.with_traceback(None) from error.__cause__
     if failed:
         raise failed[0]
     pairs = [pair for block, final in found for pair in own_outcomes(block, final)]
     pairs.sort(key=itemgetter(0))
     for position, outcome in pairs:
         if outcome.error is not None:
-            raise _item_failed(position, outcome.error.type, outcome.error.message, outcome.error.traceback)
+            raise _item_failed(position, outcome.error)
     return [outcome.result for _, outcome in pairs]
 
 
@@ -260,27 +270,11 @@ def _failures(block: OutcomeBlock, final: list[int] | None) -> Iterator[ItemsFai
     for index, failure in block.failures.items():
         if final is None or index in final:
             position = block.head.first + block.offsets[index]
-            yield _item_failed(position, failure.type, failure.message, failure.traceback)
+            yield _item_failed(position, ItemError(failure.type, failure.message, failure.traceback))
 
 
-def _item_failed(position: int, type: str, message: str, traceback: str) -> ItemsFailed:
-    return ItemsFailed(f"item {position} failed: {type}: {message}", traceback)
-
-
-_ROLES: dict[str, tuple[tuple[type, ...], str]] = {
-    "id": ((str,), "give the name of a field, or a function that takes an item"),
-    "init": ((str,), "give a function without arguments, or its name"),
-    "on_progress": ((), "give a function that takes a Snapshot"),
-    "on_message": ((), "give a function that takes a text"),
-}
-
-
-def _check_roles(**given: Any) -> None:
-    """Raise InvalidUsage for what must be callable (or a name) and is not: before anything starts."""
-    for name, value in given.items():
-        types, remedy = _ROLES[name]
-        if value is not None and not callable(value) and not isinstance(value, types):
-            raise InvalidUsage(f"{name}={value!r} cannot be called", remedy)
+def _item_failed(position: int, error: ItemError) -> ItemsFailed:
+    return ItemsFailed(f"item {position} failed: {error.type}: {error.message}", error=error)
 
 
 def _fields(given: Mapping[str, Any], resume: bool, cluster: Any) -> dict[str, Any]:
@@ -316,7 +310,8 @@ def _make(
     sink: Sink | None = None,
     **rest: Any,
 ) -> Batch:
-    _check_roles(id=id, init=init)
+    check_roles(id=id, init=init, checkpoint=checkpoint, output=output, settings=settings, **rest)
+    check_items(items)
     is_path = isinstance(items, (str, os.PathLike))
     if is_path and callable(id):
         raise InvalidUsage("an id callable works on Python items", "name a field with id=, or pass the items")

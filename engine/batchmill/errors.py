@@ -60,9 +60,13 @@ class CheckpointDamaged(BatchmillError):
 
 
 class CheckpointRefused(BatchmillError):
-    """The checkpoint cannot be created, locked or opened, or exists and nobody said what to do with it."""
+    """The checkpoint cannot be created, locked or opened."""
 
     exit_code = 73
+
+
+class CheckpointExists(CheckpointRefused):
+    """It is there, and nobody said what to do with it."""
 
 
 class CheckpointUnwritable(BatchmillError):
@@ -131,18 +135,6 @@ class ClusterLost(BatchmillError):
     exit_code = 70
 
 
-class ItemsFailed(BatchmillError):
-    """Raised by `Report.raise_for_failures` and `map`: at least one item failed."""
-
-    exit_code = 1
-
-
-class NotGuarded(BatchmillError, RuntimeError):
-    """A script without `if __name__ == "__main__":` started a batch again inside a worker."""
-
-    exit_code = 78
-
-
 @dataclass(frozen=True, slots=True)
 class ItemError:
     """Why an item failed: the exception's `type` name, its `message`, the `traceback` text ("" where there is none)."""
@@ -150,6 +142,26 @@ class ItemError:
     type: str
     message: str
     traceback: str = ""
+
+
+class ItemsFailed(BatchmillError):
+    """Raised by `Report.raise_for_failures` and `map`: at least one item failed. `error` is why the first of them did,
+    an ItemError, where that is known; its traceback is a note below the message."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "", error: ItemError | None = None) -> None:
+        super().__init__(message, remedy)
+        self.error = error
+        traceback = "" if error is None else error.traceback.rstrip("\n")
+        if "\n" in traceback:
+            self.add_note(traceback)
+
+
+class NotGuarded(BatchmillError, RuntimeError):
+    """A script without `if __name__ == "__main__":` started a batch again inside a worker."""
+
+    exit_code = 78
 
 
 class ItemFailed(Exception):

@@ -28,7 +28,7 @@ from batchmill.output.sinks import STDOUT, check_format, open_prints
 from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
 from batchmill.system.machine import thread_caps, usable_cores
-from batchmill.text import nearest
+from batchmill.text import nearest, option, speaks_command_line
 from batchmill.version import __version__
 from batchmill.worker.code_bundle import anchored, collect, source_files
 from batchmill.worker.command import CommandSpec, TaskReader
@@ -127,6 +127,7 @@ class Plan:
             own=OwnFiles(self.files if self.command else ()),
             hidden=tuple(settings.set_env),
             gives_back=self.gives_back,
+            is_command_line=speaks_command_line(),
         )
 
     def open_prints(self, stack: ExitStack) -> int | None:
@@ -235,8 +236,11 @@ def from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     for key, variable in variables.items():
         if variable not in os.environ:
             name = f" {variable}" if re.fullmatch(r"[A-Z_][A-Z0-9_]{0,39}", variable) else ""
-            remedy = f"export{name or ' it'}, or name another: --set-env {key}=VARIABLE, without a $"
-            raise InvalidUsage(f"--set-env {key}: the variable{name} is not set", remedy)
+            another = option("set_env", {key: "VARIABLE"})
+            if speaks_command_line():
+                another = option("set_env", f"{key}=VARIABLE, without a $")
+            remedy = f"export{name or ' it'}, or name another: {another}"
+            raise InvalidUsage(f"{option('set_env')} {key}: the variable{name} is not set", remedy)
     return {key: _parsed(os.environ[variable]) for key, variable in variables.items()}
 
 
@@ -273,7 +277,7 @@ def _check_names(plan: Plan) -> None:
     _check_modules(plan)
     prints = _prints(plan.settings)
     if prints is not None and _is_checkpoint(prints):
-        raise InvalidUsage(f"--worker-output {prints} is a checkpoint", "name another file")
+        raise InvalidUsage(f"{option('worker_output', prints)} is a checkpoint", "name another file")
     if plan.checkpoint and not plan.spec.named:
         raise InvalidUsage("a lambda or an object has no name that a checkpoint could belong to", "give name=...")
 
@@ -302,12 +306,12 @@ def _files(plan: Plan) -> Iterator[Use]:
         yield Use("the file of items", descriptor, Access.READ)
     yield from _sources(plan)
     settings = plan.settings
-    for option in ("cluster_file", *TLS):
-        if getattr(settings, option):
-            yield Use(f"--{option.replace('_', '-')}", getattr(settings, option), Access.READ)
+    for name in ("cluster_file", *TLS):
+        if getattr(settings, name):
+            yield Use(option(name), getattr(settings, name), Access.READ)
     for key, value in plan.kwargs.items():
         if key not in settings.set_env and isinstance(value, (str, os.PathLike)):
-            yield Use(f"--set {key}", os.fsdecode(value), Access.NAMED)
+            yield Use(f"{option('set')} {key}", os.fsdecode(value), Access.NAMED)
     yield from _written(plan)
 
 
@@ -335,12 +339,13 @@ def _written(plan: Plan) -> Iterator[Use]:
     if plan.output == STDOUT:
         yield Use("stdout", 1, Access.WRITTEN, STREAMS)
     elif plan.output is not None:
-        yield Use("-o", plan.output, Access.WRITTEN, STREAMS if descriptor_of(plan.output) in (1, 2) else "output")
+        group = STREAMS if descriptor_of(plan.output) in (1, 2) else "output"
+        yield Use(option("output"), plan.output, Access.WRITTEN, group)
         partial = f"{os.path.realpath(plan.output) if os.path.islink(plan.output) else plan.output}.partial"
-        yield Use("-o (at exit 3)", partial, Access.WRITTEN, "output")
+        yield Use(f"{option('output')} (at exit 3)", partial, Access.WRITTEN, "output")
     prints = _prints(settings)
     if prints is not None:
-        yield Use("--worker-output", prints, Access.APPENDED)
+        yield Use(option("worker_output"), prints, Access.APPENDED)
 
 
 def _prints(settings: Settings) -> str | None:
@@ -355,7 +360,7 @@ def _look_at_inputs(plan: Plan) -> None:
     for name in plan.inputs:
         columns, wanted = look_at(name, plan.cut), plan.settings.id_field
         if columns is not None and wanted is not None and wanted not in columns:
-            raise InvalidUsage(f"{name} has no column {wanted!r} (--id-field)", nearest(wanted, columns))
+            raise InvalidUsage(f"{name} has no column {wanted!r} ({option('id_field')})", nearest(wanted, columns))
 
 
 def _is_checkpoint(path: str) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, TypedDict
 
 from batchmill.errors import InvalidUsage
-from batchmill.text import nearest, option_name, read_names
+from batchmill.text import nearest, option, read_names, speaks_command_line
 
 _MANY = 2**53
 _DURATIONS = (
@@ -231,6 +231,7 @@ class Settings:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
+        self._check_given()
         for name in _DURATIONS:
             if getattr(self, name) is not None:
                 put(name, _duration(name, getattr(self, name)))
@@ -242,10 +243,10 @@ class Settings:
                 put(name, _whole(name, getattr(self, name), low, high, also))
         if self.shard is not None:
             put("shard", parse_shard(self.shard))
-        put("preload", (self.preload,) if isinstance(self.preload, str) else tuple(self.preload))
+        put("preload", _modules("preload", self.preload))
         for name in ("set", "set_env"):
             if not isinstance(getattr(self, name), Mapping):
-                raise InvalidUsage(f"{option_name(name)} is not a mapping", "give parameter names and their values")
+                raise InvalidUsage(f"{option(name)} is not a mapping", "give parameter names and their values")
             put(name, MappingProxyType(dict(getattr(self, name))))
         put("workers", _workers(self.workers))
         put("wait", _wait(self.wait))
@@ -257,43 +258,55 @@ class Settings:
         self._check_kinds()
         self._check_together()
 
+    def _check_given(self) -> None:
+        """None is for what has no value by itself."""
+        for f in fields(self):
+            if getattr(self, f.name) is None and f.default is not None:
+                also = "give 'none', or " if "none" in _WHOLES.get(f.name, (0, 0, ()))[2] else ""
+                otherwise = "" if f.default is MISSING else f": it is {f.default!r} then"
+                raise InvalidUsage(f"{option(f.name, None)} is no value", f"{also}leave it out{otherwise}")
+
     def _check_kinds(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(f.default, bool) and not isinstance(value, bool):
-                raise InvalidUsage(f"{option_name(f.name)} {value!r} is neither true nor false", "give True or False")
+                raise InvalidUsage(f"{option(f.name, repr(value))} is neither true nor false", "give True or False")
         cluster = ("cluster", "cluster_file", *TLS)
         lists = [name for name in ("preload", "columns") if getattr(self, name)]
         for name in ("delimiter", "quote", "encoding", "id_field", "init", "worker_output", *cluster, *lists):
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):
                 if text is not None and (not isinstance(text, str) or not text):
-                    raise InvalidUsage(f"{option_name(name)} {text!r} is not a name", "give a text that is not empty")
+                    raise InvalidUsage(f"{option(name, repr(text))} is not a name", "give a text that is not empty")
 
     def _check_together(self) -> None:
         if self.fresh and self.resume:
-            raise InvalidUsage("--fresh and --resume exclude each other", "leave one of them out")
+            raise _excluding("fresh", "resume")
         if self.fresh_if_finished and not self.resume:
-            raise InvalidUsage("--fresh-if-finished needs --resume", "give both, or --fresh alone")
+            said = f"{option('fresh_if_finished')} needs {option('resume', True)}"
+            raise InvalidUsage(said, f"give both, or {option('fresh', True)} alone")
         if self.cluster and self.cluster_file:
-            raise InvalidUsage("--cluster and --cluster-file exclude each other", "leave one of them out")
+            raise _excluding("cluster", "cluster_file")
         for name in TLS:
             if getattr(self, name) and not self.cluster_name:
-                raise InvalidUsage(f"{option_name(name)} is for a cluster", "give --cluster or --cluster-file as well")
+                remedy = f"give {option('cluster')} or {option('cluster_file')} as well"
+                raise InvalidUsage(f"{option(name)} is for a cluster", remedy)
         if self.columns and self.id_field is not None and self.id_field not in self.columns:
-            raise InvalidUsage(f"--id-field {self.id_field!r} is not among --columns", "add it there")
+            given = option("id_field", repr(self.id_field))
+            raise InvalidUsage(f"{given} is not among {option('columns')}", "add it there")
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        for option, names, form in (("--set", self.set, "KEY=VALUE"), ("--set-env", self.set_env, "KEY=VARIABLE")):
+        for setting, names, form in (("set", self.set, "KEY=VALUE"), ("set_env", self.set_env, "KEY=VARIABLE")):
             for name in names:
                 if not isinstance(name, str) or not name.isidentifier():
-                    raise InvalidUsage(f"{option} {name!r} is not a parameter name", f"write {option} {form}")
+                    written = option(setting, form) if speaks_command_line() else "the name of a parameter"
+                    raise InvalidUsage(f"{option(setting)} {name!r} is not a parameter name", f"write {written}")
         for name, variable in self.set_env.items():
             if not isinstance(variable, str) or not variable or "=" in variable or "\0" in variable:
-                raise InvalidUsage(f"--set-env {name} names no variable", "write --set-env KEY=VARIABLE")
+                raise InvalidUsage(f"{option('set_env')} {name} names no variable", f"write {_set_env(name)}")
             if name in self.set:
-                raise InvalidUsage(f"--set and --set-env both give {name}", "leave one of them out")
+                raise InvalidUsage(f"{option('set')} and {option('set_env')} both give {name}", "leave one of them out")
 
     @property
     def cluster_name(self) -> str:
@@ -317,6 +330,14 @@ class Settings:
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
+def _excluding(one: str, other: str) -> InvalidUsage:
+    return InvalidUsage(f"{option(one)} and {option(other)} exclude each other", "leave one of them out")
+
+
+def _set_env(name: str) -> str:
+    return option("set_env", "KEY=VARIABLE" if speaks_command_line() else {name: "VARIABLE"})
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
@@ -327,9 +348,9 @@ def _duration(name: str, value: Any) -> float:
     try:
         seconds = parse_duration(value)
     except InvalidUsage as error:
-        raise InvalidUsage(f"{option_name(name)} {error.message}", error.remedy) from None
+        raise InvalidUsage(f"{option(name, error.message)}", error.remedy) from None
     if seconds == 0 and name in _POSITIVE:
-        raise InvalidUsage(f"{option_name(name)} {value!r} is out of range", "give more than 0 seconds")
+        raise InvalidUsage(f"{option(name, repr(value))} is out of range", "give more than 0 seconds")
     return seconds
 
 
@@ -337,15 +358,15 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     try:
         names = read_names(value) if isinstance(value, str) else tuple(value)
     except ValueError as error:
-        raise InvalidUsage(f"{option_name(name)} {value!r}: {error}", 'write a,b,"c,d"') from None
+        raise InvalidUsage(f"{option(name, repr(value))}: {error}", 'write a,b,"c,d"') from None
     if len(set(names)) < len(names):
-        raise InvalidUsage(f"{option_name(name)} has a name twice", "give each of them once")
+        raise InvalidUsage(f"{option(name)} has a name twice", "give each of them once")
     return names
 
 
 def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise InvalidUsage(f"{option_name(name)} {value!r} is unknown", nearest(str(value), choices))
+        raise InvalidUsage(f"{option(name, repr(value))} is unknown", nearest(str(value), choices))
 
 
 def _whole(name: str, value: Any, low: int, high: int, also: tuple[str, ...] = ()) -> Any:
@@ -358,7 +379,7 @@ def _whole(name: str, value: Any, low: int, high: int, also: tuple[str, ...] = (
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         words = "".join(f"{'a share such as 5%' if word == '%' else repr(word)} or " for word in also)
         remedy = f"give {words}a whole number, {low} to {high}"
-        raise InvalidUsage(f"{option_name(name)} {value!r} is out of range", remedy)
+        raise InvalidUsage(f"{option(name, repr(value))} is out of range", remedy)
     return value
 
 
@@ -366,7 +387,7 @@ def _size(name: str, value: Any) -> int:
     try:
         return parse_size(value)
     except InvalidUsage as error:
-        raise InvalidUsage(f"{option_name(name)} {error.message}", error.remedy) from None
+        raise InvalidUsage(f"{option(name, error.message)}", error.remedy) from None
 
 
 def _workers(value: Any) -> str | int:
@@ -374,7 +395,7 @@ def _workers(value: Any) -> str | int:
     if match and 0 < float(match[1]) <= 1000:
         return str(value)
     if isinstance(value, str) and value.endswith("%"):
-        raise InvalidUsage(f"--workers {value!r} is out of range", "give 1% to 1000% of the usable cores")
+        raise InvalidUsage(f"{option('workers', repr(value))} is out of range", "give 1% to 1000% of the usable cores")
     try:
         result: str | int = _whole("workers", value, 1, 4096, ("auto",))
     except InvalidUsage as error:
@@ -382,6 +403,14 @@ def _workers(value: Any) -> str | int:
             error.message, "give 'auto', 1 to 4096, or a share of the usable cores such as 50%"
         ) from None
     return result
+
+
+def _modules(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (tuple, list)):
+        raise InvalidUsage(f"{option(name, repr(value))} is no list of names", "give a text, or a list of texts")
+    return tuple(value)
 
 
 def _wait(value: Any) -> str | float | None:

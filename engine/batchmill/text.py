@@ -103,6 +103,35 @@ def option_name(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
+_SHORT = {"checkpoint": "-c", "output": "-o", "header": "--no-header"}
+_OF_PYTHON = {"set": "kwargs", "id_field": "id", "header": "header=False", "with_removed": "removed"}
+_is_command_line = False
+
+
+def speak_command_line() -> None:
+    """From now on this process speaks to a command line: before, it speaks to a program in Python. See `option`."""
+    global _is_command_line
+    _is_command_line = True
+
+
+def speaks_command_line() -> bool:
+    """Whether `option` writes for a command line."""
+    return _is_command_line
+
+
+def option(setting: str, value: object = "") -> str:
+    """A setting as whoever is told writes it: `--keep 3` or `keep=3`, `--resume` or `resume=True`, `-c FILE` or
+    `checkpoint=FILE`; its name alone without a value."""
+    if _is_command_line:
+        name, sign = _SHORT.get(setting) or option_name(setting), " "
+    else:
+        name, sign = _OF_PYTHON.get(setting, setting), "="
+    if value == "" or (value is True and _is_command_line):
+        return name
+    is_text = isinstance(value, str) and (value[0].islower() or value[0] == "/") and " " not in value
+    return f"{name}{sign}{value!r}" if is_text and not _is_command_line else f"{name}{sign}{value}"
+
+
 def escape(text: str, limit: int = 200) -> str:
     """`text` fit for a terminal, a log line or a cell, in at most `limit` characters ("…" where it was cut).
 

@@ -179,6 +179,11 @@ def test_every_row_of_the_engines_way_is_a_module() -> None:
 def test_the_python_guide_has_every_public_name_and_every_setting() -> None:
     guide = text_of("engine/PYTHON.md")
     heads = {head.replace("\\", "") for head in re.findall(r"^### batchmill\.(\S+)$", guide, re.MULTILINE)}
-    assert heads == set(batchmill.__all__)
+    values = {name: getattr(batchmill, name) for name in batchmill.__all__}
+    errors = {name for name, value in values.items() if isinstance(value, type) and issubclass(value, Exception)}
+    errors -= {"BatchmillError"}
+    assert heads == set(batchmill.__all__) - errors
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", guide[guide.index("### batchmill.BatchmillError") :], re.MULTILINE)
+    assert set(re.findall(r"\w+", " ".join(rows))) == errors
     table = guide[guide.index("### batchmill.Settings") : guide.index("### batchmill.BatchmillError")]
     assert set(re.findall(r"`(\w+)=", table)) == {field.name for field in dataclasses.fields(batchmill.Settings)}

@@ -312,7 +312,7 @@ def test_python_is_refused_as_the_command_line_is(place: Path, monkeypatch: pyte
         batchmill.run("f.py:ident", [1], output="./f.py")
     with pytest.raises(InvalidUsage, match="is the same file as the checkpoint"):
         batchmill.run("f.py:ident", [1], output="x", checkpoint="x")
-    with pytest.raises(InvalidUsage, match="is the same file as --set table"):
+    with pytest.raises(InvalidUsage, match="is the same file as kwargs table"):
         batchmill.run("f.py:path", ["a"], kwargs={"table": Path("table.csv")}, output="table.csv")
     with open("in.txt") as items, pytest.raises(InvalidUsage, match="is the same file as the file of items"):
         batchmill.run("f.py:path", items, output="in.txt")

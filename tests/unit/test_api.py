@@ -12,16 +12,17 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import work_kit
 from process_kit import start
 
 import batchmill
-from batchmill.errors import CheckpointMismatch, CheckpointRefused, InputMissing, InvalidUsage
+from batchmill.errors import CheckpointMismatch, InputMissing, InvalidUsage
 from batchmill.pool import forkserver
 
 
@@ -82,7 +83,7 @@ def test_a_checkpoint_that_exists_is_not_touched_without_a_word(tmp_path: Path) 
     checkpoint = tmp_path / "c.ckpt"
     batchmill.run(work_kit.square, [1], checkpoint=checkpoint, workers=1)
     before = checkpoint.read_bytes()
-    with pytest.raises(CheckpointRefused, match="--resume"):
+    with pytest.raises(batchmill.CheckpointExists, match="resume=True"):
         batchmill.run(work_kit.square, [2], checkpoint=checkpoint, workers=1)
     assert checkpoint.read_bytes() == before
 
@@ -224,7 +225,7 @@ def test_resume_in_the_settings_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0, "many", -1])
 def test_a_setting_out_of_range_is_refused_before_anything_starts(value: Any) -> None:
-    with pytest.raises(ValueError, match="--workers"):
+    with pytest.raises(ValueError, match="workers="):
         batchmill.run(work_kit.square, [1], workers=value)
 
 
@@ -235,12 +236,61 @@ def test_an_async_function_is_refused() -> None:
         batchmill.run(fetch, [1], workers=1)
 
 
-@pytest.mark.parametrize("name", ["id", "init", "on_progress", "on_message"])
-def test_what_cannot_be_called_is_refused_before_anything_starts(name: str, tmp_path: Path) -> None:
-    items, wrong = Counted(3), cast("Any", {name: 5})
-    with pytest.raises(InvalidUsage, match=f"{name}=5 cannot be called"):
-        batchmill.run(work_kit.square, items, checkpoint=tmp_path / "c.ckpt", **wrong)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        *(({name: 5}, f"{name}=5 cannot be called") for name in ("id", "init", "on_progress", "on_message")),
+        *(({name: 5}, f"{name}=5 is no path; give the path of a file") for name in ("checkpoint", "output")),
+        ({"kwargs": [1]}, "kwargs=[1] is no mapping; give parameter names and their values"),
+        ({"name": 5}, "name=5 is no name; give a text"),
+        ({"settings": {"workers": 1}}, "settings={'workers': 1} is no Settings; give batchmill.Settings(...)"),
+        ({"timeout": "30 sec"}, "timeout='30 sec' is not a duration; write 30, 30s"),
+        ({"max_failures": None}, "max_failures=None is no value; give 'none', or leave it out"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_starts(wrong: Any, said: str, tmp_path: Path) -> None:
+    items = Counted(3)
+    with pytest.raises(InvalidUsage, match=re.escape(said)):
+        batchmill.run(work_kit.square, items, **{"checkpoint": tmp_path / "c.ckpt", **wrong})
     assert (items.pulled, list(tmp_path.iterdir())) == (0, [])
+
+
+@pytest.mark.parametrize("items", [None, 5, b"abc"])
+def test_what_is_no_items_is_refused(items: Any) -> None:
+    with pytest.raises(InvalidUsage, match="give a list or another iterable, or a path"):
+        batchmill.map(work_kit.square, items, workers=1)
+
+
+def test_an_error_is_of_python_in_its_words_and_its_traceback(tmp_path: Path) -> None:
+    """It names arguments, not options of the command line, and nobody needs to see where it was found."""
+    path = tmp_path / "c.ckpt"
+    batchmill.run(work_kit.square, [1], checkpoint=path, workers=1)
+
+    def again(**more: Any) -> list[str]:
+        try:
+            batchmill.run(work_kit.square, [1], checkpoint=path, workers=1, **more)
+        except batchmill.BatchmillError as error:
+            frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+            return [type(error).__name__, str(error), *frames]
+        return []
+
+    name, said, *frames = again()
+    assert (name, frames) == ("CheckpointExists", ["again", "run"])
+    assert said.endswith(
+        "resume=True continues it, fresh=True moves it aside and begins anew, checkpoint=FILE names another"
+    )
+    name, said, *_ = again(resume=True, kwargs={"by": 1})
+    assert name == "CheckpointMismatch"
+    assert "kwargs nothing, not by=1; checkpoint=FILE names another" in said
+    assert "--" not in said
+
+
+def test_a_failure_brings_what_happened_in_the_worker() -> None:
+    with pytest.raises(batchmill.ItemsFailed, match=r"^item 0 failed: ValueError: -1 is negative") as caught:
+        batchmill.map(work_kit.fail_on_negative, [-1], workers=1)
+    assert caught.value.error is not None
+    assert caught.value.error.type == "ValueError"
+    assert "in fail_on_negative" in "".join(traceback.format_exception(caught.value))
 
 
 def test_an_id_callable_for_a_file_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ TREES = {"batchmill": ROOT / "engine" / "batchmill", "batchmill_cli": ROOT / "cl
 
 # Modules that stand in no room. The ground may be imported by all; the rest join the rooms.
 GROUND = {"settings", "model", "errors", "failure_groups", "text", "version", "importing", "secrecy"}
-DOORS = {"__init__", "__main__", "api", "plan", "main", "group", "prewarm"}
+DOORS = {"__init__", "__main__", "api", "roles", "plan", "main", "group", "prewarm"}
 PLAN_MAY_IMPORT = {"ground", "system", "files", "codec", "input", "checkpoint", "worker", "output"}
 
 # What these get as arguments instead: clocks, sizes, bytes.

@@ -36,6 +36,7 @@ from batchmill.plan import Plan
 from batchmill.secrecy import mask_addresses
 from batchmill.settings import Settings
 from batchmill.system.machine import worker_count
+from batchmill.text import option
 
 FIRST = 5  # items named that would run first
 _LOOK = 2000  # records looked at at once
@@ -270,7 +271,7 @@ def _matcher(plan: Plan, read: Callable[[Row], OutcomeBlock], history: History) 
 def _check_folder_of_checkpoint(path: str) -> None:
     why = _trouble_with_folder(path)
     if why:
-        raise CheckpointRefused(f"cannot create {path}: {why}", "name another file with -c")
+        raise CheckpointRefused(f"cannot create {path}: {why}", f"name another file with {option('checkpoint')}")
 
 
 def _check_folder(output: str | None) -> None:
@@ -278,7 +279,7 @@ def _check_folder(output: str | None) -> None:
     if output is not None and os.path.isdir(output):
         why = "it is a directory"
     if why:
-        raise OutputLost(f"cannot write {output}: {why}", "check the path given to -o")
+        raise OutputLost(f"cannot write {output}: {why}", f"check the path given to {option('output')}")
 
 
 def _trouble_with_folder(path: str) -> str:

@@ -40,7 +40,7 @@ from batchmill.scheduler.run_limits import FailureLimits, TimeLimit
 from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.secrecy import mask_settings
 from batchmill.system.machine import Monitor
-from batchmill.text import as_reported, plural, several
+from batchmill.text import as_reported, option, plural, several
 from batchmill.worker.bootstrap import descriptors_above
 from batchmill.worker.passthrough import Passing
 from batchmill.worker.reply import ReplySummary
@@ -138,12 +138,13 @@ class Session:
         }
         self._run = begin_run(self._checkpoint, self._history, values)
         if self._settings.rerun_older and not self._plan.source_digest:
-            self._warn(f"--rerun-older runs nothing again: {self._plan.spec.display} has no source that can be read")
+            why = f"{self._plan.spec.display} has no source that can be read"
+            self._warn(f"{option('rerun_older', True)} runs nothing again: {why}")
         older = 0 if self._settings.rerun_older else self._older_results()
         if older:
             were, them = ("result was", "it") if older == 1 else ("results were", "them")
             said = f"{older} {were} made by other source of {self._plan.spec.display} than it has now"
-            self._warn(f"{said}; --rerun-older runs {them} again")
+            self._warn(f"{said}; {option('rerun_older', True)} runs {them} again")
 
     # Parts
 

@@ -51,7 +51,7 @@ from zlib import crc32
 
 from batchmill.errors import CheckpointDamaged, CheckpointMismatch
 from batchmill.model import MAX_PAYLOAD
-from batchmill.text import plural
+from batchmill.text import option, plural
 
 Pread = Callable[[int, int], bytes]  # (offset, size) -> the bytes there, fewer only at the end of the file
 
@@ -113,14 +113,14 @@ class FileHeader(NamedTuple):
     def unpack(cls, data: bytes, name: str = "the file") -> FileHeader:
         """The header in `data`; raises CheckpointDamaged, or CheckpointMismatch where a newer batchmill wrote it."""
         if data[: len(FILE_MAGIC)] != FILE_MAGIC:
-            raise CheckpointDamaged(f"{name} is not a checkpoint", "name another file with -c")
+            raise CheckpointDamaged(f"{name} is not a checkpoint", f"name another file with {option('checkpoint')}")
         if len(data) < HEADER_SIZE or crc32(data[: _FILE.size]) != _CRC.unpack_from(data, _FILE.size)[0]:
             raise CheckpointDamaged(f"{name}: the file header is damaged", salvage_hint(name))
         _, version, flags, cap, id = _FILE.unpack_from(data)
         if version != VERSION or flags:
             raise CheckpointMismatch(
                 f"{name} was written by a newer batchmill (format {version}, features {flags:#x})",
-                "update batchmill, or name another file with -c",
+                f"update batchmill, or name another file with {option('checkpoint')}",
             )
         return cls(id, cap, version, flags)
 

@@ -25,7 +25,7 @@ from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.outcomes import SEALED, SUPERSEDES
 from batchmill.model import Chunk, Earlier, Entry, IdScan
 from batchmill.settings import Settings
-from batchmill.text import name_some, plural
+from batchmill.text import name_some, option, plural
 
 _CRC_BITS, _INDEX_BITS = 32, 30
 
@@ -267,10 +267,11 @@ class Matcher:
         if not self.changed or self._settings.rerun_changed:
             return
         which, again = ("its", "it") if self.changed == 1 else ("their", "them")
-        said = f"{plural(self.changed, 'changed item')} kept {which} old result; --rerun-changed runs {again} again"
+        remedy = f"{option('rerun_changed', True)} runs {again} again"
+        said = f"{plural(self.changed, 'changed item')} kept {which} old result; {remedy}"
         if self.changed == self.skipped and before and list(before) != list(now):
             names = f"{name_some(before)}, not {name_some(now)}"
-            said = f"All that was done is of {names}: {said}, and -c FILE keeps this batch apart"
+            said = f"All that was done is of {names}: {said}, and {option('checkpoint', 'FILE')} keeps this batch apart"
         yield said
 
     def _candidates(self, key: bytes) -> list[int]:

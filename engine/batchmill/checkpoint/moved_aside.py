@@ -22,6 +22,7 @@ from batchmill.errors import BatchmillError, CheckpointRefused
 from batchmill.files.storage import (
     NO_SUPPORT,
     Disk,
+    another_file,
     is_same_file,
     names_aside,
     open_regular,
@@ -29,6 +30,7 @@ from batchmill.files.storage import (
     share_lock,
     unsupported,
 )
+from batchmill.text import option
 
 _KEY = "aside"
 _MOST = 16  # entries of the list, unless more are kept
@@ -98,16 +100,17 @@ def _in_the_way(path: str, name: str) -> CheckpointRefused:
     root, extension = os.path.splitext(name)
     names = (f"{root}.kept{number or ''}{extension}" for number in range(10**6))
     free = next(name for name in names if not os.path.lexists(name))
+    another = option("checkpoint", "FILE")
     return CheckpointRefused(
         f"{name} is in the way: it was not moved there from {os.path.basename(path)}, or was used since",
-        f"-c FILE names another checkpoint; or move it: mv {shlex.quote(name)} {shlex.quote(free)}",
+        f"{another} names another checkpoint; or move it: mv {shlex.quote(name)} {shlex.quote(free)}",
     )
 
 
 def _immovable(path: str, error: OSError) -> CheckpointRefused:
     if error.errno in NO_SUPPORT:
         return unsupported(path, "hard links", error)
-    return CheckpointRefused(f"cannot move {path} aside: {error.strerror}", "name another file with -c")
+    return CheckpointRefused(f"cannot move {path} aside: {error.strerror}", another_file())
 
 
 # What was moved

@@ -21,9 +21,10 @@ from typing import TypeVar
 
 from batchmill.checkpoint.moved_aside import second_name
 from batchmill.checkpoint.reader import busy, exists_with_outcomes
-from batchmill.errors import CheckpointBusy, CheckpointRefused
+from batchmill.errors import CheckpointBusy, CheckpointExists
 from batchmill.files.atomic_file import create_whole, sweep
 from batchmill.files.storage import Disk, is_same_file, open_regular, try_lock
+from batchmill.text import option
 
 _T = TypeVar("_T")
 _TRIES = 100  # each means that another run put a file of its own under the name meanwhile
@@ -124,7 +125,8 @@ def busy_unless_locked(disk: Disk, fd: int, path: str) -> None:
         raise busy(fd, path)
 
 
-def in_the_way(path: str) -> CheckpointRefused:
+def in_the_way(path: str) -> CheckpointExists:
     """The error for a checkpoint that exists where nothing says what to do with it."""
-    remedy = "--resume continues it, --fresh moves it aside and begins anew, -c FILE names another"
-    return CheckpointRefused(f"{path} exists", remedy)
+    another = f"{option('checkpoint', 'FILE')} names another"
+    remedy = f"{option('resume', True)} continues it, {option('fresh', True)} moves it aside and begins anew, {another}"
+    return CheckpointExists(f"{path} exists", remedy)

@@ -28,7 +28,7 @@ from batchmill.checkpoint.payloads import read_map
 from batchmill.errors import CheckpointBusy, CheckpointDamaged, InputMissing
 from batchmill.files.storage import is_locked, open_regular, read_at, share_lock
 from batchmill.model import MAX_PAYLOAD
-from batchmill.text import plural
+from batchmill.text import option, plural
 
 
 class Holder(NamedTuple):
@@ -212,7 +212,10 @@ def busy(fd: int, path: str) -> CheckpointBusy:
             who = f"another run (process {holder.pid} on {holder.host}, since {since})"
     except Exception:  # whatever is wrong with the file, that it is busy is the news
         pass
-    return CheckpointBusy(f"{path} is in use by {who}", "--wait waits for it, -c FILE names another")
+    return CheckpointBusy(
+        f"{path} is in use by {who}",
+        f"{option('wait', True)} waits for it, {option('checkpoint', 'FILE')} names another",
+    )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from batchmill.codec.outcomes import pack_map
 from batchmill.errors import (
     BatchmillError,
     CheckpointBusy,
+    CheckpointExists,
     CheckpointMismatch,
     CheckpointRefused,
     CheckpointUnwritable,
@@ -35,7 +36,7 @@ from batchmill.files.storage import is_held
 from batchmill.model import Stop
 from batchmill.secrecy import MASK, Secrets, is_masked, mask_facts
 from batchmill.settings import Settings
-from batchmill.text import name_some
+from batchmill.text import name_some, option
 
 _T = TypeVar("_T")
 _LOOK, _LONGEST_LOOK = 0.02, 0.5  # seconds between looks at the lock; each is longer than the last
@@ -45,7 +46,7 @@ _LOOK, _LONGEST_LOOK = 0.02, 0.5  # seconds between looks at the lock; each is l
 _IDENTITY = {
     "function": "function",
     "command": "command",
-    "set": "--set",
+    "set": "set",  # see option
     "format": "format",
     "id_rule": "id rule",
 }
@@ -96,7 +97,7 @@ def open_checkpoint_for(
 ) -> tuple[Checkpoint, History]:
     """The checkpoint of a run that is to begin now, and what is in it. `path` None: a temporary one.
 
-    Raises CheckpointRefused (exists, and nothing says what to do with it; cannot be created), CheckpointBusy,
+    Raises CheckpointExists (nothing says what to do with it), CheckpointRefused (cannot be created), CheckpointBusy,
     CheckpointMismatch (belongs to something else) and CheckpointDamaged.
     """
     if path is None:
@@ -173,13 +174,14 @@ def _payload(name: Name, found: Found, ref: FrameRef) -> bytes:
 
 
 def refuse_in_the_way(path: str, meta: Mapping[str, Any], settings: Settings, secrets: Secrets) -> NoReturn:
-    """Raise CheckpointRefused for a checkpoint that exists where nothing says what to do with it."""
+    """Raise CheckpointExists for a checkpoint that exists where nothing says what to do with it."""
     try:
         with Reader(path) as reader:
             check_identity(path, reader.meta, meta, settings, secrets)
     except CheckpointMismatch as error:  # --resume would be refused
-        remedy = "-c FILE names another checkpoint, --fresh moves this one aside and begins anew"
-        raise CheckpointRefused(error.message.replace(path, f"{path} exists, and", 1), remedy) from None
+        another = option("checkpoint", "FILE")
+        remedy = f"{another} names another checkpoint, {option('fresh', True)} moves this one aside and begins anew"
+        raise CheckpointExists(error.message.replace(path, f"{path} exists, and", 1), remedy) from None
     except BatchmillError:
         pass  # whoever continues it is told
     raise in_the_way(path)
@@ -197,7 +199,7 @@ def check_identity(
     if settings.accept_changes:
         return
     kept, theirs, ours = theirs.get("secrets"), _comparable(theirs), _comparable(ours)
-    names = dict(_IDENTITY)
+    names = {**_IDENTITY, "set": option("set")}
     if theirs.get("default_name") and ours.get("default_name"):
         names["input"] = "input"
     differences = [
@@ -210,7 +212,8 @@ def check_identity(
     if differences:
         raise CheckpointMismatch(
             f"{path} belongs to another batch: {'; '.join(differences)}",
-            "-c FILE names another checkpoint, --fresh begins anew, --accept-changes continues all the same",
+            f"{option('checkpoint', 'FILE')} names another checkpoint, {option('fresh', True)} begins anew, "
+            f"{option('accept_changes', True)} continues all the same",
         )
 
 
@@ -225,7 +228,7 @@ def _hidden(*metas: Mapping[str, Any]) -> Iterable[str]:
     """What is not shown whole of what checkpoints belong to."""
     arguments = [(key, value) for meta in metas for key, value in meta.get("set", {}).items()]
     commands = [meta.get("command") for meta in metas]
-    named = [f"--set {key}" for key, value in arguments if is_masked(value)]
+    named = [f"{option('set')} {key}" for key, value in arguments if is_masked(value)]
     return dict.fromkeys([*named, *(["the command"] if any(map(is_masked, commands)) else [])])
 
 
@@ -273,14 +276,14 @@ def patiently(
     Raises CheckpointBusy when the time is up, and Interrupted when a Stop is among the `events`; others stay there.
     """
     told = False
-    until, limit = min((time.monotonic() + wait, "--wait"), (deadline, "--time-limit"))
+    until, limit = min((time.monotonic() + wait, "wait"), (deadline, "time_limit"))
     while True:
         try:
             return attempt()
         except CheckpointBusy as busy:
             if time.monotonic() >= until:
-                remedy = f"give more to {limit}, or name another file with -c" if wait else busy.remedy
-                raise CheckpointBusy(busy.message, remedy) from None
+                more = f"give more to {option(limit)}, or name another file with {option('checkpoint')}"
+                raise CheckpointBusy(busy.message, more if wait else busy.remedy) from None
             if not told:
                 on_message(f"Waiting: {busy.message}")
                 told = True

@@ -28,6 +28,7 @@ from batchmill.files.atomic_file import save_beside
 from batchmill.files.storage import Disk, chunks_of, is_same_file, write_all
 from batchmill.system import threads
 from batchmill.system.scarcity import limit_met
+from batchmill.text import option
 
 OnError = Callable[[CheckpointUnwritable], None]
 
@@ -170,7 +171,7 @@ class Checkpoint:
             write_all(disk, fd, parts, 0)
         except OSError as error:
             said = f"cannot write a temporary file in {tempfile.tempdir or 'any directory for them'}"
-            remedy = "point TMPDIR at a directory with room, or give -c"
+            remedy = f"point TMPDIR at a directory with room, or give {option('checkpoint', 'FILE')}"
             raise limit_met(error, said) or CheckpointRefused(f"{said}: {error.strerror}", remedy) from error
         tail = (sum(map(len, parts)), 1)
         return cls(fd, name, header, dict(meta), tail, interval=None, on_error=None, disk=disk, named=False)
@@ -308,7 +309,7 @@ class Checkpoint:
             saved = save_beside(self.path, "rescued", parts, self._disk)
         except (CheckpointRefused, OSError) as error:
             return f"saving what is left of it failed as well ({error})"
-        return f"what is left of it was saved: continue with --resume -c {saved}"
+        return f"what is left of it was saved: continue with {option('resume', True)} {option('checkpoint', saved)}"
 
     # Syncing
 
@@ -371,7 +372,7 @@ class Checkpoint:
     def _unwritable(self, error: OSError) -> CheckpointUnwritable:
         remedy = "make room" if error.errno in _FULL else "check the disk"
         return CheckpointUnwritable(
-            f"cannot write {self.path}: {error.strerror}", f"{remedy}, then continue with --resume"
+            f"cannot write {self.path}: {error.strerror}", f"{remedy}, then continue with {option('resume', True)}"
         )
 
     def _fail(self, failure: CheckpointUnwritable, *, sync_allowed: bool) -> None:

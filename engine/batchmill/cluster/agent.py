@@ -29,6 +29,7 @@ from batchmill.pool.local import LocalPool
 from batchmill.pool.processes import PATIENCE
 from batchmill.pool.worker_limits import WorkerLimits
 from batchmill.system.machine import Monitor, raise_descriptor_limit, thread_caps, usable_cores
+from batchmill.text import speak_command_line
 from batchmill.worker.code_bundle import deliver, settled
 from batchmill.worker.main import WorkerSetup
 
@@ -330,6 +331,8 @@ def main() -> None:
     if environ is None or data is None:
         return
     setup: AgentSetup = pickle.loads(data)
+    if setup.worker.is_command_line:
+        speak_command_line()
     forkserver.prestart(setup.limits.preload)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 

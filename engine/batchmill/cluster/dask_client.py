@@ -16,6 +16,7 @@ from batchmill.errors import ClusterLost, InputMissing, InvalidUsage
 from batchmill.plan import Plan
 from batchmill.secrecy import mask_addresses
 from batchmill.settings import TLS, Settings
+from batchmill.text import option
 
 CLOSING = 3.0  # seconds for a client to close
 ASK = 2.0  # seconds without an answer after which it is looked whether anybody is there
@@ -66,7 +67,7 @@ def connect(plan: Plan) -> Any:
     try:
         from distributed import Client
     except ImportError:
-        raise InvalidUsage("--cluster needs dask.distributed", "pip install 'batchmill[dask]'") from None
+        raise InvalidUsage(f"{option('cluster')} needs dask.distributed", "pip install 'batchmill[dask]'") from None
     where, user = mask_addresses(settings.cluster_name), settings.cluster_name.rpartition("@")[0].rpartition("/")[2]
     if settings.cluster_file is not None:
         remedy = f"start one with `dask scheduler --scheduler-file {settings.cluster_file}`"
@@ -84,10 +85,10 @@ def connect(plan: Plan) -> Any:
         )
     except (ValueError, TypeError) as error:
         if "ssl_context" in str(error):  # how Dask says it
-            remedy = "give --tls-ca-file, --tls-cert and --tls-key"
-            raise InvalidUsage(f"--cluster {where} needs certificates", remedy) from None
+            remedy = f"give {option('tls_ca_file')}, {option('tls_cert')} and {option('tls_key')}"
+            raise InvalidUsage(f"{option('cluster', where)} needs certificates", remedy) from None
         said = str(error).replace(f"{user}@", "***@") if user else str(error)
-        raise InvalidUsage(f"--cluster {where}: {said}", "write tcp://HOST:8786 or tls://HOST:8786") from None
+        raise InvalidUsage(f"{option('cluster', where)}: {said}", "write tcp://HOST:8786 or tls://HOST:8786") from None
     except (TimeoutError, OSError) as error:
         raise ClusterLost(
             f"no scheduler can be reached at {where}: {str(error) or type(error).__name__}",
@@ -123,7 +124,7 @@ def _check_names_scheduler(path: str, remedy: str) -> None:
     except (ValueError, TypeError, KeyError):
         is_one = False
     if not is_one:
-        raise InvalidUsage(f"--cluster-file {path} does not say where a scheduler is", remedy)
+        raise InvalidUsage(f"{option('cluster_file', path)} does not say where a scheduler is", remedy)
 
 
 def _check_readable(name: str, path: str, remedy: str) -> None:
@@ -142,9 +143,9 @@ def lost(address: str, error: BaseException, checkpoint: str | None) -> ClusterL
     sentence = f"the scheduler {address} is lost ({type(error).__name__})"
     if checkpoint is None:
         return ClusterLost(
-            sentence, "start it and its workers again; with a checkpoint (-c) nothing would have to be done twice"
+            sentence, "start it and its workers again; with a checkpoint nothing would have to be done twice"
         )
-    remedy = "start it and its workers again, and give the same command with --resume"
+    remedy = f"start it and its workers again, and give the same again with {option('resume', True)}"
     return ClusterLost(f"{sentence}; what was done is in the checkpoint", remedy)
 
 

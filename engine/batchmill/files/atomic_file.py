@@ -25,6 +25,7 @@ from typing import IO
 from batchmill.errors import CheckpointRefused, OutputLost
 from batchmill.files.storage import NO_SUPPORT, Disk, is_same_file, remove, sibling, uncreatable, unsupported, write_all
 from batchmill.system.scarcity import limit_met
+from batchmill.text import option
 
 _TRIES = 100
 _LONGEST = 180  # bytes of NAME in a temporary name: file systems allow 255 in all
@@ -251,7 +252,7 @@ def _duplicate(descriptor: int) -> int:
 
 
 @contextmanager
-def replacing(path: str, remedy: str = "check the path given to -o", *, durable: bool = True) -> Iterator[IO[bytes]]:
+def replacing(path: str, remedy: str = "", *, durable: bool = True) -> Iterator[IO[bytes]]:
     """A file to write to that becomes `path`, whole, when the block ends without an error; raises OutputLost."""
     draft: Draft | None = None
     try:
@@ -261,6 +262,7 @@ def replacing(path: str, remedy: str = "check the path given to -o", *, durable:
         draft.publish(durable=durable)
     except OSError as error:
         said = f"cannot write {path}"
+        remedy = remedy or f"check the path given to {option('output')}"
         raise limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", remedy) from None
     finally:
         if draft is not None:

@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from batchmill.errors import BatchmillError, CheckpointRefused
 from batchmill.system.scarcity import limit_met
+from batchmill.text import option
 
 # Seconds that a lock may be held by who only looks: `status` asks whether a run is alive, and a run that opened a file
 # just before it was moved aside has the lock until it sees that.
@@ -106,10 +107,10 @@ def open_regular(path: str, *, write: bool = False) -> int:
         if met := limit_met(error, f"cannot open {path}"):
             raise met from error
         why = "it is a symbolic link" if error.errno in (errno.ELOOP, errno.EMLINK) else error.strerror
-        raise CheckpointRefused(f"cannot open {path}: {why}", "name another file with -c") from error
+        raise CheckpointRefused(f"cannot open {path}: {why}", another_file()) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise CheckpointRefused(f"{path} is not a regular file", "name another file with -c")
+        raise CheckpointRefused(f"{path} is not a regular file", another_file())
     return fd
 
 
@@ -262,15 +263,20 @@ def file_system_of(path: str) -> str:
     return kind
 
 
+def another_file() -> str:
+    """The remedy where a checkpoint cannot be under its name."""
+    return f"name another file with {option('checkpoint')}"
+
+
 def uncreatable(path: str, error: OSError) -> BatchmillError:
     """The error for a file that cannot be made at `path`."""
     said = f"cannot create {path}"
-    return limit_met(error, said) or CheckpointRefused(f"{said}: {error.strerror}", "name another file with -c")
+    return limit_met(error, said) or CheckpointRefused(f"{said}: {error.strerror}", another_file())
 
 
 def unsupported(path: str, what: str, error: OSError) -> CheckpointRefused:
     """The error for a file system that lacks `what` is needed of it (one of NO_SUPPORT)."""
     return CheckpointRefused(
         f"the {file_system_of(path)} file system of {path} has no {what} ({error.strerror})",
-        "name a file on a local disk with -c",
+        f"name a file on a local disk with {option('checkpoint')}",
     )

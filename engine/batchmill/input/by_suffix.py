@@ -5,7 +5,8 @@ from __future__ import annotations
 from shlex import quote
 
 from batchmill.errors import InvalidUsage
-from batchmill.input.formats import GIVE_FORMAT
+from batchmill.input.formats import give_format
+from batchmill.text import option
 
 _SUFFIXES = {
     ".jsonl": "jsonl",
@@ -31,9 +32,10 @@ def format_of(name: str) -> str:
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
     if suffix == ".json":
-        remedy = f"make one with `{as_lines_of_json(name, '.[]')}`, or give --format jsonl if it has one item a line"
+        given = option("format", "jsonl")
+        remedy = f"make one with `{as_lines_of_json(name, '.[]')}`, or give {given} if it has one item a line"
         raise InvalidUsage(f"{name}: a .json document is not a list of items", remedy)
-    raise InvalidUsage(f"the format of {name} is not known", GIVE_FORMAT)
+    raise InvalidUsage(f"the format of {name} is not known", give_format())
 
 
 def as_lines_of_json(name: str, filter: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from batchmill.errors import InvalidUsage
 from batchmill.settings import NO_QUOTE
-from batchmill.text import read_names, write_names
+from batchmill.text import option, read_names, write_names
 
 UTF8 = "utf-8"
 _WORDS = {"tab": "\t", "\\t": "\t", "space": " "}  # for characters that a shell makes hard to give
@@ -94,23 +94,27 @@ def asked_for(
 ) -> Dialect:
     """The usual dialect, changed by what was asked for; raises InvalidUsage for what cannot be."""
     dialect = Dialect(
-        delimiter=usual.delimiter if delimiter is None else _one("--delimiter", _WORDS.get(delimiter, delimiter)),
-        quote="" if quote == NO_QUOTE else _one("--quote", quote),
+        delimiter=usual.delimiter if delimiter is None else _one("delimiter", _WORDS.get(delimiter, delimiter)),
+        quote="" if quote == NO_QUOTE else _one("quote", quote),
         encoding=UTF8 if encoding is None else _encoding(encoding),
         skip_lines=skip_lines,
         header=header,
         columns=columns,
     )
     if dialect.delimiter == dialect.quote:
-        raise InvalidUsage(f"--delimiter and --quote are both {dialect.quote!r}", "give two characters")
+        raise InvalidUsage(
+            f"{option('delimiter')} and {option('quote')} are both {dialect.quote!r}", "give two characters"
+        )
     return dialect
 
 
-def _one(option: str, text: str) -> str:
+def _one(setting: str, text: str) -> str:
     if len(text) != 1 or not text.isascii() or text in "\0\r\n":
-        other = "" if option == "--delimiter" else ", or none"
-        examples = "';', '|' or tab" if option == "--delimiter" else '"\'"'
-        raise InvalidUsage(f"{option} {text!r} is not one ASCII character", f"give one, such as {examples}{other}")
+        other = "" if setting == "delimiter" else ", or none"
+        examples = "';', '|' or tab" if setting == "delimiter" else '"\'"'
+        raise InvalidUsage(
+            f"{option(setting, repr(text))} is not one ASCII character", f"give one, such as {examples}{other}"
+        )
     return text
 
 
@@ -122,7 +126,7 @@ def _encoding(name: str) -> str:
             raise LookupError
         codecs.getincrementaldecoder(found.name)
     except (LookupError, UnicodeError, ValueError):
-        raise InvalidUsage(f"--encoding {name!r} is not known", remedy) from None
+        raise InvalidUsage(f"{option('encoding', repr(name))} is not known", remedy) from None
     return UTF8 if found.name == "utf-8-sig" else found.name  # a mark is never text
 
 

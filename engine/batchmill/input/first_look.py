@@ -17,6 +17,7 @@ from batchmill.input.by_suffix import as_lines_of_json
 from batchmill.input.compression import UNREADABLE, compression_of, unpacked
 from batchmill.input.dialects import HANDLER, UTF8
 from batchmill.input.formats import Format
+from batchmill.text import option
 
 LOOK = 64 << 10  # bytes that are looked at, at most
 BOM = b"\xef\xbb\xbf"
@@ -111,12 +112,12 @@ def _refuse(head: bytes, name: str, format: Format) -> None:
 
 def _remedy_for_nuls(head: bytes, name: str, format: Format) -> str:
     if b"\n" not in head:
-        return "give --format null if NULs end its items, else convert it to text"
+        return f"give {option('format', 'null')} if NULs end its items, else convert it to text"
     file = "" if name == "-" else f" {quote(name)}"
     for encoding, zeros in (("utf-16le", head[1::2]), ("utf-16be", head[::2])):
         if 2 * zeros.count(b"\0") > len(zeros) and 4 * (head.count(b"\0") - zeros.count(b"\0")) < len(zeros):
             if format.table is not None:
-                return f"it looks like UTF-16 without a mark: --encoding {encoding} reads it"
+                return f"it looks like UTF-16 without a mark: {option('encoding', encoding)} reads it"
             return f"it looks like UTF-16 without a mark: `iconv -f {encoding} -t utf-8{file}` makes it text"
     return "convert it to text"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from batchmill.files.conflicts import NO_FILES, OwnFiles
-from batchmill.text import plural
+from batchmill.text import option, plural
 
 
 class Walk:
@@ -35,7 +35,8 @@ class Walk:
         """What to tell people of what was met and is no item."""
         if self._links:
             were = "was" if self._links == 1 else "were"
-            yield f"{plural(self._links, 'link')} to directories {were} not followed (--follow-links does)"
+            does = option("follow_links", True)
+            yield f"{plural(self._links, 'link')} to directories {were} not followed ({does} does)"
         if self._others:
             what = "entry that is no file was" if self._others == 1 else "entries that are no files were"
             yield f"{self._others} {what} left out (broken links, pipes, sockets)"

@@ -24,6 +24,7 @@ from batchmill.input.dialects import Dialect, dialect_of, in_name
 from batchmill.input.tables import Table
 from batchmill.model import Chunk
 from batchmill.settings import FORMATS as NAMES
+from batchmill.text import option
 
 MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
 MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
@@ -184,7 +185,9 @@ def _row_parser(table: Table, header: bytes) -> Callable[[bytes], dict[str, str]
         try:
             return read(raw)
         except UnicodeDecodeError as error:
-            raise BadItem("UnicodeDecodeError", f"{table.why_no_text(error)} (--encoding names another)") from None
+            raise BadItem(
+                "UnicodeDecodeError", f"{table.why_no_text(error)} ({option('encoding')} names another)"
+            ) from None
         except ValueError as error:
             raise BadItem("BadRow", str(error)) from None
 
@@ -201,7 +204,11 @@ FORMATS = {
 }
 LINES_OF_BYTES = replace(FORMATS["lines"], parse=_parse_path)  # of a command, whose arguments are bytes
 _ALL = ", ".join(NAMES[1:-1]) + f" or {NAMES[-1]}"
-GIVE_FORMAT = f"give --format {_ALL}"
+
+
+def give_format() -> str:
+    """The remedy where a format is not known."""
+    return f"give {option('format')} {_ALL}"
 
 
 @lru_cache(16)
@@ -334,7 +341,7 @@ class IdRule:
         found = item.get(name) if isinstance(item, dict) else None
         if found is None or not isinstance(found, _SCALARS):
             what = "has no" if found is None else "has a list or an object in its"
-            raise BadItem("MissingId", f"the item {what} field {name!r} (--id-field)")
+            raise BadItem("MissingId", f"the item {what} field {name!r} ({option('id_field')})")
         return found
 
 

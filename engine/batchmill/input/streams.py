@@ -29,7 +29,7 @@ from batchmill.input.formats import MAX_ITEM, Format, count_records
 from batchmill.settings import Settings
 from batchmill.system import threads
 from batchmill.system.scarcity import limit_met
-from batchmill.text import nearest, option_name
+from batchmill.text import nearest, option
 
 BLOCK = 1 << 20  # bytes read at once
 MAX_HEADER = 1 << 20  # bytes of a table's first row
@@ -161,11 +161,11 @@ class Headed:
             self.header = first if self._table.dialect.header else self._table.header_for(first)
             columns = self._table.names(self.header)
         except ValueError as error:
-            remedy = "correct the first line: it names the columns" if self._table.dialect.header else _NAME_COLUMNS
+            remedy = "correct the first line: it names the columns" if self._table.dialect.header else _name_columns()
             raise InvalidUsage(f"{self._name}: {error}", remedy) from None
         for name in self._table.dialect.columns:
             if name not in columns:
-                raise InvalidUsage(f"{self._name} has no column {name!r} (--columns)", nearest(name, columns))
+                raise InvalidUsage(f"{self._name} has no column {name!r} ({option('columns')})", nearest(name, columns))
 
     @property
     def columns(self) -> list[str] | None:
@@ -178,9 +178,6 @@ class Headed:
     def remarks(self) -> list[str]:
         """What to tell people of them."""
         return list(self._table.remarks(self.header)) if self.header else []
-
-
-_NAME_COLUMNS = "name them with --columns a,b,c"
 
 
 def look_at(name: str, format: Format) -> list[str] | None:
@@ -205,13 +202,13 @@ def choose_format(names: Sequence[str], settings: Settings) -> str:
     raises InvalidUsage."""
     name = _by_suffix(names) if settings.format == "auto" else settings.format
     format = formats.FORMATS[name]
-    asked = {option: getattr(settings, option) for option in DIALECT}
+    asked = {setting: getattr(settings, setting) for setting in DIALECT}
     if format.table is not None:
         return formats.with_dialect(format, asked_for(format.table.dialect, **asked)).name
-    for option, usual in DIALECT.items():
-        if asked[option] != usual:
-            word = "--no-header" if option == "header" else option_name(option)
-            raise InvalidUsage(f"{word} is for tables, and the format is {name}", "leave it out, or give --format csv")
+    for setting, usual in DIALECT.items():
+        if asked[setting] != usual:
+            remedy = f"leave it out, or give {option('format', 'csv')}"
+            raise InvalidUsage(f"{option(setting)} is for tables, and the format is {name}", remedy)
     return name
 
 
@@ -219,14 +216,24 @@ def _by_suffix(names: Sequence[str]) -> str:
     if not names:
         raise InvalidUsage("there are no items", "give an iterable or the path of an INPUT")
     if "-" in names:
-        raise InvalidUsage("the format of stdin is not known", formats.GIVE_FORMAT)
+        raise InvalidUsage("the format of stdin is not known", formats.give_format())
     for name in names:
         if os.path.isdir(name):
-            raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
+            raise _is_directory(name)
     found = {format_of(name): name for name in names}
     if len(found) != 1:
         raise InvalidUsage(f"the INPUTs are of different formats ({', '.join(found)})", "run them one by one")
     return next(iter(found))
+
+
+def _name_columns() -> str:
+    return f"name them with {option('columns')} a,b,c"
+
+
+def _is_directory(name: str) -> InvalidUsage:
+    return InvalidUsage(
+        f"{name} is a directory", f"give {option('format', 'files')} to make each file below it an item"
+    )
 
 
 def check_inputs(names: Sequence[str], directories: bool) -> None:
@@ -241,7 +248,7 @@ def check_inputs(names: Sequence[str], directories: bool) -> None:
         except OSError as error:
             raise _unreadable(name, error) from None
         if stat.S_ISDIR(mode) and not directories:
-            raise InvalidUsage(f"{name} is a directory", "give --format files to make each file below it an item")
+            raise _is_directory(name)
 
 
 def opener(name: str, format: Format, notify: Notify) -> Callable[[], Feed]:

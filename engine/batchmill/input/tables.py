@@ -18,11 +18,10 @@ from itertools import count
 from typing import Literal
 
 from batchmill.input.dialects import Dialect, why_no_text
-from batchmill.text import name_some, plural
+from batchmill.text import name_some, option, plural
 
 MOST_QUOTED = 64 << 20  # bytes; a quoted cell that is not closed within them never is
 _LONG = 128 << 10  # characters; csv takes no longer cell by itself
-_REMEDY = "--quote none reads quotes as characters like others"
 _BLANKS = b" \t\r\x0b\x0c"
 _DELIMITERS = (",", ";", "\t", "|")  # what a table may have in place of the delimiter that it is read with
 
@@ -164,9 +163,9 @@ class Table:
         except ValueError:  # that row fails, and others tell
             width = len(names)
         if not width:
-            raise ValueError("the first row cannot be read, and --columns names none")
+            raise ValueError(f"the first row cannot be read, and {option('columns')} names none")
         if names and len(names) != width:
-            raise ValueError(f"the first row has {plural(width, 'cell')}, --columns names {len(names)}")
+            raise ValueError(f"the first row has {plural(width, 'cell')}, {option('columns')} names {len(names)}")
         return self.row(names or [f"column_{number}" for number in range(1, width + 1)])
 
     def names(self, header: bytes) -> list[str]:
@@ -192,7 +191,7 @@ class Table:
         if len(written) == 1 and others and not self.dialect.columns:
             other = max(others, key=written[0].count)
             cells, word = written[0].count(other) + 1, "tab" if other == "\t" else f"'{other}'"
-            yield f"all of it is one column; --delimiter {word} makes {cells} of it"
+            yield f"all of it is one column; {option('delimiter', word)} makes {cells} of it"
 
     def reader(self, header: bytes) -> Callable[[bytes], dict[str, str]]:
         """What makes a dict of a row under that header; it raises ValueError as `cells` does, and for another number of
@@ -237,7 +236,11 @@ def _why(error: str) -> str:
     if "new-line" in error:
         return "a carriage return stands outside of quotes"
     if "expected after" in error:
-        return f"text follows the quote that closes a cell ({_REMEDY})"
+        return f"text follows the quote that closes a cell ({_remedy()})"
     if "unexpected end" in error:
-        return f"a quote opens a cell and none closes it ({_REMEDY})"
+        return f"a quote opens a cell and none closes it ({_remedy()})"
     return error
+
+
+def _remedy() -> str:
+    return f"{option('quote', 'none')} reads quotes as characters like others"

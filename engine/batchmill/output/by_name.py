@@ -11,6 +11,7 @@ from typing import Protocol
 
 from batchmill.errors import InvalidUsage
 from batchmill.input.compression import zstd
+from batchmill.text import option
 
 AUTO = "auto"
 _FORMATS = {
@@ -54,13 +55,16 @@ def format_of_output(name: str | None, asked: str) -> str:
     expected = _FORMATS.get(suffix)
     format = expected or "jsonl" if asked == AUTO else asked
     if suffix in _UNKNOWN and asked == AUTO:
-        remedy = "name a .jsonl, .csv, .msgpack or .db file, or say what is to be in this one with --output-format"
-        raise InvalidUsage(f"-o {name}: no {suffix} is written", remedy)
+        remedy = "name a .jsonl, .csv, .msgpack or .db file, or say what is to be in this one with "
+        remedy += option("output_format")
+        raise InvalidUsage(f"{option('output', name)}: no {suffix} is written", remedy)
     if expected not in (None, format) and (format != "raw" or expected == "sqlite"):
-        remedy = f"name another file, or give --output-format {expected}"
-        raise InvalidUsage(f"-o {name} is no name for --output-format {format}", remedy)
+        remedy = f"name another file, or give {option('output_format', expected)}"
+        raise InvalidUsage(f"{option('output', name)} is no name for {option('output_format', format)}", remedy)
     if format == "sqlite" and packed in _PACKERS:
-        raise InvalidUsage(f"-o {name}: a database is not written compressed", f"leave {packed} out of its name")
+        raise InvalidUsage(
+            f"{option('output', name)}: a database is not written compressed", f"leave {packed} out of its name"
+        )
     if packed == ".zst":
         _check_zstd(name or "")
     return format

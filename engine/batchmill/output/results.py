@@ -33,7 +33,7 @@ from batchmill.output.layout import Frames, Layout, Make
 from batchmill.output.ordering import Part, RenderJob, in_order
 from batchmill.output.sinks import STDOUT, check_format, open_target
 from batchmill.secrecy import mask_facts
-from batchmill.text import plural
+from batchmill.text import option, plural
 
 _MANY_BITS = 16  # a checkpoint's number stands below its frames' seqs
 _MANY = (1 << _MANY_BITS) - 1
@@ -359,12 +359,13 @@ def of_left_out(count: int, noun: str) -> Iterator[str]:
     """What to tell people where so many outcomes are left out of what was read, for their items were removed."""
     if count:
         them = "it" if count == 1 else "them"
-        yield f"Left out: {plural(count, noun)} of items that INPUT no longer has; --with-removed gives {them} too"
+        gives = f"{option('with_removed', True)} gives {them} too"
+        yield f"Left out: {plural(count, noun)} of items that INPUT no longer has; {gives}"
 
 
 def _used(out: IO[bytes] | str) -> list[Use]:
     where = out if isinstance(out, str) else descriptor_in(out)
-    return [] if where is None else [Use("-o", where, Access.WRITTEN)]
+    return [] if where is None else [Use(option("output"), where, Access.WRITTEN)]
 
 
 class _Written:
@@ -384,7 +385,8 @@ class _Written:
             self.to(target.write)
             target.close("whole")
         except OSError as error:
-            raise OutputLost(f"cannot write {path}: {error.strerror}", "check the path given to -o") from None
+            remedy = f"check the path given to {option('output')}"
+            raise OutputLost(f"cannot write {path}: {error.strerror}", remedy) from None
         finally:
             target.close("nothing")
 

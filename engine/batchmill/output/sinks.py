@@ -15,6 +15,7 @@ from batchmill.files.storage import Disk, write_whole
 from batchmill.output.by_name import Packer, packer_for
 from batchmill.output.rows import TABLE
 from batchmill.system.scarcity import limit_met
+from batchmill.text import option
 
 STDOUT = "-"
 
@@ -24,11 +25,14 @@ def check_format(name: str | None, format: str) -> None:
     if format != "sqlite":
         return
     if name == STDOUT:
-        raise InvalidUsage("a database cannot be written to stdout", "give -o FILE with --output-format sqlite")
+        raise InvalidUsage(
+            "a database cannot be written to stdout",
+            f"give {option('output', 'FILE')} with {option('output_format', 'sqlite')}",
+        )
     try:
         import sqlite3  # noqa: F401 - some builds of Python go without
     except ImportError:
-        raise InvalidUsage("this Python was built without sqlite3", "give another --output-format") from None
+        raise InvalidUsage("this Python was built without sqlite3", f"give another {option('output_format')}") from None
 
 
 def open_target(name: str, format: str, columns: tuple[str, ...], opening: bytes) -> Target:
@@ -42,9 +46,8 @@ def open_target(name: str, format: str, columns: tuple[str, ...], opening: bytes
         draft = open_output(name)
         return Database(name, draft, columns) if format == "sqlite" else Target(name, draft, opening, packer_for(name))
     except OSError as error:
-        said = f"cannot write {name}"
-        lost = limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", "check the path given to -o")
-        raise lost from None
+        said, remedy = f"cannot write {name}", f"check the path given to {option('output')}"
+        raise limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", remedy) from None
 
 
 def check_target(name: str, format: str) -> None:
@@ -63,7 +66,7 @@ def open_prints(name: str) -> int:
         return open_at_once(name, os.O_CREAT | os.O_APPEND)
     except OSError as error:
         said = f"cannot write {name}"
-        remedy = "check the path given to --worker-output"
+        remedy = f"check the path given to {option('worker_output')}"
         raise limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", remedy) from None
 
 

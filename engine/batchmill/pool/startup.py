@@ -10,12 +10,11 @@ from collections.abc import Callable
 from batchmill.errors import BatchmillError, FunctionFailed, FunctionStarved, OutOfResources, WorkersLost
 from batchmill.pool.base import Worker, WorkerPool
 from batchmill.system.scarcity import lack_in, lacking, out_of_memory
-from batchmill.text import describe_exit, plural
+from batchmill.text import describe_exit, option, plural
 from batchmill.worker.main import Ready
 
 SERVER_LOST = 255  # the exit status that multiprocessing invents where the fork server died
 KILLED = -signal.SIGKILL
-_REMEDY = "see what limits memory and processes there (ulimit -a, a container's own), or give fewer workers with -j"
 PROOF = 3  # machines on which an import must fail, before any succeeds, to end the run: one may lack a package
 IN_A_ROW = 5  # workers in a row that may die while starting
 _STILL_IMPORTING = 10.0  # seconds
@@ -34,7 +33,7 @@ def not_imported(patience: float) -> FunctionFailed:
     """The error of a function whose import took longer than `patience` seconds."""
     return FunctionFailed(
         f"the function's module was not imported within {patience:g} s",
-        "give more with --start-timeout, or look at what it does when imported",
+        f"give more with {option('start_timeout')}, or look at what it does when imported",
     )
 
 
@@ -118,13 +117,13 @@ class Startup:
         if code == KILLED and memory is not None:
             self._starved(worker, out_of_memory(f"a worker {describe_exit(code)} while starting"))
         elif worker.unstarted:
-            self._unfit(worker, OutOfResources(f"no worker can be started: {worker.unstarted}", _REMEDY))
+            self._unfit(worker, OutOfResources(f"no worker can be started: {worker.unstarted}", _remedy()))
         elif not self.any_ready and code != SERVER_LOST:
             self._unfit(worker, died_importing(code))
         elif self._died[machine] > IN_A_ROW:
             how = describe_exit(code)
             said = f"{self._died[machine]} workers in a row died while starting; the last one {how}"
-            self._unfit(worker, OutOfResources(said, _REMEDY))
+            self._unfit(worker, OutOfResources(said, _remedy()))
 
     def _unfit(self, worker: Worker, error: BatchmillError) -> None:
         """A worker cannot come up. Before the first one did, that may be the function's fault: PROOF machines show
@@ -158,3 +157,8 @@ class Startup:
             if waited > _STILL_IMPORTING and not self._told:
                 self._told = True
                 self._message(f"Still importing the function's module after {waited:.0f} s")
+
+
+def _remedy() -> str:
+    fewer = f"fewer workers with {option('workers')}"
+    return f"see what limits memory and processes there (ulimit -a, a container's own), or give {fewer}"

@@ -16,7 +16,7 @@ from batchmill.pool.local import LocalPool
 from batchmill.pool.watchdog import Action, Watchdog
 from batchmill.settings import Settings
 from batchmill.system.machine import available_memory, is_stopped, oom_kills, rss_of
-from batchmill.text import format_size
+from batchmill.text import format_size, option
 from batchmill.worker.records import ALARM
 
 FAR_ABOVE = 1.5  # times --worker-memory at which a worker is not waited for any more
@@ -113,7 +113,8 @@ class WorkerLimits(Limits):
         numbers = {slot: self._pool.number(worker) for slot, worker in self._pool.workers.items()}
         for overdue in watchdog.look(now, ((slot, number) for slot, number in numbers.items() if number)):
             worker = self._pool.workers[overdue.slot]
-            sentence = f"killed after {overdue.seconds:.3g} s (--timeout {self._settings.timeout:g}, pid {worker.pid})"
+            limit = option("timeout", f"{self._settings.timeout:g}")
+            sentence = f"killed after {overdue.seconds:.3g} s ({limit}, pid {worker.pid})"
             error = ItemError("Timeout", sentence)
             if overdue.action is Action.RAISE:
                 self._asked[worker] = (overdue.number, error)
@@ -147,7 +148,7 @@ class WorkerLimits(Limits):
             number = self._pool.number(worker)
             if rss > FAR_ABOVE * most and number:
                 held = f"its worker (pid {worker.pid}) held {format_size(rss)}"
-                error = ItemError("OutOfMemory", f"killed: {held} (--worker-memory {format_size(most)})")
+                error = ItemError("OutOfMemory", f"killed: {held} ({option('worker_memory', format_size(most))})")
                 self._condemn(worker, number, error)
             elif rss > most:
                 self._pool.retire(worker)
@@ -177,5 +178,5 @@ class WorkerLimits(Limits):
             if worker.pid not in self._told and is_stopped(worker.pid):
                 self._told.add(worker.pid)
                 self._on_message(
-                    f"Worker {worker.pid} is stopped; `kill -CONT {worker.pid}` lets it go on (see --timeout)"
+                    f"Worker {worker.pid} is stopped; `kill -CONT {worker.pid}` lets it go on (see {option('timeout')})"
                 )

@@ -16,7 +16,7 @@ from collections import deque
 from enum import IntEnum
 
 from batchmill.settings import Settings
-from batchmill.text import plural
+from batchmill.text import option, plural
 
 FIRST = 100  # outcomes before a share means anything
 
@@ -102,12 +102,16 @@ class FailureLimits:
         tried, failed = ok + failed, failed - waiting
         if isinstance(self._most, str):
             return self._share(tried, failed)
-        return f"{plural(failed, 'item')} failed (--max-failures {self._most})" if failed >= self._most else None
+        return None if failed < self._most else f"{plural(failed, 'item')} failed ({self._said})"
+
+    @property
+    def _said(self) -> str:
+        return option("max_failures", self._most)
 
     def _share(self, tried: int, failed: int) -> str | None:
         if tried < FIRST or not exceeds(failed, tried, str(self._most)):
             return None
-        return f"{failed} of {plural(tried, 'item')} failed (--max-failures {self._most})"
+        return f"{failed} of {plural(tried, 'item')} failed ({self._said})"
 
     def is_success(self, failed: int, total: int) -> bool:
         """Whether a batch of `total` items of which `failed` failed counts as done (exit 0)."""

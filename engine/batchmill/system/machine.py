@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.model import Usage
+from batchmill.text import option
 from batchmill.version import __version__
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def worker_count(
 ) -> tuple[int, str]:
     """The number of workers for `--workers` (a validated "auto", "N%" of the usable cores, or N), and what says so."""
     if isinstance(setting, int):
-        return setting, "--workers"
+        return setting, option("workers")
     cores, source = usable_cores(root=root, environ=environ, affinity=affinity)
     if setting == "auto":
         return cores, source

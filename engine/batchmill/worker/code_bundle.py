@@ -19,6 +19,7 @@ from importlib.machinery import PathFinder
 from typing import TypeVar
 
 from batchmill.errors import InvalidUsage
+from batchmill.text import option
 from batchmill.worker.function import FunctionSpec, parse
 
 MOST = 64 << 20  # bytes
@@ -63,13 +64,13 @@ def source_files(
     """The files that a function, its initializer and what is preloaded are read from, each with its role."""
     yield from (("FUNCTION", path) for path in _files_of_spec(spec, cwd))
     if isinstance(init, FunctionSpec):
-        yield from (("--init", path) for path in _files_of_spec(init, cwd))
+        yield from ((option("init"), path) for path in _files_of_spec(init, cwd))
     elif init is not None and ":" in init:
         where = init.rpartition(":")[0]
         paths = [os.path.join(cwd, where)] if where.endswith(".py") or "/" in where else files_of_module(where, cwd)
-        yield from (("--init", path) for path in paths)
+        yield from ((option("init"), path) for path in paths)
     for module in preload:
-        yield from (("--preload", path) for path in files_of_module(module, cwd))
+        yield from ((option("preload"), path) for path in files_of_module(module, cwd))
 
 
 def _files_of_spec(spec: FunctionSpec, cwd: str) -> Sequence[str]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from batchmill.errors import FunctionFailed, FunctionStarved, InputMissing, InvalidUsage, NotGuarded, UnknownFunction
 from batchmill.system.scarcity import lacking_number
+from batchmill.text import option
 from batchmill.worker.function import FunctionSpec, here, is_name, no_file, no_module, parse, refuse_unfit
 from batchmill.worker.outline import no_name
 
@@ -65,7 +66,7 @@ def check_arguments(spec: FunctionSpec, function: Callable[..., Any], kwargs: Ma
         signature.bind(None, **kwargs)
     except TypeError as error:
         named = ", ".join(list(signature.parameters)[1:]) or "none"
-        remedy = f"it is called with one item; what --set can name: {named}"
+        remedy = f"it is called with one item; what {option('set')} can name: {named}"
         raise InvalidUsage(f"{spec.display} cannot be called so: {error}", remedy) from None
 
 
@@ -105,7 +106,7 @@ def _resolve_init(init: str | FunctionSpec, spec: FunctionSpec, module: ModuleTy
             refuse_unfit(found, own.display)
             return found
         if not where:
-            raise InvalidUsage(f"--init {init!r} names no module", "write MODULE:NAME")
+            raise InvalidUsage(f"{option('init', repr(init))} names no module", "write MODULE:NAME")
         init = parse(init, here())
     if init.directory is not None and init.directory not in sys.path:
         sys.path.insert(1, init.directory)  # behind the function's own directory

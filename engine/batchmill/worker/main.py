@@ -18,6 +18,7 @@ from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input.formats import IdRule
 from batchmill.input.items import ItemReader
 from batchmill.secrecy import hide, learn, mask_arguments
+from batchmill.text import option, speak_command_line
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.board import Board
 from batchmill.worker.bootstrap import handle, redirect, seal
@@ -48,6 +49,7 @@ class WorkerSetup:
     preload: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()  # keyword arguments that are secret whatever their names
     close: tuple[int, ...] = ()  # descriptors that a forked worker inherited and must let go
+    is_command_line: bool = False  # how options are called in what is said
     own: OwnFiles = NO_FILES  # what the run itself writes, where commands are told of files
     gives_back: bool = False  # results go to the program at once, and nowhere else
 
@@ -77,6 +79,8 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
     os.environ.update(setup.environ)
     faulthandler.disable()  # a crash is reported by the parent, in one line
     handle(ALARM, on_alarm)
+    if setup.is_command_line:
+        speak_command_line()
     _this.started = True
     os.register_at_fork(after_in_child=note_fork)
     _this.board = board.numbers
@@ -135,7 +139,7 @@ def _initialize(init: Callable[[], Any] | None) -> None:
     try:
         init()
     except BaseException as error:
-        _this.error = failure(f"--init {getattr(init, '__name__', type(init).__name__)}", error)
+        _this.error = failure(f"{option('init')} {getattr(init, '__name__', type(init).__name__)}", error)
 
 
 def hello() -> Ready:

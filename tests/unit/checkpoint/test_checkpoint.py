@@ -130,7 +130,7 @@ def test_a_checkpoint_with_outcomes_is_never_replaced_by_a_new_one(path: str) ->
     with quick(path) as checkpoint:
         checkpoint.append(OUTCOMES, b"work")
     before = Path(path).read_bytes()
-    with pytest.raises(CheckpointRefused, match=r"exists.*--resume.*--fresh"):
+    with pytest.raises(CheckpointRefused, match=r"exists.*resume=True.*fresh=True"):
         quick(path)
     assert Path(path).read_bytes() == before
     assert exists_with_outcomes(path)

@@ -444,7 +444,7 @@ def test_row_12_at_a_file_size_limit_what_is_committed_stays_and_the_run_goes_on
     ended = in_child(FILL, path, "65536")
     done, message = ended.stdout.split(" ", 1)
     assert (ended.returncode, done) == (74, "63")
-    assert "File too large; make room, then continue with --resume" in message
+    assert "File too large; make room, then continue with resume=True" in message
     with Checkpoint.open(path, disk=QuickDisk()) as checkpoint:
         assert (checkpoint.frames, checkpoint.recovery) == (64, None)
         checkpoint.append(OUTCOMES, bytes(1000))
@@ -624,7 +624,7 @@ def test_row_15_everything_in_hand_is_saved_beside_it(path: str, how: str) -> No
     checkpoint = Checkpoint.create(path, META, interval=None, disk=QuickDisk())
     checkpoint.append(OUTCOMES, b"work" * 50)
     meddle(how, path)
-    with pytest.raises(CheckpointUnwritable, match=r"--resume -c .*x\.rescued"):
+    with pytest.raises(CheckpointUnwritable, match=r"resume=True checkpoint=.*x\.rescued"):
         checkpoint.append(OUTCOMES, b"in hand")
     checkpoint.close()
     rescued = path.replace(".ckpt", ".rescued")
@@ -656,7 +656,7 @@ def test_row_15_a_checkpoint_deleted_at_the_very_end_is_noticed_by_close(path: s
 
 
 def test_row_16_a_missing_directory_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointRefused, match=r"No such file or directory; .*-c"):
+    with pytest.raises(CheckpointRefused, match=r"No such file or directory; .*with checkpoint"):
         Checkpoint.create(str(tmp_path / "none" / "x.ckpt"), META)
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointRefused, match="Not a directory"):
@@ -708,7 +708,9 @@ def test_row_16_a_file_system_without_locks_or_links_is_named(path: str, verb: s
         def link(self, temporary: str, path: str) -> None:
             raise OSError(errno.EPERM, "Operation not permitted")
 
-    with pytest.raises(CheckpointRefused, match=rf"the \S+ file system of .* has no {word}.*local disk with -c"):
+    with pytest.raises(
+        CheckpointRefused, match=rf"the \S+ file system of .* has no {word}.*local disk with checkpoint"
+    ):
         Checkpoint.create(path, META, disk=Poor())
     assert os.listdir(os.path.dirname(path)) == []
 

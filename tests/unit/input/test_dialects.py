@@ -120,9 +120,9 @@ def test_what_is_no_format_is_none() -> None:
          ["columns without a name of their own are called column_2, n_3"]),
         ("\n\t\t\n1\t2\t3\n", Dialect("\t"), [(3, {"column_1": "1", "column_2": "2", "column_3": "3"})],
          ["columns without a name of their own are called column_1, column_2, column_3"]),
-        ("id;n\n1;2\n", Dialect(), [(2, {"id;n": "1;2"})], ["all of it is one column; --delimiter ';' makes 2 of it"]),
-        ("id\tn\tm\n", Dialect(), [], ["all of it is one column; --delimiter tab makes 3 of it"]),
-        ("id,n\n", Dialect("\t"), [], ["all of it is one column; --delimiter ',' makes 2 of it"]),
+        ("id;n\n1;2\n", Dialect(), [(2, {"id;n": "1;2"})], ["all of it is one column; delimiter=';' makes 2 of it"]),
+        ("id\tn\tm\n", Dialect(), [], ["all of it is one column; delimiter='tab' makes 3 of it"]),
+        ("id,n\n", Dialect("\t"), [], ["all of it is one column; delimiter=',' makes 2 of it"]),
         ("note: a\nid,n,m\n1,2,3\n4,5\n", Dialect(skip_lines=1, columns=("m", "id")),
          [(3, {"m": "3", "id": "1"}), (4, "the row has 2 cells, the header 3")], []),
         ("1,2\n\n3,4\n", Dialect(header=False),
@@ -144,7 +144,7 @@ def test_bytes_that_are_not_of_the_encoding_fail_their_row_with_its_line(tmp_pat
     path = tmp_path / "t.csv"
     path.write_bytes(b"id,t\n1,\x80\n2,a\x81\n3,b\n")
     found, _ = read(path, with_dialect(FORMATS["csv"], Dialect(encoding="cp1252")))
-    why = "not valid cp1252: it has nothing for byte 0x81 (--encoding names another)"
+    why = "not valid cp1252: it has nothing for byte 0x81 (encoding names another)"
     assert found == [(2, {"id": "1", "t": "€"}), (3, why), (4, {"id": "3", "t": "b"})]
 
 
@@ -162,12 +162,12 @@ def test_failed_rows_are_given_back_in_their_dialect_bad_bytes_too() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"format": "csv", "delimiter": ";;"}, "--delimiter ';;' is not one ASCII character"),
-        ({"format": "csv", "quote": "é"}, "--quote 'é' is not one ASCII character"),
-        ({"format": "csv", "delimiter": '"'}, "--delimiter and --quote are both '\"'"),
-        ({"format": "csv", "encoding": "base64"}, "--encoding 'base64' is not known"),
-        ({"format": "lines", "encoding": "cp1252"}, "--encoding is for tables, and the format is lines"),
-        ({"format": "jsonl", "header": False}, "--no-header is for tables"),
+        ({"format": "csv", "delimiter": ";;"}, "delimiter=';;' is not one ASCII character"),
+        ({"format": "csv", "quote": "é"}, "quote='é' is not one ASCII character"),
+        ({"format": "csv", "delimiter": '"'}, "delimiter and quote are both '\"'"),
+        ({"format": "csv", "encoding": "base64"}, "encoding='base64' is not known"),
+        ({"format": "lines", "encoding": "cp1252"}, "encoding is for tables, and the format is lines"),
+        ({"format": "jsonl", "header": False}, "header=False is for tables"),
     ],
 )
 def test_what_is_no_dialect_is_refused(asked: dict[str, Any], said: str) -> None:
@@ -186,9 +186,9 @@ def test_words_and_marks_choose_as_people_expect(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "dialect", "said"),
     [
-        ("a,b\n", Dialect(columns=("a", "bb")), "t.csv has no column 'bb' (--columns); did you mean 'b'?"),
-        ("1,2\n", Dialect(header=False, columns=("a",)), "t.csv: the first row has 2 cells, --columns names 1"),
-        ('"1\n', Dialect(header=False), "t.csv: the first row cannot be read, and --columns names none"),
+        ("a,b\n", Dialect(columns=("a", "bb")), "t.csv has no column 'bb' (columns); did you mean 'b'?"),
+        ("1,2\n", Dialect(header=False, columns=("a",)), "t.csv: the first row has 2 cells, columns names 1"),
+        ('"1\n', Dialect(header=False), "t.csv: the first row cannot be read, and columns names none"),
     ],
 )
 def test_columns_that_are_not_there_are_refused(tmp_path: Path, text: str, dialect: Dialect, said: str) -> None:

@@ -72,9 +72,9 @@ def test_a_carriage_return_alone_ends_lines_where_nothing_else_does(size: int) -
 @pytest.mark.parametrize(
     ("data", "format", "message", "remedy"),
     [
-        (TEXT.encode("utf-16-le"), "csv", "holds NUL bytes", "--encoding utf-16le reads it"),
+        (TEXT.encode("utf-16-le"), "csv", "holds NUL bytes", "encoding='utf-16le' reads it"),
         (TEXT.encode("utf-16-be"), "jsonl", "holds NUL bytes", "`iconv -f utf-16be -t utf-8 'a b'` makes it text"),
-        (b"file 1\0file 2\0", "lines", "holds NUL bytes", "give --format null"),
+        (b"file 1\0file 2\0", "lines", "holds NUL bytes", "give format='null'"),
         (b"\x7fELF\0\0\0\0\0\n", "lines", "holds NUL bytes", "convert it to text"),
         (b"PK\x03\x04abc", "csv", "is a zip archive", "unpack or convert it first"),
         (gzip.compress(b"%PDF-1.7\n", mtime=0), "lines", "is a PDF", "unpack or convert it first"),

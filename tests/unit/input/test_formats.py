@@ -215,7 +215,7 @@ def test_a_json_document_is_refused_with_the_line_that_helps() -> None:
 
 @pytest.mark.parametrize("name", ["a.dat", "dir.txt/a", "jsonl", "a.gz", "a.csv.old"])
 def test_a_name_that_tells_no_format_is_refused_naming_the_option(name: str) -> None:
-    with pytest.raises(InvalidUsage, match="--format"):
+    with pytest.raises(InvalidUsage, match="give format jsonl"):
         format_of(name)
 
 

@@ -241,7 +241,7 @@ def test_a_missing_input_is_named_before_anything_is_read(tmp_path: Path) -> Non
 
 
 def test_a_directory_is_no_list_of_lines(tmp_path: Path) -> None:
-    with pytest.raises(InvalidUsage, match="--format files"):
+    with pytest.raises(InvalidUsage, match="format='files'"):
         ByteSource([str(tmp_path)], FORMATS["lines"], lambda: None)
 
 
@@ -276,7 +276,7 @@ def test_links_to_files_are_items_and_those_to_directories_are_followed_where_as
     assert [os.path.relpath(path, tree) for path in left] == ["c/deep/x", "c/link"]
     assert [os.path.relpath(path, tree) for path in followed] == ["c/deep/x", "c/link", "c/more/1", "c/more/2"]
     others = "1 entry that is no file was left out (broken links, pipes, sockets)"
-    assert list(left.left_out()) == ["2 links to directories were not followed (--follow-links does)", others]
+    assert list(left.left_out()) == ["2 links to directories were not followed (follow_links=True does)", others]
     assert list(followed.left_out()) == [others]
 
 

@@ -209,10 +209,10 @@ def parsed(row: bytes, header: bytes = b"a,b") -> Any:
         (b' , "z"', {"a": " ", "b": ' "z"'}),
         (b"1", "the row has 1 cell, the header 2"),
         (b"1,2,3", "the row has 3 cells, the header 2"),
-        (b'1,"2', "a quote opens a cell and none closes it (--quote none reads quotes as characters like others)"),
-        (b'1,"2"3', "text follows the quote that closes a cell (--quote none reads quotes as characters like others)"),
+        (b'1,"2', "a quote opens a cell and none closes it (quote='none' reads quotes as characters like others)"),
+        (b'1,"2"3', "text follows the quote that closes a cell (quote='none' reads quotes as characters like others)"),
         (b"1\r2,3", "a carriage return stands outside of quotes"),
-        (b"\xff,1", "not valid UTF-8: invalid start byte at byte 0 (--encoding names another)"),
+        (b"\xff,1", "not valid UTF-8: invalid start byte at byte 0 (encoding names another)"),
     ],
 )
 def test_a_row_is_read_as_csv_reads_it_or_says_what_is_wrong(row: bytes, expected: object) -> None:

@@ -28,14 +28,14 @@ def test_a_suffix_chooses_the_format(name: str | None, asked: str, format: str) 
         (
             "out.csv",
             "jsonl",
-            "-o out.csv is no name for --output-format jsonl; name another file, or give --output-format csv",
+            "output='out.csv' is no name for output_format='jsonl'; name another file, or give output_format='csv'",
         ),
-        ("out.jsonl.gz", "csv", "-o out.jsonl.gz is no name for --output-format csv"),
-        ("out.db", "raw", "-o out.db is no name for --output-format raw"),
-        ("out.jsonl", "sqlite", "-o out.jsonl is no name for --output-format sqlite"),
-        ("out.db.gz", "auto", "-o out.db.gz: a database is not written compressed; leave .gz out of its name"),
-        ("out.tsv", "auto", "-o out.tsv: no .tsv is written"),
-        ("out.sqlite.zst", "auto", "-o out.sqlite.zst: a database is not written compressed"),
+        ("out.jsonl.gz", "csv", "output='out.jsonl.gz' is no name for output_format='csv'"),
+        ("out.db", "raw", "output='out.db' is no name for output_format='raw'"),
+        ("out.jsonl", "sqlite", "output='out.jsonl' is no name for output_format='sqlite'"),
+        ("out.db.gz", "auto", "output='out.db.gz': a database is not written compressed; leave .gz out of its name"),
+        ("out.tsv", "auto", "output='out.tsv': no .tsv is written"),
+        ("out.sqlite.zst", "auto", "output='out.sqlite.zst': a database is not written compressed"),
     ],
 )
 def test_a_name_that_says_something_else_is_refused(name: str, asked: str, said: str) -> None:

@@ -172,7 +172,7 @@ def test_a_database_in_use_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_database_goes_to_a_file_and_nowhere_else() -> None:
-    with pytest.raises(InvalidUsage, match="give -o FILE"):
+    with pytest.raises(InvalidUsage, match="give output=FILE"):
         check_format("-", "sqlite")
     with pytest.raises(OutputLost, match="needs a regular file"):
         open_target("/dev/null", "sqlite", COLUMNS, b"")

@@ -32,15 +32,15 @@ def test_none_never_stops(ok: int, failed: int) -> None:
 def test_a_number_stops_when_it_is_reached() -> None:
     three = limits(max_failures=3)
     assert three.reason_to_stop(10**6, 2) is None
-    assert three.reason_to_stop(10**6, 3) == "3 items failed (--max-failures 3)"
-    assert three.reason_to_stop(0, 4) == "4 items failed (--max-failures 3)"
+    assert three.reason_to_stop(10**6, 3) == "3 items failed (max_failures=3)"
+    assert three.reason_to_stop(0, 4) == "4 items failed (max_failures=3)"
 
 
 def test_a_share_stops_when_it_is_exceeded_and_not_before_a_hundred_were_tried() -> None:
     tenth = limits(max_failures="10%")
     assert tenth.reason_to_stop(0, FIRST - 1) is None
     assert tenth.reason_to_stop(90, 10) is None
-    assert tenth.reason_to_stop(89, 11) == "11 of 100 items failed (--max-failures 10%)"
+    assert tenth.reason_to_stop(89, 11) == "11 of 100 items failed (max_failures=10%)"
 
 
 def test_nothing_is_allowed_to_fail_unless_it_is_said() -> None:
@@ -79,9 +79,9 @@ def test_items_that_had_failed_before_do_not_make_auto_stop() -> None:
 def test_items_that_will_be_tried_again_are_no_failures_yet() -> None:
     three, tenth = limits(max_failures=3), limits(max_failures="10%")
     assert three.reason_to_stop(0, 5, waiting=3) is None
-    assert three.reason_to_stop(0, 5, waiting=2) == "3 items failed (--max-failures 3)"
+    assert three.reason_to_stop(0, 5, waiting=2) == "3 items failed (max_failures=3)"
     assert tenth.reason_to_stop(80, 20, waiting=10) is None
-    assert tenth.reason_to_stop(80, 20, waiting=9) == "11 of 100 items failed (--max-failures 10%)"
+    assert tenth.reason_to_stop(80, 20, waiting=9) == "11 of 100 items failed (max_failures=10%)"
 
 
 def test_auto_stops_where_all_fail_whether_they_will_be_tried_again_or_not() -> None:

@@ -199,7 +199,7 @@ def test_workers_are_given_automatic_or_a_share(tmp_path: Path) -> None:
     def count(setting: str | int, affinity: int) -> tuple[int, str]:
         return worker_count(setting, root=str(tmp_path), environ={}, affinity=affinity)
 
-    assert count(8, 2) == (8, "--workers")
+    assert count(8, 2) == (8, "workers")
     assert count("auto", 12) == (12, "CPU affinity")
     assert count("50%", 12) == (6, "50% of 12 (CPU affinity)")
     assert [count(share, 100)[0] for share in ("29%", "0.1%", "200%", "12.5%")] == [29, 1, 200, 12]

@@ -109,7 +109,7 @@ def test_a_function_sent_by_value_still_has_them() -> None:
 
 def test_arguments_are_checked_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text(SOURCE)
-    with pytest.raises(InvalidUsage, match=r"unexpected keyword argument 'times'.* what --set can name: by"):
+    with pytest.raises(InvalidUsage, match=r"unexpected keyword argument 'times'.* what kwargs can name: by"):
         batchmill.map(f"{tmp_path}/score.py:plain", [1], kwargs={"times": 2}, workers=1)
 
 
