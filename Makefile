@@ -79,7 +79,8 @@ soak: $(READY)
 	$(BIN)/python bench/soak.py --seconds $(SOAK_SECONDS)
 
 fuzz: $(READY)
-	$(BIN)/python bench/fuzz.py --seconds $(SOAK_SECONDS)
+	$(BIN)/python bench/fuzz.py --target checkpoints --seconds $(SOAK_SECONDS)
+	$(BIN)/python bench/fuzz.py --target inputs --seconds $(SOAK_SECONDS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,9 +1,9 @@
-"""The fuzz of checkpoints as one command: seeds, time, memory, and what is printed.
+"""The fuzz as one command: seeds, time, memory, and what is printed.
 
-    python bench/fuzz.py [--seed N] [--seconds T] [--cases N] [--case K]
+    python bench/fuzz.py [--target checkpoints|inputs] [--seed N] [--seconds T] [--cases N] [--case K]
 
-Ends with status 1 where a command did what it should not (see `fuzz_kit`), and by SIGVTALRM where one used up its CPU
-time; memory is bounded by RLIMIT_AS. `--seed S --case K` repeats a case.
+Ends with status 1 where a command did what it should not (see `fuzz_kit` and `input_fuzz_kit`). Of checkpoints it ends
+by SIGVTALRM where a command used up its CPU time; memory is bounded by RLIMIT_AS. `--seed S --case K` repeats a case.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np  # what it maps is not the checkpoint's doing
 
@@ -29,21 +31,18 @@ MEMORY = 1 << 30  # bytes, beyond what the modules take up
 def main() -> None:
     options = _options()
     sys.path.insert(0, str(KITS))
-    from fuzz_kit import case, corpus
-
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes
     folder = Path(tempfile.mkdtemp(prefix="batchmill-fuzz-"))
     print(f"seed {options.seed}", flush=True)
     try:
         os.chdir(folder)
-        good = corpus(folder)
-        _limit_memory()
+        case = _checkpoint_cases(folder) if options.target == "checkpoints" else _input_cases(folder)
         ends, bad, done = time.monotonic() + options.seconds, 0, 0
         for number in itertools.count() if options.case is None else [options.case]:
             if time.monotonic() > ends or done == options.cases:
                 break
-            for odd in case(number, options.seed, good):
+            for odd in case(number, options.seed):
                 bad += 1
                 print(f"case {number}: {' '.join(odd.words)}: {odd.status}\n{odd.said}", flush=True)
             done += 1
@@ -54,6 +53,34 @@ def main() -> None:
     sys.exit(1 if bad else 0)
 
 
+class Odd(Protocol):
+    """A command that did what it should not."""
+
+    @property
+    def words(self) -> Sequence[str]: ...
+    @property
+    def status(self) -> object: ...
+    @property
+    def said(self) -> str: ...
+
+
+Case = Callable[[int, int], Iterable[Odd]]  # by number and seed
+
+
+def _checkpoint_cases(folder: Path) -> Case:
+    from fuzz_kit import case, corpus
+
+    good = corpus(folder)
+    _limit_memory()
+    return lambda number, seed: case(number, seed, good)
+
+
+def _input_cases(folder: Path) -> Case:
+    from input_fuzz_kit import case
+
+    return lambda number, seed: case(number, seed, folder)
+
+
 def _limit_memory() -> None:
     assert np
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -62,6 +89,7 @@ def _limit_memory() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=("checkpoints", "inputs"), default="checkpoints", help="[checkpoints]")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="repeats a run")
     parser.add_argument("--seconds", type=float, default=600.0, help="at most [600]")
     parser.add_argument("--cases", type=int, help="at most so many")

@@ -277,8 +277,9 @@ class ByteSource:
         except InputBroken as error:
             self._broken = error
         except UNREADABLE as error:
-            name = self._label[self._input]
-            self._broken = InputBroken(f"{name} cannot be read to its end: {error}", "what was read before it is kept")
+            name = self._names[self._input]
+            shown = "stdin" if name == "-" else self._label[self._input]
+            self._broken = InputBroken(f"{shown} cannot be read to its end: {error}", "what was read before it is kept")
             self._broken.__cause__ = error
         return None
 
