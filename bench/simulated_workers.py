@@ -206,6 +206,7 @@ class SimulatedPool:
     """What the loop and the work stealer ask of batchmill.pool.local.LocalPool, answered by a World."""
 
     isolates = False
+    kill_after = 0.0
 
     def __init__(self, world: World, size: int) -> None:
         self._world = world

@@ -27,11 +27,13 @@ from batchmill.output.by_name import format_of_output
 from batchmill.output.sinks import STDOUT, check_format, open_prints
 from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
+from batchmill.system.interpreter import environment
 from batchmill.system.machine import thread_caps, usable_cores
 from batchmill.text import nearest, option, speaks_command_line
 from batchmill.version import __version__
 from batchmill.worker.code_bundle import anchored, collect, source_files
-from batchmill.worker.command import CommandSpec, TaskReader
+from batchmill.worker.command import CommandSpec
+from batchmill.worker.command_runner import TaskReader
 from batchmill.worker.function import FunctionSpec, here, of_callable, parse
 from batchmill.worker.main import WorkerSetup, in_worker
 from batchmill.worker.source_digest import source_digest
@@ -118,7 +120,7 @@ class Plan:
             with_item=settings.with_item,
             run=run,
             ids_needed=self.checkpoint is not None,
-            environ={**thread_caps(workers, cores, os.environ), **os.environ},
+            environ={**thread_caps(workers, cores, os.environ), **(environment() if self.command else os.environ)},
             directory=os.getcwd(),
             is_silent=settings.worker_output == "none",
             timeout=settings.timeout,
@@ -128,6 +130,7 @@ class Plan:
             hidden=tuple(settings.set_env),
             gives_back=self.gives_back,
             is_command_line=speaks_command_line(),
+            mark=os.urandom(8).hex() if self.command else "",
         )
 
     def open_prints(self, stack: ExitStack) -> int | None:
@@ -197,7 +200,7 @@ def make_plan(
             'put what starts the batch under `if __name__ == "__main__":`',
         )
     format = None if items is not None else choose_format(inputs, settings)
-    spec = _spec_of(function, name, format, here())
+    spec = _spec_of(function, name, format, here(), inputs)
     plan = Plan(
         spec=spec,
         init=of_callable(init) if callable(init) else init or settings.init,
@@ -220,11 +223,23 @@ def make_plan(
 
 
 def _spec_of(
-    function: Callable[..., Any] | str | CommandSpec, name: str | None, format: str | None, directory: str
+    function: Callable[..., Any] | str | CommandSpec,
+    name: str | None,
+    format: str | None,
+    directory: str,
+    inputs: Sequence[str],
 ) -> FunctionSpec | CommandSpec:
     if isinstance(function, CommandSpec):
-        return function.check(format)
+        return function.check(format, None if format is None else _columns(inputs, format_named(format)))
     return parse(function, directory) if isinstance(function, str) else of_callable(function, name)
+
+
+def _columns(inputs: Sequence[str], format: Format) -> list[str] | None:
+    """The columns of tables; None for other formats, and where one of them cannot be looked at."""
+    if format.table is None:
+        return None
+    found = [look_at(name, format) for name in inputs]
+    return None if None in found else list(dict.fromkeys(name for names in found for name in names or ()))
 
 
 def from_environment(variables: Mapping[str, str]) -> dict[str, Any]:

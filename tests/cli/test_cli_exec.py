@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from fault_kit import until
 from process_kit import is_running
 
 from batchmill import open_checkpoint
+from batchmill.system.machine import thread_caps
+
+CAPS = thread_caps(1, 1, {})
 
 
 @pytest.fixture
@@ -143,6 +147,19 @@ def test_fields_of_json_items(place: Path) -> None:
     assert "the item has no field 'w'" in ended.stderr
 
 
+def test_a_command_has_its_callers_environment_and_what_is_said_of_its_item(place: Path) -> None:
+    (place / "t.csv").write_text("Sample ID,n\na b,2\nc,3\n")
+    words = "exec t.csv --no-checkpoint -j1 -o out --output-format raw --shell-program bash --shell"
+    script = 'env | grep -v ^PATH; printf "%s<%s>" {Sample ID} "{n}${BASH_VERSION:+bash}"'
+    done = shell(f"env -i PATH=$PATH $BM {words} '{script}'", place)
+    assert done.returncode == 0, done.stderr
+    text = (place / "out").read_text()
+    ours = {"ATTEMPT=1", "WORKER=0", "POSITION=0", "POSITION=1"}
+    assert ours < set(re.findall("BATCHMILL_(.*)", text))
+    assert text.count("a b<2bash>") == text.count("c<3bash>") == 1
+    assert set(re.findall("^(?!BATCHMILL_)(\\w+)=", text, re.MULTILINE)) <= {*CAPS, "PWD", "SHLVL", "_", "OLDPWD"}
+
+
 def test_files_are_compressed_beside_themselves(place: Path) -> None:
     (place / "d").mkdir()
     texts = {f"d/{n} x.txt": f"{n}\n" * 1000 for n in range(5)}
@@ -245,6 +262,8 @@ def test_status_names_the_command_that_continues(place: Path) -> None:
         (["n.txt", "--", "gzpi"], 66, "there is no program 'gzpi' on PATH; did you mean gzip?"),
         (["n.txt", "--", "./no"], 66, "./no does not exist"),
         (["n.txt", "--", "./n.txt"], 66, "./n.txt cannot be executed; name a program, or: chmod +x ./n.txt"),
+        (["n.txt", "--", "echo", "{1}"], 2, "{1} is no placeholder of batchmill; write {}"),
+        (["n.txt", "--shell", "echo '{}'"], 2, "stands inside single quotes in --shell; end them before it"),
         (["n.txt", "--ok-exit", "0,300", "--", "true"], 2, "--ok-exit '0,300' is out of range"),
         (["n.txt", "--keep-output", "1G", "--", "true"], 2, "--keep-output 1G is out of range"),
         (["no.txt", "--", "true"], 66, "no.txt"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_kit import batchmill, shell
 from fault_kit import LINGER, PROGRAM, committed, finish, running, until, witnessed
-from process_kit import is_running
+from process_kit import is_running, parent_of
 
 EXEC = (PROGRAM, "exec")
 NOTE = 'echo "$1" >> witness; '
@@ -177,24 +178,100 @@ def test_what_made_a_group_of_its_own_ends_at_the_time_out_too(place: Path) -> N
     assert not is_running(int((place / "pid").read_text()))
 
 
-LEAVES = """
+# Whatever a command may start: in a session of its own, as a daemon, without our environment, as another user. When it
+# runs again it fails if any of that is still there.
+ROOTED = os.geteuid() == 0 and shutil.which("setpriv") is not None
+OTHER_USER = "(setpriv --reuid=65534 --clear-groups setsid sh -c 'echo $$; exec sleep 900' >> pids &)"
+LEAVES = f"""
+if [ -e pids ]; then
+    for pid in $(cat pids); do ! grep -q "^State:.[^ZX]" /proc/$pid/status 2>/dev/null || exit 9; done
+    exit 0
+fi
 echo $PPID > worker
-setsid -w sh -c 'echo $$ >> pids; [ -e go ] || exec sleep 60
-tries=0
-while grep -q "^State:.[^ZX]" /proc/$(head -1 pids)/status 2>/dev/null; do
-    tries=$((tries + 1)); [ $tries -lt 50 ] || exit 9; sleep 0.1
-done'
-exit $?
+setsid sh -c 'echo $$ >> pids; trap "" TERM; sleep 900 & sleep 900' &
+(setsid sh -c 'echo $$ >> pids; exec sleep 900' &)
+(setsid env -i /bin/sh -c 'echo $$ >> pids; exec /bin/sleep 900' &)
+{OTHER_USER if ROOTED else ""}
+until [ $(wc -l < pids) = {4 if ROOTED else 3} ]; do sleep 0.01; done
+echo $$ >> pids
+exec sleep 900
 """
 
 
-def test_a_command_in_a_session_of_its_own_ends_with_its_worker_before_it_runs_again(place: Path) -> None:
-    """parallel: it runs on beside the second try."""
+def is_up(place: Path) -> bool:
+    return (place / "pids").exists() and len((place / "pids").read_text().split()) == (5 if ROOTED else 4)
+
+
+def are_gone(place: Path) -> bool:
+    return not any(is_running(int(pid)) for pid in (place / "pids").read_text().split())
+
+
+@pytest.mark.parametrize("killed", ["worker", "server and worker"])
+def test_a_command_ends_with_its_worker_before_it_runs_again(killed: str, place: Path) -> None:
+    """parallel: it runs on beside the second try. What has given up our environment is not found where nobody is left
+    who has seen it start."""
+    script = LEAVES.replace("env -i", "env") if "server" in killed else LEAVES
     (place / "n.txt").write_text("1\n")
-    with running("n.txt", "-c", NAME, "-j", "1", "--", "sh", "-c", LEAVES, "x", cwd=place, command=EXEC) as run:
-        run.until(lambda: (place / "pids").exists() and (place / "pids").read_text().endswith("\n"), "the command")
-        (place / "go").touch()
-        os.kill(int((place / "worker").read_text()), signal.SIGKILL)
+    with running("n.txt", "-c", NAME, "-j", "1", "--", "sh", "-c", script, "x", cwd=place, command=EXEC) as run:
+        run.until(lambda: is_up(place), "the command")
+        worker = int((place / "worker").read_text())
+        server = parent_of(worker)
+        for pid in [server] * ("server" in killed) + [worker]:
+            os.kill(pid, signal.SIGKILL)
         assert run.end().status == 0
         run.assert_gone()
-    assert len((place / "pids").read_text().split()) == 2
+    assert are_gone(place)
+
+
+def test_a_command_whose_time_is_up_or_that_fails_is_gone_before_it_runs_again(place: Path) -> None:
+    """parallel: what made a session of its own runs on beside the second try."""
+    (place / "n.txt").write_text("1\n")
+    fails = LEAVES.replace("exec sleep 900\n", "exit 3\n")
+    for script, options in ((LEAVES, ["--timeout", "2s", "--kill-after", "100ms"]), (fails, ["--kill-after", "100ms"])):
+        words = ("n.txt", "--no-checkpoint", "--retries", "1", "--retry-delay", "0", *options, "--", "sh", "-c", script)
+        ended = finish(*words, cwd=place, command=EXEC)
+        assert (ended.status, ended.err) == (0, "")
+        assert are_gone(place)
+        (place / "pids").unlink()
+
+
+@pytest.mark.parametrize("killed", ["parent", "parent and server", "parent, server and worker"])
+def test_nothing_of_a_command_outlives_batchmill(killed: str, place: Path) -> None:
+    """parallel: whatever is not in the group of its job runs on."""
+    script = LEAVES.replace("env -i", "env") if "worker" in killed else LEAVES
+    (place / "n.txt").write_text("1\n")
+    with running("n.txt", "-c", NAME, "-j", "1", "--", "sh", "-c", script, "x", cwd=place, command=EXEC) as run:
+        run.until(lambda: is_up(place), "the command")
+        worker = int((place / "worker").read_text())
+        pids = [run.pid, *[parent_of(worker)] * ("server" in killed), *[worker] * ("worker" in killed)]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        run.end()
+        run.assert_gone()
+        until(lambda: are_gone(place), "the end of all that the command has started", limit=LINGER)
+
+
+CLEANS = """
+trap 'echo heard $1 >> heard; exit 0' TERM
+echo $1 >> begun
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("end", ["TERM", "--time-limit"])
+def test_commands_that_are_stopped_hear_a_term_first_and_run_again(end: str, place: Path) -> None:
+    """As with parallel's --termseq; `trap ... TERM` never ran here."""
+    options = ("--time-limit", "4s") if end == "--time-limit" else ("--grace", "2s")
+    words = ("n.txt", "-j", "2", "--kill-after", "1s", *options, "--", "sh", "-c", CLEANS, "x")
+    with running(*words, cwd=place, command=EXEC) as run:
+        run.until(
+            lambda: (place / "begun").exists() and len((place / "begun").read_text().split()) == 2, "two commands"
+        )
+        if end == "TERM":
+            run.signal(signal.SIGTERM)
+        ended = run.end()
+        run.assert_gone()
+    assert ended.status == (3 if end == "--time-limit" else -signal.SIGTERM), ended.err
+    begun = (place / "begun").read_text().split()
+    assert sorted((place / "heard").read_text().splitlines()) == sorted(f"heard {n}" for n in begun)
+    assert not committed(place, NAME)

@@ -101,6 +101,10 @@ def _command(command: Mapping[str, Any], words: list[str]) -> list[str]:
     asked = ["--stdin"] if command["stdin"] else []
     if command["ok_exit"] != [0]:
         asked += ["--ok-exit", ",".join(map(str, command["ok_exit"]))]
+    if "kill_after" in command:
+        asked += ["--kill-after", f"{command['kill_after']:g}"]
+    if command.get("shell_program"):
+        asked += ["--shell-program", command["shell_program"]]
     if command["shell"]:
         return ["exec", *words, *asked, "--shell", *command["words"]]
     return ["exec", *words, *asked, "--", *command["words"]]

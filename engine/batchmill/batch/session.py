@@ -268,7 +268,8 @@ class Session:
         seconds = self._settings.time_limit
         if seconds is None:
             return None
-        return TimeLimit(self._began + seconds, seconds, None if self._output is None else self._history.index.size)
+        output = None if self._output is None else self._history.index.size
+        return TimeLimit(self._began + seconds, seconds, output, self._pool.kill_after)
 
     # While it runs
 

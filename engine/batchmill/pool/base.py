@@ -207,6 +207,11 @@ class WorkerPool:
         self._board[COLUMNS * worker.slot + LIMIT] = NO_LIMIT
         worker.lowered = False
 
+    kill_after = 0.0  # seconds that a worker may take to end what it runs, once it was asked to; 0: it cannot be asked
+
+    def ask_to_end(self, worker: Worker) -> None:
+        """Have the worker end what it runs, which is no item's fault, and answer what it has."""
+
     def unfit(self, worker: Worker, error: BatchmillError) -> BatchmillError | None:
         """A worker cannot come up, for that reason, though others have: what is to end the run, None to go on
         without."""

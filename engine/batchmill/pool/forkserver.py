@@ -4,7 +4,8 @@ The program's own fork server, resource tracker, environment, signal mask and li
 are: the server is started with an environment and a mask of its own (posix_spawn), and is reached by a pair of sockets
 without a name. One that has died, or was stopped, is replaced by the next start; its workers do not notice.
 
-    parent --> Request + descriptors    START, SPAWN: a worker, by fork alone or with a fresh interpreter
+    parent --> Request + descriptors    START, SPAWN: a worker, by fork alone or with a fresh interpreter; the number 1
+                                        says that it adopts what its commands leave: that ends before ENDED is said
                                         RELEASE: nobody asks for that worker any more
            <-- Reply                    HELLO: it is up; STARTED (with a pidfd); FAILED: errno; ENDED: exit code
 
@@ -105,10 +106,11 @@ class Connection:
                 self._lose()
             return self._is_up
 
-    def start(self, kind: int, descriptors: Sequence[int]) -> Started:
-        """Start a worker that is given `descriptors` (see bootstrap.live). Raises OSError, and ServerLost."""
+    def start(self, kind: int, descriptors: Sequence[int], *, adopts: bool = False) -> Started:
+        """Start a worker that is given `descriptors` (see bootstrap.live), and `adopts` what its commands leave. Raises
+        OSError, and ServerLost."""
         with self._lock:
-            self._send(Message(kind), descriptors)
+            self._send(Message(kind, number=adopts), descriptors)
             while True:
                 reply, found = self._receive(None)
                 if reply.kind == FAILED:
@@ -235,11 +237,11 @@ class ForkServer:
         started."""
         return self.prestart().is_up(patience)
 
-    def start(self, kind: int, descriptors: Sequence[int]) -> Started:
+    def start(self, kind: int, descriptors: Sequence[int], *, adopts: bool = False) -> Started:
         """Start a worker. Raises OSError where that cannot be."""
         for _ in range(_DEATHS):
             try:
-                return self.prestart().start(kind, descriptors)
+                return self.prestart().start(kind, descriptors, adopts=adopts)
             except ServerLost:
                 continue
         raise OSError(f"the fork server ended {_DEATHS} times before it had started a worker")

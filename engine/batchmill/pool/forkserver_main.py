@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from batchmill.pool.forkserver import ENDED, FAILED, HELLO, RELEASE, SPAWN, STARTED, Message, receive
-from batchmill.system.children import children_of, exit_code, kill_tree, pidfd_open, reap
+from batchmill.system.children import adopt_orphans, children_of, exit_code, kill_tree, pidfd_open, reap
 from batchmill.system.interpreter import command
 from batchmill.worker import bootstrap
 
@@ -28,7 +28,6 @@ from batchmill.worker import bootstrap
 # that, what the parent needs as well.
 SHARED = ("batchmill.worker.main", "concurrent.futures.process", "multiprocessing.queues")
 _PRELOAD = (*SHARED, "batchmill.output.external_sort", "orjson")
-_SUBREAPER = 36  # prctl's
 _LAST = 2.0  # seconds for killed processes to be gone
 
 
@@ -88,6 +87,7 @@ class _Server:
         self._control = control
         self._preloaded = set(bootstrap.descriptors_above(2)) - {control.fileno()}
         self._running: set[int] = set()
+        self._adopting: set[int] = set()  # of the workers that run, those whose orphans come when they end
         self._ended: set[int] = set()
         self._on_child = signal.signal(signal.SIGCHLD, lambda signum, frame: None)
         self._wake, self._waker = os.pipe()
@@ -102,7 +102,7 @@ class _Server:
         poll.register(self._wake, select.POLLIN)
         try:
             Message(HELLO, os.getpid()).send(self._control)
-            _adopt_orphans()  # before there is a worker: one may end as soon as it is there
+            adopt_orphans()  # before there is a worker: one may end as soon as it is there
             while True:
                 ready = dict(poll.poll())
                 if self._wake in ready:
@@ -123,10 +123,10 @@ class _Server:
             self._ended.discard(request.pid)
             reap(request.pid)
         else:
-            self._start(request.kind, descriptors)
+            self._start(request, descriptors)
         return True
 
-    def _start(self, kind: int, descriptors: list[int]) -> None:
+    def _start(self, request: Message, descriptors: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
@@ -134,8 +134,10 @@ class _Server:
             return
         else:
             if pid == 0:
-                self._become_worker(kind, descriptors)
+                self._become_worker(request.kind, descriptors)
             self._running.add(pid)
+            if request.number:
+                self._adopting.add(pid)
             pidfd = pidfd_open(pid)
             Message(STARTED, pid).send(self._control, [] if pidfd is None else [pidfd])
             descriptors = descriptors if pidfd is None else [*descriptors, pidfd]
@@ -167,29 +169,28 @@ class _Server:
             if code is not None:
                 self._running.discard(pid)
                 self._ended.add(pid)
+                if pid in self._adopting:
+                    self._adopting.discard(pid)
+                    self._end_orphans()
                 Message(ENDED, pid, code).send(self._control)
-        for pid in children_of(os.getpid()):
-            if pid not in self._running and pid not in self._ended:
-                reap(pid)
+        for pid in self._orphans():
+            reap(pid)
 
     def _end(self) -> None:
-        """Kill all that is left, and what comes back from that as an orphan."""
+        """Kill all that is left."""
+        self._running.clear()
+        self._ended.clear()
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """Kill what is no worker, and what comes back from that as an orphan."""
         deadline = time.monotonic() + _LAST
-        while (left := children_of(os.getpid())) and time.monotonic() < deadline:
+        while (left := self._orphans()) and time.monotonic() < deadline:
             for pid in left:
                 kill_tree(pid)
-            select.select([self._wake], [], [], 0.01)
+            select.select([], [], [], 0.01)
             for pid in left:
                 reap(pid)
 
-
-def _adopt_orphans() -> None:
-    """Become the parent of what workers leave behind, where the system has that."""
-    if sys.platform != "linux":
-        return
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
-    except (ImportError, OSError, AttributeError):
-        pass
+    def _orphans(self) -> list[int]:
+        return [pid for pid in children_of(os.getpid()) if pid not in self._running and pid not in self._ended]

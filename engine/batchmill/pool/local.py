@@ -16,9 +16,10 @@ from batchmill.pool import forkserver
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.executor import SingleProcessExecutor
 from batchmill.pool.processes import Inherited, Origin
-from batchmill.system.children import descendants, kill_tree
+from batchmill.system.children import kill_marked, mark_of
 from batchmill.worker import main
 from batchmill.worker.board import Board
+from batchmill.worker.command import CommandSpec
 from batchmill.worker.main import WorkerSetup
 from batchmill.worker.records import ALARM, COLUMNS, COMMAND, LIMIT, NO_LIMIT, OVERDUE
 
@@ -51,6 +52,8 @@ class LocalPool(WorkerPool):
         self._shared = Board(COLUMNS * size)
         super().__init__(size, put, self._shared.numbers)
         self._is_open = True
+        self._mark = setup.mark
+        self.kill_after = setup.spec.kill_after if isinstance(setup.spec, CommandSpec) else 0.0
         stdout = None if lock is None else 1
         self._foreign = frozenset(foreign) - {output, lock}
         self._given = [output, lock, stdout]
@@ -66,7 +69,8 @@ class LocalPool(WorkerPool):
             self._board[COLUMNS * slot + column] = NO_LIMIT if column == LIMIT else 0
         is_fork = self.start_method == "fork"
         given = [one if one is None or is_fork else Inherited(one) for one in self._given]
-        origin = Origin(self.start_method, self._server, f"batchmill worker {slot}", self._foreign)
+        name = f"batchmill worker {slot}"
+        origin = Origin(self.start_method, self._server, name, self._foreign, adopts=bool(self._mark))
         executor = SingleProcessExecutor(origin, main.start, (self._shared, slot, *self._arguments, given))
         worker = Worker(slot, executor)
         hello = executor.start(main.hello)
@@ -82,11 +86,10 @@ class LocalPool(WorkerPool):
             yield worker
 
     def _end_command(self, worker: Worker) -> None:
-        """A worker that was killed from outside has left its command running, perhaps in a group or session of its own:
-        it is the fork server's child now."""
-        pid = self._board[COLUMNS * worker.slot + COMMAND]
-        if pid and pid in descendants(os.getpid()):
-            kill_tree(pid)
+        """A worker that was killed from outside has left its command running, perhaps in a group or session of its own.
+        The fork server ends that, as its own child now; but it may be gone as well."""
+        if self._board[COLUMNS * worker.slot + COMMAND]:
+            kill_marked(mark_of(self._mark, worker.slot))
 
     def close(self, patience: float) -> None:
         """Also all that workers have left behind."""
@@ -98,9 +101,17 @@ class LocalPool(WorkerPool):
             if self._server is not None:
                 forkserver.give_back(self._server)
 
+    def ask_to_end(self, worker: Worker) -> None:
+        self.lower(worker, 0, 0)
+        self._alarm(worker)
+
     def ask_to_raise(self, worker: Worker, number: int) -> None:
         """Have the worker raise Timeout in the record with that number, if it is still at it."""
         self._board[COLUMNS * worker.slot + OVERDUE] = number
+        self._alarm(worker)
+
+    @staticmethod
+    def _alarm(worker: Worker) -> None:
         try:
             os.kill(worker.pid, ALARM)
         except OSError:

@@ -72,13 +72,15 @@ class _Passing:
 class Origin(NamedTuple):
     """How a worker's process is started: by `method`, which needs the server unless it is fork.
 
-    In a fork, `foreign` are the descriptors that are not batchmill's: what an item forks keeps them.
+    In a fork, `foreign` are the descriptors that are not batchmill's: what an item forks keeps them. It `adopts` what
+    its commands leave behind.
     """
 
     method: str
     server: ForkServer | None
     name: str
     foreign: frozenset[int] = frozenset()
+    adopts: bool = False
 
 
 class WorkerProcess:
@@ -202,9 +204,8 @@ class WorkerProcess:
         sentinel, *passed = ends
         file = file_with(self._birth(passed))
         try:
-            return self._origin.server.start(
-                SPAWN if self._origin.method == "spawn" else START, [sentinel, file, *passed]
-            )
+            kind = SPAWN if self._origin.method == "spawn" else START
+            return self._origin.server.start(kind, [sentinel, file, *passed], adopts=self._origin.adopts)
         finally:
             os.close(file)
 

@@ -8,6 +8,7 @@
     crashes        the chunks of a dead worker run again, and an item may be charged with its end
     retrier        failed items that are tried again; `retries`: when
     run_limits     what a run with --time-limit does when, and how many failures end it
+    ending         what still runs when a run is to end: asked, then killed
     backend        what a run asks of the place where its workers are
     rendering      which worker makes which part of the output
 

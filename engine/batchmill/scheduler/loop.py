@@ -26,6 +26,7 @@ from batchmill.pool.startup import Startup
 from batchmill.pool.worker_limits import Limits
 from batchmill.scheduler.chunk_size import ChunkSizer
 from batchmill.scheduler.crashes import CrashHandler
+from batchmill.scheduler.ending import Ending
 from batchmill.scheduler.in_flight import InFlight
 from batchmill.scheduler.rendering import Due, OutputMaker
 from batchmill.scheduler.retrier import Retrier
@@ -117,8 +118,8 @@ class Loop:
         self._startup = Startup(pool, start_timeout, callbacks.message)
         self._crashes = CrashHandler(pool, in_flight, limits, work_queue.refund, callbacks.strike)
         self._inbox: deque[Any] = deque()
-        self._deadline: float | None = None
-        self._killed = self._has_waited = False
+        self._ending = Ending(pool, grace, callbacks.message)
+        self._has_waited = False
         self.stopped = self.said = ""
         self.error: BaseException | None = None
         self.is_broken = False  # by a defect of ours
@@ -157,8 +158,8 @@ class Loop:
 
     def _is_finished(self) -> bool:
         if len(self._in_flight) or self._output_maker.is_busy or self._pool.dying:
-            return self._killed
-        if self.stopped == StopReason.TIME_LIMIT and not self._killed:
+            return self._ending.killed
+        if self.stopped == StopReason.TIME_LIMIT and not self._ending.killed:
             self._guarded(self._work_queue.probe_end)
             if self._is_worked_off():
                 self.stopped = ""  # the last items ended while they were waited for
@@ -177,7 +178,7 @@ class Loop:
 
     def _is_over_early(self) -> bool:
         """Stopped by design, the output so far is still written; a signal or an error leaves that to `results`."""
-        return self._killed or self.stopped not in KEPT or self._is_written()
+        return self._ending.killed or self.stopped not in KEPT or self._is_written()
 
     def _is_written(self) -> bool:
         self._output_maker.finish()
@@ -415,8 +416,7 @@ class Loop:
             self._retrier.look(now)
         self._limits.look(now)
         self._startup.watch(now)
-        if self._deadline is not None and now > self._deadline and not self._killed:
-            self._kill_all()
+        self._ending.look(now)
         if self._time_limit is not None:
             self._mind_the_time(self._time_limit, now)
         self._progress.tick(now, self._pool.pids, len(self._pool.workers))
@@ -425,36 +425,29 @@ class Loop:
         phase = limit.phase(now)
         if phase >= Phase.DRAIN and not self.stopped and not self._is_worked_off():
             self.stop(StopReason.TIME_LIMIT)
+        nothing_done = not self._progress.ok + self._progress.failed
+        if phase is Phase.ASK and self.stopped:
+            self._ending.ask(nothing_done)
         if phase >= Phase.CUT:
-            self._cut_off()
-        if phase is Phase.OVER and not self._killed:
+            self._ending.cut_off(nothing_done)
+        if phase is Phase.OVER and not self._ending.killed:
             self.stopped = self.stopped or StopReason.TIME_LIMIT
-            self._kill_all()
+            self._ending.kill()
 
     def _is_time_over(self) -> bool:
         return self._time_limit is not None and self._time_limit.phase(self._clock()) is Phase.OVER
-
-    def _cut_off(self) -> None:
-        """Kill the workers that still run items: their items are not charged, and run again."""
-        busy = [
-            worker for worker in self._pool.workers.values() if any(tag[0] != "render" for tag in worker.outstanding)
-        ]
-        running = sum(1 for worker in busy if self._pool.running(worker))
-        for worker in busy:
-            self._pool.give_up(worker)
-        if running:
-            was = "1 item was" if running == 1 else f"{running} items were"
-            remedy = "" if self._progress.ok + self._progress.failed else "; none ended in time: give more"
-            self._tell.message(f"{was} still running when the time was up, and stopped to be run again{remedy}")
 
     def stop(self, reason: str, insist: bool = False) -> None:
         """Hand out nothing more and let workers return what they have; asked to `insist`, kill them."""
         if self.stopped and not (self.stopped == StopReason.TIME_LIMIT and is_signal(reason)):
             if insist:
-                self._kill_all()
+                self._ending.end(self._clock())
             return
         self.stopped = reason
-        self._deadline = None if reason == StopReason.TIME_LIMIT else self._clock() + self._grace
+        if reason == StopReason.TIME_LIMIT:
+            self._ending.wait_on()
+        else:
+            self._ending.begin(self._clock())
         running = sum(1 for worker in self._pool.workers.values() if self._pool.running(worker))
         if running and is_signal(reason) and reason != "SIGPIPE":
             waited = f"up to {self._grace:g} s for {plural(running, 'item')}"
@@ -463,8 +456,3 @@ class Loop:
             self._pool.lower(worker, 0, 0)
             if not worker.ready:
                 self._pool.give_up(worker)
-
-    def _kill_all(self) -> None:
-        self._killed = True
-        for worker in list(self._pool.workers.values()):
-            self._pool.give_up(worker)

@@ -2,9 +2,9 @@
 
 When a run with --time-limit does what, so that the process is over in time:
 
-    WORK ------> DRAIN -------------> CUT --------------------> OVER -------------> the limit
-          an item's       what still runs      -o FILE.partial        close the
-          95th percentile  is killed           is written             checkpoint, report
+    WORK ------> DRAIN ---------> ASK ------------> CUT ------------------> OVER -------------> the limit
+          an item's     what runs is      what still     -o FILE.partial         close the
+          95th percentile  asked to end   runs is killed   is written           checkpoint, report
 
 An item is started only if it is likely to end in time; those that take longer are waited for until CUT. The clock is
 monotonic seconds.
@@ -27,6 +27,7 @@ SEEN = 200  # chunks remembered
 CLOSING_SHARE, CLOSING = 0.02, (0.3, 5.0)  # of the limit, and least and most seconds: sync, close, report
 SLACK = 0.15  # seconds by which the loop, which looks ten times a second, may be late
 RENDERED = 20 << 20  # bytes of outcomes written per second; measured: 100 M and more on two workers
+MOST_WORDS = 0.25  # of the limit that what runs may take to end
 MOST = 0.5  # of the limit that writing the output may claim beforehand
 
 
@@ -35,18 +36,20 @@ class Phase(IntEnum):
 
     WORK = 0
     DRAIN = 1
-    CUT = 2
-    OVER = 3
+    ASK = 2
+    CUT = 3
+    OVER = 4
 
 
 class TimeLimit:
     """A run of `seconds` that must be over at `end`. `output` is the bytes of outcomes that are to be written at the
-    end, as far as they are there before the run; None where nothing is."""
+    end, as far as they are there before the run; None where nothing is. What is asked to end may take `kill_after`."""
 
-    def __init__(self, end: float, seconds: float, output: int | None = None) -> None:
+    def __init__(self, end: float, seconds: float, output: int | None = None, kill_after: float = 0.0) -> None:
         self.end = end
         self._seconds = seconds
         self._output = output
+        self._kill_after = min(kill_after, MOST_WORDS * seconds)
         self._items: deque[float] = deque(maxlen=SEEN)
         self._item: float | None = 0.0
 
@@ -76,7 +79,10 @@ class TimeLimit:
             return Phase.OVER
         if now >= cut:
             return Phase.CUT
-        return Phase.DRAIN if now >= cut - self.item - SLACK else Phase.WORK
+        ask = cut - self._kill_after
+        if self._kill_after and now >= ask:
+            return Phase.ASK
+        return Phase.DRAIN if now >= ask - self.item - SLACK else Phase.WORK
 
 
 class FailureLimits:

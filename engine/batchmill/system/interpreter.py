@@ -1,4 +1,6 @@
-"""The command line of a Python that runs our code, and meets no module of the working directory on its way.
+"""What Python adds of its own: to the path of a new interpreter, and to the environment.
+
+The command line of a Python that runs our code, and meets no module of the working directory on its way:
 
     [executable, the flags of this interpreter, "-P", "-c", code]
 
@@ -13,6 +15,8 @@ import os
 import sys
 from typing import Any
 
+_COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # that Python tries
+
 
 def command(module: str, function: str, *arguments: Any) -> list[str]:
     """The command line that calls batchmill's `module.function(*arguments)`; arguments as their repr gives them."""
@@ -24,6 +28,20 @@ def command(module: str, function: str, *arguments: Any) -> list[str]:
         f"from batchmill.{module} import {function}; {function}({', '.join(map(ascii, arguments))})"
     )
     return [_executable(), *_flags(), "-P", "-c", code]
+
+
+def environment() -> dict[str, str]:
+    """The environment, without the LC_CTYPE that Python has set for itself where the locale was C (PEP 538): other
+    programs would read bytes as another text than when they are called without batchmill."""
+    found = dict(os.environ)
+    if found.get("LC_CTYPE") in _COERCED:
+        try:
+            with open("/proc/self/environ", "rb") as file:
+                if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
+                    del found["LC_CTYPE"]
+        except OSError:
+            pass  # no Linux: it may be the user's
+    return found
 
 
 def _executable() -> str:

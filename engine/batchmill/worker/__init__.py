@@ -9,7 +9,8 @@
     reply          the rows of a reply while it grows, and the frames it becomes
     function       what FUNCTION means, a text or a callable; `by_value`: closures; `outline`: what a source defines
     loader         from that to what is called, in a worker
-    command        a command for each item: `template` (its words), `child_process` (its life), `passthrough` (prints)
+    command        a command for each item: `template` (its words), `shell_script` (items that are never code)
+    command_runner runs it: `child_process` (its life), `command_group` (all that it starts), `passthrough` (prints)
     code_bundle    the user's own modules, for another machine; `source_digest`: to know them again
 
 May import: ground, system, files, input, codec.
@@ -18,8 +19,10 @@ May import: ground, system, files, input, codec.
 __all__ = [
     "board",
     "bootstrap",
+    "child_process",
     "code_bundle",
     "command",
+    "command_runner",
     "function",
     "loader",
     "main",

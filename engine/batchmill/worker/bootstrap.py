@@ -35,6 +35,7 @@ _PARENTS_OWN = (signal.SIGPIPE, signal.SIGUSR1)  # a forked worker would inherit
 _passed: list[int] = []  # descriptors that came with the order to live, for what is unpickled to claim
 _foreign: set[int] = set()  # descriptors that are not batchmill's: the program's, or those of a preloaded module
 _own: set[int] = set()  # those that are, and that no process started by an item may have
+_sentinels: list[int] = []  # the one that tells of the parent's end
 _handlers: set[object] = set()  # batchmill's, which a child forked by an item must not have either
 
 
@@ -214,6 +215,30 @@ def _be_first_victim() -> None:
         pass  # no Linux, or a container that forbids it
 
 
+def end_with_parent(end: Callable[[], object]) -> None:
+    """Have `end` called when the parent has ended, in place of being killed: for a worker that runs nothing but our
+    own code, and always comes to its signal handlers."""
+    if sys.platform != "linux":
+        return
+    (sentinel,) = _sentinels
+
+    def look(signum: int, frame: object) -> None:
+        if _is_over(sentinel):
+            end()
+
+    handle(signal.SIGIO, look)
+    fcntl.fcntl(sentinel, _F_SETSIG, signal.SIGIO)
+    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+    if _is_over(sentinel):
+        end()
+
+
+def _is_over(sentinel: int) -> bool:
+    poll = select.poll()
+    poll.register(sentinel, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _die_with_parent(sentinel: int) -> None:
     """No worker outlives the parent, not even inside C code that never lets go of the interpreter.
 
@@ -221,14 +246,12 @@ def _die_with_parent(sentinel: int) -> None:
     tests/README.md#the-fault-matrix: PR_SET_PDEATHSIG does not, for the parent of a worker is the fork server).
     Elsewhere a thread waits.
     """
+    _sentinels[:] = [sentinel]
     if sys.platform == "linux":
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(sentinel, _F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-        # A parent that died before this line sends no signal any more.
-        poll = select.poll()
-        poll.register(sentinel, select.POLLIN)
-        if poll.poll(0):
+        if _is_over(sentinel):  # a parent that died before this line sends no signal any more
             os._exit(1)
     else:
         threading.Thread(target=_exit_after, args=(sentinel,), daemon=True).start()

@@ -1,14 +1,9 @@
 """A command as a process of a worker: its start, its streams, its end.
 
-It never knows of items, and never lets a command outlive its worker.
+It never knows of items, and never lets a command outlive its worker; `command_group` has all that it starts.
 
-    Commands.run --posix_spawn--> the command, in the worker's second group, beside the group's keeper
+    Commands.run --posix_spawn--> the command, in the worker's second group
                  <--two pipes---- stdout, stderr: as it writes them, the first bytes kept, the rest counted
-
-The keeper is a shell that waits for the end of a pipe whose other end only the worker holds: however the worker ends
-(and it ends with the parent, see `bootstrap`), the keeper kills the group. What has left the group is ended by the
-parent (`pool/local`), or with the fork server. Tried instead: PR_SET_PDEATHSIG would have to be set in the command
-itself, and with it a fork of Python's own for each.
 
 Spawning costs 70 µs of the worker's time (vfork inside), pipes and poll 50 µs more; subprocess.run costs twice that.
 """
@@ -18,20 +13,19 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.util import Finalize
 from typing import IO, Any, NamedTuple
 
 from batchmill.errors import OutputLost
 from batchmill.files.anonymous_file import file_with
 from batchmill.files.storage import write_whole
-from batchmill.system.children import descendants, kill_tree, pidfd_open, send
+from batchmill.system.children import kill_tree, pidfd_open
+from batchmill.worker.command_group import DEFAULT_SIGNALS, SHELL, CommandGroup
 
 PIECE = 1 << 16
 TAIL = 4 << 10  # bytes of the end of a stream that are kept in any case
-LAST_WORDS = 1.0  # seconds between SIGTERM and SIGKILL
+KILL_AFTER = 1.0  # seconds between SIGTERM and SIGKILL
 _TICK = 0.1  # seconds; a longer one counts as two: a suspended machine does not count (engine/README.md#time-outs)
 _LOOK = 0.02  # seconds between looks for the end of a command, where nothing tells of it
 PATIENCE = 20.0  # seconds for a process to become possible: other commands have to end first
@@ -39,12 +33,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
 HELD = {errno.EAGAIN, errno.ENFILE}  # others have all that there may be of them: whatever is started, it cannot be
 _PASSING = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.ETXTBSY}  # what may be otherwise in a moment
 _PIPEFUL = 16  # pieces: more than a pipe holds
-_SHELL = "/bin/sh"
-# The moment is the parent's, to find what has left the group while it is still known whose it is. A shell that cannot
-# fork ends there.
-_KEEPER = 'trap "" HUP INT TERM; trap "kill -KILL 0" EXIT; read -r _; sleep 0.3; kill -KILL 0'
-# What Python or the worker ignores must not be ignored by a command too.
-_DEFAULT = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Capture:
@@ -124,14 +112,25 @@ class NotStarted(Exception):
         self.error = error
 
 
+class AskedToEnd(Exception):
+    """Raised by `run` where the command was ended because the worker was asked to."""
+
+
 class CommandProcesses:
     """Runs commands, one after the other. `environ` is theirs. `note` is told which process runs, and 0 when it has
-    ended."""
+    ended. Between SIGTERM and SIGKILL there are `kill_after` seconds."""
 
-    def __init__(self, environ: Mapping[bytes, bytes], note: Callable[[int], None] = lambda pid: None) -> None:
+    def __init__(
+        self,
+        environ: Mapping[bytes, bytes],
+        note: Callable[[int], None] = lambda pid: None,
+        kill_after: float = KILL_AFTER,
+    ) -> None:
         self._environ = dict(environ)
         self._note = note
-        self._group = _Group(self._environ)
+        self._kill_after = kill_after
+        self._group = CommandGroup(self._environ)
+        self._is_asked = self._may_raise = False
 
     def run(
         self,
@@ -142,87 +141,127 @@ class CommandProcesses:
         captures: Captures,
         timeout: float | None,
         patience: float = PATIENCE,
+        variables: Mapping[bytes, bytes] | None = None,
     ) -> CommandEnd:
         """Run the program `path` (None: the first word, looked up on PATH) to its end, which may be `timeout`.
         Where others have all the processes there may be, it is tried again for `patience` seconds.
 
-        `captures` take stdout and stderr. The program reads `stdin`, or nothing. What it leaves running in the
-        background is not waited for. Raises NotStarted, and OutputLost where `captures` cannot keep what it prints.
+        `captures` take stdout and stderr. The program reads `stdin`, or nothing; `variables` are in its environment
+        besides. What it leaves running in the background is not waited for. Raises NotStarted, AskedToEnd, and
+        OutputLost where `captures` cannot keep what it prints.
         """
-        child = self._started(path, words, stdin, captures, patience)
+        environ = {**self._environ, **variables} if variables else self._environ
+        child = self._started(_Program(path, words, environ, stdin), captures, patience)
         self._note(child.pid)
         try:
-            overdue = not child.gather(timeout)
+            overdue = not self._gather(child, timeout)
             if overdue:
-                outside = descendants(child.pid)  # they may be in other groups, as what `timeout` runs
-                for number in (signal.SIGTERM, signal.SIGCONT):
-                    self._group.signal(number)
-                    for pid in outside:
-                        send(os.kill, pid, number)
-                child.gather(LAST_WORDS)
-                kill_tree(child.pid)
-                self._group.kill()
+                self._end(child, self._kill_after)
             child.drain()
             status, usage = child.wait()
-        except BaseException:
-            self._group.kill()
-            child.wait()
+        except BaseException as error:
+            self._end(child, self._kill_after if isinstance(error, AskedToEnd) else 0.0)
             raise
         finally:
             self._note(0)
             child.close()
         return CommandEnd(status, usage, overdue)
 
+    def _gather(self, child: _Child, timeout: float | None) -> bool:
+        try:
+            self._may_raise = True
+            if self._is_asked:
+                raise AskedToEnd
+            return child.gather(timeout)
+        finally:
+            self._may_raise = False
+
+    def ask_to_end(self) -> None:
+        """In a signal handler: end the command that runs, as at its time-out. There will be no other."""
+        self._is_asked = True
+        if self._may_raise:
+            self._may_raise = False
+            raise AskedToEnd
+
+    def _end(self, child: _Child, patience: float) -> None:
+        """End a command and all that it has started: a word, some time, the end."""
+        deadline = time.monotonic() + patience
+        self._group.ask_to_end()
+        if not child.gather(patience):
+            kill_tree(child.pid)
+        child.wait()
+        self._group.wait(deadline - time.monotonic())
+        self._group.end()
+        self._group.kill()
+
+    def end_leftovers(self) -> None:
+        """End what the last command has left behind: it has failed, and may be tried again."""
+        self._group.ask_to_end()
+        self._group.wait(self._kill_after)
+        self._group.end()
+
     def check(self, *, forks: bool = False) -> None:
         """Raise NotStarted where there is no process for a command: one is tried, with `forks` one that needs more."""
         captures = (Capture(0, whole=False), Capture(0, whole=False))
         script = b": | :" if forks else b":"
-        ended = self.run(_SHELL, [b"sh", b"-c", script], stdin=None, captures=captures, timeout=None, patience=0.0)
+        ended = self.run(SHELL, [b"sh", b"-c", script], stdin=None, captures=captures, timeout=None, patience=0.0)
         if ended.status:
             raise NotStarted(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
 
-    def _started(
-        self, path: str | None, words: list[bytes], stdin: bytes | None, captures: Captures, patience: float
-    ) -> _Child:
+    def _started(self, program: _Program, captures: Captures, patience: float) -> _Child:
         deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
         while True:
             try:
-                return self._start(path, words, stdin, captures)
+                return self._start(program, captures)
             except OSError as error:
                 if error.errno not in _PASSING or time.monotonic() + pause > deadline:
                     raise NotStarted(error) from error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _start(self, path: str | None, words: list[bytes], stdin: bytes | None, captures: Captures) -> _Child:
+    def _start(self, program: _Program, captures: Captures) -> _Child:
         ends: list[int] = []
         try:
             ends += os.pipe()
             ends += os.pipe()
             actions = [(os.POSIX_SPAWN_DUP2, ends[1], 1), (os.POSIX_SPAWN_DUP2, ends[3], 2)]
-            if stdin is not None:
-                ends.append(file_with(stdin))
+            if program.stdin is not None:
+                ends.append(file_with(program.stdin))
                 actions.append((os.POSIX_SPAWN_DUP2, ends[4], 0))
-            pid = self._spawn(path, words, actions)
+            pid = self._spawn(program, actions)
         except BaseException:
             for end in ends:
                 os.close(end)
             raise
-        if stdin is not None:
+        if program.stdin is not None:
             os.close(ends[4])
         return _Child(pid, dict(zip((ends[0], ends[2]), captures)), (ends[1], ends[3]))
 
-    def _spawn(self, path: str | None, words: list[bytes], actions: Sequence[Any]) -> int:
+    def _spawn(self, program: _Program, actions: Sequence[Any]) -> int:
+        path, words, environ, _ = program
         spawn = os.posix_spawnp if path is None else os.posix_spawn
-        program: Any = words[0] if path is None else path
-        rest: dict[str, Any] = {"file_actions": actions, "setpgroup": self._group.id, "setsigdef": _DEFAULT}
+        name: Any = words[0] if path is None else path
+        rest: dict[str, Any] = {
+            "file_actions": actions,
+            "setpgroup": self._group.begin(),
+            "setsigdef": DEFAULT_SIGNALS,
+        }
         try:
-            return spawn(program, words, self._environ, **rest)
+            return spawn(name, words, environ, **rest)
         except OSError as error:
             if error.errno != errno.ENOEXEC:
                 raise
             # A script without a first line that names its interpreter: the shell's, as execvp and every shell has it.
-            return os.posix_spawn(_SHELL, [b"sh", program, *words[1:]], self._environ, **rest)
+            return os.posix_spawn(SHELL, [b"sh", name, *words[1:]], environ, **rest)
+
+
+class _Program(NamedTuple):
+    """What is started: the program at `path` (None: the first word, on PATH), its words, environment and stdin."""
+
+    path: str | None
+    words: list[bytes]
+    environ: Mapping[bytes, bytes]
+    stdin: bytes | None
 
 
 class _Child:
@@ -307,52 +346,3 @@ class _Child:
         for descriptor in self._writing:
             os.close(descriptor)
         self._writing = ()
-
-
-class _Group:
-    """The process group of the commands, with its keeper."""
-
-    def __init__(self, environ: Mapping[bytes, bytes]) -> None:
-        self._environ = environ
-        self._keeper = 0
-        self._end = -1
-        Finalize(None, self.kill, exitpriority=0)  # an idle worker that ends leaves no zombie of its keeper behind
-
-    @property
-    def id(self) -> int:
-        """The group's number."""
-        # A command can kill its keeper, by `kill -9 0`.
-        if self._keeper and os.waitpid(self._keeper, os.WNOHANG)[0]:
-            os.close(self._end)
-            self._keeper = 0
-        if not self._keeper:
-            self._start()
-        return self._keeper
-
-    def _start(self) -> None:
-        end, kept = os.pipe()
-        null = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
-        actions = [(os.POSIX_SPAWN_DUP2, end, 0), *null]
-        try:
-            self._keeper = os.posix_spawn(
-                _SHELL, ["sh", "-c", _KEEPER], self._environ, file_actions=actions, setpgroup=0, setsigdef=_DEFAULT
-            )
-        except BaseException:
-            os.close(kept)
-            raise
-        finally:
-            os.close(end)
-        self._end = kept
-
-    def signal(self, number: int) -> None:
-        """Send a signal to all of the group; the keeper ignores all but SIGKILL."""
-        if self._keeper:
-            os.killpg(self._keeper, number)
-
-    def kill(self) -> None:
-        """Kill all of the group, the keeper too; there will be another."""
-        if self._keeper:
-            os.killpg(self._keeper, signal.SIGKILL)
-            os.waitpid(self._keeper, 0)
-            os.close(self._end)
-            self._keeper = 0

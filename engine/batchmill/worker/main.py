@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from batchmill.codec.own_results import OwnPacking
 from batchmill.codec.pack import Packing
@@ -18,11 +18,13 @@ from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input.formats import IdRule
 from batchmill.input.items import ItemReader
 from batchmill.secrecy import hide, learn, mask_arguments
+from batchmill.system.children import MARK, adopt_orphans, kill_descendants, mark_of
 from batchmill.text import option, speak_command_line
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.board import Board
-from batchmill.worker.bootstrap import handle, redirect, seal
-from batchmill.worker.command import CommandRunner, CommandSpec, TaskReader
+from batchmill.worker.bootstrap import end_with_parent, handle, redirect, seal
+from batchmill.worker.command import CommandSpec
+from batchmill.worker.command_runner import CommandRunner, TaskReader
 from batchmill.worker.function import FunctionSpec
 from batchmill.worker.loader import check_arguments, failure, resolve
 from batchmill.worker.passthrough import Passer
@@ -52,6 +54,7 @@ class WorkerSetup:
     is_command_line: bool = False  # how options are called in what is said
     own: OwnFiles = NO_FILES  # what the run itself writes, where commands are told of files
     gives_back: bool = False  # results go to the program at once, and nowhere else
+    mark: str = ""  # of this run's commands
 
 
 class Ready(NamedTuple):
@@ -123,9 +126,20 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
 def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
     setup = _this.setup
     note = partial(_this.board.__setitem__, COLUMNS * _this.slot + COMMAND)
-    runner = CommandRunner(spec, setup.format, os.environb, setup.timeout, passer, own=setup.own, note=note)
+    os.environ[MARK] = mark_of(setup.mark, _this.slot)
+    adopt_orphans()
+    end_with_parent(_end_commands)
+    runner = CommandRunner(spec, setup.format, os.environb, setup.timeout, passer, own=setup.own, note=note,
+                           worker=_this.slot)  # fmt: skip
     runner.check()
+    handle(ALARM, lambda signum, frame: runner.ask_to_end())
     _this.function = runner
+
+
+def _end_commands() -> NoReturn:
+    """The parent is gone."""
+    kill_descendants(os.getpid())
+    os._exit(1)
 
 
 def bound(function: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[Any], Any]:

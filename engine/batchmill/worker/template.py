@@ -1,11 +1,14 @@
 """The placeholders of a command: words with `{}` in them, and an item, to the words to run.
 
     {}    the item               {/}   without its directory    {#}      its number in the input, from 1
-    {.}   without its extension  {//}  its directory            {name}   a field of a JSON or CSV item
-                                 {/.}  without both
+    {.}   without its extension  {//}  its directory            {%}      the worker's number, from 0
+                                 {/.}  without both             {name}   a field or column of a JSON or CSV item
 
 The item as text is itself where it is text, else its record as it stands in the input (`{"n": 1}`). The rules for `{.}`
-to `{/.}` are GNU parallel's. `${name}` is the shell's own and stays; so does what only looks like a placeholder.
+to `{/.}` are GNU parallel's. Where the columns are known, any of their names may stand in braces, and nothing else that
+looks like a name; `{"any name"}` works everywhere. Doubled braces mean themselves: `{{}}` is `{}`, and so with all of
+the above. `${name}` is the shell's own and stays, as does what only looks like a placeholder. What is one for GNU
+parallel and not here is refused: it would be passed on as it is.
 """
 
 from __future__ import annotations
@@ -13,35 +16,107 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from batchmill.errors import ItemError, ItemFailed
+from batchmill.errors import InvalidUsage, ItemError, ItemFailed
+from batchmill.text import nearest
 
-_WHOLE = re.compile(r"\{(\.|/|//|/\.|#|)\}")
-_WITH_FIELDS = re.compile(r"\{(\.|/|//|/\.|#|)\}|(?<!\$)\{([A-Za-z_][\w.-]*)\}")
+_OWN = r"\.|/|//|/\.|#|%|"
+_NAME = r"[A-Za-z_][\w.-]*"
+_QUOTED = r'"(?:[^"\\\n]|\\.)+"'
+# GNU parallel's others: of one of several sources, of a second extension, counted, in Perl.
+_FOREIGN = r"[-+]?\d+(?:\.{1,3}|//?|/\.{1,3})?|\.{2,3}|/\.{2,3}|\+(?:/|\.{1,3})|##|0+[#%]|=.*?="
+_NUMBERED = re.compile(r"\{\d+\}")  # so does a pattern say how often
+_AT_BEGIN = " \t\n/='\""  # before what would be no pattern
 _EXTENSION = re.compile(r"\.[^/.]*$")
 
 
 class Task(NamedTuple):
-    """An item as a command needs it: parsed, its record's bytes, its 1-based number in the whole input."""
+    """An item as a command needs it: parsed, its record's bytes, its 1-based number in the whole input, its id, and
+    which try it is, from 1."""
 
     item: Any
     raw: bytes
     number: int
+    id: Any = None
+    attempt: int = 1
 
 
-_Part = Callable[[Task], str]
+Part = Callable[[Task], str]
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A placeholder of ours: as it was `written`, at `start` to `end` of its word, and what is to stand there."""
+
+    written: str
+    start: int
+    end: int
+    part: Part
+
+
+class Grammar:
+    """Which placeholders there are. `with_fields`: items may have fields; `columns`: all that they have, where that is
+    known; `worker` is the number of the one that runs them."""
+
+    def __init__(self, *, with_fields: bool, columns: Sequence[str] | None = None, worker: int = 0) -> None:
+        self._columns = columns if with_fields else None
+        self._parts = {**_OPERATIONS, "%": lambda task: str(worker)}
+        names = [re.escape(name) for name in sorted(self._columns or (), key=len, reverse=True) if name]
+        fields = "|".join([_QUOTED, *names, _NAME]) if with_fields else "(?!)"
+        any_of = f"{_FOREIGN}|{_OWN}|{fields}"
+        self._pattern = re.compile(
+            rf"\{{\{{(?P<literal>{any_of})\}}\}}|\{{(?P<own>{_OWN})\}}"
+            rf"|(?<!\$)\{{(?P<field>{fields})\}}|(?<!\$)\{{(?P<foreign>{_FOREIGN})\}}"
+        )
+
+    def parse(self, word: str) -> list[str | Placeholder]:
+        """A word as texts and placeholders; raises InvalidUsage for what is meant to be one and is none."""
+        parts: list[str | Placeholder] = []
+        end = 0
+        for match in self._pattern.finditer(word):
+            found = self._found(match, word)
+            if found is not None:
+                parts += [word[end : match.start()], found]
+                end = match.end()
+        return [part for part in [*parts, word[end:]] if part]
+
+    def _found(self, match: re.Match[str], word: str) -> str | Placeholder | None:
+        kind, text = match.lastgroup, match[0]
+        if kind == "literal":
+            return text[1:-1]
+        if kind == "own":
+            return Placeholder(text, *match.span(), self._parts[match["own"]])
+        if kind == "field":
+            return Placeholder(text, *match.span(), _field(self._name(match["field"], text)))
+        if not _NUMBERED.fullmatch(text) or word[: match.start()][-1:] in _AT_BEGIN:
+            raise self.foreign(text)
+        return None
+
+    def _name(self, field: str, written: str) -> str:
+        name = str(json.loads(field)) if field.startswith('"') and not self._is_column(field) else field
+        if self._columns is not None and not self._is_column(name):
+            remedy = f"{nearest(name, list(self._columns))}; {{{written}}} is the text"
+            raise InvalidUsage(f"{written} names no column of INPUT", remedy)
+        return name
+
+    def _is_column(self, name: str) -> bool:
+        return self._columns is not None and name in self._columns
+
+    def foreign(self, written: str) -> InvalidUsage:
+        """Why a placeholder of GNU parallel is refused."""
+        column = ", or {COLUMN} by its name" if self._columns is not None else ""
+        ours = f"write {{}} {{.}} {{/}} {{//}} {{/.}} {{#}} {{%}}{column}"
+        return InvalidUsage(f"{written} is no placeholder of batchmill", f"{ours}; {{{written}}} is the text")
 
 
 class Template:
-    """Words with placeholders. `with_fields`: items may have fields; `quoted`: a shell reads the words."""
+    """Words with placeholders, each as a program is to have it."""
 
-    def __init__(self, words: Sequence[str], *, with_fields: bool, quoted: bool = False) -> None:
-        self._pattern = _WITH_FIELDS if with_fields else _WHOLE
-        self._quoted = quoted
-        self._words = [self._compile(word) for word in words]
+    def __init__(self, words: Sequence[str], grammar: Grammar) -> None:
+        self._words = [_compiled(grammar.parse(word)) for word in words]
 
     @property
     def has_placeholder(self) -> bool:
@@ -49,80 +124,46 @@ class Template:
         return any(not isinstance(word, bytes) for word in self._words)
 
     def fill(self, task: Task) -> list[bytes]:
-        """The words for an item; raises ItemFailed where it lacks a field."""
-        return [word if isinstance(word, bytes) else _encode(word(task)) for word in self._words]
-
-    def _compile(self, word: str) -> bytes | _Part:
-        parts: list[str | _Part] = []
-        end = 0
-        for match in self._pattern.finditer(word):
-            part = _OPERATIONS[match[1]] if match[1] is not None else _field(match[2])
-            parts += [word[end : match.start()], _quoting(part) if self._quoted else part]
-            end = match.end()
-        if not parts:
-            return _encode(word)
-        parts.append(word[end:])
-        filled = [part for part in parts if part]
-        if len(filled) == 1 and not isinstance(filled[0], str):
-            return filled[0]
-        return lambda task: "".join(part if isinstance(part, str) else part(task) for part in filled)
+        """The words for an item; raises ItemFailed where it lacks a field, or no program can be given what it has."""
+        return [word if isinstance(word, bytes) else as_argument(word(task)) for word in self._words]
 
 
-def has_placeholder(word: str, *, with_fields: bool) -> bool:
-    """Whether a word has a placeholder in it."""
-    return bool((_WITH_FIELDS if with_fields else _WHOLE).search(word))
+def _compiled(parts: list[str | Placeholder]) -> bytes | Part:
+    if not any(isinstance(part, Placeholder) for part in parts):
+        return _encode("".join(str(part) for part in parts))
+    filled = [part if isinstance(part, str) else part.part for part in parts]
+    if len(filled) == 1 and not isinstance(filled[0], str):
+        return filled[0]
+    return lambda task: "".join(part if isinstance(part, str) else part(task) for part in filled)
 
 
-def exposed_placeholder(script: str, *, with_fields: bool) -> str | None:
-    """The first placeholder of a /bin/sh script at which a quoted value would be read as code, or None.
-
-    A value stands there in single quotes. They mean nothing inside other quotes or in a here-document, and a value can
-    end a backquoted command.
-    """
-    for match in (_WITH_FIELDS if with_fields else _WHOLE).finditer(script):
-        if _is_exposed(script[: match.start()]):
-            return match[0]
-    return None
+def placeholders(parts: Sequence[str | Placeholder]) -> Iterator[Placeholder]:
+    """The placeholders among the parts of a word."""
+    return (part for part in parts if isinstance(part, Placeholder))
 
 
-def _is_exposed(before: str) -> bool:
-    """Whether quotes, backquotes, a backslash or a here-document are open after this beginning of a script. "$(" begins
-    anew.
-    """
-    open_now, skip = [""], False
-    for at, letter in enumerate(before):
-        here = open_now[-1]
-        if skip or here == "'":
-            skip = False
-            if here == "'" and letter == "'":
-                open_now.pop()
-        elif letter == "\\":
-            skip = True
-        elif letter == here:  # a quote, a backquote or a parenthesis is closed
-            open_now.pop()
-        elif letter in "'\"`" and not (letter == "'" and here == '"'):
-            open_now.append(letter)
-        elif letter == "(" and (here != '"' or before[at - 1 : at] == "$"):
-            open_now.append(")")
-        elif here != '"' and before[at : at + 2] == "<<":
-            return True
-    return skip or any(letter in ("'", "`") for letter in open_now) or open_now[-1] == '"'
+def as_argument(text: str) -> bytes:
+    """A text as a program is given it; raises ItemFailed where none can be."""
+    if "\0" in text:
+        raise ItemFailed(ItemError("ValueError", "there is a NUL in it, and no program can be given one; use --stdin"))
+    return _encode(text)
 
 
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _text(task: Task) -> str:
+def text_of(task: Task) -> str:
+    """The item as text."""
     return task.item if type(task.item) is str else task.raw.decode("utf-8", "surrogateescape")
 
 
-_OPERATIONS: dict[str, _Part] = {
-    "": _text,
-    ".": lambda task: _EXTENSION.sub("", _text(task)),
-    "/": lambda task: posixpath.basename(_text(task)),
-    "//": lambda task: _directory(_text(task)),
-    "/.": lambda task: _EXTENSION.sub("", posixpath.basename(_text(task))),
+_OPERATIONS: dict[str, Part] = {
+    "": text_of,
+    ".": lambda task: _EXTENSION.sub("", text_of(task)),
+    "/": lambda task: posixpath.basename(text_of(task)),
+    "//": lambda task: _directory(text_of(task)),
+    "/.": lambda task: _EXTENSION.sub("", posixpath.basename(text_of(task))),
     "#": lambda task: str(task.number),
 }
 
@@ -132,7 +173,7 @@ def _directory(path: str) -> str:
     return posixpath.dirname(stripped).rstrip("/") or ("/" if path.startswith("/") else ".")
 
 
-def _field(name: str) -> _Part:
+def _field(name: str) -> Part:
     def part(task: Task) -> str:
         try:
             value = task.item[name]
@@ -141,7 +182,3 @@ def _field(name: str) -> _Part:
         return value if type(value) is str else json.dumps(value, ensure_ascii=False)
 
     return part
-
-
-def _quoting(part: _Part) -> _Part:
-    return lambda task: shlex.quote(part(task))

@@ -15,9 +15,10 @@ from fault_kit import until
 from process_kit import is_running, start
 
 from batchmill.errors import ItemFailed
-from batchmill.worker import child_process, command
+from batchmill.worker import child_process, command_runner
 from batchmill.worker.child_process import PIECE, Capture, CommandEnd, CommandProcesses, NotStarted
-from batchmill.worker.command import CommandRunner, CommandSpec
+from batchmill.worker.command import CommandSpec
+from batchmill.worker.command_runner import CommandRunner
 from batchmill.worker.reply import KilledForMemory, Postponed
 from batchmill.worker.template import Task
 
@@ -182,7 +183,7 @@ def test_a_script_needs_a_shell_that_can_fork(
 ) -> None:
     (tmp_path / "sh").write_text('#!/bin/sh\ncase $2 in *"|"*) exit 2;; esac\nexec /bin/sh "$@"\n')
     (tmp_path / "sh").chmod(0o700)
-    monkeypatch.setattr(child_process, "_SHELL", str(tmp_path / "sh"))
+    monkeypatch.setattr(child_process, "SHELL", str(tmp_path / "sh"))
     commands.check()
     with pytest.raises(NotStarted):
         commands.check(forks=True)
@@ -193,7 +194,7 @@ def test_a_command_that_is_killed_is_out_of_memory_where_the_kernel_says_so(
     script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kills = iter([4, 5, 5])
-    monkeypatch.setattr(command, "oom_kills", lambda: next(kills))
+    monkeypatch.setattr(command_runner, "oom_kills", lambda: next(kills))
     runner = CommandRunner(CommandSpec((f"{script} # {{}}",), shell=True), "lines", os.environb, None, None)
     with pytest.raises(KilledForMemory, match="likely out of memory"):
         runner(Task("a", b"a", 1))

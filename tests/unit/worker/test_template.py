@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from batchmill.errors import ItemFailed
-from batchmill.worker.template import Task, Template, exposed_placeholder
+from batchmill.errors import InvalidUsage, ItemFailed
+from batchmill.worker.template import Grammar, Task, Template
 
 PATHS = [
     "a",
@@ -30,8 +29,11 @@ PATHS = [
 PLACES = ["{}", "{.}", "{/}", "{//}", "{/.}"]
 
 
-def filled(*words: str, item: object = "", raw: bytes = b"", number: int = 1, fields: bool = True) -> list[str]:
-    template = Template(words, with_fields=fields)
+TEXT, FIELDS = Grammar(with_fields=False), Grammar(with_fields=True)
+
+
+def filled(*words: str, item: object = "", raw: bytes = b"", number: int = 1, grammar: Grammar = FIELDS) -> list[str]:
+    template = Template(words, grammar)
     return [word.decode() for word in template.fill(Task(item, raw, number))]
 
 
@@ -77,64 +79,51 @@ def test_an_item_without_the_field_fails(item: object) -> None:
         filled("{a}", item=item)
 
 
-@pytest.mark.parametrize("word", ["{print $1}", "${HOME}", "{ }", "{1}", "{}}"[:1], "a{b,c}"])
+@pytest.mark.parametrize(
+    "word", ["{print $1}", "${HOME}", "{ }", "[0-9]{4}", "{}"[:1], "a{b,c}", "{1..3}", "{{.Name}}"]
+)
 def test_what_only_looks_like_a_placeholder_stays(word: str) -> None:
-    assert not Template([word], with_fields=True).has_placeholder
+    assert not Template([word], FIELDS).has_placeholder
     assert filled(word) == [word]
 
 
 def test_items_that_are_text_have_no_fields() -> None:
-    assert filled("{name}", "{}", item="x", fields=False) == ["{name}", "x"]
+    assert filled("{name}", "{}", item="x", grammar=TEXT) == ["{name}", "x"]
 
 
-def test_for_a_shell_values_are_quoted() -> None:
-    nasty = "a'b $(touch x) \"; rm *\n`y`\\"
-    (script,) = Template(["printf %s {}"], with_fields=False, quoted=True).fill(Task(nasty, b"", 1))
-    shown = subprocess.run(["/bin/sh", "-c", script], capture_output=True, timeout=60, check=True).stdout
-    assert shown.decode() == nasty
+def test_braces_can_be_written_by_doubling_them() -> None:
+    words = ["{{}}", "{{n}}", "{{{}}}", "{{1}}", '{"a":{"b":{}}}', "{{json .}}"]
+    assert filled(*words, item={"n": 1}, raw=b"x") == ["{}", "{n}", "{{}}", "{1}", '{"a":{"b":x}}', "{{json .}}"]
 
 
-NASTY = "a'b $(touch pwned) `touch pwned` \"; touch pwned; \n\\"
+def test_any_column_can_be_named_and_nothing_else_that_looks_like_a_name() -> None:
+    columns = ["Sample ID", "n", "a{b}", "%"]
+    grammar = Grammar(with_fields=True, columns=columns)
+    item = {"Sample ID": "a b", "n": "2", "a{b}": "c", "%": "d"}
+    assert filled("{Sample ID}-{n}", '{"a{b}"}', '{"%"}', "${n}", "{print $1}", item=item, grammar=grammar) == [
+        "a b-2", "c", "d", "${n}", "{print $1}"]  # fmt: skip
+    with pytest.raises(InvalidUsage, match="names no column") as raised:
+        Template(["{N}"], grammar)
+    assert "{{N}} is the text" in raised.value.remedy
+    assert filled('{"Sample ID"}', item={"Sample ID": 5}) == ["5"]
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        'printf "[%s]" "{}"',
-        "printf '[%s]' '{}'",
-        "printf %s `printf %s {}`",
-        "cat <<E\n{}\nE",
-        'printf %s "${HOME:+{}}"',
-        'echo "a\\" {}"',
-        "echo \\{}",
-        "echo \"$(printf '{}')\"",
-    ],
-)
-def test_where_a_value_would_be_code_the_placeholder_is_refused(script: str) -> None:
-    assert exposed_placeholder(script, with_fields=False) == "{}"
+@pytest.mark.parametrize("word", ["{1}", "x/{2}", "{-1}", "{1.}", "{2/}", "{..}", "{+/}", "{##}", "{= s/x/y/ =}"])
+def test_placeholders_of_gnu_parallel_that_are_none_here_are_refused(word: str) -> None:
+    with pytest.raises(InvalidUsage, match="is no placeholder of batchmill") as raised:
+        Template(["-o", word], TEXT)
+    assert "{{" in raised.value.remedy
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "printf %s {}",
-        "printf '%s' {}; echo \"it's\"",
-        'printf %s "$(printf %s {})"',
-        "(printf %s {}) | cat",
-        'echo \\" >/dev/null; printf %s {}',
-        "echo '`' >/dev/null; printf %s {}",
-    ],
-)
-def test_elsewhere_a_value_is_text_whatever_it_holds(script: str, tmp_path: Path) -> None:
-    assert exposed_placeholder(script, with_fields=False) is None
-    (filled,) = Template([script], with_fields=False, quoted=True).fill(Task(NASTY, b"", 1))
-    shown = subprocess.run(
-        ["/bin/sh", "-c", filled], capture_output=True, cwd=tmp_path, timeout=60, check=True
-    ).stdout.decode()
-    assert NASTY.rstrip("\n") in shown
-    assert list(tmp_path.iterdir()) == []
+def test_the_number_of_the_worker() -> None:
+    assert filled("{%}", grammar=Grammar(with_fields=False, worker=3)) == ["3"]
+
+
+def test_a_nul_is_in_no_argument() -> None:
+    with pytest.raises(ItemFailed, match="NUL"):
+        filled("{n}", item={"n": "a\0b"})
 
 
 def test_names_that_are_not_utf_8_come_through() -> None:
     raw = b"caf\xe9"
-    assert Template(["{}"], with_fields=False).fill(Task(raw.decode("utf-8", "surrogateescape"), raw, 1)) == [raw]
+    assert Template(["{}"], TEXT).fill(Task(raw.decode("utf-8", "surrogateescape"), raw, 1)) == [raw]

@@ -1,0 +1,222 @@
+"""Running a command on an item, in a worker: to a map that says how it ended, or a failure.
+
+record --TaskReader--> Task --Template--> words --CommandProcesses.run--> a map, or ItemFailed
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
+
+from batchmill.errors import ItemError, ItemFailed, OutputLost
+from batchmill.files.conflicts import NO_FILES, OwnFiles
+from batchmill.input.formats import LINES_OF_BYTES, Format, Parse, format_named
+from batchmill.input.items import Found, Identify, ItemReader
+from batchmill.model import Chunk
+from batchmill.secrecy import learn, mask_script, mask_words
+from batchmill.system.machine import oom_kills
+from batchmill.system.scarcity import lack_in, lacking, lacking_number
+from batchmill.worker.child_process import HELD, AskedToEnd, Capture, CommandEnd, CommandProcesses, NotStarted
+from batchmill.worker.command import CommandSpec
+from batchmill.worker.passthrough import Passer
+from batchmill.worker.reply import KilledForMemory, Postponed
+from batchmill.worker.template import Task
+
+TAIL_LINES = 20
+_LONGEST_ID = 4096  # bytes of an id in the environment, which is bounded together with the arguments
+_SHOWN = 100  # bytes of a program's name in a message: it may be the item
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # it, or what a shell waited for
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class TaskReader(ItemReader):
+    """Gives Tasks for items: a command may want the record's bytes, and its number."""
+
+    @staticmethod
+    def format_named(name: str) -> Format:
+        return LINES_OF_BYTES if name == "lines" else format_named(name)
+
+    def _make_reader(self, header: bytes, parse: Parse | None) -> Identify:
+        identify = super()._make_reader(header, parse)
+
+        def read(chunk: Chunk, offset: int, record: Any) -> Found | None:
+            found = identify(chunk, offset, record)
+            if found is None:
+                return None
+            id, raw, item, content, bad = found
+            number = chunk.first + offset + 1 if chunk.numbers is None else chunk.numbers[offset]
+            earlier = None if chunk.earlier is None else chunk.earlier.get(offset)
+            attempt = chunk.crashes + 1 + (0 if earlier is None else earlier.attempts)
+            return id, raw, Task(item, raw, number, id, attempt), content, bad
+
+        return read
+
+
+class CommandRunner:
+    """Runs the command. `timeout` is in seconds; `passer` takes what it prints, where that is to be passed on; `own`
+    are the files that the run itself writes: a list of files may name them, and a command might well destroy them.
+    `worker` is the number of this one.
+    """
+
+    def __init__(self, spec: CommandSpec, format: str | None, environ: Mapping[bytes, bytes], timeout: float | None,
+                 passer: Passer | None, *, own: OwnFiles = NO_FILES, worker: int = 0,
+                 note: Callable[[int], None] = lambda pid: None) -> None:  # fmt: skip
+        self._spec = spec
+        self._own = own
+        self._template = spec.template(format, worker)
+        self._worker = b"%d" % worker
+        self._commands = CommandProcesses(environ, note, spec.kill_after)
+        self.ask_to_end = self._commands.ask_to_end
+        self._timeout = timeout
+        self._passer = passer
+        self._oom_kills = oom_kills()
+        self._path = spec.program or ("/bin/sh" if spec.shell else None)
+        self._argv = [os.path.basename(self._path or "").encode(), b"-c"] if spec.shell else []
+        secrets: list[str] = []
+        mask_script(spec.words[0], secrets) if spec.shell else mask_words(spec.words, secrets)
+        learn(secrets)
+
+    def check(self) -> None:
+        """Raise OutOfResources where there is no process for a command, or none for what a script starts."""
+        try:
+            self._commands.check(forks=self._spec.shell)
+        except NotStarted as failed:
+            raise lacking(failed.error, "no command can be started") or failed.error from None
+
+    def __call__(self, task: Task) -> dict[str, Any]:
+        """How the command ended on a Task, as a map; raises ItemFailed where that was not well, KilledForMemory where
+        the kernel ended it, and Postponed where others have all the processes there may be: the item has no part in
+        that."""
+        if type(task.item) is str and self._own.has(task.item):
+            raise ItemFailed(
+                ItemError(
+                    "OwnFile", "it is a file that this run writes itself; leave it out, or name it elsewhere (-c, -o)"
+                )
+            )
+        spec, words = self._spec, self._template.fill(task)
+        out, err = Capture(spec.keep, self._passer is not None), Capture(spec.keep, self._passer is not None)
+        try:
+            ended = self._commands.run(
+                self._path,
+                [*self._argv, *words],
+                stdin=task.raw + b"\n" if spec.stdin else None,
+                captures=(out, err),
+                timeout=self._timeout,
+                variables=self._variables(task),
+            )
+            if self._passer is not None and (out.kept or err.kept):
+                self._passer.pass_on(out.pieces(), err.pieces())
+        except NotStarted as failed:
+            if failed.error.errno in HELD:
+                raise Postponed(lack_in(failed.error)) from None
+            raise _not_run(self._argv[0] if spec.shell else words[0], failed.error) from None
+        except AskedToEnd:
+            raise Postponed("") from None
+        except OutputLost as error:
+            raise ItemFailed(ItemError("OutputLost", str(error))) from None
+        finally:
+            out.close()
+            err.close()
+        try:
+            return self._result(ended, out, err)
+        except ItemFailed:
+            if not ended.overdue:
+                self._commands.end_leftovers()
+            raise
+
+    def _variables(self, task: Task) -> dict[bytes, bytes]:
+        """What a command finds in its environment about its item. An id that is too long for that is left out."""
+        id = (task.id if isinstance(task.id, str) else str(task.id)).encode("utf-8", "surrogateescape")
+        named = {b"BATCHMILL_ID": id} if len(id) <= _LONGEST_ID and b"\0" not in id else {}
+        attempt, position = b"%d" % task.attempt, b"%d" % (task.number - 1)
+        return named | {
+            b"BATCHMILL_WORKER": self._worker,
+            b"BATCHMILL_POSITION": position,
+            b"BATCHMILL_ATTEMPT": attempt,
+        }
+
+    def _result(self, ended: CommandEnd, out: Capture, err: Capture) -> dict[str, Any]:
+        status = os.waitstatus_to_exitcode(ended.status)
+        if ended.overdue:
+            raise _failed("Timeout", f"timed out after {self._timeout:g} s", out, err)
+        if status < 0:
+            raise self._died("Signal", f"killed by {_signal_name(-status)}", status, out, err)
+        if status not in self._spec.ok_exit:
+            raise self._died("ExitStatus", f"exit status {status}", status, out, err)
+        if self._spec.is_whole and out.dropped:
+            sentence = f"stdout has {len(out.kept) + out.dropped} bytes, more than --keep-output {self._spec.keep}"
+            raise ItemFailed(ItemError("OutputTooLarge", sentence))
+        usage = ended.usage
+        result = {
+            "exit": status,
+            "stdout": _value(out),
+            "stderr": _value(err),
+            "user_seconds": usage.ru_utime,
+            "system_seconds": usage.ru_stime,
+            "peak_rss": _peak(usage.ru_maxrss),
+        }
+        if out.dropped:
+            result["stdout_dropped"] = out.dropped
+        if err.dropped:
+            result["stderr_dropped"] = err.dropped
+        return result
+
+    def _died(self, type: str, how: str, status: int, out: Capture, err: Capture) -> ItemFailed:
+        """The failure of a command that did not end well, by itself or by what the kernel did to it."""
+        if status not in _KILLED or not self._is_out_of_memory():
+            return _failed(type, how, out, err)
+        return KilledForMemory(_failed(type, f"{how}, likely out of memory", out, err).error)
+
+    def _is_out_of_memory(self) -> bool:
+        """Whether the kernel has killed for want of memory since this was asked for the last time.
+
+        Here, because each worker has its own count: of one incident, commands of several workers may die.
+        """
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        return self._oom_kills > before
+
+
+def _peak(maxrss: int) -> int | None:
+    """Peak memory of a command in bytes; None where it is no more than this worker's.
+
+    The kernel counts the moment between vfork and exec too, in which the command's memory is the worker's.
+    """
+    return maxrss * _RSS_UNIT if maxrss > getrusage(RUSAGE_SELF).ru_maxrss else None
+
+
+def _value(capture: Capture) -> str | bytes:
+    """What was kept: as text if it is text, else as bytes."""
+    data = bytes(capture.kept)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        # A character that was cut in two is no reason for bytes.
+        if capture.dropped and error.reason == "unexpected end of data":
+            return data[: error.start].decode()
+        return data
+
+
+def _failed(type: str, how: str, out: Capture, err: Capture) -> ItemFailed:
+    """The failure of a command: how it ended, its last words (of stdout where stderr is empty) below it."""
+    text = (err.tail.strip() or out.tail.strip()).decode("utf-8", "backslashreplace")
+    lines = text.splitlines()[-TAIL_LINES:]
+    return ItemFailed(ItemError(type, f"{how}: {lines[-1].strip()}" if lines else how, "\n".join(lines)))
+
+
+def _not_run(program: bytes, error: OSError) -> ItemFailed:
+    name = program[:_SHOWN].decode("utf-8", "backslashreplace") + ("..." if len(program) > _SHOWN else "")
+    why = error.strerror if lacking_number(error) is None else lack_in(error)
+    remedy = "; --stdin gives the item on stdin" if error.errno == errno.E2BIG else ""
+    return ItemFailed(ItemError(type(error).__name__, f"{name} cannot be run: {why}{remedy}"))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
