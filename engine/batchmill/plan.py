@@ -14,7 +14,7 @@ from typing import Any
 
 from batchmill.checkpoint.frames import FILE_MAGIC
 from batchmill.codec.pack import pack_value
-from batchmill.errors import InvalidUsage, NotGuarded
+from batchmill.errors import InvalidUsage
 from batchmill.files.atomic_file import descriptor_of
 from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, descriptor_in
 from batchmill.files.storage import names_aside, sibling
@@ -34,8 +34,8 @@ from batchmill.version import __version__
 from batchmill.worker.code_bundle import anchored, collect, source_files
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.command_runner import TaskReader
-from batchmill.worker.function import FunctionSpec, here, of_callable, parse
-from batchmill.worker.main import WorkerSetup, in_worker
+from batchmill.worker.function import FunctionSpec, here, of_callable, parse, program_script
+from batchmill.worker.main import WorkerSetup, refuse_batch
 from batchmill.worker.source_digest import source_digest
 
 _DEFAULTS = Settings()
@@ -68,6 +68,11 @@ class Plan:
     def files(self) -> tuple[Use, ...]:
         """The files that the batch reads and writes, those of its caller (`others`) among them."""
         return (*_files(self), *self.others)
+
+    @property
+    def is_of_python(self) -> bool:
+        """Whether values may be of classes of the program that asks for the batch."""
+        return self.items is not None or len(self.kwargs) > len(self.settings.set) + len(self.settings.set_env)
 
     @property
     def command(self) -> CommandSpec | None:
@@ -128,6 +133,7 @@ class Plan:
             close=close,
             own=OwnFiles(self.files if self.command else ()),
             hidden=tuple(settings.set_env),
+            script=program_script() if self.is_of_python else None,
             gives_back=self.gives_back,
             is_command_line=speaks_command_line(),
             mark=os.urandom(8).hex() if self.command else "",
@@ -194,11 +200,7 @@ def make_plan(
     a path or "-". `id` gives an item's id (Python items only). `others` are the files that whoever runs the batch reads
     and writes meanwhile.
     """
-    if in_worker():
-        raise NotGuarded(
-            "this script starts a batch while a worker imports it",
-            'put what starts the batch under `if __name__ == "__main__":`',
-        )
+    refuse_batch()
     format = None if items is not None else choose_format(inputs, settings)
     spec = _spec_of(function, name, format, here(), inputs)
     plan = Plan(

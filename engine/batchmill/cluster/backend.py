@@ -320,13 +320,14 @@ def _agent_setup(plan: Plan) -> AgentSetup:
     worker = replace(plan.worker_setup(1), environ={})
     if isinstance(worker.spec, FunctionSpec):
         spec = anchored(worker.spec)
-        worker = replace(worker, spec=spec, init=located(worker.init, spec, worker.directory))
+        script = worker.script and anchored(worker.script)
+        worker = replace(worker, spec=spec, init=located(worker.init, spec, worker.directory), script=script)
     return AgentSetup(
         slots=range(0),
         worker=worker,
         kwargs=packed(dict(plan.kwargs)),
         limits=replace(plan.watched, max_items_per_worker=None),
-        files=collect(worker.spec, worker.init),
+        files=collect(worker.spec, worker.init, worker.script),
     )
 
 

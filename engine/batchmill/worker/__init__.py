@@ -8,6 +8,7 @@
     sealer         what becomes of a record that no worker may open again
     reply          the rows of a reply while it grows, and the frames it becomes
     function       what FUNCTION means, a text or a callable; `by_value`: closures; `outline`: what a source defines
+    script         the program's own script, as the `__main__` of a worker
     loader         from that to what is called, in a worker
     command        a command for each item: `template` (its words), `shell_script` (items that are never code)
     command_runner runs it: `child_process` (its life), `command_group` (all that it starts), `passthrough` (prints)

@@ -34,6 +34,7 @@ if sys.version_info >= (3, 14):
     pass
 
 TRACEBACK_LINES = 5
+MAIN = ("__main__", "__mp_main__")  # the program's script, also in a process that multiprocessing has started
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,7 @@ def _by_name(function: Callable[..., Any], holder: str, qualname: str) -> Functi
     module = sys.modules.get(holder)
     if module is None or not qualname or not _is_same(_walk(module, qualname), function):
         return None
-    if holder == "__main__":
+    if holder in MAIN:
         return _of_main(module, qualname)
     file = getattr(module, "__file__", None) or ""
     folder = os.path.dirname(os.path.realpath(file))
@@ -243,14 +244,46 @@ def _walk(holder: Any, dotted: str) -> Any:
 
 
 def _of_main(main: ModuleType, qualname: str) -> FunctionSpec | None:
-    if main.__spec__ is not None and main.__spec__.name != "__main__":  # python -m package.module
-        return FunctionSpec("module", main.__spec__.name, qualname, main=True)
+    spec = main_module(main)
+    if spec is not None and spec.path is not None:
+        try:
+            _outline(spec.path, spec.path).require(qualname, spec.path)
+        except BatchmillError:  # typed in after the script was loaded
+            return None
+    return spec and replace(spec, name=qualname)
+
+
+def program_script() -> FunctionSpec | None:
+    """The script or module that this program runs, as workers can import it; None for a notebook, `python -c` and a
+    script that would begin a batch again, because it looks at no `__name__`."""
+    spec = main_module(sys.modules["__main__"])
+    if spec is None or spec.path is None:
+        return spec
     try:
-        path = os.path.abspath(main.__file__ or "")
-        spec = _of_file(path, qualname, path)
-    except (AttributeError, BatchmillError):  # a notebook, `python -c`, or typed in after the script was loaded
+        with open(spec.path, "rb") as file:
+            return spec if b"__main__" in file.read() else None
+    except OSError:
         return None
-    return replace(spec, main=True)
+
+
+def is_of_script(value: Any) -> bool:
+    """Whether a worker finds that class in the program's script, by its name."""
+    main = sys.modules.get("__main__")
+    if value.__module__ not in MAIN or main is None or _walk(main, value.__qualname__) is not value:
+        return False
+    return program_script() is not None and _of_main(main, value.__qualname__) is not None
+
+
+def main_module(main: ModuleType) -> FunctionSpec | None:
+    """How a worker imports the program's main module; None where there is none to import: a notebook, `python -c`."""
+    if main.__spec__ is not None and main.__spec__.name != "__main__":  # python -m package.module
+        return FunctionSpec("module", main.__spec__.name, "", main=True)
+    file = getattr(main, "__file__", None)
+    if not file or not os.path.isfile(file):
+        return None
+    path = os.path.abspath(file)
+    folder = os.path.dirname(os.path.realpath(path))
+    return FunctionSpec("file", _stem(path), "", path=path, directory=folder, main=True)
 
 
 def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> FunctionSpec:
@@ -261,13 +294,13 @@ def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> Funct
         remedy = "move it to the top level of a module, or: pip install 'batchmill[cloudpickle]'"
         raise InvalidUsage(f"{shown} cannot be found by name in a worker", remedy) from None
     try:
-        blob: bytes = by_value.dumps(function)
+        blob: bytes = by_value.dumps(function, is_of_script)
     except Exception as error:
         problem = f"{shown} cannot be sent to workers: {type(error).__name__}: {error}"
         raise InvalidUsage(problem, "move it, and what it uses, to the top level of a module") from None
     code = getattr(function, "__code__", None)
     path = code.co_filename if isinstance(code, CodeType) and os.path.isfile(code.co_filename) else None
-    module = _stem(path) if path and holder == "__main__" else holder
+    module = _stem(path) if path and holder in MAIN else holder
     named = bool(qualname) and "<lambda>" not in qualname
     name, source = qualname or type(function).__name__, "" if path else by_value.source_digest(function)
     return FunctionSpec("pickle", module, name, path=path, blob=blob, named=named, source=source)

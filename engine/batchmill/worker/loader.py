@@ -22,7 +22,7 @@ from typing import Any
 from batchmill.errors import FunctionFailed, FunctionStarved, InputMissing, InvalidUsage, NotGuarded, UnknownFunction
 from batchmill.system.scarcity import lacking_number
 from batchmill.text import option
-from batchmill.worker.function import FunctionSpec, here, is_name, no_file, no_module, parse, refuse_unfit
+from batchmill.worker.function import MAIN, FunctionSpec, here, is_name, no_file, no_module, parse, refuse_unfit
 from batchmill.worker.outline import no_name
 
 if sys.version_info >= (3, 14):
@@ -48,7 +48,7 @@ def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resol
     """
     module = None
     if spec.blob is None:
-        module = _load(spec)
+        module = load(spec)
         function = _attribute(module, spec)
     else:
         function = _guarded(f"unpickling {spec.display}", lambda: pickle.loads(spec.blob or b""))
@@ -113,7 +113,8 @@ def _resolve_init(init: str | FunctionSpec, spec: FunctionSpec, module: ModuleTy
     return resolve(replace(init, directory=None)).function
 
 
-def _load(spec: FunctionSpec) -> ModuleType:
+def load(spec: FunctionSpec) -> ModuleType:
+    """The module of a spec, imported. Workers only; raises as `resolve`."""
     if spec.directory is not None and spec.directory != sys.path[0]:
         sys.path.insert(0, spec.directory)
     importlib.invalidate_caches()  # the fork server's view of the directories may be old
@@ -123,7 +124,7 @@ def _load(spec: FunctionSpec) -> ModuleType:
     else:
         module = _guarded(f"importing {os.path.basename(path)}", lambda: _import_file(spec.module, path))
     if spec.main:
-        sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+        sys.modules.update(dict.fromkeys(MAIN, module))
     return module
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from batchmill.codec.own_results import OwnPacking
 from batchmill.codec.pack import Packing
-from batchmill.errors import BatchmillError
+from batchmill.errors import BatchmillError, InvalidUsage, NotGuarded
 from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.input.formats import IdRule
 from batchmill.input.items import ItemReader
@@ -30,6 +30,7 @@ from batchmill.worker.loader import check_arguments, failure, resolve
 from batchmill.worker.passthrough import Passer
 from batchmill.worker.records import ALARM, COLUMNS, COMMAND, note_fork, note_touch, on_alarm
 from batchmill.worker.records import this_worker as _this
+from batchmill.worker.script import stand_in
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class WorkerSetup:
     is_silent: bool  # what items print is thrown away
     timeout: float | None = None
     preload: tuple[str, ...] = ()
+    script: FunctionSpec | None = None  # what `__main__` of the program is
     hidden: tuple[str, ...] = ()  # keyword arguments that are secret whatever their names
     close: tuple[int, ...] = ()  # descriptors that a forked worker inherited and must let go
     is_command_line: bool = False  # how options are called in what is said
@@ -64,9 +66,16 @@ class Ready(NamedTuple):
     error: BatchmillError | None
 
 
-def in_worker() -> bool:
-    """Whether this process is a worker."""
-    return _this.started
+def refuse_batch() -> None:
+    """Raise NotGuarded or InvalidUsage in a worker, where no batch begins."""
+    if _this.started and not _this.is_ready:
+        raise NotGuarded(
+            "this script starts a batch while a worker imports it",
+            'put what starts the batch under `if __name__ == "__main__":`',
+        )
+    if _this.started:
+        remedy = "start it in the program, or use multiprocessing in the item"
+        raise InvalidUsage("an item starts a batch of its own, which a worker cannot", remedy)
 
 
 def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, inherited: list[int | None]) -> None:
@@ -105,6 +114,7 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
         if isinstance(setup.spec, CommandSpec):
             _prepare_command(setup.spec, passer)
         elif setup.spec is not None:
+            stand_in(setup.script)
             resolved = _this.resolved = resolve(setup.spec, setup.init)
             kwargs = pickle.loads(packed_kwargs)
             secrets: list[Any] = []
@@ -121,6 +131,7 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
         _this.error.message = hide(_this.error.message)
         _this.error.args = (_this.error.message,)
     _this.baseline.remember()
+    _this.is_ready = True
 
 
 def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:

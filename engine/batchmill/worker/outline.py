@@ -9,6 +9,7 @@ import ast
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from batchmill.errors import FunctionFailed, UnknownFunction
 from batchmill.text import close_names, did_you_mean
@@ -23,12 +24,14 @@ _OWN_SCOPE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 class Outline:
     """The top-level `functions` of a source in its order (public ones where there are any) and all names it binds.
 
-    `sure` is False where the module may bind more than its syntax tree shows.
+    `guarded` are those that only `if __name__ == "__main__":` binds: an import does not. `sure` is False where the
+    module may bind more than its syntax tree shows.
     """
 
     functions: tuple[str, ...]
     bound: frozenset[str]
     sure: bool
+    guarded: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, source: bytes, where: str) -> Outline:
@@ -37,14 +40,20 @@ class Outline:
         functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
         public = [name for name in functions if not name.startswith("_")]
         every = list(ast.walk(tree))
-        bound = set(_bound_in(tree))
+        guards = [node for node in tree.body if _is_guard(node)]
+        bound = set(_bound_in(node for node in tree.body if node not in guards))
+        bound.update(_bound_in(other for guard in guards for other in guard.orelse))
+        guarded = frozenset(_bound_in(node for guard in guards for node in guard.body))
         bound.update(name for node in every if isinstance(node, ast.Global) for name in node.names)
         used = {getattr(node, "id", getattr(node, "attr", None)) for node in every}
-        return cls(tuple(public or functions), frozenset(bound), _UNSURE.isdisjoint(used | bound))
+        return cls(tuple(public or functions), frozenset(bound), _UNSURE.isdisjoint(used | bound), guarded - bound)
 
     def require(self, name: str, where: str) -> None:
         """Raise UnknownFunction when the source surely does not bind the first part of the dotted `name`."""
         first = name.partition(".")[0]
+        if first in self.guarded:
+            said = f'{where} defines {first!r} under `if __name__ == "__main__":`, which a worker does not run'
+            raise UnknownFunction(said, "define it above that line")
         if self.sure and first not in self.bound:
             raise no_name(first, where, self.functions, self.bound)
 
@@ -72,8 +81,17 @@ def _parse(source: bytes, where: str) -> ast.Module:
         raise FunctionFailed(f"{where} is not Python source: {error}") from None
 
 
-def _bound_in(tree: ast.Module) -> Iterable[str]:
-    todo: list[ast.AST] = [tree]
+def _is_guard(node: ast.stmt) -> TypeGuard[ast.If]:
+    if not isinstance(node, ast.If) or not isinstance(node.test, ast.Compare) or len(node.test.comparators) != 1:
+        return False
+    sides = (node.test.left, node.test.comparators[0])
+    names = {side.id for side in sides if isinstance(side, ast.Name)}
+    values = [side.value for side in sides if isinstance(side, ast.Constant)]
+    return names == {"__name__"} and values == ["__main__"] and isinstance(node.test.ops[0], ast.Eq)
+
+
+def _bound_in(nodes: Iterable[ast.AST]) -> Iterable[str]:
+    todo: list[ast.AST] = list(nodes)
     while todo:
         node = todo.pop()
         yield from _bound_by(node)

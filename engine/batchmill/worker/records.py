@@ -95,6 +95,7 @@ class WorkerState:
     pack: Callable[[Any], bytes]  # a result
     error: BatchmillError | None = None
     started: bool = False
+    is_ready: bool = False  # all is imported
     is_theirs: bool = False  # a record is being opened or run: what is raised now is its own
     is_touched: bool = False  # this is not quite the process any more that it was, or not the worker at all
     forked: bool = False
