@@ -40,7 +40,8 @@ if TYPE_CHECKING:
         WorkersLost,
     )
     from batchmill.model import FailureExample, FailureGroup, Outcome, Report, Snapshot, Usage
-    from batchmill.output.results import Results, Status, open_checkpoint, write_results
+    from batchmill.output.collect import write_results
+    from batchmill.output.results import Results, Status, open_checkpoint
     from batchmill.settings import Settings
 
 __all__ = [
@@ -106,7 +107,8 @@ _HOMES = {
         "WorkersLost",
     ),
     "model": ("FailureExample", "FailureGroup", "ItemError", "Outcome", "Report", "Snapshot", "Usage"),
-    "output.results": ("Results", "Status", "open_checkpoint", "write_results"),
+    "output.collect": ("write_results",),
+    "output.results": ("Results", "Status", "open_checkpoint"),
     "settings": ("Settings",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

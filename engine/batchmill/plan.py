@@ -24,6 +24,7 @@ from batchmill.input.json_choice import VARIABLE, check_choice
 from batchmill.input.sources import ByteSource, ItemSource, Source
 from batchmill.input.streams import choose_format, look_at
 from batchmill.output.by_name import format_of_output
+from batchmill.output.columns import Asked, check_asked
 from batchmill.output.sinks import STDOUT, check_format, open_prints
 from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
@@ -93,6 +94,18 @@ class Plan:
     def output_format(self) -> str:
         """The format of the output; raises InvalidUsage."""
         return format_of_output(self.output, self.settings.output_format)
+
+    @cached_property
+    def asked(self) -> Asked:
+        """What is asked of the output; raises InvalidUsage."""
+        settings = self.settings
+        return Asked(
+            self.output_format,
+            with_item=settings.with_item,
+            chosen=settings.output_columns,
+            guard=settings.formula_guard,
+            mark=settings.bom,
+        )
 
     @property
     def cut(self) -> Format | None:
@@ -290,6 +303,7 @@ def _is_name_of_content(path: str) -> bool:
 def _check_names(plan: Plan) -> None:
     """Refuse files in two roles that do not go together; an unnamed function needs a name for its checkpoint."""
     check_format(plan.output, plan.output_format)
+    check_asked(plan.asked)
     check(plan.files)
     _check_modules(plan)
     prints = _prints(plan.settings)

@@ -43,7 +43,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
 
 FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
 NO_QUOTE = "none"  # in place of the character that keeps cells together
-OUTPUT_FORMATS = ("auto", "jsonl", "csv", "msgpack", "sqlite", "raw")
+OUTPUT_FORMATS = ("auto", "jsonl", "csv", "tsv", "msgpack", "sqlite", "raw")
 START_METHODS = ("forkserver", "spawn", "fork")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
 
@@ -161,6 +161,9 @@ class SettingsFields(TypedDict, total=False):
     min_free_memory: int | str | None
     max_items_per_worker: int | None
     output_format: str
+    output_columns: Sequence[str] | str
+    formula_guard: bool
+    bom: bool
     progress_interval: float | str
 
 
@@ -224,6 +227,9 @@ class Settings:
     max_items_per_worker: int | None = None
     # output
     output_format: str = "auto"
+    output_columns: tuple[str, ...] = ()
+    formula_guard: bool = True
+    bom: bool = False
     # reporting
     progress_interval: float = 1.0
 
@@ -252,6 +258,7 @@ class Settings:
         put("wait", _wait(self.wait))
         _choice("format", self.format, FORMATS)
         put("columns", _names("columns", self.columns))
+        put("output_columns", _names("output_columns", self.output_columns))
         _choice("output_format", self.output_format, OUTPUT_FORMATS)
         if self.start_method is not None:
             _choice("start_method", self.start_method, START_METHODS)
@@ -272,7 +279,7 @@ class Settings:
             if isinstance(f.default, bool) and not isinstance(value, bool):
                 raise InvalidUsage(f"{option(f.name, repr(value))} is neither true nor false", "give True or False")
         cluster = ("cluster", "cluster_file", *TLS)
-        lists = [name for name in ("preload", "columns") if getattr(self, name)]
+        lists = [name for name in ("preload", "columns", "output_columns") if getattr(self, name)]
         for name in ("delimiter", "quote", "encoding", "id_field", "init", "worker_output", *cluster, *lists):
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):

@@ -103,8 +103,14 @@ def option_name(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
-_SHORT = {"checkpoint": "-c", "output": "-o", "header": "--no-header"}
-_OF_PYTHON = {"set": "kwargs", "id_field": "id", "header": "header=False", "with_removed": "removed"}
+_SHORT = {"checkpoint": "-c", "output": "-o", "header": "--no-header", "formula_guard": "--no-formula-guard"}
+_OF_PYTHON = {
+    "set": "kwargs",
+    "id_field": "id",
+    "header": "header=False",
+    "formula_guard": "formula_guard=False",
+    "with_removed": "removed",
+}
 _is_command_line = False
 
 

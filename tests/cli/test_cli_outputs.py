@@ -172,3 +172,39 @@ def test_the_suffix_of_an_output_chooses_its_format_and_packing(done: Path) -> N
     assert batchmill(*run, "-o", "run.csv.gz", cwd=done).returncode in (0, 1)
     assert gzip.decompress((done / "run.csv.gz").read_bytes()) == (done / "run.csv").read_bytes()
     assert batchmill(*run, "-o", "run.csv.gz", "--output-format", "jsonl", cwd=done).returncode == 2
+
+
+def test_results_with_fields_become_columns_that_others_read(done: Path) -> None:
+    (done / "f.py").write_text(
+        "def f(n):\n    return {'n': n, 'half': n / 2, 'word': 'é;' * (n % 3)} if n % 5 else {'late': [n]}\n"
+    )
+    (done / "n.jsonl").write_text("".join(f"{n}\n" for n in range(1, 41)))
+    run = ("run", "f.py:f", "n.jsonl", "-c", "f.ckpt", "--chunk-size", "7")
+    assert batchmill(*run, "-o", "f.csv", cwd=done).returncode == 0
+    for arguments in (("-o", "f.tsv"), ("-o", "f.db"), ("-o", "x.csv", "--bom", "--output-columns", "id,late,none")):
+        ended = batchmill("results", "f.ckpt", *arguments, cwd=done)
+        assert ended.returncode == 0
+    assert "No result has none, which is among --output-columns: its column is empty" in ended.stderr
+    header, *rows = table(done / "f.csv")
+    assert header == ["id", "n", "half", "word", "late"]
+    assert rows[:2] + rows[4:5] == [
+        ["1", "1", "0.5", "é;", ""],
+        ["2", "2", "1.0", "é;é;", ""],
+        ["5", "", "", "", "[5]"],
+    ]
+    assert [line.split("\t") for line in (done / "f.tsv").read_text().splitlines()] == [header, *rows]
+    assert (done / "x.csv").read_bytes().startswith(b"\xef\xbb\xbfid,late,none\n1,,\n")
+    with closing(sqlite3.connect(done / "f.db")) as database:
+        assert database.execute("SELECT sum(n), sum(half), count(late) FROM items").fetchone() == (640, 320.0, 8)
+    streamed = batchmill(*run, "--resume", "-o", "-", "--output-format", "csv", cwd=done)
+    assert streamed.stdout == (done / "f.csv").read_text()
+    refused = batchmill(*run, "--resume", "-o", "f.jsonl", "--output-columns", "n", cwd=done)
+    assert (refused.returncode, "--output-columns is for csv, tsv" in refused.stderr) == (2, True)
+
+
+def test_what_commands_gave_is_columns_too(done: Path) -> None:
+    ended = batchmill("exec", "-o", "e.csv", "--no-checkpoint", "--", "echo", "{}", cwd=done, input=b"a\nb\n")
+    assert ended.returncode == 0
+    header, *rows = table(done / "e.csv")
+    assert header[:3] == ["id", "exit", "stdout"]
+    assert [row[:3] for row in rows] == [["a", "0", "a\n"], ["b", "0", "b\n"]]

@@ -86,7 +86,12 @@ OPTIONS = [
     Option("--checkpoint-interval", group=CHECKPOINT, metavar="DUR", help="Between syncs to the disk. [1s]"),
     Option("--no-checkpoint", group=CHECKPOINT, is_flag=True, help="Keep nothing: a run that dies is lost."),
     Option("--output-format", group=OUTPUT, type=Choice(OUTPUT_FORMATS), metavar="NAME",
-           help="jsonl, csv, msgpack, sqlite (table `items`), raw: text as it is. [auto: by suffix]"),
+           help="jsonl, csv, tsv, msgpack, sqlite (table `items`), raw: text as it is. [auto: by suffix]"),
+    Option("--output-columns", group=OUTPUT, metavar="A,B,C",
+           help="Those columns of a table alone. [id, and each field of the results]"),
+    Option("--no-formula-guard", group=OUTPUT, is_flag=True,
+           help="In CSV and TSV, text that begins as a formula does is left as it is."),
+    Option("--bom", group=OUTPUT, is_flag=True, help="Begin CSV and TSV with a byte order mark, for Excel."),
     Option("--json", group=OUTPUT, is_flag=True, help="Print the report as one JSON object on stdout."),
     Option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Only what needs a person: not exit 1, 3 or 75."),
     Option("--timeout", group=LIMITS, metavar="DUR", help="Fail an item that takes longer; kill it if need be."),
@@ -141,7 +146,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
     names = {field.name for field in fields(Settings)}
     values = {name: value for name, value in given(options).items() if name in names}
     values |= arguments_of(values)
-    values |= {name: False for name in ("retry_failed", "header") if options.get(f"no_{name}")}
+    values |= {name: False for name in ("retry_failed", "header", "formula_guard") if options.get(f"no_{name}")}
     # The screen keeps --progress-interval itself: USR1 asks for a line in between.
     values["progress_interval"] = REDRAW_SECONDS
     return Settings.of(values)

@@ -139,7 +139,7 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
             yield from (word for module in value for word in (option, module))
         elif isinstance(value, bool):
             yield option if value else option_name(f"no_{name}")
-        elif name == "columns":
+        elif name in ("columns", "output_columns"):
             yield from (option, write_names(value))
         elif name == "shard":
             yield from (option, "{}/{}".format(*value))

@@ -202,11 +202,11 @@ class Session:
         return Matcher(self._history.index, self._settings, lambda row: self._frames.block(row.seq), by_block, older)
 
     def _open_output(self) -> OutputWriter | None:
-        target, settings = self._plan.output, self._settings
+        target = self._plan.output
         if target is None:
             return None
         source = self._plan.format or "items"
-        output = OutputWriter(target, self._plan.output_format, settings.with_item, self._frames, source=source)
+        output = OutputWriter(target, self._plan.asked, self._frames, source=source)
         self._stack.callback(output.close, "nothing")
         return output
 
@@ -383,7 +383,7 @@ class Session:
         before = self._history.runs.get(self._number - 1, {}).get("input", ())
         for sentence in self._matcher.of_changed(before, self._plan.inputs) if self._matcher else ():
             self._warn(sentence)
-        for sentence in self._output.unsaid.sentences() if self._output is not None else ():
+        for sentence in self._output.sentences if self._output is not None else ():
             self._warn(sentence)
         for sentence in self._source.left_out() if isinstance(self._source, ByteSource) else ():
             self._warn(sentence)

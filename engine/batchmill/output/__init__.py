@@ -3,12 +3,15 @@
     ordering       pieces of frames into stretches of the input, and the outcomes in each
     layout         how the outcomes of one ordering get from their frames into its order
     external_sort  an external merge sort, where frames are mixed item by item; `spool`: its temporary file
-    json_lines     outcomes as JSON lines and msgpack; `rows`: as CSV and SQLite
+    json_lines     outcomes as JSON lines and msgpack; `rows`: as CSV, TSV and SQLite
+    columns        which columns a table has, by the `shape` of the results and the `kinds` of their values; `survey`:
+                   what takes it
     by_name        what the name of an output says of its format
     sinks          the file, stream or database that is written
-    writer         the output of a run; `results`: out of a checkpoint; `failed_items`: as they were
+    writer         the output of a run; `results`: out of a checkpoint; `collect`: out of several, into a file;
+                   `failed_items`: as they were
 
 May import: ground, system, files, checkpoint, input, codec.
 """
 
-__all__ = ["by_name", "external_sort", "failed_items", "json_lines", "results", "sinks", "writer"]
+__all__ = ["by_name", "collect", "columns", "external_sort", "failed_items", "json_lines", "results", "sinks", "writer"]

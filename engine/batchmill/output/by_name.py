@@ -18,12 +18,13 @@ _FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
+    ".tsv": "tsv",
     ".msgpack": "msgpack",
     ".db": "sqlite",
     ".sqlite": "sqlite",
     ".sqlite3": "sqlite",
 }
-_UNKNOWN = (".tsv", ".parquet", ".xlsx", ".zip")  # what somebody may expect, and would not get
+_UNKNOWN = (".parquet", ".xlsx", ".zip")  # what somebody may expect, and would not get
 
 
 class Packer(Protocol):
@@ -55,7 +56,7 @@ def format_of_output(name: str | None, asked: str) -> str:
     expected = _FORMATS.get(suffix)
     format = expected or "jsonl" if asked == AUTO else asked
     if suffix in _UNKNOWN and asked == AUTO:
-        remedy = "name a .jsonl, .csv, .msgpack or .db file, or say what is to be in this one with "
+        remedy = "name a .jsonl, .csv, .tsv, .msgpack or .db file, or say what is to be in this one with "
         remedy += option("output_format")
         raise InvalidUsage(f"{option('output', name)}: no {suffix} is written", remedy)
     if expected not in (None, format) and (format != "raw" or expected == "sqlite"):
@@ -75,7 +76,9 @@ def _check_zstd(name: str) -> None:
         zstd()
     except ImportError:
         remedy = "pip install 'batchmill[zstd]', or name a .gz or .xz file"
-        raise InvalidUsage(f"-o {name}: to compress with zstd takes Python 3.14 or an extra", remedy) from None
+        raise InvalidUsage(
+            f"{option('output', name)}: to compress with zstd takes Python 3.14 or an extra", remedy
+        ) from None
 
 
 def packer_for(name: str) -> Packer | None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.output.ordering import RenderJob, in_order, render_job, rendered
+from batchmill.output.survey import ShapeJob, shape_of
 
 PAGE = 16 << 10  # bytes of lines in a page, unless one line is longer
 _HEAD = struct.Struct("<IQQ")
@@ -39,7 +40,7 @@ class MergeJob(NamedTuple):
     pages: tuple[bytes, ...]
 
 
-Work = RenderJob | SortJob | MergeJob
+Work = RenderJob | SortJob | MergeJob | ShapeJob
 
 
 class Page(NamedTuple):
@@ -56,6 +57,8 @@ def fulfil(job: Work) -> tuple[bytes, Unsaid]:
         return sort(job, lines_of)
     if isinstance(job, MergeJob):
         return b"".join(merge(job)), NOTHING
+    if isinstance(job, ShapeJob):
+        return shape_of(job).pack(), NOTHING
     return render_job(job)
 
 

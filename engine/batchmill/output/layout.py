@@ -23,12 +23,15 @@ from batchmill.codec.unsaid import Unsaid
 from batchmill.output.external_sort import SortJob, Work
 from batchmill.output.ordering import Part, RenderJob, Stretch, stretches
 from batchmill.output.spool import Spool, unit_of
+from batchmill.output.survey import ShapeJob
 
 _WINDOW = 1 << 14  # positions that are looked at together
 _WASTE = 4  # a stretch may decode up to 4 times the items that it holds
 _SINGLE = 128  # what a single outcome costs in a stretch, in items decoded, however small its frame is
 _FREE = 2_000_000  # items decoded for single outcomes that are not worth a second thought
 _END = 1 << 62  # beyond all positions
+_SURVEYED = 8 << 20  # bytes of frames whose shape is taken at once
+_MOST_FRAMES = 64
 _LINE = 40  # bytes that an item takes up beside its result, while it is sorted
 
 
@@ -119,6 +122,22 @@ class Layout:
         yield from self._spool.slices(low, high)
         self._spool.close()
         yield from self._stretches(after)
+
+    def surveys(self, ordering: int = 0) -> Iterator[ShapeJob]:
+        """What takes the shape of all outcomes, each frame once; what is to be made stays to be made."""
+        by_seq: dict[int, list[Piece]] = {}
+        for piece in self._pieces:
+            by_seq.setdefault(piece.seq, []).append(piece)
+        parts, held = list[Part](), 0
+        for seq in sorted({*by_seq, *self._singles}):
+            weight = self._weight(seq)
+            if parts and (held + weight > _SURVEYED or len(parts) >= _MOST_FRAMES):
+                yield ShapeJob(self._make(0, _END, tuple(parts)), ordering)
+                parts, held = [], 0
+            parts.append(_part(seq, by_seq.get(seq, ()), self._frames, self._singles.get(seq)))
+            held += weight
+        if parts:
+            yield ShapeJob(self._make(0, _END, tuple(parts)), ordering)
 
     def sorted(self, run: bytes) -> None:
         """A run, as a SortJob asked for it: in the order of these. Raises OutputLost."""

@@ -19,6 +19,7 @@ from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.outcomes import read_head
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.output import json_lines, rows
+from batchmill.output.columns import FORMATS, TableStyle
 
 _POSITIONS = 20_000  # a stretch is at most about so long, unless a single frame is longer
 _FRAMES = 64  # and touches at most this many frames
@@ -58,6 +59,7 @@ class RenderJob(NamedTuple):
     all: bool
     with_item: bool
     source: str = "jsonl"  # the format that items came in
+    table: TableStyle | None = None  # its columns, where it is one
 
 
 def stretches(pieces: Iterable[Piece], size: Callable[[int], int] = lambda seq: 0) -> Iterator[Stretch]:
@@ -158,8 +160,17 @@ def render_job(job: RenderJob) -> tuple[bytes, Unsaid]:
 
 def rendered(block: OutcomeBlock, indices: Sequence[int] | None, job: RenderJob) -> tuple[bytes, Unsaid]:
     """The output bytes of some outcomes of a frame, in the order given (None: all of them), as `job` wants them."""
-    render = rows.render if job.format in rows.FORMATS else json_lines.render
-    return render(block, indices, format=job.format, all=job.all, with_item=job.with_item, source=job.source)
+    if job.format in FORMATS:
+        return rows.render(
+            block,
+            indices,
+            format=job.format,
+            all=job.all,
+            with_item=job.with_item,
+            source=job.source,
+            table=job.table,
+        )
+    return json_lines.render(block, indices, format=job.format, all=job.all, with_item=job.with_item, source=job.source)
 
 
 def _is_frame(part: Part, low: int, high: int) -> bool:

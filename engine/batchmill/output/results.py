@@ -7,14 +7,13 @@ counted, and read where `removed` asks for them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from batchmill.checkpoint.frames import Kind, Verdict
 from batchmill.checkpoint.history import History
@@ -22,21 +21,14 @@ from batchmill.checkpoint.index import Extent, Piece
 from batchmill.checkpoint.reader import NOBODY, Holder, damaged, naming, open_reader
 from batchmill.codec.outcome_block import OutcomeBlock, excerpts, outcomes
 from batchmill.codec.unsaid import NOTHING, Unsaid
-from batchmill.errors import CheckpointDamaged, OutputLost
-from batchmill.files.conflicts import Access, Use, check, descriptor_in
+from batchmill.errors import CheckpointDamaged
 from batchmill.input.formats import Format, find_format
 from batchmill.model import Outcome, Report
-from batchmill.output import rows
-from batchmill.output.by_name import AUTO, format_of_output
-from batchmill.output.external_sort import MergeJob, SortJob, fulfil, merge, sort
+from batchmill.output.external_sort import MergeJob, SortJob, merge, sort
 from batchmill.output.layout import Frames, Layout, Make
 from batchmill.output.ordering import Part, RenderJob, in_order
-from batchmill.output.sinks import STDOUT, check_format, open_target
 from batchmill.secrecy import mask_facts
 from batchmill.text import option, plural
-
-_MANY_BITS = 16  # a checkpoint's number stands below its frames' seqs
-_MANY = (1 << _MANY_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,7 @@ class Results:
         self, pieces: Iterable[Piece], is_wanted: Callable[[OutcomeBlock, int], bool]
     ) -> Iterator[tuple[OutcomeBlock, list[int] | None]]:
         """The wanted items in their order: indices (None: all) in a block after another."""
-        for layout in _layouts(pieces, self, _plain_order):
+        for layout in layouts_of(pieces, self, _plain_order):
             with layout, naming(self._reader.path):
                 for job in layout.jobs():
                     if isinstance(job, SortJob):
@@ -145,7 +137,7 @@ class Results:
                     elif isinstance(job, MergeJob):
                         for line in merge(job):
                             yield OutcomeBlock(line), None
-                    elif job is not None:
+                    elif isinstance(job, RenderJob):
                         blocks = [OutcomeBlock(part.payload) for part in job.parts]
                         ordered = in_order(job.parts, blocks, job.low, job.high)
                         for number, group in groupby(ordered, key=itemgetter(1)):
@@ -258,7 +250,7 @@ class Results:
         return self._history.index.moved(seq)
 
 
-def _layouts(pieces: Iterable[Piece], frames: Frames, make: Make) -> Iterator[Layout]:
+def layouts_of(pieces: Iterable[Piece], frames: Frames, make: Make) -> Iterator[Layout]:
     """Outcomes in order: a layout for each ordering of the input, one after the other."""
     found: dict[int, Layout] = {}
     for piece in pieces:
@@ -283,32 +275,6 @@ def _excerpts(
     return [found.get(index, b"") for index in indices], NOTHING
 
 
-class _Shelf:
-    """The frames of checkpoints of one input (shards), by one number each: seq first, then checkpoint."""
-
-    def __init__(self, many: Sequence[Results]) -> None:
-        self._many = many
-
-    def pieces(self) -> Iterator[Piece]:
-        """All outcomes."""
-        for number, results in enumerate(self._many):
-            for piece in results.pieces():
-                yield piece._replace(seq=piece.seq << _MANY_BITS | number)
-
-    def payload(self, seq: int) -> bytes:
-        """As Results.payload; the others as theirs."""
-        return self._many[seq & _MANY].payload(seq >> _MANY_BITS)
-
-    def extent(self, seq: int) -> Extent:
-        return self._many[seq & _MANY].extent(seq >> _MANY_BITS)
-
-    def gone(self, seq: int) -> Collection[int]:
-        return self._many[seq & _MANY].gone(seq >> _MANY_BITS)
-
-    def moved(self, seq: int) -> Collection[int]:
-        return self._many[seq & _MANY].moved(seq >> _MANY_BITS)
-
-
 def open_checkpoint(path: str | os.PathLike[str], *, removed: bool = False) -> Results:
     """Open a checkpoint for reading, also one that is being written; with `removed`, with what its last complete input
     did not have any more.
@@ -319,97 +285,9 @@ def open_checkpoint(path: str | os.PathLike[str], *, removed: bool = False) -> R
     return Results(os.fspath(path), removed=removed)
 
 
-def write_results(
-    paths: Sequence[str],
-    out: IO[bytes] | str,
-    *,
-    format: str = AUTO,
-    all: bool = False,
-    removed: bool = False,
-    on_message: Callable[[str], None] | None = None,
-) -> int:
-    """Write the results of checkpoints to a binary file object, or to a path (by renaming).
-
-    Checkpoints of one input (shards) are merged in its order; others come one after the other. Items kept beside their
-    results are written too; results of items that the last complete input did not have with `removed` alone, else
-    `on_message` is told how many they are. Returns the bytes written. Raises OutputLost, InvalidUsage where it would
-    write over a checkpoint, and as `open_checkpoint` does.
-    """
-    format = format_of_output(out if isinstance(out, str) else STDOUT, format)
-    check_format(out if isinstance(out, str) else STDOUT, format)
-    check([*(Use("the checkpoint", path, Access.READ) for path in paths), *_used(out)])
-    with ExitStack() as stack:
-        opened = [stack.enter_context(open_checkpoint(path, removed=removed)) for path in paths]
-        # A table has its columns before the first row is known; elsewhere, items are where they were kept.
-        with_item = format not in rows.FORMATS or any(results.keeps_items for results in opened)
-        written = _Written(opened, format, all, with_item)
-        if isinstance(out, str):
-            written.to_file(out)
-        else:
-            out.write(rows.opening(format, all=all, with_item=with_item))
-            written.to(out.write)
-    if on_message is not None:
-        left_out = sum(sum(results.left_out[: 1 + all]) for results in opened)
-        for sentence in (*written.unsaid.sentences(), *of_left_out(left_out, "outcome" if all else "result")):
-            on_message(sentence)
-    return written.bytes
-
-
 def of_left_out(count: int, noun: str) -> Iterator[str]:
     """What to tell people where so many outcomes are left out of what was read, for their items were removed."""
     if count:
         them = "it" if count == 1 else "them"
         gives = f"{option('with_removed', True)} gives {them} too"
         yield f"Left out: {plural(count, noun)} of items that INPUT no longer has; {gives}"
-
-
-def _used(out: IO[bytes] | str) -> list[Use]:
-    where = out if isinstance(out, str) else descriptor_in(out)
-    return [] if where is None else [Use(option("output"), where, Access.WRITTEN)]
-
-
-class _Written:
-    """Results on their way out: `bytes` of them so far, and what is `unsaid` in them."""
-
-    def __init__(self, opened: Sequence[Results], format: str, all: bool, with_item: bool) -> None:
-        self._opened, self._format, self._all, self._with_item = opened, format, all, with_item
-        self.bytes, self.unsaid = 0, NOTHING
-
-    def to_file(self, path: str) -> None:
-        """Write them to a file that has its name when it is whole; raises OutputLost."""
-        options: dict[str, bool] = {"all": self._all, "with_item": self._with_item}
-        columns, opening = rows.columns(self._format, **options), rows.opening(self._format, **options)
-        target = open_target(path, self._format, columns, opening)
-        try:
-            target.write(b"")
-            self.to(target.write)
-            target.close("whole")
-        except OSError as error:
-            remedy = f"check the path given to {option('output')}"
-            raise OutputLost(f"cannot write {path}: {error.strerror}", remedy) from None
-        finally:
-            target.close("nothing")
-
-    def to(self, write: Callable[[bytes], object]) -> None:
-        """Write them."""
-        of_one_input = all_equal(results.input for results in self._opened)
-        for many in [self._opened] if of_one_input else [[results] for results in self._opened]:
-            with naming(*(results.path for results in many)):
-                self._add(many, write)
-
-    def _add(self, many: Sequence[Results], write: Callable[[bytes], object]) -> None:
-        """Write those of checkpoints of one input."""
-        shelf = _Shelf(many)
-        for layout in _layouts(shelf.pieces(), shelf, partial(self._make, many[0].source)):
-            for data, unsaid in layout.made(fulfil):
-                write(data)
-                self.bytes += len(data)
-                self.unsaid += unsaid
-
-    def _make(self, source: str, low: int, high: int, parts: tuple[Part, ...]) -> RenderJob:
-        return RenderJob(low, high, parts, self._format, self._all, self._with_item, source)
-
-
-def all_equal(values: Iterable[Any]) -> bool:
-    """Whether there is at most one value among `values`."""
-    return len({repr(value) for value in values}) <= 1

@@ -13,7 +13,8 @@ from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.files.atomic_file import Draft, open_at_once, open_output
 from batchmill.files.storage import Disk, write_whole
 from batchmill.output.by_name import Packer, packer_for
-from batchmill.output.rows import TABLE
+from batchmill.output.columns import Asked, TableStyle
+from batchmill.output.rows import TABLE, opening
 from batchmill.system.scarcity import limit_met
 from batchmill.text import option
 
@@ -35,16 +36,13 @@ def check_format(name: str | None, format: str) -> None:
         raise InvalidUsage("this Python was built without sqlite3", f"give another {option('output_format')}") from None
 
 
-def open_target(name: str, format: str, columns: tuple[str, ...], opening: bytes) -> Target:
-    """Where output goes: "-" or a path. `opening` is what comes before all else, `columns` those of a database.
-
-    Raises OutputLost.
-    """
+def open_target(name: str, format: str) -> Target:
+    """Where output goes: "-" or a path. Raises OutputLost."""
     if name == STDOUT:
-        return Target(name, Draft(1, name, None, Disk()), opening)
+        return Target(name, Draft(1, name, None, Disk()))
     try:
         draft = open_output(name)
-        return Database(name, draft, columns) if format == "sqlite" else Target(name, draft, opening, packer_for(name))
+        return Database(name, draft) if format == "sqlite" else Target(name, draft, packer_for(name))
     except OSError as error:
         said, remedy = f"cannot write {name}", f"check the path given to {option('output')}"
         raise limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", remedy) from None
@@ -57,7 +55,7 @@ def check_target(name: str, format: str) -> None:
     """
     is_special = os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name))
     if name != STDOUT and not (is_special and format != "sqlite"):
-        open_target(name, format, ("id",), b"").close("nothing")
+        open_target(name, format).close("nothing")
 
 
 def open_prints(name: str) -> int:
@@ -73,16 +71,18 @@ def open_prints(name: str) -> int:
 class Target:
     """Bytes on their way to stdout or to a file that has no name yet, through a packer where there is one."""
 
-    def __init__(self, name: str, draft: Draft, opening: bytes = b"", packer: Packer | None = None) -> None:
+    def __init__(self, name: str, draft: Draft, packer: Packer | None = None) -> None:
         self._name = name
         self._packer = packer
         self._draft = draft
-        self._opening = opening
         self._is_open = name != STDOUT
+
+    def begin(self, asked: Asked, table: TableStyle) -> None:
+        """Write what comes before all else, once; raises OSError."""
+        self.write(opening(asked, table))
 
     def write(self, data: bytes) -> None:
         """Write all of it; raises OSError."""
-        data, self._opening = self._opening + data if self._opening else data, b""
         write_whole(self._draft.fd, data if self._packer is None else self._packer.compress(data))
 
     def close(self, keep: str) -> str | None:
@@ -113,17 +113,28 @@ class Target:
 class Database(Target):
     """Rows on their way to the one table of a database that has no name yet. Raises OSError as files do."""
 
-    def __init__(self, name: str, draft: Draft, columns: tuple[str, ...]) -> None:
+    def __init__(self, name: str, draft: Draft) -> None:
         super().__init__(name, draft)
         try:
             if draft.temporary is None:
                 raise OSError(errno.EINVAL, "a database needs a regular file")
             _refuse_journal(draft.path)
-            self._connection = _connect(draft.temporary, columns)
+            self._connection = _connect(draft.temporary)
         except BaseException:
             draft.close()
             raise
-        self._insert = f"INSERT INTO {TABLE} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - our own words
+        self._insert = ""
+
+    def begin(self, asked: Asked, table: TableStyle) -> None:
+        """Make the table, whose columns have no types: a value stays what it is."""
+        import sqlite3
+
+        names = ", ".join('"{}"'.format(_said(column.name).replace('"', '""')) for column in table.columns)
+        self._insert = f"INSERT INTO {TABLE} VALUES ({', '.join('?' * len(table.columns))})"  # noqa: S608 - our own words
+        try:
+            self._connection.execute(f"CREATE TABLE {TABLE} ({names})")
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, str(error)) from None
 
     def write(self, data: bytes) -> None:
         """Add rows: msgpack arrays, one after another; raises OSError."""
@@ -148,7 +159,12 @@ class Database(Target):
             self._connection.close()
 
 
-def _connect(path: str, columns: tuple[str, ...]) -> Any:
+def _said(name: str) -> str:
+    """A name that a database takes."""
+    return name.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()
+
+
+def _connect(path: str) -> Any:
     """A new database in the empty file at `path`, in one transaction.
 
     No journal: the file has no name before it is whole. No locks: on NFS and macOS they would meet that of the Draft.
@@ -159,12 +175,7 @@ def _connect(path: str, columns: tuple[str, ...]) -> Any:
     where = f"file:{quote(os.fsencode(os.path.abspath(path)))}?nolock=1"
     try:
         connection = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
-        for statement in (
-            "PRAGMA journal_mode = OFF",
-            "PRAGMA synchronous = OFF",
-            "BEGIN",
-            f"CREATE TABLE {TABLE} ({', '.join(columns)})",  # without types: a value stays what it is
-        ):
+        for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", "BEGIN"):
             connection.execute(statement)
     except sqlite3.Error as error:
         raise OSError(errno.EIO, str(error)) from None

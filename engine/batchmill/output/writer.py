@@ -13,17 +13,20 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from batchmill.checkpoint.index import Piece
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import OutputLost
 from batchmill.files.storage import remove
 from batchmill.model import StopReason
-from batchmill.output import rows
+from batchmill.output.columns import Asked, TableStyle, table_of, unknown, without_field
 from batchmill.output.external_sort import SortJob, Work
 from batchmill.output.layout import Frames, Layout, parts_of
 from batchmill.output.ordering import Part, RenderJob, stretches
+from batchmill.output.shape import Shape
 from batchmill.output.sinks import STDOUT, open_target
+from batchmill.output.survey import ShapeJob
 from batchmill.text import harmless
 
 # What becomes of -o FILE, by what ended the run; what is not here leaves nothing.
@@ -59,18 +62,18 @@ class OutputWriter:
     `is_unread`: stdout has no reader any more.
     """
 
-    def __init__(self, target: str, format: str, with_item: bool, frames: Frames, *, source: str = "jsonl") -> None:
+    def __init__(self, target: str, asked: Asked, frames: Frames, *, source: str = "jsonl") -> None:
         self.target = target
-        self._format = format
-        self._with_item = with_item
+        self._asked = asked
+        self._table: TableStyle | None = None
         self._frames = frames
         self._streams = target == STDOUT
         self._source = source
-        columns = rows.columns(format, all=False, with_item=with_item)
-        self._target = open_target(target, format, columns, rows.opening(format, all=False, with_item=with_item))
+        self._target = open_target(target, asked.format)
         self._pieces: list[Piece] = []  # of a stream
         self._frontier = Frontier()
-        self._holds = not self._streams  # what comes is kept to the end
+        # What comes is kept to the end, where its columns are not known before.
+        self._holds = not self._streams or (asked.is_table and not asked.chosen)
         self._layout = Layout(frames, self._make, None if self._streams else os.path.dirname(os.path.realpath(target)))
         self._decoded = 0  # items, for single outcomes of a stream
         self._jobs = self._all_jobs()
@@ -78,14 +81,18 @@ class OutputWriter:
         self._cut = 0
         self._next = 0
         self._sorts: set[int] = set()
+        self._surveys: set[int] = set()
+        self._shape = Shape()
+        self._missing: list[str] = []
         self._rendered: dict[int, bytes] = {}
         self._exhausted = True
         self.unsaid = NOTHING
         self.is_unread = False
-        self._on_screen = self._streams and os.isatty(1) and format in ("jsonl", "csv")
+        self._on_screen = self._streams and os.isatty(1) and asked.format in ("jsonl", "csv", "tsv")
 
     def _make(self, low: int, high: int, parts: tuple[Part, ...]) -> RenderJob:
-        return RenderJob(low, high, parts, self._format, False, self._with_item, self._source)
+        asked = self._asked
+        return RenderJob(low, high, parts, asked.format, False, asked.with_item, self._source, self._table)
 
     def add(self, piece: Piece) -> None:
         """Outcomes that are in the checkpoint now, at positions of this input."""
@@ -114,7 +121,8 @@ class OutputWriter:
         """Everything has come: write what there is."""
         if not self._finishing:
             self._finishing = True
-            self._write(b"")  # what an output begins with, be there anything in it or not
+            if not (self._needs_shape and (self._pieces or self._layout)):
+                self._begin()  # what an output begins with, be there anything in it or not
 
     @property
     def is_done(self) -> bool:
@@ -141,6 +149,8 @@ class OutputWriter:
         number, self._cut = self._cut, self._cut + 1
         if isinstance(job, SortJob):
             self._sorts.add(number)
+        elif isinstance(job, ShapeJob):
+            self._surveys.add(number)
         return number, job
 
     def _all_jobs(self) -> Iterator[Work | None]:
@@ -152,10 +162,33 @@ class OutputWriter:
             yield None
         self._exhausted = False
         self._hold()
+        if self._table is None:
+            yield from self._layout.surveys()
+            while self._surveys:
+                yield None
+            self._begin()
         yield from self._layout.jobs()
         self._exhausted = True
         while True:
             yield None
+
+    @property
+    def sentences(self) -> list[str]:
+        """What to tell people of what was written."""
+        return [*self.unsaid.sentences(), *without_field(self._missing)]
+
+    @property
+    def _needs_shape(self) -> bool:
+        """Whether its columns are known only once all outcomes are."""
+        return self._asked.is_table and not (self._streams and self._asked.chosen)
+
+    def _begin(self) -> None:
+        """Choose the columns of a table, and write what comes before the first row."""
+        shape = self._shape if self._needs_shape else None
+        self._table = table_of(self._asked, shape)
+        self._missing = unknown(self._asked, self._shape) if self._needs_shape else []
+        with self._writing():
+            self._target.begin(self._asked, self._table)
 
     def _advance(self) -> Iterator[RenderJob]:
         """The stretches of a stream up to its frontier; what reaches beyond it waits."""
@@ -180,13 +213,21 @@ class OutputWriter:
             if self._next in self._sorts:
                 self._sorts.remove(self._next)
                 self._layout.sorted(made)
+            elif self._next in self._surveys:
+                self._surveys.remove(self._next)
+                self._shape += Shape.unpack(made)
             else:
                 self._write(made)
             self._next += 1
 
     def _write(self, data: bytes) -> None:
-        try:
+        with self._writing():
             self._target.write(harmless(data) if self._on_screen else data)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except BrokenPipeError:
             self.is_unread = True
         except OSError as error:

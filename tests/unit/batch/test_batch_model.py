@@ -26,7 +26,8 @@ from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.errors import ItemError
 from batchmill.model import Report
 from batchmill.output import layout, ordering, spool
-from batchmill.output.results import open_checkpoint, write_results
+from batchmill.output.collect import write_results
+from batchmill.output.results import open_checkpoint
 from batchmill.scheduler import work_queue
 from batchmill.scheduler.in_flight import Flight
 from batchmill.settings import Settings

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from worker_kit import play
 
 from batchmill.errors import InvalidUsage
-from batchmill.input.formats import FORMATS
+from batchmill.input.formats import format_named
 from batchmill.input.rewrite import as_input
 from batchmill.input.streams import look_at
 from batchmill.output.failed_items import FailedItems
@@ -53,7 +53,7 @@ def test_items_that_failed_are_the_same_items_when_they_are_given_back(
     checkpoint.unlink(missing_ok=True)
     first.write_bytes((header + text).encode())
     with suppress_refusal():
-        look_at(str(first), FORMATS[name])
+        look_at(str(first), format_named(name))
 
     def fails(item: Any) -> bool:
         return bool(crc32(repr(item).encode()) + salt & 3)

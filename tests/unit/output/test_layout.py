@@ -22,10 +22,12 @@ from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import OutputLost
 from batchmill.output import external_sort, json_lines, layout, rows, spool, writer
+from batchmill.output.collect import write_results
+from batchmill.output.columns import Asked, table_of
 from batchmill.output.external_sort import MergeJob, Page, SortJob, fulfil, pages
 from batchmill.output.layout import Layout
 from batchmill.output.ordering import RenderJob
-from batchmill.output.results import Results, open_checkpoint, write_results
+from batchmill.output.results import Results, open_checkpoint
 from batchmill.output.spool import Spool
 from batchmill.output.writer import OutputWriter
 
@@ -104,17 +106,17 @@ def tangled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain_way(results: Results, format: str, all: bool) -> bytes:
     """The output, as every single outcome's place says."""
     index, found = results._history.index, []
-    render = rows.render if format in rows.FORMATS else json_lines.render
+    render = rows.render if format in ("csv", "sqlite") else json_lines.render
     for number in range(len(index)):
         row = index.row(number)
         block = OutcomeBlock(results.payload(row.seq))
         for place, offset in enumerate(block.offsets):
             if place not in index.gone.get(row.seq, ()):
                 where = index.position_of((row.seq, place), offset)
-                options: dict[str, Any] = {"with_item": format not in rows.FORMATS, "source": "jsonl"}
+                options: dict[str, Any] = {"with_item": format not in ("csv", "sqlite"), "source": "jsonl"}
                 data = render(block, [place], format=format, all=all, **options)[0]
                 found.append((*where, row.seq, place, data))
-    opening = rows.opening(format, all=all, with_item=False)
+    opening = rows.opening(Asked(format, all), table_of(Asked(format, all)))
     return opening + b"".join(data for *_, data in sorted(found))
 
 
@@ -230,7 +232,7 @@ def test_each_frame_is_read_once_and_slices_are_bounded() -> None:
 @pytest.mark.usefixtures("small")
 def test_nothing_is_merged_before_all_is_sorted(tmp_path: Path) -> None:
     payloads, pieces = shuffled()
-    out = OutputWriter(str(tmp_path / "out"), "jsonl", False, Shelf(payloads.__getitem__))
+    out = OutputWriter(str(tmp_path / "out"), Asked("jsonl"), Shelf(payloads.__getitem__))
     for piece in pieces:
         out.add(piece)
     out.finish()
@@ -254,7 +256,7 @@ def test_a_mixed_stream_comes_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(writer, "_FREE", 500)
     text: list[bytes] = []
     payloads, pieces = shuffled()
-    out = OutputWriter("-", "jsonl", False, Shelf(payloads.__getitem__))
+    out = OutputWriter("-", Asked("jsonl"), Shelf(payloads.__getitem__))
     monkeypatch.setattr(out._target, "write", text.append)
     counts = []
     for piece in sorted(pieces):

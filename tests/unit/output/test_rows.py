@@ -22,6 +22,8 @@ from batchmill.codec.outcomes import Head, pack_outcomes
 from batchmill.codec.pack import pack_result
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.output import rows
+from batchmill.output.columns import Asked, table_of
+from batchmill.output.rows import opening
 from batchmill.output.sinks import check_format, open_target
 
 TEXT = st.text(st.sampled_from("a=+-@1.e\t\r\n\"',\x1b\ud800\u202eé"), max_size=8)
@@ -37,7 +39,9 @@ def block_of(ids: list[Any], results: list[Any], failures: list[Any] | None = No
 
 def as_csv(block: OutcomeBlock, all: bool = False) -> list[list[str]]:
     data, _ = rows.render(block, None, format="csv", all=all, with_item=False, source="jsonl")
-    table = list(csv.reader(io.StringIO((rows.opening("csv", all=all, with_item=False) + data).decode(), newline="")))
+    table = list(
+        csv.reader(io.StringIO((opening(Asked("csv", all), table_of(Asked("csv", all))) + data).decode(), newline=""))
+    )
     assert table[0] == ["id", "result", *(["error_type", "error_message"] if all else [])]
     return table[1:]
 
@@ -98,7 +102,7 @@ def test_a_value_has_its_cell(value: object, cell: str, column: object) -> None:
 
 def test_numbers_that_are_not_finite_are_counted() -> None:
     block = block_of([1, 2], [float("inf"), [float("nan"), 1]])
-    for format in rows.FORMATS:
+    for format in ("csv", "tsv", "sqlite"):
         assert rows.render(block, None, format=format, all=False, with_item=False, source="jsonl")[1].numbers == 2
 
 
@@ -130,7 +134,7 @@ def test_an_item_stands_beside_its_result_as_its_function_saw_it(source: str, ke
 
 # --- the database ----------------------------------------------------------------------------------------------------
 
-COLUMNS = rows.columns("sqlite", all=True, with_item=False)
+COLUMNS = Asked("sqlite", all=True)
 
 
 def row(id: Any, result: Any) -> bytes:
@@ -140,7 +144,8 @@ def row(id: Any, result: Any) -> bytes:
 
 def test_a_database_is_there_only_when_it_is_whole_and_keeps_the_order(tmp_path: Path) -> None:
     path = tmp_path / "out.db"
-    target = open_target(str(path), "sqlite", COLUMNS, b"")
+    target = open_target(str(path), "sqlite")
+    target.begin(COLUMNS, table_of(COLUMNS))
     for n in range(0, 100, 2):
         target.write(row(n, "x" * n) + row(n + 1, None))
     assert not path.exists()
@@ -154,7 +159,8 @@ def test_a_database_is_there_only_when_it_is_whole_and_keeps_the_order(tmp_path:
 
 @pytest.mark.parametrize(("keep", "left"), [("nothing", []), ("partial", ["out.db.partial"])])
 def test_a_database_that_is_not_whole_has_not_its_name(tmp_path: Path, keep: str, left: list[str]) -> None:
-    target = open_target(str(tmp_path / "out.db"), "sqlite", COLUMNS, b"")
+    target = open_target(str(tmp_path / "out.db"), "sqlite")
+    target.begin(COLUMNS, table_of(COLUMNS))
     target.write(row(1, 2))
     target.close(keep)
     assert os.listdir(tmp_path) == left
@@ -166,7 +172,7 @@ def test_a_database_in_use_is_not_replaced(tmp_path: Path) -> None:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE old (n)")
         with pytest.raises(OutputLost, match="in use"):
-            open_target(str(path), "sqlite", COLUMNS, b"")
+            open_target(str(path), "sqlite")
     database.close()
     assert os.listdir(tmp_path) == ["out.db"]
 
@@ -175,4 +181,4 @@ def test_a_database_goes_to_a_file_and_nowhere_else() -> None:
     with pytest.raises(InvalidUsage, match="give output=FILE"):
         check_format("-", "sqlite")
     with pytest.raises(OutputLost, match="needs a regular file"):
-        open_target("/dev/null", "sqlite", COLUMNS, b"")
+        open_target("/dev/null", "sqlite")

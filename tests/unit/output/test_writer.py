@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from batchmill.checkpoint.index import Piece
 from batchmill.errors import OutputLost
+from batchmill.output.columns import Asked
 from batchmill.output.ordering import render_job
 from batchmill.output.writer import Frontier, OutputWriter
 
@@ -27,7 +28,7 @@ class Press:
 
     def __init__(self, target: str, gone: dict[int, set[int]] | None = None) -> None:
         self.frames: dict[int, bytes] = {}
-        self.output = OutputWriter(target, "jsonl", False, Shelf(self.frames.__getitem__, gone))
+        self.output = OutputWriter(target, Asked("jsonl"), Shelf(self.frames.__getitem__, gone))
 
     def commit(self, seq: int, first: int, ids: list[Any], *, settled: bool = True) -> None:
         self.frames[seq] = outcomes_payload(first, ids)
