@@ -73,7 +73,7 @@ def test_items_that_failed_are_the_same_items_when_they_are_given_back(
             assert not failed.lost
         again.write_bytes(data)
         with suppress_refusal():
-            look_at(str(again), FORMATS[name])
+            look_at(str(again), format_named(name))
         checkpoint.unlink()
         second = play(repr, [again], checkpoint, **options_of(name))
     assert second is not None
