@@ -23,7 +23,7 @@ BUSY ?= 0
 MINUTES ?= 60
 PYTHONS_OPTIONS ?=
 
-.PHONY: demo test test-whole test-unit test-cli test-faults test-cluster test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many soak fuzz format clean
+.PHONY: demo test test-whole test-unit test-cli test-faults test-cluster test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-many bench-shared soak fuzz format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/batchmill demo
@@ -74,6 +74,9 @@ bench-cluster: $(READY)
 
 bench-many: $(READY)
 	$(BIN)/python bench/many_items.py
+
+bench-shared: $(READY)
+	$(BIN)/python bench/shared_data.py
 
 soak: $(READY)
 	$(BIN)/python bench/soak.py --seconds $(SOAK_SECONDS)

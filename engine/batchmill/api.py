@@ -32,7 +32,8 @@ def run(
     resume: bool = False,
     id: str | Callable[[Any], Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    init: Callable[[], Any] | str | None = None,
+    init: Callable[..., Any] | str | None = None,
+    init_kwargs: Mapping[str, Any] | None = None,
     output: str | os.PathLike[str] | None = None,
     on_progress: Callable[[Snapshot], None] | None = None,
     on_message: Callable[[str], None] | None = None,
@@ -47,10 +48,11 @@ def run(
     further ahead than the window, or the path of an input file. `checkpoint` keeps every outcome (None: nothing is
     kept); with `resume` items done before are skipped, by id. `id` is the name of a field, or a callable giving an
     item's id; else it is the field "id" of a dict, the item itself where it is a str or number, or a digest of it.
-    `output` is a file for the results, in order. `on_progress` gets a Snapshot now and then (`progress_interval`
-    seconds), `on_message` one line for what a person should know; both are called in another thread. `name`
-    identifies a lambda's checkpoint. `cluster` is a dask.distributed Client, or the address of a scheduler: its workers
-    run the items. Further keywords are fields of Settings: durations in seconds or "30s", sizes in bytes or "2G".
+    `init` is called once in each worker, with `init_kwargs`. `output` is a file for the results, in order.
+    `on_progress` gets a Snapshot now and then (`progress_interval` seconds), `on_message` one line for what a person
+    should know; both are called in another thread. `name` identifies a lambda's checkpoint. `cluster` is a
+    dask.distributed Client, or the address of a scheduler: its workers run the items. Further keywords are fields of
+    Settings: durations in seconds or "30s", sizes in bytes or "2G".
 
     Items that fail do not raise (`report.raise_for_failures()` does). Raises BatchmillError for what ends the batch,
     ValueError for arguments out of range, what the iterable, `on_progress` or `on_message` raises, and whatever is
@@ -68,6 +70,7 @@ def run(
             id=id,
             kwargs=kwargs,
             init=init,
+            init_kwargs=init_kwargs,
             output=output,
             name=name,
             cluster=cluster,
@@ -192,7 +195,8 @@ def stream(
     resume: bool = False,
     id: str | Callable[[Any], Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    init: Callable[[], Any] | str | None = None,
+    init: Callable[..., Any] | str | None = None,
+    init_kwargs: Mapping[str, Any] | None = None,
     name: str | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
@@ -215,6 +219,7 @@ def stream(
                 id=id,
                 kwargs=kwargs,
                 init=init,
+                init_kwargs=init_kwargs,
                 name=name,
                 cluster=cluster,
                 settings=settings,
@@ -231,7 +236,8 @@ def map(
     items: Iterable[Any],
     *,
     kwargs: Mapping[str, Any] | None = None,
-    init: Callable[[], Any] | str | None = None,
+    init: Callable[..., Any] | str | None = None,
+    init_kwargs: Mapping[str, Any] | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
     **settings_fields: Unpack[SettingsFields],
@@ -250,8 +256,8 @@ def map(
             batch.stop(StopReason.LEFT)
 
     try:
-        batch = _batch(function, items, kwargs=kwargs, init=init, cluster=cluster, settings=settings,
-                       fields=settings_fields, sink=take)  # fmt: skip
+        batch = _batch(function, items, kwargs=kwargs, init=init, init_kwargs=init_kwargs, cluster=cluster,
+                       settings=settings, fields=settings_fields, sink=take)  # fmt: skip
         in_own_thread(batch.run, batch.stop_for)
     except BatchmillError as error:
         raise error.with_traceback(None) from error.__cause__
@@ -302,7 +308,7 @@ def _make(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     id: str | Callable[[Any], Any] | None = None,
-    init: Callable[[], Any] | str | None = None,
+    init: Callable[..., Any] | str | None = None,
     output: str | os.PathLike[str] | None = None,
     cluster: Any = None,
     settings: Settings | None,

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from batchmill.codec.pack import pack_value
 from batchmill.errors import InvalidUsage
 from batchmill.files.atomic_file import descriptor_of
 from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, descriptor_in
+from batchmill.files.mapped_pickle import Pickled
 from batchmill.files.storage import names_aside, sibling
 from batchmill.input.formats import Format, IdRule, format_named
 from batchmill.input.items import ItemReader
@@ -64,6 +65,7 @@ class Plan:
     id: Callable[[Any], Any] | None
     others: tuple[Use, ...] = ()
     gives_back: bool = False
+    init_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def files(self) -> tuple[Use, ...]:
@@ -118,10 +120,21 @@ class Plan:
         reader = TaskReader if self.command else ItemReader
         return reader(self.format, IdRule(self.settings.id_field), self.settings.shard, ids_needed)
 
-    def open_source(self, notify: Callable[[], None], tell: Callable[[str], None] | None = None) -> Source:
-        """The input, ready to be read; raises InputMissing. `tell` gets what people should know of it."""
+    def arguments(self) -> Pickled:
+        """The arguments of the function and of init on their way to workers; raises InvalidUsage for what cannot be
+        pickled."""
+        try:
+            return Pickled.of((dict(self.kwargs), dict(self.init_kwargs)))
+        except Exception as error:  # what pickle raises for a lambda, for a lock and for a recursion differs
+            raise InvalidUsage(f"kwargs cannot be sent to workers: {error}", "give what can be pickled") from None
+
+    def open_source(
+        self, notify: Callable[[], None], tell: Callable[[str], None] | None = None, *, is_shared: bool = False
+    ) -> Source:
+        """The input, ready to be read; raises InputMissing. `tell` gets what people should know of it. `is_shared`:
+        workers of this machine alone get the items."""
         if self.items is not None:
-            return ItemSource(self.items, self.id, notify)
+            return ItemSource(self.items, self.id, notify, is_shared=is_shared)
         assert self.cut is not None
         own, follow = OwnFiles(self.files), self.settings.follow_links
         return ByteSource(self.inputs, self.cut, notify, own, follow=follow, tell=tell)
@@ -200,7 +213,8 @@ def make_plan(
     no_checkpoint: bool = False,
     output: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    init: Callable[[], Any] | str | None = None,
+    init: Callable[..., Any] | str | None = None,
+    init_kwargs: Mapping[str, Any] | None = None,
     id: Callable[[Any], Any] | None = None,
     name: str | None = None,
     others: Iterable[Use] = (),
@@ -229,6 +243,7 @@ def make_plan(
         output=output,
         id=id,
         others=tuple(others),
+        init_kwargs=dict(init_kwargs or {}),
         gives_back=gives_back and checkpoint is None and output is None,
     )
     _check_names(plan)

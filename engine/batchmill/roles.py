@@ -27,13 +27,14 @@ def _is_path(value: Any) -> bool:
 
 _ROLES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "id": (_is_callable_or_text, "cannot be called", "give the name of a field, or a function that takes an item"),
-    "init": (_is_callable_or_text, "cannot be called", "give a function without arguments, or its name"),
+    "init": (_is_callable_or_text, "cannot be called", "give a function, or its name"),
     "on_progress": (_is_callable, "cannot be called", "give a function that takes a Snapshot"),
     "on_message": (_is_callable, "cannot be called", "give a function that takes a text"),
     "checkpoint": (_is_path, "is no path", "give the path of a file"),
     "output": (_is_path, "is no path", "give the path of a file"),
     "name": (lambda value: isinstance(value, str) and bool(value), "is no name", "give a text"),
     "kwargs": (lambda value: isinstance(value, Mapping), "is no mapping", "give parameter names and their values"),
+    "init_kwargs": (lambda value: isinstance(value, Mapping), "is no mapping", "give parameter names and their values"),
     "settings": (
         lambda value: isinstance(value, Settings),
         "is no Settings",

@@ -14,6 +14,7 @@ from typing import Any
 
 from batchmill.cluster.protocol import LEASE, PULSE, AgentSetup, framed, pack, pickled, read_message, unpack
 from batchmill.cluster.remote_pool import Machine
+from batchmill.files.mapped_pickle import Pickled
 from batchmill.model import Chunk
 from batchmill.settings import Settings
 from batchmill.worker import records
@@ -104,7 +105,7 @@ class Agent:
             environ={}, directory=str(folder), is_silent=False,
         )  # fmt: skip
         self.agent = AgentProcess(
-            AgentSetup(range(pool), worker, pickle.dumps({}), Settings(**limits), files or {}, lease)
+            AgentSetup(range(pool), worker, Pickled.of(({}, {})), Settings(**limits), files or {}, lease)
         )
         self.process = self.agent.process
         self.said: list[list[Any]] = []

@@ -32,7 +32,7 @@ class LocalBackend:
         inherited = settings.start_method == "fork" and wanted.keep >= 0
         pool = LocalPool(
             plan.worker_setup(self.workers, run=wanted.run, close=(wanted.keep,) if inherited else ()),
-            dict(plan.kwargs),
+            plan.arguments(),
             self.workers,
             wanted.put,
             start_method=settings.start_method,

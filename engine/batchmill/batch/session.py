@@ -76,7 +76,9 @@ class Session:
         self._warnings: list[str] = []  # on results
         self._notes: list[str] = []  # on the run
         self._foreign = descriptors_above(2) if plan.settings.start_method == "fork" else []
-        self._source = plan.open_source(lambda: events.put(Wake()), self._warn)
+        self._source = plan.open_source(
+            lambda: events.put(Wake()), self._warn, is_shared=cluster is None and not plan.settings.cluster_name
+        )
         stack.callback(self._source.close)
         if plan.output is not None:
             check_target(plan.output, plan.output_format)  # before --fresh moves a checkpoint aside

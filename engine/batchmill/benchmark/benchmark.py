@@ -200,7 +200,7 @@ class _Pools:
             size = max(fitting)
             warm_pool = WarmPool(
                 self._plan.worker_setup(size),
-                dict(self._plan.kwargs),
+                self._plan.arguments(),
                 size,
                 self._events.put,
                 start_method=self._plan.settings.start_method,

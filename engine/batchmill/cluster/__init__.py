@@ -8,7 +8,7 @@
     agent_host       in a node's process: starts an agent, passes messages on
     agent            beside the node: has its workers (`python -m batchmill.cluster.agent`); `waiting_calls`: for them
 
-May import: ground, system, plan, scheduler, pool, worker, output.
+May import: ground, system, files, plan, scheduler, pool, worker, output.
 """
 
 __all__ = ["backend"]

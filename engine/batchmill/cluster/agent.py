@@ -105,7 +105,7 @@ class Agent:
         self._pool = _AgentPool(
             self._ask_to_retire,
             at_home(setup, folder, self._cores, environ),
-            setup.kwargs,
+            setup.arguments,
             setup.slots.stop,
             inbox.put,
             start_method=setup.limits.start_method,

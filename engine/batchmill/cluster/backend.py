@@ -34,7 +34,6 @@ from batchmill.errors import (
 )
 from batchmill.model import Wake
 from batchmill.plan import Plan
-from batchmill.pool.local import packed
 from batchmill.scheduler.backend import Opened, Wanted
 from batchmill.scheduler.rendering import LocalOutputMaker
 from batchmill.secrecy import mask_addresses
@@ -325,7 +324,7 @@ def _agent_setup(plan: Plan) -> AgentSetup:
     return AgentSetup(
         slots=range(0),
         worker=worker,
-        kwargs=packed(dict(plan.kwargs)),
+        arguments=plan.arguments(),
         limits=replace(plan.watched, max_items_per_worker=None),
         files=collect(worker.spec, worker.init, worker.script),
     )

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from batchmill.files.mapped_pickle import Pickled
 from batchmill.settings import Settings
 from batchmill.worker.main import WorkerSetup
 
@@ -48,13 +49,13 @@ LEASE = 15.0  # seconds that an agent and its workers live on without hearing of
 class AgentSetup:
     """What an agent needs to know: the `slots` of its workers, what each of them is to be, and the limits it sees to.
 
-    `kwargs` are pickled. `files` are the user's own modules (see code_bundle). The agent ends after `lease` seconds
+    `arguments` are pickled. `files` are the user's own modules (see code_bundle). The agent ends after `lease` seconds
     without a message.
     """
 
     slots: range
     worker: WorkerSetup
-    kwargs: bytes
+    arguments: Pickled
     limits: Settings
     files: dict[str, dict[str, bytes]]
     lease: float = LEASE

@@ -115,6 +115,11 @@ class Packing:
 
     def value(self, value: Any) -> bytes:
         """The msgpack bytes of a value; raises what `pack_value` raises."""
+        kind = type(value)
+        if kind is bytes and _SMALL < len(value) < 1 << 32:  # without the copies that a Packer makes
+            return b"".join((struct.pack(">BI", 0xC6, len(value)), value))
+        if kind is ExtType and _SMALL < len(value.data) < 1 << 32:
+            return b"".join((struct.pack(">BIb", 0xC9, len(value.data), value.code), value.data))
         try:
             packed = self._pack(value)
         except RecursionError:
@@ -300,8 +305,13 @@ def _pack_numpy(value: Any, level: _Level) -> Any:
             f"a numpy value of dtype {dtype} cannot be kept; return a list, or an array of plain numbers"
         )
     code = Ext.ARRAY if isinstance(value, np.ndarray) else Ext.SCALAR
+    pack = level.deeper().pack
+    if value.nbytes > _SMALL and isinstance(value, np.ndarray):  # without the copies that a Packer makes
+        raw = np.ascontiguousarray(value).reshape(-1).view("u1")
+        opening = b"\x93" + pack(descr) + pack(list(value.shape))
+        return ExtType(code, b"".join((opening, struct.pack(">BI", 0xC6, value.nbytes), raw)))
     raw = value.tobytes() if dtype.itemsize else b""  # numpy.str_("") has no size, but four bytes
-    return ExtType(code, level.deeper().pack([descr, list(value.shape), raw]))
+    return ExtType(code, pack([descr, list(value.shape), raw]))
 
 
 _EXACT: dict[type, _Convert] = {

@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pickle import loads  # bound here: the user's code may replace it in its module
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from batchmill.codec.ids import checksum, digest_id, fingerprint, shard_of
 from batchmill.errors import ItemError
+from batchmill.files.mapped_pickle import is_digest, read_item
 from batchmill.input.formats import PLAIN_IDS, BadItem, Format, IdRule, Parse, format_named
 from batchmill.input.json_choice import VARIABLE, parser_of
 from batchmill.model import Chunk
@@ -46,6 +46,7 @@ class ItemReader:
     """
 
     identify: Identify
+    is_brief = False  # nothing is kept: a large Python item is known by the digest of its pickle
 
     def __init__(self, format: str | None, rule: IdRule, shard: tuple[int, int] | None, ids_needed: bool) -> None:
         self.format = self.format_named(format) if format is not None else None
@@ -108,13 +109,13 @@ class ItemReader:
         if isinstance(record, ItemError):  # the parent could not pickle it
             return self.unread(chunk, offset, record, record)
         try:
-            item = loads(record)
+            item = read_item(record)
         except BaseException as error:
             why = describe(error)
             said = replace(why, message=f"the item cannot be read in a worker: {why.message}")
             return self.unread(chunk, offset, record, said)
         try:
-            raw, mark = fingerprint(item)
+            raw, mark = (b"", bytes(record)) if self.is_brief and is_digest(record) else fingerprint(item)
         except Exception as error:  # of the item's own methods it may be any
             if chunk.ids is None and self._rule.field_name is None and self._ids_needed:
                 return self.unread(chunk, offset, record, _without_id(error))

@@ -10,7 +10,6 @@ generators) is pulled by a feeder thread, which calls `notify` when the loop sho
 
 from __future__ import annotations
 
-import pickle
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 from batchmill.codec.ids import kept_id
 from batchmill.errors import InputBroken, ItemError
 from batchmill.files.conflicts import NO_FILES, OwnFiles
+from batchmill.files.mapped_pickle import packed_item
 from batchmill.input import formats
 from batchmill.input.buffer import Buffer
 from batchmill.input.compression import UNREADABLE
@@ -312,10 +312,12 @@ class ItemSource:
     """The items of an iterable, pulled by a thread only when the loop has asked for them.
 
     `id` gives an item's id, or is None; where it raises, the item is a failed one. What the iterable raises comes out
-    of `take`, after what came before.
+    of `take`, after what came before. `is_shared`: the workers are on this machine, and map large items.
     """
 
-    def __init__(self, items: Iterable[Any], id: Callable[[Any], Any] | None, notify: Notify) -> None:
+    def __init__(
+        self, items: Iterable[Any], id: Callable[[Any], Any] | None, notify: Notify, *, is_shared: bool = False
+    ) -> None:
         self._total = len(items) if isinstance(items, Sized) else None
         self._notify = notify
         self._pulled: deque[Any] = deque()
@@ -327,6 +329,7 @@ class ItemSource:
         self.position = 0
         self.ended = False
         self._id = id
+        self._is_shared = is_shared
         self._thread = threads.start(self._pull, "feeder", items)
 
     def _pull(self, items: Iterable[Any]) -> None:
@@ -334,7 +337,7 @@ class ItemSource:
             iterator = iter(items)
             while self._is_asked():
                 item = next(iterator)
-                pickled = _pickled(item)
+                pickled = _pickled(item, self._is_shared)
                 self._pulled.append(pickled if self._id is None else (pickled, _plain_id(self._id, item)))
                 if len(self._pulled) >= self._demand:
                     self._notify()
@@ -410,10 +413,10 @@ def _plain_id(id_of: Callable[[Any], Any], item: Any) -> Any:
         return _failed("the id given for this item cannot be kept", error)
 
 
-def _pickled(item: Any) -> bytes | ItemError:
+def _pickled(item: Any, is_shared: bool) -> bytes | ItemError:
     """One item, pickled by itself: one that cannot be costs one item, on either side."""
     try:
-        return pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        return packed_item(item, is_shared)
     except BaseException as error:  # of the item's own methods it may be any
         return _failed("the item cannot be sent to a worker", error)
 

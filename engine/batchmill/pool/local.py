@@ -7,11 +7,9 @@ breaks, and that costs this worker alone.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
-from batchmill.errors import InvalidUsage
+from batchmill.files.mapped_pickle import Pickled
 from batchmill.pool import forkserver
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.executor import SingleProcessExecutor
@@ -22,6 +20,7 @@ from batchmill.worker.board import Board
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.main import WorkerSetup
 from batchmill.worker.records import ALARM, COLUMNS, COMMAND, LIMIT, NO_LIMIT, OVERDUE
+from batchmill.worker.shared import SharedPickle
 
 _PATIENCE = 0.25  # seconds that signals may have to wait while a fork server starts
 
@@ -29,7 +28,7 @@ _PATIENCE = 0.25  # seconds that signals may have to wait while a fork server st
 class LocalPool(WorkerPool):
     """The workers of a run on this machine.
 
-    `kwargs` (or their pickle) go to every call of the function; `output` is a descriptor that workers write to in place
+    `arguments` are those of the function and of init, pickled; `output` is a descriptor that workers write to in place
     of stderr, `lock` one that workers lock to pass on what commands print (`passthrough`). By the start method fork,
     workers inherit the program's own descriptors, `foreign`.
     """
@@ -37,7 +36,7 @@ class LocalPool(WorkerPool):
     def __init__(
         self,
         setup: WorkerSetup,
-        kwargs: dict[str, Any] | bytes,
+        arguments: Pickled,
         size: int,
         put: Callable[[Event], None],
         *,
@@ -48,7 +47,7 @@ class LocalPool(WorkerPool):
         foreign: Iterable[int] = (),
     ) -> None:
         self.start_method = start_method or forkserver.default_start_method()
-        self._arguments = (pickle.dumps(setup), kwargs if isinstance(kwargs, bytes) else packed(kwargs))
+        self._given_all = SharedPickle(Pickled.of((setup, arguments)))
         self._shared = Board(COLUMNS * size)
         super().__init__(size, put, self._shared.numbers)
         self._is_open = True
@@ -71,7 +70,7 @@ class LocalPool(WorkerPool):
         given = [one if one is None or is_fork else Inherited(one) for one in self._given]
         name = f"batchmill worker {slot}"
         origin = Origin(self.start_method, self._server, name, self._foreign, adopts=bool(self._mark))
-        executor = SingleProcessExecutor(origin, main.start, (self._shared, slot, *self._arguments, given))
+        executor = SingleProcessExecutor(origin, main.start, (self._shared, slot, self._given_all, given))
         worker = Worker(slot, executor)
         hello = executor.start(main.hello)
         worker.outstanding.append(("hello", 0))
@@ -98,6 +97,7 @@ class LocalPool(WorkerPool):
             self._is_open = False
             self._board = list(self._board)
             self._shared.close()
+            self._given_all.close()
             if self._server is not None:
                 forkserver.give_back(self._server)
 
@@ -116,11 +116,3 @@ class LocalPool(WorkerPool):
             os.kill(worker.pid, ALARM)
         except OSError:
             pass  # it died just now: an Event will tell
-
-
-def packed(kwargs: dict[str, Any]) -> bytes:
-    """Keyword arguments on their way to a worker; raises InvalidUsage for what cannot be pickled."""
-    try:
-        return pickle.dumps(kwargs)
-    except Exception as error:  # what pickle raises for a lambda, for a lock and for a recursion differs
-        raise InvalidUsage(f"kwargs cannot be sent to workers: {error}", "give what can be pickled") from None

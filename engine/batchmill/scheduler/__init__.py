@@ -12,7 +12,7 @@
     backend        what a run asks of the place where its workers are
     rendering      which worker makes which part of the output
 
-May import: ground, system, pool, worker, output, checkpoint, input, codec.
+May import: ground, system, files, pool, worker, output, checkpoint, input, codec.
 """
 
 __all__ = ["backend", "chunk_size", "in_flight", "loop", "rendering", "retrier", "run_limits", "work_queue"]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import WorkersLost
+from batchmill.files.mapped_pickle import Pickled
 from batchmill.output.external_sort import Work, fulfil
 from batchmill.output.writer import OutputWriter
 from batchmill.pool.base import Event, Worker, WorkerPool
@@ -134,7 +135,9 @@ class LocalOutputMaker(OutputMaker):
 
     def __init__(self, setup: WorkerSetup, size: int, put: Callable[[Any], None], output: OutputWriter | None) -> None:
         setup = replace(setup, spec=None, init=None, preload=(), is_silent=True)
-        super().__init__(LocalPool(setup, {}, size, lambda event: put(Due(partial(self._answered, event)))), output)
+        super().__init__(
+            LocalPool(setup, Pickled.of(({}, {})), size, lambda event: put(Due(partial(self._answered, event)))), output
+        )
         self._died = 0
 
     @property

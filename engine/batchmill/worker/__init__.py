@@ -3,6 +3,7 @@
     bootstrap      makes a process a worker: its group, signals, descriptors, its end with the parent's
     main           sets it up for the items of a run (start here)
     records        opens the records of a chunk and runs them: the guard over each from its first touch to its reply
+    shared         what all workers are given, in one file that they map
     board          numbers that the parent and its workers share: which record runs, how far to go
     baseline       what every item begins with, put back after the item that changed it
     sealer         what becomes of a record that no worker may open again
@@ -32,5 +33,6 @@ __all__ = [
     "records",
     "reply",
     "sealer",
+    "shared",
     "source_digest",
 ]

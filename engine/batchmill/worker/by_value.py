@@ -9,26 +9,26 @@ type checker alone, and cloudpickle asks.
 from __future__ import annotations
 
 import inspect
-import io
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import blake2b
 from types import CodeType, FunctionType
 from typing import Any
 
 import cloudpickle
 
+from batchmill.files.mapped_pickle import Pickled, memmap_reduced
+
 _COPIED = ("__kwdefaults__", "__qualname__", "__module__", "__doc__")
 
 
-def dumps(value: Any, is_there: Callable[[Any], bool]) -> bytes:
-    """A callable, or whatever, as bytes that `pickle.loads` makes it of again; raises whatever pickling it raises.
+def pickled(value: Any, is_there: Callable[[Any], bool]) -> Pickled:
+    """A callable, or whatever, by value; raises whatever pickling it raises.
 
     A class that `is_there` in a worker goes by its name: it is the same there for functions, arguments and items.
     """
-    file = io.BytesIO()
-    _Pickler(file, is_there).dump(value)
-    return file.getvalue()
+    return Pickled.of(value, partial(_Pickler, is_there=is_there))
 
 
 def source_digest(function: Any) -> str:
@@ -78,14 +78,15 @@ def _named_in(found: Any) -> Iterator[Any]:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Sends the code of annotations in their place, where they are not evaluated yet."""
 
-    def __init__(self, file: io.BytesIO, is_there: Callable[[Any], bool]) -> None:
-        super().__init__(file)
+    def __init__(self, file: Any, *, is_there: Callable[[Any], bool], **options: Any) -> None:
+        super().__init__(file, **options)
         self._is_there = is_there
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, type) and self._is_there(value):
             return NotImplemented
-        return super().reducer_override(value)
+        found = memmap_reduced(value)
+        return super().reducer_override(value) if found is NotImplemented else found
 
     def _dynamic_function_reduce(self, function: FunctionType) -> Any:
         annotate = getattr(function, "__annotate__", None)

@@ -26,6 +26,7 @@ from batchmill.errors import (
     InvalidUsage,
     UnknownFunction,
 )
+from batchmill.files.mapped_pickle import Pickled
 from batchmill.secrecy import mask_text
 from batchmill.text import close_names, did_you_mean
 from batchmill.worker.outline import Outline
@@ -51,7 +52,7 @@ class FunctionSpec:
     module: str
     name: str
     path: str | None = None
-    blob: bytes | None = None
+    blob: Pickled | None = None
     directory: str | None = None
     main: bool = False
     label: str = ""
@@ -294,7 +295,7 @@ def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> Funct
         remedy = "move it to the top level of a module, or: pip install 'batchmill[cloudpickle]'"
         raise InvalidUsage(f"{shown} cannot be found by name in a worker", remedy) from None
     try:
-        blob: bytes = by_value.dumps(function, is_of_script)
+        blob = by_value.pickled(function, is_of_script)
     except Exception as error:
         problem = f"{shown} cannot be sent to workers: {type(error).__name__}: {error}"
         raise InvalidUsage(problem, "move it, and what it uses, to the top level of a module") from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import pickle
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -36,7 +35,7 @@ class Resolved:
     """A worker's own function and initializer."""
 
     function: Callable[..., Any]
-    init: Callable[[], Any] | None
+    init: Callable[..., Any] | None
 
 
 def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resolved:
@@ -47,11 +46,12 @@ def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resol
     FunctionFailed (the import raised or exited).
     """
     module = None
-    if spec.blob is None:
+    blob = spec.blob
+    if blob is None:
         module = load(spec)
         function = _attribute(module, spec)
     else:
-        function = _guarded(f"unpickling {spec.display}", lambda: pickle.loads(spec.blob or b""))
+        function = _guarded(f"unpickling {spec.display}", blob.loads)
     refuse_unfit(function, spec.display)
     found = None if init is None else _resolve_init(init, spec, module)
     return Resolved(function, found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from batchmill.codec.own_results import OwnPacking
 from batchmill.codec.pack import Packing
 from batchmill.errors import BatchmillError, InvalidUsage, NotGuarded
 from batchmill.files.conflicts import NO_FILES, OwnFiles
+from batchmill.files.mapped_pickle import Pickled
 from batchmill.input.formats import IdRule
 from batchmill.input.items import ItemReader
 from batchmill.secrecy import hide, learn, mask_arguments
@@ -31,6 +31,7 @@ from batchmill.worker.passthrough import Passer
 from batchmill.worker.records import ALARM, COLUMNS, COMMAND, note_fork, note_touch, on_alarm
 from batchmill.worker.records import this_worker as _this
 from batchmill.worker.script import stand_in
+from batchmill.worker.shared import SharedPickle
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,16 @@ def refuse_batch() -> None:
         raise InvalidUsage("an item starts a batch of its own, which a worker cannot", remedy)
 
 
-def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, inherited: list[int | None]) -> None:
+def start(board: Board, slot: int, shared: SharedPickle, inherited: list[int | None]) -> None:
     """The worker's initializer. Never raises: what goes wrong is said by `hello`.
 
     `inherited` holds the descriptor for what items print, that of the lock to pass it on, and where to; None for none.
-    The keyword arguments are unpickled last: they may hold values of classes that only the function's module defines.
+    `shared` has the setup, and a pickle of the arguments of the function and of init, which is opened last: they may be
+    of classes that only the function's module defines.
     """
-    setup: WorkerSetup = pickle.loads(packed_setup)
+    setup: WorkerSetup
+    arguments: Pickled
+    setup, arguments = shared.loads()
     for descriptor in setup.close:
         os.close(descriptor)
     os.environ.clear()
@@ -102,6 +106,7 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
     _this.baseline = Baseline(note_touch)
     identifier = TaskReader if isinstance(setup.spec, CommandSpec) else ItemReader
     _this.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
+    _this.identifier.is_brief = not (setup.ids_needed or setup.with_item)
     try:
         os.chdir(setup.directory)
         output, lock, stdout = inherited
@@ -114,15 +119,7 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
         if isinstance(setup.spec, CommandSpec):
             _prepare_command(setup.spec, passer)
         elif setup.spec is not None:
-            stand_in(setup.script)
-            resolved = _this.resolved = resolve(setup.spec, setup.init)
-            kwargs = pickle.loads(packed_kwargs)
-            secrets: list[Any] = []
-            mask_arguments(kwargs, setup.hidden, secrets)
-            learn(secrets)
-            check_arguments(setup.spec, resolved.function, kwargs)
-            _this.function = bound(resolved.function, kwargs)
-            _initialize(resolved.init)
+            _prepare_function(setup.spec, arguments)
     except BatchmillError as error:
         _this.error = error
     except BaseException as error:
@@ -132,6 +129,20 @@ def start(board: Board, slot: int, packed_setup: bytes, packed_kwargs: bytes, in
         _this.error.args = (_this.error.message,)
     _this.baseline.remember()
     _this.is_ready = True
+
+
+def _prepare_function(spec: FunctionSpec, arguments: Pickled) -> None:
+    setup = _this.setup
+    stand_in(setup.script)
+    resolved = _this.resolved = resolve(spec, setup.init)
+    kwargs, init_kwargs = arguments.loads()
+    secrets: list[Any] = []
+    for named in (kwargs, init_kwargs):
+        mask_arguments(named, setup.hidden, secrets)
+    learn(secrets)
+    check_arguments(spec, resolved.function, kwargs)
+    _this.function = bound(resolved.function, kwargs)
+    _initialize(resolved.init, init_kwargs)
 
 
 def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
@@ -158,11 +169,11 @@ def bound(function: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[Any
     return partial(function, **kwargs) if kwargs else function
 
 
-def _initialize(init: Callable[[], Any] | None) -> None:
+def _initialize(init: Callable[..., Any] | None, kwargs: dict[str, Any]) -> None:
     if init is None:
         return
     try:
-        init()
+        init(**kwargs)
     except BaseException as error:
         _this.error = failure(f"{option('init')} {getattr(init, '__name__', type(init).__name__)}", error)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import queue
 import signal
 import threading
@@ -23,6 +22,7 @@ from batchmill.cluster.remote_limits import RemoteLimits
 from batchmill.cluster.remote_pool import Machine, RemotePool
 from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.errors import WorkersLost
+from batchmill.files.mapped_pickle import Pickled
 from batchmill.model import Chunk, Wake
 from batchmill.pool.base import Event, Worker
 from batchmill.settings import Settings
@@ -73,7 +73,7 @@ class There:
     def join(self, host: str) -> Machine:
         """A machine joins with its agent."""
         slots = self.workers.reserve(host, 2)
-        agent = AgentProcess(AgentSetup(slots, self._worker, pickle.dumps({}), self._limits, self._files))
+        agent = AgentProcess(AgentSetup(slots, self._worker, Pickled.of(({}, {})), self._limits, self._files))
         self.agents.append(agent)
         machine = self.workers.add(f"tcp://{host}:1", host, agent, slots)
         self._threads.append(threading.Thread(target=agent.listen, args=(machine,)))
