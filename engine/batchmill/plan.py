@@ -26,7 +26,8 @@ from batchmill.input.sources import ByteSource, ItemSource, Source
 from batchmill.input.streams import choose_format, look_at
 from batchmill.output.by_name import format_of_output
 from batchmill.output.columns import Asked, check_asked
-from batchmill.output.sinks import STDOUT, check_format, open_prints
+from batchmill.output.sinks import check_format, open_prints
+from batchmill.output.target import STDOUT
 from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
 from batchmill.system.interpreter import environment

@@ -43,7 +43,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
 
 FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
 NO_QUOTE = "none"  # in place of the character that keeps cells together
-OUTPUT_FORMATS = ("auto", "jsonl", "csv", "tsv", "msgpack", "sqlite", "raw")
+OUTPUT_FORMATS = ("auto", "jsonl", "csv", "tsv", "msgpack", "sqlite", "parquet", "raw")
 START_METHODS = ("forkserver", "spawn", "fork")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
 

@@ -23,7 +23,7 @@ OPTIONS = [
         type=Choice(OUTPUT_FORMATS),
         metavar="NAME",
         default="auto",
-        help="jsonl, csv, tsv, msgpack, sqlite (table `items`), or raw: what commands printed. [auto: by suffix]",
+        help="jsonl, csv, tsv, msgpack, sqlite (table `items`), parquet, raw: what commands printed. [auto: by suffix]",
     ),
     *of_run("Output", "output_columns", "no_formula_guard", "bom"),
     Option("--all", group="Output", is_flag=True, help="The failed items too, each with its error."),

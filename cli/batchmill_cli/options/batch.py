@@ -86,7 +86,7 @@ OPTIONS = [
     Option("--checkpoint-interval", group=CHECKPOINT, metavar="DUR", help="Between syncs to the disk. [1s]"),
     Option("--no-checkpoint", group=CHECKPOINT, is_flag=True, help="Keep nothing: a run that dies is lost."),
     Option("--output-format", group=OUTPUT, type=Choice(OUTPUT_FORMATS), metavar="NAME",
-           help="jsonl, csv, tsv, msgpack, sqlite (table `items`), raw: text as it is. [auto: by suffix]"),
+           help="jsonl, csv, tsv, msgpack, sqlite (table `items`), parquet, raw: text as it is. [auto: by suffix]"),
     Option("--output-columns", group=OUTPUT, metavar="A,B,C",
            help="Those columns of a table alone. [id, and each field of the results]"),
     Option("--no-formula-guard", group=OUTPUT, is_flag=True,

@@ -31,7 +31,7 @@ from batchmill.input.formats import line_at
 from batchmill.input.items import Identified
 from batchmill.input.sources import chunks_of
 from batchmill.model import Chunk, IdScan
-from batchmill.output.sinks import STDOUT
+from batchmill.output.target import STDOUT
 from batchmill.plan import Plan
 from batchmill.secrecy import mask_addresses
 from batchmill.settings import Settings

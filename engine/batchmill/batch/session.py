@@ -26,7 +26,8 @@ from batchmill.errors import CheckpointUnwritable, OutputLost
 from batchmill.input import formats
 from batchmill.input.sources import ByteSource
 from batchmill.model import Chunk, Report, Snapshot, StopReason, Wake, report_map
-from batchmill.output.sinks import STDOUT, check_target
+from batchmill.output.sinks import check_target
+from batchmill.output.target import STDOUT
 from batchmill.output.writer import KEPT, OutputWriter
 from batchmill.plan import Plan
 from batchmill.pool.processes import PATIENCE

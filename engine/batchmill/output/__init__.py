@@ -7,11 +7,22 @@
     columns        which columns a table has, by the `shape` of the results and the `kinds` of their values; `survey`:
                    what takes it
     by_name        what the name of an output says of its format
-    sinks          the file, stream or database that is written
+    target         the file or stream that is written; `sinks`: which, and databases; `parquet`: a Parquet file
     writer         the output of a run; `results`: out of a checkpoint; `collect`: out of several, into a file;
                    `failed_items`: as they were
 
 May import: ground, system, files, checkpoint, input, codec.
 """
 
-__all__ = ["by_name", "collect", "columns", "external_sort", "failed_items", "json_lines", "results", "sinks", "writer"]
+__all__ = [
+    "by_name",
+    "collect",
+    "columns",
+    "external_sort",
+    "failed_items",
+    "json_lines",
+    "results",
+    "sinks",
+    "target",
+    "writer",
+]

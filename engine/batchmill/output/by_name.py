@@ -23,8 +23,10 @@ _FORMATS = {
     ".db": "sqlite",
     ".sqlite": "sqlite",
     ".sqlite3": "sqlite",
+    ".parquet": "parquet",
 }
-_UNKNOWN = (".parquet", ".xlsx", ".zip")  # what somebody may expect, and would not get
+WHOLE = {"sqlite": "a database", "parquet": "a Parquet file"}  # what is no stream of bytes
+_UNKNOWN = (".xlsx", ".zip")  # what somebody may expect, and would not get
 
 
 class Packer(Protocol):
@@ -56,16 +58,15 @@ def format_of_output(name: str | None, asked: str) -> str:
     expected = _FORMATS.get(suffix)
     format = expected or "jsonl" if asked == AUTO else asked
     if suffix in _UNKNOWN and asked == AUTO:
-        remedy = "name a .jsonl, .csv, .tsv, .msgpack or .db file, or say what is to be in this one with "
+        remedy = "name a .jsonl, .csv, .tsv, .msgpack, .parquet or .db file, or say what is to be in this one with "
         remedy += option("output_format")
         raise InvalidUsage(f"{option('output', name)}: no {suffix} is written", remedy)
-    if expected not in (None, format) and (format != "raw" or expected == "sqlite"):
+    if expected not in (None, format) and (format != "raw" or expected in WHOLE):
         remedy = f"name another file, or give {option('output_format', expected)}"
         raise InvalidUsage(f"{option('output', name)} is no name for {option('output_format', format)}", remedy)
-    if format == "sqlite" and packed in _PACKERS:
-        raise InvalidUsage(
-            f"{option('output', name)}: a database is not written compressed", f"leave {packed} out of its name"
-        )
+    if format in WHOLE and packed in _PACKERS:
+        said = f"{option('output', name)}: {WHOLE[format]} is not written compressed"
+        raise InvalidUsage(said, f"leave {packed} out of its name")
     if packed == ".zst":
         _check_zstd(name or "")
     return format

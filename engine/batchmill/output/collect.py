@@ -13,15 +13,16 @@ from batchmill.codec.unsaid import NOTHING
 from batchmill.errors import OutputLost
 from batchmill.files.conflicts import Access, Use, check, descriptor_in
 from batchmill.output.by_name import AUTO, format_of_output
-from batchmill.output.columns import FORMATS, Asked, TableStyle, check_asked, table_of, unknown, without_field
+from batchmill.output.columns import FORMATS, Asked, TableStyle, check_asked, in_json, table_of, unknown, without_field
 from batchmill.output.external_sort import fulfil
 from batchmill.output.layout import Layout
 from batchmill.output.ordering import Part, RenderJob
 from batchmill.output.results import Results, layouts_of, of_left_out, open_checkpoint
 from batchmill.output.rows import opening
 from batchmill.output.shape import Shape
-from batchmill.output.sinks import STDOUT, check_format, open_target
+from batchmill.output.sinks import check_format, open_target
 from batchmill.output.survey import shape_of
+from batchmill.output.target import STDOUT
 from batchmill.text import option
 
 _MANY_BITS = 16  # a checkpoint's number stands below its frames' seqs
@@ -115,7 +116,8 @@ class _Written:
     def sentences(self) -> list[str]:
         """What to tell people of what was written."""
         missing = unknown(self._asked, self._shape) if self._asked.is_table else []
-        return [*self.unsaid.sentences(), *without_field(missing)]
+        mixed = in_json(self._table) if self._asked.format == "parquet" and self._table is not None else ()
+        return [*self.unsaid.sentences(), *without_field(missing), *mixed]
 
     def to_file(self, path: str) -> None:
         """Write them to a file that has its name when it is whole; raises OutputLost."""

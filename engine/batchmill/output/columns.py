@@ -72,6 +72,14 @@ def unknown(asked: Asked, shape: Shape) -> list[str]:
     return [name for name in asked.chosen if name not in known] if shape.fields or shape.others else []
 
 
+def in_json(table: TableStyle) -> Iterator[str]:
+    """What to tell people of columns whose values are of several kinds."""
+    names = [column.name for column in table.columns if column.kind == JSON and column.what != "item"]
+    if names:
+        column, each = ("Column", "it") if len(names) == 1 else ("Columns", "them")
+        yield f"{column} {name_some(names)}: the values in {each} are of no one kind, and JSON, each as text"
+
+
 def check_asked(asked: Asked) -> None:
     """Raise InvalidUsage for what only a table has, where the output is none."""
     words = {"output_columns": bool(asked.chosen), "formula_guard": not asked.guard, "bom": asked.mark}

@@ -33,11 +33,13 @@ class SortJob(NamedTuple):
 
 
 class MergeJob(NamedTuple):
-    """The lines at positions [low, high): pages of each run that has some, in the order of runs."""
+    """The lines at positions [low, high): pages of each run that has some, in the order of runs. `like` is a job for
+    the same output."""
 
     low: int
     high: int
     pages: tuple[bytes, ...]
+    like: RenderJob | None = None
 
 
 Work = RenderJob | SortJob | MergeJob | ShapeJob
@@ -56,10 +58,20 @@ def fulfil(job: Work) -> tuple[bytes, Unsaid]:
     if isinstance(job, SortJob):
         return sort(job, lines_of)
     if isinstance(job, MergeJob):
-        return b"".join(merge(job)), NOTHING
+        return _whole(b"".join(merge(job)), job.like), NOTHING
     if isinstance(job, ShapeJob):
         return shape_of(job).pack(), NOTHING
-    return render_job(job)
+    data, unsaid = render_job(job)
+    return _whole(data, job), unsaid
+
+
+def _whole(data: bytes, job: RenderJob | None) -> bytes:
+    """What goes to the output of a job's rows."""
+    if job is None or job.format != "parquet" or job.table is None:
+        return data
+    from batchmill.output.parquet import batch_of
+
+    return batch_of(data, job.table)
 
 
 def lines_of(block: OutcomeBlock, indices: list[int], job: RenderJob) -> tuple[list[bytes], Unsaid]:

@@ -119,7 +119,8 @@ class Layout:
         while self._sorting:
             yield None
         assert self._spool is not None
-        yield from self._spool.slices(low, high)
+        for job in self._spool.slices(low, high):
+            yield job._replace(like=self._make(job.low, job.high, ()))
         self._spool.close()
         yield from self._stretches(after)
 

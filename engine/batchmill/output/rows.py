@@ -22,6 +22,7 @@ from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import CheckpointDamaged
 from batchmill.output.columns import Asked, TableStyle, table_of
 from batchmill.output.json_lines import ABSENT, chosen, item_of
+from batchmill.output.kinds import in_kind
 from batchmill.output.shape import fields_of
 from batchmill.text import escape
 
@@ -54,20 +55,22 @@ def render(
     source: str,
     table: TableStyle | None = None,
 ) -> tuple[bytes, Unsaid]:
-    """As json_lines.render: lines of CSV or TSV, or for SQLite rows as msgpack arrays, one after another."""
+    """As json_lines.render: lines of CSV or TSV, or for SQLite and Parquet rows as msgpack arrays, one after
+    another."""
     table = table or table_of(Asked(format, all, with_item))
     cells = _Cells(guard=table.guard)
-    is_database = format == "sqlite"
-    close: Callable[[list[Any]], bytes] = pack_value if is_database else partial(_line, _DELIMITERS[format])
+    is_text = format in _DELIMITERS
+    close: Callable[[list[Any]], bytes] = partial(_line, _DELIMITERS[format]) if is_text else pack_value
     pieces = []
     try:
         for index in chosen(block, picks, all):
-            values = row_of(block, index, table, source)
-            make = cells.cell if is_database else cells.text
-            row = [
-                cells.escaped(value) if column.what in _ESCAPED and not is_database else make(value)
-                for column, value in zip(table.columns, values)
-            ]
+            values = zip(table.columns, row_of(block, index, table, source))
+            if is_text:
+                row = [cells.escaped(v) if column.what in _ESCAPED else cells.text(v) for column, v in values]
+            elif format == "parquet":
+                row = [in_kind(value, column.kind) for column, value in values]
+            else:
+                row = [cells.cell(value) for _, value in values]
             pieces.append(close(row))
             cells.end_row()
     except RecursionError as error:

@@ -1,35 +1,37 @@
-"""An output while it is written: bytes to stdout or a file, rows to a database; a name is for whole ones only."""
+"""Where an output is written: stdout, a file, a database; what is refused beforehand."""
 
 from __future__ import annotations
 
 import errno
 import os
-from contextlib import closing
 from typing import Any
 
 from msgpack import Unpacker
 
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.files.atomic_file import Draft, open_at_once, open_output
-from batchmill.files.storage import Disk, write_whole
-from batchmill.output.by_name import Packer, packer_for
+from batchmill.files.storage import Disk
+from batchmill.input.pyarrow_extra import need_pyarrow
+from batchmill.output.by_name import WHOLE, packer_for
 from batchmill.output.columns import Asked, TableStyle
-from batchmill.output.rows import TABLE, opening
+from batchmill.output.rows import TABLE
+from batchmill.output.target import STDOUT, Target
 from batchmill.system.scarcity import limit_met
 from batchmill.text import option
-
-STDOUT = "-"
 
 
 def check_format(name: str | None, format: str) -> None:
     """Raise InvalidUsage where nothing of that format can be written there. `name` is a path, "-", or None for none."""
-    if format != "sqlite":
+    if format not in WHOLE:
         return
     if name == STDOUT:
         raise InvalidUsage(
-            "a database cannot be written to stdout",
-            f"give {option('output', 'FILE')} with {option('output_format', 'sqlite')}",
+            f"{WHOLE[format]} cannot be written to stdout",
+            f"give {option('output', 'FILE')} with {option('output_format', format)}",
         )
+    if format == "parquet":
+        need_pyarrow(option("output", name or ""))
+        return
     try:
         import sqlite3  # noqa: F401 - some builds of Python go without
     except ImportError:
@@ -42,6 +44,10 @@ def open_target(name: str, format: str) -> Target:
         return Target(name, Draft(1, name, None, Disk()))
     try:
         draft = open_output(name)
+        if format == "parquet":
+            from batchmill.output.parquet import ParquetFile
+
+            return ParquetFile(name, draft)
         return Database(name, draft) if format == "sqlite" else Target(name, draft, packer_for(name))
     except OSError as error:
         said, remedy = f"cannot write {name}", f"check the path given to {option('output')}"
@@ -54,7 +60,7 @@ def check_target(name: str, format: str) -> None:
     A FIFO or a device is not tried: its reader would see an end.
     """
     is_special = os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name))
-    if name != STDOUT and not (is_special and format != "sqlite"):
+    if name != STDOUT and not (is_special and format not in WHOLE):
         open_target(name, format).close("nothing")
 
 
@@ -66,48 +72,6 @@ def open_prints(name: str) -> int:
         said = f"cannot write {name}"
         remedy = f"check the path given to {option('worker_output')}"
         raise limit_met(error, said) or OutputLost(f"{said}: {error.strerror}", remedy) from None
-
-
-class Target:
-    """Bytes on their way to stdout or to a file that has no name yet, through a packer where there is one."""
-
-    def __init__(self, name: str, draft: Draft, packer: Packer | None = None) -> None:
-        self._name = name
-        self._packer = packer
-        self._draft = draft
-        self._is_open = name != STDOUT
-
-    def begin(self, asked: Asked, table: TableStyle) -> None:
-        """Write what comes before all else, once; raises OSError."""
-        self.write(opening(asked, table))
-
-    def write(self, data: bytes) -> None:
-        """Write all of it; raises OSError."""
-        write_whole(self._draft.fd, data if self._packer is None else self._packer.compress(data))
-
-    def close(self, keep: str) -> str | None:
-        """Give the file its name (`keep` "whole"), or `.partial` behind it ("partial"), or none: once. Returns it.
-
-        The file then is on the disk under that name. Raises OutputLost.
-        """
-        if not self._is_open:
-            return None
-        self._is_open = False
-        path = self._draft.path
-        name = {"whole": path, "partial": f"{path}.partial"}.get(keep)
-        try:
-            with closing(self._draft):
-                self._end(is_kept=name is not None)
-                if name is not None:
-                    self._draft.publish(name)
-        except OSError as error:
-            raise OutputLost(f"cannot write {self._name}: {error.strerror}", "the checkpoint is complete") from None
-        return path if self._draft.temporary is None and name is not None else name
-
-    def _end(self, is_kept: bool) -> None:
-        """Write what is still to be written."""
-        if is_kept and self._packer is not None:
-            write_whole(self._draft.fd, self._packer.flush())
 
 
 class Database(Target):

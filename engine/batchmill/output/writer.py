@@ -20,13 +20,14 @@ from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import OutputLost
 from batchmill.files.storage import remove
 from batchmill.model import StopReason
-from batchmill.output.columns import Asked, TableStyle, table_of, unknown, without_field
+from batchmill.output.columns import Asked, TableStyle, in_json, table_of, unknown, without_field
 from batchmill.output.external_sort import SortJob, Work
 from batchmill.output.layout import Frames, Layout, parts_of
 from batchmill.output.ordering import Part, RenderJob, stretches
 from batchmill.output.shape import Shape
-from batchmill.output.sinks import STDOUT, open_target
+from batchmill.output.sinks import open_target
 from batchmill.output.survey import ShapeJob
+from batchmill.output.target import STDOUT
 from batchmill.text import harmless
 
 # What becomes of -o FILE, by what ended the run; what is not here leaves nothing.
@@ -175,7 +176,8 @@ class OutputWriter:
     @property
     def sentences(self) -> list[str]:
         """What to tell people of what was written."""
-        return [*self.unsaid.sentences(), *without_field(self._missing)]
+        mixed = in_json(self._table) if self._asked.format == "parquet" and self._table is not None else ()
+        return [*self.unsaid.sentences(), *without_field(self._missing), *mixed]
 
     @property
     def _needs_shape(self) -> bool:

@@ -15,7 +15,8 @@ from batchmill.output.by_name import format_of_output
         ("out.txt", "csv", "csv"), ("a.db/out", "auto", "jsonl"), ("out.csv", "auto", "csv"), ("OUT.CSV", "csv", "csv"),
         ("out.ndjson.xz", "auto", "jsonl"), ("out.csv.gz", "auto", "csv"), ("out.sqlite3", "auto", "sqlite"),
         ("out.msgpack.bz2", "auto", "msgpack"), ("out.gz", "auto", "jsonl"), ("out.csv", "raw", "raw"),
-        ("out.tsv", "raw", "raw"), ("out.tsv", "auto", "tsv"), ("dir.csv/", "auto", "jsonl"),
+        ("out.tsv", "raw", "raw"), ("out.tsv", "auto", "tsv"), ("out.parquet", "auto", "parquet"),
+        ("dir.csv/", "auto", "jsonl"),
     ],
 )  # fmt: skip
 def test_a_suffix_chooses_the_format(name: str | None, asked: str, format: str) -> None:
@@ -35,7 +36,8 @@ def test_a_suffix_chooses_the_format(name: str | None, asked: str, format: str) 
         ("out.jsonl", "sqlite", "output='out.jsonl' is no name for output_format='sqlite'"),
         ("out.db.gz", "auto", "output='out.db.gz': a database is not written compressed; leave .gz out of its name"),
         ("out.tsv", "csv", "output='out.tsv' is no name for output_format='csv'"),
-        ("out.parquet", "auto", "output='out.parquet': no .parquet is written"),
+        ("out.parquet.gz", "auto", "output='out.parquet.gz': a Parquet file is not written compressed"),
+        ("out.parquet", "raw", "output='out.parquet' is no name for output_format='raw'"),
         ("out.sqlite.zst", "auto", "output='out.sqlite.zst': a database is not written compressed"),
     ],
 )

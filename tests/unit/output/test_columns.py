@@ -9,38 +9,18 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from columns_kit import FAILED, payload_of, shaped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.checkpoint.index import Piece
 from batchmill.codec.outcome_block import OutcomeBlock
-from batchmill.codec.outcomes import NIL, Head, pack_outcomes
-from batchmill.codec.pack import pack_result
 from batchmill.errors import InvalidUsage
 from batchmill.output.columns import Asked, check_asked, table_of, unknown
 from batchmill.output.kinds import JSON, NULL, TEXT, in_kind, kind_of, merged, of_column, together
-from batchmill.output.ordering import Part, RenderJob
 from batchmill.output.rows import opening, render
 from batchmill.output.shape import MOST_FIELDS, Shape
-from batchmill.output.survey import ShapeJob, shape_of
 
-FAILED = object()
 CSV = Asked("csv")
-
-
-def payload_of(*results: Any) -> bytes:
-    """An outcome each, whose ids are their numbers; FAILED fails."""
-    failures = [(n, "E", "bad", "", None) for n, result in enumerate(results) if result is FAILED]
-    items, failed = len(results), len(failures)
-    head = Head(records=items, items=items, ok=items - failed, failed=failed)
-    packed = [NIL if result is FAILED else pack_result(result) for result in results]
-    return pack_outcomes(head, list(range(items)), packed, failures, [0.5] * items, [0] * items)
-
-
-def shaped(payload: bytes, asked: Asked, first: int = 0) -> Shape:
-    count = len(OutcomeBlock(payload))
-    part = Part(0, payload, (Piece(0, first, first + count, 0, first),))
-    return shape_of(ShapeJob(RenderJob(0, 1 << 40, (part,), asked.format, False, False), 0))
 
 
 def table(*results: Any, asked: Asked = CSV) -> list[list[str]]:
