@@ -16,6 +16,7 @@ from batchmill.batch.own_thread import SLICE, OwnThread, in_own_thread
 from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.codec.own_results import own_outcomes
 from batchmill.errors import BatchmillError, InvalidUsage, ItemError, ItemsFailed
+from batchmill.input.sources import Errand
 from batchmill.model import Outcome, Report, Snapshot, StopReason
 from batchmill.plan import make_plan
 from batchmill.roles import check_items, check_roles
@@ -60,6 +61,7 @@ def run(
     stopped, what was done is committed and the checkpoint is closed. Items that are running get `grace` seconds to end;
     a second exception, a second or more later, kills them.
     """
+    errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     try:
         check_roles(on_progress=on_progress, on_message=on_message)
         batch = _batch(
@@ -76,20 +78,26 @@ def run(
             cluster=cluster,
             settings=settings,
             fields=settings_fields,
+            errand=errands.put,
         )
-        return in_own_thread(lambda: batch.run(on_progress, on_message), batch.stop_for)
+        return in_own_thread(lambda: batch.run(on_progress, on_message), batch.stop_for, errands)
     except BatchmillError as error:  # it says what is wrong: nobody needs to see where that was found
         raise error.with_traceback(None) from error.__cause__
 
 
+_Block = tuple[OutcomeBlock, list[int] | None]
+
+
 class _Channel:
-    """Committed blocks on their way from the thread of a batch to the reader of a stream: a few at most.
+    """Committed blocks on their way from the thread of a batch to the reader of a stream: a few at most. An `errand` is
+    done by the reader.
 
     Nothing here takes a lock that an exception in the reader's thread could leave held.
     """
 
     def __init__(self) -> None:
-        self._blocks: queue.SimpleQueue[tuple[OutcomeBlock, list[int] | None] | None] = queue.SimpleQueue()
+        self._blocks: queue.SimpleQueue[_Block | Callable[[], None] | None] = queue.SimpleQueue()
+        self.errand = self._blocks.put
         self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.is_left = False
         for _ in range(_BLOCKS_AHEAD):
@@ -110,6 +118,13 @@ class _Channel:
         self.is_left = True
         self._room.put(None)
 
+    def run_errands(self) -> None:
+        """Do what is still to be done, of what nobody will read any more."""
+        while not self._blocks.empty():
+            found = self._blocks.get(timeout=SLICE)
+            if callable(found):
+                found()
+
     def read(self, is_over: Callable[[], bool]) -> Iterator[tuple[OutcomeBlock, list[int] | None]]:
         """The blocks up to the end, which has come at the latest when `is_over()` and there are no more."""
         while True:
@@ -122,6 +137,9 @@ class _Channel:
             if found is None:
                 self.end()  # reading again ends at once
                 return
+            if callable(found):
+                found()
+                continue
             self._room.put(None)
             yield found
 
@@ -132,9 +150,9 @@ class Stream:
     Whatever leaves the block, or is raised in it, is raised when the batch has stopped, as in `run`.
     """
 
-    def __init__(self, batch: Callable[[Sink], Batch]) -> None:
+    def __init__(self, batch: Callable[[Sink, Errand], Batch]) -> None:
         channel = _Channel()
-        running = batch(channel.put)
+        running = batch(channel.put, channel.errand)
 
         def work() -> None:
             try:
@@ -184,7 +202,10 @@ class Stream:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is not None and not isinstance(error, GeneratorExit):
             self._batch.stop_for(error)
-        self._thread.outlast(self._leave)
+        try:
+            self._thread.outlast(self._leave)
+        finally:
+            self._channel.run_errands()
 
 
 def stream(
@@ -211,7 +232,7 @@ def stream(
     """
     try:
         return Stream(
-            lambda sink: _batch(
+            lambda sink, errand: _batch(
                 function,
                 items,
                 checkpoint=checkpoint,
@@ -225,6 +246,7 @@ def stream(
                 settings=settings,
                 fields=settings_fields,
                 sink=sink,
+                errand=errand,
             )
         )
     except BatchmillError as error:
@@ -255,10 +277,11 @@ def map(
         if failed:
             batch.stop(StopReason.LEFT)
 
+    errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     try:
         batch = _batch(function, items, kwargs=kwargs, init=init, init_kwargs=init_kwargs, cluster=cluster,
-                       settings=settings, fields=settings_fields, sink=take)  # fmt: skip
-        in_own_thread(batch.run, batch.stop_for)
+                       settings=settings, fields=settings_fields, sink=take, errand=errands.put)  # fmt: skip
+        in_own_thread(batch.run, batch.stop_for, errands)
     except BatchmillError as error:
         raise error.with_traceback(None) from error.__cause__
     if failed:
@@ -314,6 +337,7 @@ def _make(
     settings: Settings | None,
     fields: SettingsFields,
     sink: Sink | None = None,
+    errand: Errand | None = None,
     **rest: Any,
 ) -> Batch:
     check_roles(id=id, init=init, checkpoint=checkpoint, output=output, settings=settings, **rest)
@@ -334,4 +358,6 @@ def _make(
         gives_back=sink is not None,
         **rest,
     )
-    return Batch(plan, sink=sink, cluster=None if isinstance(cluster, str) else cluster)  # an address is a setting
+    return Batch(
+        plan, sink=sink, errand=errand, cluster=None if isinstance(cluster, str) else cluster
+    )  # an address is a setting

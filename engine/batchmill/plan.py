@@ -22,7 +22,7 @@ from batchmill.files.storage import names_aside, sibling
 from batchmill.input.formats import Format, IdRule, format_named
 from batchmill.input.items import ItemReader
 from batchmill.input.json_choice import VARIABLE, check_choice
-from batchmill.input.sources import ByteSource, ItemSource, Source
+from batchmill.input.sources import ByteSource, Errand, ItemSource, Source
 from batchmill.input.streams import choose_format, look_at
 from batchmill.output.by_name import format_of_output
 from batchmill.output.columns import Asked, check_asked
@@ -76,7 +76,8 @@ class Plan:
     @property
     def is_of_python(self) -> bool:
         """Whether values may be of classes of the program that asks for the batch."""
-        return self.items is not None or len(self.kwargs) > len(self.settings.set) + len(self.settings.set_env)
+        given = len(self.kwargs) - len(self.settings.set) - len(self.settings.set_env)
+        return self.items is not None or given > 0 or bool(self.init_kwargs)
 
     @property
     def command(self) -> CommandSpec | None:
@@ -130,12 +131,17 @@ class Plan:
             raise InvalidUsage(f"kwargs cannot be sent to workers: {error}", "give what can be pickled") from None
 
     def open_source(
-        self, notify: Callable[[], None], tell: Callable[[str], None] | None = None, *, is_shared: bool = False
+        self,
+        notify: Callable[[], None],
+        tell: Callable[[str], None] | None = None,
+        errand: Errand | None = None,
+        *,
+        is_shared: bool = False,
     ) -> Source:
-        """The input, ready to be read; raises InputMissing. `tell` gets what people should know of it. `is_shared`:
-        workers of this machine alone get the items."""
+        """The input, ready to be read; raises InputMissing. `tell` gets what people should know of it; `errand` has the
+        caller's thread do something. `is_shared`: workers of this machine alone get the items."""
         if self.items is not None:
-            return ItemSource(self.items, self.id, notify, is_shared=is_shared)
+            return ItemSource(self.items, self.id, notify, errand, is_shared=is_shared)
         assert self.cut is not None
         own, follow = OwnFiles(self.files), self.settings.follow_links
         return ByteSource(self.inputs, self.cut, notify, own, follow=follow, tell=tell)

@@ -19,6 +19,7 @@ from typing import Any
 from batchmill.batch.commit import Sink
 from batchmill.batch.session import Session
 from batchmill.checkpoint.reader import naming
+from batchmill.input.sources import Errand
 from batchmill.model import Report, Snapshot, Stop, StopReason
 from batchmill.plan import Plan
 from batchmill.text import as_reported
@@ -30,7 +31,8 @@ class Batch:
 
     `sink` gets each committed block, in the loop's thread. A time limit counts from `began` (monotonic seconds; now).
     `worker_output_fd` is where workers write what items print, in place of stderr; `passing` takes what the commands of
-    a CommandSpec print. `cluster` is a dask.distributed Client whose nodes are to have the workers.
+    a CommandSpec print. `cluster` is a dask.distributed Client whose nodes are to have the workers. `errand` has the
+    caller's thread do something.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Batch:
         began: float | None = None,
         passing: Passing | None = None,
         cluster: Any = None,
+        errand: Errand | None = None,
     ) -> None:
         self.plan = plan
         self.checkpoint_path = self.plan.checkpoint
@@ -50,6 +53,7 @@ class Batch:
         self._began = time.monotonic() if began is None else began
         self._passing = passing
         self._cluster = cluster
+        self._errand = errand
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._session: Session | None = None
         self._error: BaseException | None = None  # what a listener has raised
@@ -96,6 +100,7 @@ class Batch:
                     sink=self._sink,
                     worker_output=self._worker_output_fd,
                     passing=self._passing,
+                    errand=self._errand,
                 )
                 self.report = session.run()
                 session.raise_error()

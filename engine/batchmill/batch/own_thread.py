@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import contextvars
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -31,11 +32,20 @@ _LAST = 1.0  # seconds that a thread may take from its last word to its end
 class OwnThread(Generic[T]):
     """Runs `work()` in a thread of its own. `stop(error, insist)` asks it to end, because of what was raised here.
 
-    A second exception, a second or more after the first, insists. `is_over` says that the work has ended.
+    A second exception, a second or more after the first, insists. `is_over` says that the work has ended. `errands` are
+    done here meanwhile.
     """
 
-    def __init__(self, work: Callable[[], T], stop: Callable[[BaseException, bool], None], name: str) -> None:
+    def __init__(
+        self,
+        work: Callable[[], T],
+        stop: Callable[[BaseException, bool], None],
+        name: str,
+        errands: queue.SimpleQueue[Callable[[], None]] | None = None,
+    ) -> None:
         self._work, self._stop = work, stop
+        self._errands: queue.SimpleQueue[Callable[[], None]] = errands or queue.SimpleQueue()
+        self._has_errands = errands is not None
         self._context = contextvars.copy_context()
         self._name, self._is_daemon = name, threading.current_thread().daemon
         self._thread: threading.Thread | None = None
@@ -98,10 +108,22 @@ class OwnThread(Generic[T]):
             self._first()
         self._tell()
         while not self.is_over:
-            self._ended.acquire(timeout=SLICE)
+            if self._has_errands:
+                self._run_errand(SLICE)
+            else:
+                self._ended.acquire(timeout=SLICE)
+        while not self._errands.empty():
+            self._run_errand(0)
         if self._thread is not None:
             self._thread.join(_LAST)
         self._is_past = True
+
+    def _run_errand(self, patience: float) -> None:
+        try:
+            errand = self._errands.get(timeout=patience)
+        except queue.Empty:
+            return
+        errand()
 
     def _begin(self) -> None:
         if not self.has_begun:
@@ -150,11 +172,20 @@ class OwnThread(Generic[T]):
         self._error = error
         self.is_over = True
         self._ended.release()
+        self._errands.put(_nothing)  # wakes who waits for one
 
 
-def in_own_thread(work: Callable[[], T], stop: Callable[[BaseException, bool], None]) -> T:
+def _nothing() -> None:
+    pass
+
+
+def in_own_thread(
+    work: Callable[[], T],
+    stop: Callable[[BaseException, bool], None],
+    errands: queue.SimpleQueue[Callable[[], None]] | None = None,
+) -> T:
     """What `work()` returns or raises, or what is raised here meanwhile; see OwnThread."""
-    thread = OwnThread(work, stop, "run")
+    thread = OwnThread(work, stop, "run", errands)
     thread.outlast()
     return thread.outcome()
 

@@ -24,7 +24,7 @@ from batchmill.checkpoint.writer import Checkpoint
 from batchmill.codec.outcomes import pack_map
 from batchmill.errors import CheckpointUnwritable, OutputLost
 from batchmill.input import formats
-from batchmill.input.sources import ByteSource
+from batchmill.input.sources import ByteSource, Errand
 from batchmill.model import Chunk, Report, Snapshot, StopReason, Wake, report_map
 from batchmill.output.sinks import check_target
 from batchmill.output.target import STDOUT
@@ -67,6 +67,7 @@ class Session:
         sink: Sink | None = None,
         worker_output: int | None = None,
         passing: Passing | None = None,
+        errand: Errand | None = None,
     ) -> None:
         self._plan = plan
         self._settings = plan.settings
@@ -77,9 +78,8 @@ class Session:
         self._warnings: list[str] = []  # on results
         self._notes: list[str] = []  # on the run
         self._foreign = descriptors_above(2) if plan.settings.start_method == "fork" else []
-        self._source = plan.open_source(
-            lambda: events.put(Wake()), self._warn, is_shared=cluster is None and not plan.settings.cluster_name
-        )
+        is_shared = cluster is None and not plan.settings.cluster_name
+        self._source = plan.open_source(lambda: events.put(Wake()), self._warn, errand, is_shared=is_shared)
         stack.callback(self._source.close)
         if plan.output is not None:
             check_target(plan.output, plan.output_format)  # before --fresh moves a checkpoint aside

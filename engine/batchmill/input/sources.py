@@ -10,10 +10,11 @@ generators) is pulled by a feeder thread, which calls `notify` when the loop sho
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from batchmill.input.compression import UNREADABLE
 from batchmill.input.folders import Walk
 from batchmill.input.formats import MAX_ITEM, Format
 from batchmill.input.streams import Feed, Headed, Notify, RecordCounter, check_inputs, listing, opener
+from batchmill.input.thread_bound import is_thread_bound
 from batchmill.model import Chunk
 from batchmill.system import threads
 from batchmill.text import describe
@@ -38,6 +40,8 @@ _PARTING = 0.5  # seconds in which an iterable may give one more item: it may al
 _MOMENT = 0.2  # seconds in which some hundred MB are counted
 _SILENT = 0.1  # seconds until an INPUT that is silent is asked again
 _STALE = 0.02  # seconds after which items that were pulled go out, even if fewer than asked for
+
+Errand = Callable[[Callable[[], None]], None]  # has the caller's thread do something
 
 
 class Source(Protocol):
@@ -309,17 +313,27 @@ class ByteSource:
 
 
 class ItemSource:
-    """The items of an iterable, pulled by a thread only when the loop has asked for them.
+    """The items of an iterable, pulled only when the loop has asked for them, in the context of whoever asked for the
+    batch: by a thread of their own, or as an `errand` of the caller's thread where they are bound to that.
 
     `id` gives an item's id, or is None; where it raises, the item is a failed one. What the iterable raises comes out
-    of `take`, after what came before. `is_shared`: the workers are on this machine, and map large items.
+    of `take`, after what came before. A generator that is left before its end is closed. `is_shared`: the workers are
+    on this machine, and map large items.
     """
 
     def __init__(
-        self, items: Iterable[Any], id: Callable[[Any], Any] | None, notify: Notify, *, is_shared: bool = False
+        self,
+        items: Iterable[Any],
+        id: Callable[[Any], Any] | None,
+        notify: Notify,
+        errand: Errand | None = None,
+        *,
+        is_shared: bool = False,
     ) -> None:
         self._total = len(items) if isinstance(items, Sized) else None
         self._notify = notify
+        self._items = items
+        self._iterator: Iterator[Any] | None = None
         self._pulled: deque[Any] = deque()
         self._demand = 0
         self._asked = threading.Condition()
@@ -330,23 +344,33 @@ class ItemSource:
         self.ended = False
         self._id = id
         self._is_shared = is_shared
-        self._thread = threads.start(self._pull, "feeder", items)
+        self._errand = errand if errand is not None and is_thread_bound(items) else None
+        if self._errand is None:
+            self._thread = threads.start(contextvars.copy_context().run, "feeder", self._pull_all)
 
-    def _pull(self, items: Iterable[Any]) -> None:
+    def _pull_all(self) -> None:
+        while self._is_asked():
+            self._pull()
+        self._leave()
+
+    def _pull(self) -> None:
+        """Pull what is asked for."""
         try:
-            iterator = iter(items)
-            while self._is_asked():
-                item = next(iterator)
+            if self._iterator is None:
+                self._iterator = iter(self._items)
+            while len(self._pulled) < self._demand and not self._over:
+                item = next(self._iterator)
                 pickled = _pickled(item, self._is_shared)
                 self._pulled.append(pickled if self._id is None else (pickled, _plain_id(self._id, item)))
-                if len(self._pulled) >= self._demand:
-                    self._notify()
         except StopIteration:
-            pass
+            self._over = True
         except BaseException as error:
+            self._over = True
+            if self._errand is not None and not isinstance(error, Exception):
+                raise  # of the caller's thread, not of the iterable
             self._error = error
-        self._over = True
-        self._notify()
+        finally:
+            self._notify()
 
     def _is_asked(self) -> bool:
         """Wait until the loop wants more than there is; False when it wants no more at all."""
@@ -354,6 +378,11 @@ class ItemSource:
             with self._asked:
                 self._asked.wait_for(lambda: len(self._pulled) < self._demand or self._over)
         return not self._over
+
+    def _leave(self) -> None:
+        iterator, self._iterator = self._iterator, None
+        if isinstance(iterator, Generator):
+            iterator.close()
 
     @property
     def total(self) -> int | None:
@@ -386,14 +415,19 @@ class ItemSource:
         if not self._asked_at:
             self._asked_at = time.monotonic()
         with self._asked:
-            self._demand = records
+            is_new, self._demand = self._demand < records, records
             self._asked.notify()
+        if self._errand is not None and is_new:
+            self._errand(self._pull)
 
     def close(self) -> None:
         with self._asked:
             self._over = True
             self._asked.notify()
-        self._thread.join(_PARTING)
+        if self._errand is not None:
+            self._errand(self._leave)
+        else:
+            self._thread.join(_PARTING)
 
 
 def _plain_id(id_of: Callable[[Any], Any], item: Any) -> Any:
