@@ -83,11 +83,11 @@ class Chunk(NamedTuple):
 class Outcome:
     """What became of one item.
 
-    `id` is what resume matches on. `ok` says whether `result` or `error` counts. `seconds` is the time the function
-    took, `attempts` how often it was called for this item, `line` the 1-based line (or ordinal) in its input,
-    `input` the ordinal of that input; `file` is its name, where a checkpoint is read and there were several. `item`
-    is the item's raw bytes where they were kept (a failed item up to 64 KiB, any item with `with_item`), else None;
-    those of a table's row are its header and it, a line each.
+    `id` is what resume matches on. `ok` says whether `result` or `error` counts; a command that failed has both.
+    `seconds` is the time the function took, `attempts` how often it was called for this item, `line` the 1-based line
+    (or ordinal) in its input, `input` the ordinal of that input; `file` is its name, where a checkpoint is read and
+    there were several. `item` is the item's raw bytes where they were kept (a failed item up to 64 KiB, any item with
+    `with_item`), else None; those of a table's row are its header and it, a line each.
     """
 
     id: Any

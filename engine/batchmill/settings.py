@@ -154,6 +154,7 @@ class SettingsFields(TypedDict, total=False):
     retry_delay: float | str
     crash_retries: int
     max_failures: str | int
+    now: bool
     allow_failures: str | int
     grace: float | str
     time_limit: float | str | None
@@ -218,6 +219,7 @@ class Settings:
     retry_delay: float = 1.0
     crash_retries: int = 1
     max_failures: str | int = "auto"
+    now: bool = False
     allow_failures: str | int = 0
     grace: float = 10.0
     time_limit: float | None = None

@@ -80,7 +80,7 @@ def test_what_is_done_failed_and_to_do_is_what_the_run_then_finds(work: Path) ->
     batchmill(*RUN, "--limit", "20", cwd=work)
     plan = planned(work, "--resume")
     assert counts(plan) == (50, 18, 2, 32)
-    assert plan["first"][:3] == [{"id": f"i{n}", "line": n + 1, "input": 0} for n in (3, 13, 20)]
+    assert plan["first"][:3] == [{"id": f"i{n}", "line": n + 1, "input": 0, "command": ""} for n in (3, 13, 20)]
     report = ran(work, "--resume")
     assert (report["skipped"], report["completed"] + report["failed"]) == (18, 32)
 

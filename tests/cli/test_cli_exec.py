@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from cli_kit import PROGRAM, Terminal, batchmill, environment, shell
-from fault_kit import until
+from fault_kit import running, until
 from process_kit import is_running
 
 from batchmill import open_checkpoint
@@ -65,6 +66,10 @@ def test_results_say_how_each_command_ended(place: Path) -> None:
     assert found["2"]["exit"] == 1
     assert (found["4"]["stdout"], found["4"]["stdout_dropped"]) == ("\0" * 1024, 3000 - 1024)
     assert "id 3 (line 3): killed by SIGSEGV" in ended.stderr
+    (failed,) = objects(batchmill("failures", "n.sh.ckpt", "--json", cwd=place).stdout)
+    assert (failed["result"]["exit"], failed["result"]["stdout"]) == (-11, "")
+    for format, has_it in (("jsonl", '"result": {"exit": -11'), ("csv", "\n3,-11,")):
+        assert has_it in batchmill("results", "n.sh.ckpt", "--all", "--output-format", format, cwd=place).stdout
 
 
 def test_the_time_and_memory_of_a_command_are_its_own(place: Path) -> None:
@@ -196,6 +201,40 @@ def test_what_is_printed_is_whole_and_never_mixed(place: Path) -> None:
     assert lines[1::2] == [f"end {line[0]}" for line in lines[0::2]]
 
 
+def test_lines_are_tagged_passed_on_as_they_come_and_each_command_is_said_first(place: Path) -> None:
+    script = "echo a; echo b >&2; until [ -e go ]; do sleep 0.02; done; printf c"
+    words = [
+        "exec",
+        "n.txt",
+        "--no-checkpoint",
+        "--limit",
+        "1",
+        "--tag",
+        "--line-buffer",
+        "-t",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]
+    with running(*words[1:], cwd=place, command=[*PROGRAM, "exec"]) as run:
+        run.until(lambda: run.printed() == b"1\ta\n" and b"1\tb\n" in run.said(), "what it has printed so far")
+        (place / "go").touch()
+        ended = run.end()
+    assert ended.out == "1\ta\n1\tc\n"
+    assert ended.err.splitlines()[0] == shlex.join([*words[-3:], "1"])
+    whole = batchmill("exec", "n.txt", "--no-checkpoint", "--tag", "--limit", "1", "--", "printf", "a\n%s", cwd=place)
+    assert whole.stdout == "1\ta\n1\t1\n"
+
+
+def test_at_the_last_failure_allowed_what_runs_is_ended_now(place: Path) -> None:
+    script = "case $1 in 1) touch begun; exec sleep 900;; 2) until [ -e begun ]; do sleep 0.02; done; exit 1;; esac"
+    words = ["n.txt", "-j", "2", "--max-failures", "1", "--now", "--", "sh", "-c", script, "x"]
+    assert batchmill("exec", *words, cwd=place).returncode == 3
+    with open_checkpoint(place / "n.sh.ckpt") as results:
+        assert "1" not in {outcome.id for outcome in results.outcomes()}
+
+
 def test_output_that_is_lost_is_never_a_success(place: Path) -> None:
     for script, code in (("> /dev/full", 74), (">&-", 74), ("| :", None)):
         ended = shell(f"$BM exec n.txt --resume -- echo {script}; exit ${{PIPESTATUS[0]}}", cwd=place)
@@ -262,6 +301,9 @@ def test_status_names_the_command_that_continues(place: Path) -> None:
         (["n.txt", "--", "gzpi"], 66, "there is no program 'gzpi' on PATH; did you mean gzip?"),
         (["n.txt", "--", "./no"], 66, "./no does not exist"),
         (["n.txt", "--", "./n.txt"], 66, "./n.txt cannot be executed; name a program, or: chmod +x ./n.txt"),
+        (["n.txt", "--", "echo", ":::", "a", "b c"], 2, "write: printf '%s\\n' a 'b c' | batchmill exec -- echo"),
+        (["-0", "--format", "csv", "--", "true"], 2, "-0 and --format csv exclude each other"),
+        (["n.txt", "-o", "out", "--tag", "--", "true"], 2, "--tag is for what is passed on"),
         (["n.txt", "--", "echo", "{1}"], 2, "{1} is no placeholder of batchmill; write {}"),
         (["n.txt", "--shell", "echo '{}'"], 2, "stands inside single quotes in --shell; end them before it"),
         (["n.txt", "--ok-exit", "0,300", "--", "true"], 2, "--ok-exit '0,300' is out of range"),
@@ -299,6 +341,9 @@ def test_a_dry_run_names_the_command_and_runs_none(place: Path) -> None:
     ended = batchmill("exec", "n.txt", "--dry-run", "--", "touch", "{}", cwd=place)
     assert "command    touch '{}'" in ended.stdout
     assert "6 to do" in ended.stdout
+    assert "first      1 (line 1): touch 1\n           2 (line 2): touch 2\n" in ended.stdout
+    shown = batchmill("exec", "n.txt", "--dry-run", "--shell", 'echo "<{}>" && rm {}.x', cwd=place).stdout
+    assert 'first      1 (line 1): echo "<1>" && rm 1.x\n' in shown
     assert os.listdir(place) == ["n.txt"]
 
 
@@ -337,7 +382,7 @@ def test_ctrl_c_lets_running_commands_end(place: Path) -> None:
 
 
 def test_names_of_files_are_bytes_in_lists_ended_by_nul_or_by_newlines(place: Path) -> None:
-    for end, options in ((b"\0", ["--format", "null"]), (b"\n", [])):
+    for end, options in ((b"\0", ["-0"]), (b"\n", [])):
         (place / "list").write_bytes(b"caf\xe9" + end + "café".encode() + end)
         script = f"$BM exec {' '.join(options)} --no-checkpoint -o out.jsonl -- printf %s < list; $BM exec"
         script += f" {' '.join(options)} -c {len(options)}.ckpt -- false < list"

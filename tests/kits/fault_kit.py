@@ -198,6 +198,10 @@ class Run:
         """What is on its stderr so far."""
         return os.pread(self._err.fileno(), 1 << 20, 0)  # its position is the program's
 
+    def printed(self) -> bytes:
+        """What is on its stdout so far."""
+        return os.pread(self._out.fileno(), 1 << 20, 0)
+
     def end(self) -> Ended:
         """Wait for the end of the parent process."""
         status = self.process.wait(LIMIT)

@@ -69,7 +69,7 @@ class Subject:
         inputs, options = self.inputs, self.options
         if not isinstance(self.work, str):
             inputs = inputs or ("-",)
-            options = with_lines(options, inputs)
+            options = with_lines(options, options, inputs)
         asked = given({name: options[name] for name in (*OF_BOTH, *OF_FUNCTIONS)})
         settings = settings_of({"worker_output": "none", **asked})
         return make_plan(self.work, inputs, settings=settings, no_checkpoint=True, others=others)

@@ -11,7 +11,16 @@ import click
 from batchmill.errors import InvalidUsage
 from batchmill_cli.options.batch import OPTIONS, check_together, named, settings_of
 from batchmill_cli.options.click_options import Option, WithCommand, command_of, is_verbose
-from batchmill_cli.options.command import COMMAND_OPTIONS, NAMES, spec_of, with_lines
+from batchmill_cli.options.command import (
+    COMMAND_OPTIONS,
+    NAMES,
+    PASSING_NAMES,
+    PASSING_OPTIONS,
+    lists_note,
+    passing,
+    spec_of,
+    with_lines,
+)
 from batchmill_cli.options.paths import FILE
 from batchmill_cli.running.batch import Presentation, close, next_commands, run_batch
 from batchmill_cli.terminal import stdio
@@ -33,7 +42,7 @@ _TEXTS = {
 def _options() -> list[Option]:
     """The options of `run` that make sense here, in its order, and our own behind those of their group."""
     inherited = [option for option in OPTIONS if option.name not in _NOT_HERE]
-    return [_with_text(option) for option in [*inherited, *COMMAND_OPTIONS]]
+    return [_with_text(option) for option in [*inherited, *COMMAND_OPTIONS, *PASSING_OPTIONS]]
 
 
 def _with_text(option: Option) -> Option:
@@ -68,14 +77,15 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
     """
     from batchmill.worker.passthrough import Passing
 
-    own = {name: options.pop(name) for name in NAMES}
+    own = {name: options.pop(name) for name in (*NAMES, *PASSING_NAMES)}
     inputs = inputs or ("-",)
     passes = options["output"] is None and not options["json"]
     try:
         check_together(options)
         manner = Presentation.of(options, verbose=is_verbose(context), prints=passes)
-        settings = settings_of(with_lines(options, inputs))
+        settings = settings_of(with_lines(options, own, inputs))
         spec = spec_of(command_of(context), own, is_raw=settings.output_format == "raw")
+        spec = passing(spec, own, passes=passes)
     except InvalidUsage as error:
         raise named(error, context) from None
     if options["dry_run"]:
@@ -83,12 +93,13 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
 
         stdio.print_data(describe(spec, inputs, settings, options))
         return 0
+    note = lists_note(inputs, {**options, "format": settings.format})
     if not passes:
-        return _close(run_batch(spec, inputs, settings, options, manner), options, manner)
-    with Passing() as passing:
-        ended = run_batch(spec, inputs, settings, options, manner, passing=passing)
-        passing.check()
-        if passing.is_unread:
+        return _close(run_batch(spec, inputs, settings, options, manner, note=note), options, manner)
+    with Passing() as passed:
+        ended = run_batch(spec, inputs, settings, options, manner, passing=passed, note=note)
+        passed.check()
+        if passed.is_unread:
             raise stdio.PipeClosed
         return _close(ended, options, manner)
 

@@ -111,7 +111,8 @@ def print_items(checkpoints: Sequence[Results]) -> None:
 def as_object(outcome: Outcome) -> dict[str, Any]:
     """One failed item as `--json` gives it."""
     file = {"file": outcome.file} if outcome.file else {}
-    return {"id": outcome.id, "line": outcome.line, **file, "error": outcome.error,
+    left = {"result": outcome.result} if outcome.result is not None else {}  # of a command
+    return {"id": outcome.id, "line": outcome.line, **file, "error": outcome.error, **left,
             "attempts": outcome.attempts, "seconds": outcome.seconds}  # fmt: skip
 
 

@@ -101,6 +101,7 @@ OPTIONS = [
            help=f"Tries after the first, for an item that kills its worker. [{Settings.crash_retries}]"),
     Option("--max-failures", group=LIMITS, metavar="auto|none|N|N%",
            help="Stop (exit 3) at so many. [auto: if the first 100 all fail]"),
+    Option("--now", group=LIMITS, is_flag=True, help="At --max-failures, end what is still running."),
     Option("--allow-failures", group=LIMITS, metavar="N|N%", help="Exit 0 with no more than so many. [0]"),
     Option("--worker-memory", group=LIMITS, metavar="SIZE", help="Replace a worker that holds more, such as 2G."),
     Option("--min-free-memory", group=LIMITS, metavar="SIZE", help="Hand out less while less than this is free."),

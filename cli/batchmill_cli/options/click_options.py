@@ -144,12 +144,27 @@ class WithCommand(Command):
         if not (command or has_other or ctx.resilient_parsing or {"-h", "--help", "--version"} & set(args[:at])):
             what = "there is no command behind --" if at < len(args) else "there is no -- before the command"
             raise InvalidUsage(what, f"write: {ctx.command_path} {_with_dashes(args[:at])}")
+        _refuse_sources(command, ctx.command_path)
         ctx.meta[_COMMAND] = command
         return super().parse_args(ctx, args[:at])
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """With what comes behind the options and arguments."""
         return [*super().collect_usage_pieces(ctx), "-- COMMAND ARGS..."]
+
+
+def _refuse_sources(command: Sequence[str], path: str) -> None:
+    """Refuse GNU parallel's way to give items behind the command: they would be arguments, and nothing would run."""
+    from batchmill.errors import InvalidUsage
+    from batchmill.secrecy import mask_words
+
+    marks = [at for at, word in enumerate(command) if re.fullmatch(r":{3,4}\+?", word)]
+    if not marks:
+        return
+    at, shown = marks[0], mask_words(command)
+    program, items = shlex.join(shown[:at]), shlex.join(shown[at + 1 :])
+    line = f"{path} {items} -- {program}" if "::::" in command[at] else f"printf '%s\\n' {items} | {path} -- {program}"
+    raise InvalidUsage(f"{command[at]} is GNU parallel's: items come from files or stdin here", f"write: {line}")
 
 
 _COMMAND = "batchmill.worker.command"

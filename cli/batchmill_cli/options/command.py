@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidUsage
 from batchmill.settings import parse_duration, parse_size
+from batchmill.text import option_name
 from batchmill_cli.options.batch import EVERYDAY, INPUT, LIMITS, OUTPUT
 from batchmill_cli.options.click_options import Option
 
@@ -15,10 +17,17 @@ if TYPE_CHECKING:
 
 KEEP, KEEP_RAW = 1 << 20, 16 << 20  # bytes of a command's stdout, and of its stderr, that are kept
 
+# Of `exec` alone: what is seen while commands run.
+PASSING_OPTIONS = [
+    Option("-t", "--trace", group=OUTPUT, is_flag=True, help="Say each command before it runs, on stderr."),
+    Option("--tag", group=OUTPUT, is_flag=True, help="Begin each line that is passed on with the item's id."),
+    Option("--line-buffer", group=OUTPUT, is_flag=True, help="Pass lines on as they come, not when a command ends."),
+]
 COMMAND_OPTIONS = [
     Option("--shell", group=EVERYDAY, env=False, metavar="TEXT",
            help="In place of -- COMMAND: for /bin/sh; the item is quoted in it."),
     Option("--shell-program", group=EVERYDAY, metavar="PROGRAM", help="The shell of --shell, such as bash. [/bin/sh]"),
+    Option("-0", "--null", group=INPUT, is_flag=True, help="The same as --format null: for find -print0."),
     Option("--stdin", group=INPUT, is_flag=True, help="Give the command the item on stdin, as a line."),
     Option("--kill-after", group=LIMITS, metavar="DUR",
            help="Between SIGTERM and SIGKILL, for all that a command started. [1s]"),
@@ -27,6 +36,8 @@ COMMAND_OPTIONS = [
            help="Kept of stdout and of stderr, each. [1M; for raw 16M]"),
 ]  # fmt: skip
 NAMES = tuple(str(option.name) for option in COMMAND_OPTIONS)
+PASSING_NAMES = tuple(str(option.name) for option in PASSING_OPTIONS)
+FILES = 3  # INPUTs that may well have been meant as items themselves
 
 
 def spec_of(words: Sequence[str], own: Mapping[str, Any], *, is_raw: bool = False) -> CommandSpec:
@@ -60,7 +71,27 @@ def statuses(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def with_lines(options: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
-    """The options; what stdin holds are lines unless something else is said."""
-    is_open = "-" in inputs and options["format"] in (None, "auto")
-    return {**options, "format": "lines"} if is_open else dict(options)
+def with_lines(options: Mapping[str, Any], own: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
+    """The options; what stdin holds are lines unless something else is said. Raises InvalidUsage."""
+    is_open = options["format"] in (None, "auto")
+    if own["null"]:
+        if not is_open and options["format"] != "null":
+            raise InvalidUsage(f"-0 and --format {options['format']} exclude each other", "leave one of them out")
+        return {**options, "format": "null"}
+    return {**options, "format": "lines"} if is_open and "-" in inputs else dict(options)
+
+
+def passing(spec: CommandSpec, own: Mapping[str, Any], *, passes: bool) -> CommandSpec:
+    """The command with what is to be seen of it; `passes` says that what it prints is passed on. Raises
+    InvalidUsage."""
+    for name in ("tag", "line_buffer"):
+        if own[name] and not passes:
+            raise InvalidUsage(f"{option_name(name)} is for what is passed on", "leave it out, or -o and --json")
+    return replace(spec, **{name: own[name] for name in PASSING_NAMES})
+
+
+def lists_note(inputs: Sequence[str], options: Mapping[str, Any]) -> str:
+    """What is said where several files are read as lists and nobody asked for that; "" where there is nothing."""
+    if len(inputs) < FILES or options["format"] not in (None, "auto"):
+        return ""
+    return f"The lines of {len(inputs)} files are the items; --format files runs the command once for each file"

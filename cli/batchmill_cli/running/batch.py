@@ -88,8 +88,10 @@ def run_batch(
     manner: Presentation,
     *,
     passing: Passing | None = None,
+    note: str = "",
 ) -> Ended:
-    """Run the batch with its progress on stderr. With `passing`, what its commands print is passed on."""
+    """Run the batch with its progress on stderr. With `passing`, what its commands print is passed on; `note` is said
+    first."""
     from batchmill.batch.batch import Batch
     from batchmill.plan import make_plan
     from batchmill.system.machine import worker_count
@@ -98,6 +100,8 @@ def run_batch(
     if manner.verbose and not settings.cluster_name:
         workers, source = worker_count(settings.workers)
         screen.say(f"{plural(workers, 'worker')} ({source})")
+    if note:
+        screen.say(note)
     with ExitStack() as stack:
         relay = None
         if manner.mode == "line" and settings.worker_output == "stderr":

@@ -43,7 +43,9 @@ def _lines(
     yield f"items      {seen.total} total, {seen.done} done, {seen.failed} failed, {seen.to_do} to do"
     yield from (f"           {line}" for line in _details(inputs, seen))
     for number, item in enumerate(seen.first):
-        yield f"{'' if number else 'first':10} {show_id(item.id)} (line {item.line}{_input(inputs, seen, item.input)})"
+        command = f": {item.command}" if item.command else ""
+        place = f"(line {item.line}{_input(inputs, seen, item.input)})"
+        yield f"{'' if number else 'first':10} {show_id(item.id)} {place}{command}"
     if seen.to_do > len(seen.first):
         yield f"           and {seen.to_do - len(seen.first)} more"
     yield f"workers    {workers} ({escape(seen.workers_from, 200)})"

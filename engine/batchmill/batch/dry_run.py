@@ -26,7 +26,7 @@ from batchmill.checkpoint.reader import Reader, damaged, exists_with_outcomes, n
 from batchmill.checkpoint.resume import check_identity, refuse_in_the_way
 from batchmill.codec.ids import id_key
 from batchmill.codec.outcome_block import OutcomeBlock
-from batchmill.errors import CheckpointRefused, OutputLost
+from batchmill.errors import CheckpointRefused, ItemFailed, OutputLost
 from batchmill.input.formats import line_at
 from batchmill.input.items import Identified
 from batchmill.input.sources import chunks_of
@@ -39,6 +39,7 @@ from batchmill.system.machine import worker_count
 from batchmill.text import option
 
 FIRST = 5  # items named that would run first
+_SHOWN_ASIDE = 1000  # items of which it is known at the end only whether they run, that have their command kept
 _LOOK = 2000  # records looked at at once
 
 # What becomes of the checkpoint.
@@ -47,11 +48,13 @@ NONE, NEW, CONTINUED, MOVED = "none", "new", "continued", "moved aside"
 
 @dataclass(frozen=True, slots=True)
 class Coming:
-    """An item that would run: its `id`, its 1-based `line` and the ordinal of its `input`."""
+    """An item that would run: its `id`, its 1-based `line` and the ordinal of its `input`; for a command, how it would
+    run."""
 
     id: Any
     line: int
     input: int
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,10 @@ class _Count:
     def __init__(self, plan: Plan, matcher: Matcher | None) -> None:
         self._identifier = plan.identifier()
         self._format = plan.cut
+        self._command = plan.command
+        self._template = plan.command.template(plan.format) if plan.command else None
         self.matcher = matcher
-        self._aside: list[tuple[Aside, Any]] = []
+        self._aside: list[tuple[Aside, Any, str]] = []
         self.total = self.again = self.to_do = self.unreadable = self.blank = 0
         self.first: list[Coming] = []
         self.first_unreadable: Unreadable | None = None
@@ -177,13 +182,23 @@ class _Count:
                     line = line_at(chunk, offset, self._format)
                     self.first_unreadable = Unreadable(line, chunk.input, why.message)
             if not (skip and skip[offset]):
-                self._will_run(chunk, offset, item.id)
+                known = len(self.first) < FIRST
+                self._will_run(chunk, offset, item.id, self._command_for(item) if known else "")
 
-    def _will_run(self, chunk: Chunk, offset: int, id: Any) -> None:
+    def _will_run(self, chunk: Chunk, offset: int, id: Any, command: str) -> None:
         self.to_do += 1
         if len(self.first) < FIRST:
             line = line_at(chunk, offset, self._format)
-            self.first.append(Coming(id, line, chunk.input))
+            self.first.append(Coming(id, line, chunk.input, command))
+
+    def _command_for(self, item: Identified) -> str:
+        """How the command would run on an item, or why it would not; "" for a function."""
+        if self._command is None or self._template is None or item.bad is not None:
+            return ""
+        try:
+            return self._command.shown_for(item.item, self._template)
+        except ItemFailed as failed:
+            return f"none: {failed.error.message}"
 
     def _match(self, matcher: Matcher, chunk: Chunk, found: Sequence[Identified | None]) -> bytes | None:
         keys = [None if item is None else id_key(item.id) for item in found]
@@ -194,7 +209,8 @@ class _Count:
             item = found[offset]
             line = line_at(chunk, offset, self._format)
             alone = Chunk(chunk.first + offset, line, chunk.input, 1, b"")
-            self._aside.append((Aside(alone, key), item.id if item is not None else None))
+            command = self._command_for(item) if item is not None and len(self._aside) < _SHOWN_ASIDE else ""
+            self._aside.append((Aside(alone, key), item.id if item is not None else None, command))
         matcher.positions.pieces.clear()
         for _ in matcher.positions.orders():
             pass  # nothing is written here
@@ -202,12 +218,12 @@ class _Count:
 
     def settle(self) -> None:
         """After the end of the input: decide the records whose id is known and whose content is not."""
-        for aside, id in self._aside:
+        for aside, id, command in self._aside:
             assert self.matcher is not None
             chunk = self.matcher.settle(aside)
             if chunk is not None:
                 self.again += sum(1 for earlier in (chunk.earlier or {}).values() if earlier.attempts)
-                self._will_run(chunk, 0, id)
+                self._will_run(chunk, 0, id, command)
 
 
 # The checkpoint

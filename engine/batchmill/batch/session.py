@@ -180,7 +180,8 @@ class Session:
         self._stack.callback(self._output_maker.close)
         self.progress = self._make_progress(on_progress, opened.monitor)
         self._chunk_sizer = ChunkSizer(
-            self._backend.workers, settings.chunk_size if isinstance(settings.chunk_size, int) else None
+            self._backend.workers,
+            settings.chunk_size if isinstance(settings.chunk_size, int) else 1 if settings.now else None,
         )
         divide = partial(formats.divide, format=plan.cut)
         self._in_flight = InFlight(divide, settings.crash_retries)
@@ -265,6 +266,7 @@ class Session:
             grace=settings.grace,
             start_timeout=settings.start_timeout,
             time_limit=self._make_time_limit(),
+            is_brisk=settings.now,
         )
 
     def _make_time_limit(self) -> TimeLimit | None:

@@ -83,7 +83,7 @@ class OutcomeBlock:
         return self.payload[start : start + self.head.results_size]
 
     def packed(self, index: int) -> memoryview:
-        """The packed result of item `index`, a slice of the payload (NIL where it failed)."""
+        """The packed result of item `index`, a slice of the payload (NIL where it failed, and was no command)."""
         if self._bounds is None:
             self._bounds = _bounds(self.region, self.head.items)
         return self.region[self._bounds[index] : self._bounds[index + 1]]
@@ -102,7 +102,7 @@ class OutcomeBlock:
         return self.results is not None and self._alike_keys
 
     def result(self, index: int) -> Any:
-        """The result of item `index`; None where it failed."""
+        """The result of item `index`; where it failed None, or what its command left."""
         return self.read(index)[0]
 
     def read(self, index: int) -> tuple[Any, bool]:
@@ -269,7 +269,7 @@ def outcomes(
             Outcome(
                 id=ids[index],
                 ok=failure is None,
-                result=read(index) if failure is None else None,
+                result=read(index) if failure is None else block.result(index),
                 error=ItemError(failure.type, failure.message, failure.traceback) if failure else None,
                 seconds=seconds[index],
                 attempts=attempts.get(index, 1),

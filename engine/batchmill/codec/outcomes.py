@@ -4,7 +4,8 @@ An OUTCOMES payload is a msgpack array of ten or eleven, laid out so that the pa
 
     0  head        bin of fixed size at offset 3: the numbers that counting and resuming need (`Head`)
     1  ids         array, one per item; its size in bytes is in the head
-    2  results     array, one per item, nil where it failed; its size in bytes is in the head
+    2  results     array, one per item; where it failed nil, or what a failed command left; its size in bytes is in the
+                   head
     3  failures    array of [item, type, message, traceback, raw item or nil]
     4  seconds     bin, float32 per item
     5  contents    bin, u32 per item: crc32 of the item's content

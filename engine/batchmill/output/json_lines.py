@@ -7,6 +7,7 @@ from typing import Any
 
 from batchmill.codec.json_form import Plain, chunks, encode, sound
 from batchmill.codec.outcome_block import OutcomeBlock
+from batchmill.codec.outcomes import NIL
 from batchmill.codec.pack import pack_value
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged
@@ -84,16 +85,15 @@ def _raw(block: OutcomeBlock, order: Iterable[int]) -> tuple[bytes, Unsaid]:
 
 def _packed_entry(block: OutcomeBlock, index: int, items: str | None) -> bytes:
     item = ABSENT if items is None else item_of(block, index, items)
-    failure = block.failures.get(index)
-    return b"".join(
-        (
-            b"\x82\xa2id" if item is ABSENT else b"\x83\xa2id",
-            pack_value(block.ids[index]),
-            b"\xa6result" if failure is None else b"\xa5error",
-            block.packed(index) if failure is None else pack_value(_error(failure.type, failure.message)),
-            b"" if item is ABSENT else b"\xa4item" + pack_value(item),
-        )
-    )
+    failure, packed = block.failures.get(index), block.packed(index)
+    columns = [b"\xa2id" + pack_value(block.ids[index])]
+    if failure is None or packed != NIL:
+        columns.append(b"\xa6result" + packed)
+    if failure is not None:
+        columns.append(b"\xa5error" + pack_value(_error(failure.type, failure.message)))
+    if item is not ABSENT:
+        columns.append(b"\xa4item" + pack_value(item))
+    return b"".join((bytes((0x80 | len(columns),)), *columns))
 
 
 def _error(type: str, message: str) -> dict[str, str]:
@@ -145,9 +145,10 @@ def _entry(block: OutcomeBlock, index: int, items: str | None, knows_items: bool
     """What the line of an outcome says, and whether the keys of each map in it are of one type for sure."""
     failure, id, has_alike_keys = block.failures.get(index), block.ids[index], True
     entry = {"id": id}
-    if failure is None:
-        entry["result"], has_alike_keys = block.read(index)
-    else:
+    result, has_alike_keys = block.read(index)
+    if failure is None or result is not None:
+        entry["result"] = result
+    if failure is not None:
         entry["error"] = _error(failure.type, failure.message)
     if items is not None and (item := item_of(block, index, items)) is not ABSENT:
         entry["item"] = item

@@ -83,8 +83,7 @@ _ESCAPED = ("id", "error_type", "error_message")
 
 def row_of(block: OutcomeBlock, index: int, table: TableStyle, source: str) -> list[Any]:
     """What stands in the columns of a table for one outcome."""
-    failure = block.failures.get(index)
-    result = None if failure else block.result(index)
+    result = block.result(index)
     fields = fields_of(result)
     row: list[Any] = []
     for column in table.columns:

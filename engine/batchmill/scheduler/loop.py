@@ -74,6 +74,7 @@ class Callbacks:
 
 class Loop:
     """Runs until the work queue is over, or asked to stop, or the time is up. `grace` and `start_timeout` are seconds.
+    With `is_brisk`, what runs is ended at once where a commit is why it stops.
 
     What ended it early is in `stopped` ("" where nothing did) or `error`; `said` tells which error it was that others
     stopped it for.
@@ -97,6 +98,7 @@ class Loop:
         grace: float,
         start_timeout: float,
         time_limit: TimeLimit | None = None,
+        is_brisk: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
@@ -113,6 +115,7 @@ class Loop:
         self._window = self._depth = window
         self._grace = grace
         self._time_limit = time_limit
+        self._is_brisk = is_brisk
         self._clock = clock
         self._stealer = WorkStealer(pool, in_flight, work_queue.refund)
         self._startup = Startup(pool, start_timeout, callbacks.message)
@@ -378,6 +381,8 @@ class Loop:
             reason = self._tell.commit(chunk, payload, summary) if summary.records else None
             if reason is not None:
                 self.stop(reason)
+                if self._is_brisk:
+                    self._ending.end(self._clock())
         return items
 
     # Workers

@@ -38,14 +38,15 @@ _PIPEFUL = 16  # pieces: more than a pipe holds
 class Capture:
     """What a command wrote to one of its streams: the first `keep` bytes, and how many were `dropped`.
 
-    With `whole`, the others are in a temporary file, for `pieces`.
+    With `whole`, the others are in a temporary file, for `pieces`. `listen` is told all of it, as it comes.
     """
 
-    __slots__ = ("_keep", "_last", "_rest", "_whole", "dropped", "kept")
+    __slots__ = ("_keep", "_last", "_listen", "_rest", "_whole", "dropped", "kept")
 
-    def __init__(self, keep: int, whole: bool) -> None:
+    def __init__(self, keep: int, whole: bool, listen: Callable[[bytes], None] | None = None) -> None:
         self._keep = keep
         self._whole = whole
+        self._listen = listen
         self._rest: IO[bytes] | None = None
         self._last = b""
         self.kept = bytearray()
@@ -53,6 +54,8 @@ class Capture:
 
     def add(self, data: bytes) -> None:
         """The command wrote this next."""
+        if self._listen is not None:
+            self._listen(data)
         room = self._keep - len(self.kept)
         if room > 0:
             self.kept += data[:room]

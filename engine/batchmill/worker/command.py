@@ -15,12 +15,13 @@ from typing import Any
 from batchmill.codec.outcome_block import Failure
 from batchmill.errors import InputMissing, InvalidUsage
 from batchmill.secrecy import mask_script, mask_words
-from batchmill.text import close_names, did_you_mean
+from batchmill.text import close_names, did_you_mean, escape
 from batchmill.worker.child_process import KILL_AFTER
 from batchmill.worker.shell_script import ShellScript
-from batchmill.worker.template import Grammar, Template, placeholders
+from batchmill.worker.template import Grammar, Task, Template, placeholders
 
 MAX_KEPT = 24 << 20  # bytes of a stream: two of them, and an item, fit into an outcome
+_LONGEST = 4000  # characters of a command that is said
 _NO_FIELDS = ("lines", "null", "files")  # formats whose items are text
 
 
@@ -30,7 +31,8 @@ class CommandSpec:
 
     `stdin` says that the item comes on stdin. `ok_exit` are the statuses that make a result. Of each stream the first
     `keep` bytes are kept; `is_whole` makes it a failure to write more. `kill_after` are the
-    seconds between SIGTERM and SIGKILL. `program` is the path of what is run, where
+    seconds between SIGTERM and SIGKILL. Each command is said before it runs (`trace`); what it prints is passed on line
+    by line (`line_buffer`), its id before each line (`tag`). `program` is the path of what is run, where
     `check` has found it, and `columns` are those that items have, where that is known.
     """
 
@@ -42,6 +44,9 @@ class CommandSpec:
     is_whole: bool = False
     shell_program: str = ""
     kill_after: float = KILL_AFTER
+    trace: bool = False
+    tag: bool = False
+    line_buffer: bool = False
     program: str | None = None
     columns: tuple[str, ...] | None = None
 
@@ -121,6 +126,13 @@ class CommandSpec:
         if any(placeholders(spec.grammar(format).parse(self.words[0]))):
             return spec
         return replace(spec, program=_find(self.words[0]))
+
+    def shown_for(self, task: Task, template: Template | ShellScript) -> str:
+        """The command for an item as one could type it, without its secrets, fit for a terminal."""
+        if isinstance(template, ShellScript):
+            return escape(mask_script(template.shown(task)), _LONGEST)
+        words = [word.decode("utf-8", "surrogateescape") for word in template.fill(task)]
+        return escape(shlex.join(mask_words(words)), _LONGEST)
 
     def grammar(self, format: str | None, worker: int = 0) -> Grammar:
         """Which placeholders there are for items of this format."""

@@ -17,6 +17,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.util import Finalize
 
 from batchmill.system.children import MARK, children_of, descendants, kill_tree, send, started_since, ticks_now
@@ -83,7 +84,7 @@ class CommandGroup:
         members = self.members()
         for number in (signal.SIGTERM, signal.SIGCONT):
             if self._keeper:
-                os.killpg(self._keeper, number)  # the keeper ignores all but SIGKILL
+                send(os.killpg, self._keeper, number)  # the keeper ignores all but SIGKILL
             for pid in members:
                 send(os.kill, pid, number)
 
@@ -127,7 +128,8 @@ class CommandGroup:
     def kill(self) -> None:
         """Kill all of the group, the keeper too; there will be another."""
         if self._keeper:
-            os.killpg(self._keeper, signal.SIGKILL)
-            os.waitpid(self._keeper, 0)
+            send(os.killpg, self._keeper, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(self._keeper, 0)
             os.close(self._end)
             self._keeper = 0

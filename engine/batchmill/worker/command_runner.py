@@ -13,21 +13,25 @@ from collections.abc import Callable, Mapping
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
+from batchmill.codec.pack import pack_value
 from batchmill.errors import ItemError, ItemFailed, OutputLost
 from batchmill.files.conflicts import NO_FILES, OwnFiles
+from batchmill.files.storage import write_whole
 from batchmill.input.formats import LINES_OF_BYTES, Format, Parse, format_named
 from batchmill.input.items import Found, Identify, ItemReader
 from batchmill.model import Chunk
 from batchmill.secrecy import learn, mask_script, mask_words
 from batchmill.system.machine import oom_kills
 from batchmill.system.scarcity import lack_in, lacking, lacking_number
+from batchmill.text import escape
 from batchmill.worker.child_process import HELD, AskedToEnd, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.command import CommandSpec
-from batchmill.worker.passthrough import Passer
-from batchmill.worker.reply import KilledForMemory, Postponed
+from batchmill.worker.passthrough import LinesOn, Passer, tagged
+from batchmill.worker.reply import FailedCommand, KilledForMemory, Postponed
 from batchmill.worker.template import Task
 
 TAIL_LINES = 20
+_LONGEST_TAG = 1000  # characters of an id before each line
 _LONGEST_ID = 4096  # bytes of an id in the environment, which is bounded together with the arguments
 _SHOWN = 100  # bytes of a program's name in a message: it may be the item
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # it, or what a shell waited for
@@ -74,6 +78,7 @@ class CommandRunner:
         self.ask_to_end = self._commands.ask_to_end
         self._timeout = timeout
         self._passer = passer
+        self._lines: tuple[LinesOn, ...] = ()  # of a command whose lines are passed on as they come
         self._oom_kills = oom_kills()
         self._path = spec.program or ("/bin/sh" if spec.shell else None)
         self._argv = [os.path.basename(self._path or "").encode(), b"-c"] if spec.shell else []
@@ -99,7 +104,9 @@ class CommandRunner:
                 )
             )
         spec, words = self._spec, self._template.fill(task)
-        out, err = Capture(spec.keep, self._passer is not None), Capture(spec.keep, self._passer is not None)
+        if spec.trace:
+            self._say(task)
+        out, err = self._captures(task)
         try:
             ended = self._commands.run(
                 self._path,
@@ -109,8 +116,7 @@ class CommandRunner:
                 timeout=self._timeout,
                 variables=self._variables(task),
             )
-            if self._passer is not None and (out.kept or err.kept):
-                self._passer.pass_on(out.pieces(), err.pieces())
+            self._pass_on(task, out, err)
         except NotStarted as failed:
             if failed.error.errno in HELD:
                 raise Postponed(lack_in(failed.error)) from None
@@ -129,6 +135,36 @@ class CommandRunner:
                 self._commands.end_leftovers()
             raise
 
+    def _say(self, task: Task) -> None:
+        try:
+            write_whole(2, self._spec.shown_for(task, self._template).encode() + b"\n")
+        except OSError:
+            pass  # it is for people
+
+    def _captures(self, task: Task) -> tuple[Capture, Capture]:
+        """What takes stdout and stderr."""
+        passer, keep = self._passer, self._spec.keep
+        if passer is None or not self._spec.line_buffer:
+            return Capture(keep, passer is not None), Capture(keep, passer is not None)
+        tag = self._tag(task)
+        self._lines = (
+            LinesOn(lambda lines: passer.pass_on(lines, ()), tag),
+            LinesOn(lambda lines: passer.pass_on((), lines), tag),
+        )
+        return Capture(keep, False, self._lines[0].add), Capture(keep, False, self._lines[1].add)
+
+    def _pass_on(self, task: Task, out: Capture, err: Capture) -> None:
+        """Pass on what was printed, or what is left of it."""
+        if self._spec.line_buffer:
+            for lines in self._lines:
+                lines.end()
+        elif self._passer is not None and (out.kept or err.kept):
+            tag = self._tag(task)
+            self._passer.pass_on(tagged(out.pieces(), tag), tagged(err.pieces(), tag))
+
+    def _tag(self, task: Task) -> bytes:
+        return escape(str(task.id), _LONGEST_TAG).encode() + b"\t" if self._spec.tag else b""
+
     def _variables(self, task: Task) -> dict[bytes, bytes]:
         """What a command finds in its environment about its item. An id that is too long for that is left out."""
         id = (task.id if isinstance(task.id, str) else str(task.id)).encode("utf-8", "surrogateescape")
@@ -142,35 +178,23 @@ class CommandRunner:
 
     def _result(self, ended: CommandEnd, out: Capture, err: Capture) -> dict[str, Any]:
         status = os.waitstatus_to_exitcode(ended.status)
+        result = _as_map(status, ended.usage, out, err)
         if ended.overdue:
-            raise _failed("Timeout", f"timed out after {self._timeout:g} s", out, err)
+            raise _failed("Timeout", f"timed out after {self._timeout:g} s", result, out, err)
         if status < 0:
-            raise self._died("Signal", f"killed by {_signal_name(-status)}", status, out, err)
+            raise self._died("Signal", f"killed by {_signal_name(-status)}", result, out, err)
         if status not in self._spec.ok_exit:
-            raise self._died("ExitStatus", f"exit status {status}", status, out, err)
+            raise self._died("ExitStatus", f"exit status {status}", result, out, err)
         if self._spec.is_whole and out.dropped:
             sentence = f"stdout has {len(out.kept) + out.dropped} bytes, more than --keep-output {self._spec.keep}"
             raise ItemFailed(ItemError("OutputTooLarge", sentence))
-        usage = ended.usage
-        result = {
-            "exit": status,
-            "stdout": _value(out),
-            "stderr": _value(err),
-            "user_seconds": usage.ru_utime,
-            "system_seconds": usage.ru_stime,
-            "peak_rss": _peak(usage.ru_maxrss),
-        }
-        if out.dropped:
-            result["stdout_dropped"] = out.dropped
-        if err.dropped:
-            result["stderr_dropped"] = err.dropped
         return result
 
-    def _died(self, type: str, how: str, status: int, out: Capture, err: Capture) -> ItemFailed:
+    def _died(self, type: str, how: str, result: dict[str, Any], out: Capture, err: Capture) -> ItemFailed:
         """The failure of a command that did not end well, by itself or by what the kernel did to it."""
-        if status not in _KILLED or not self._is_out_of_memory():
-            return _failed(type, how, out, err)
-        return KilledForMemory(_failed(type, f"{how}, likely out of memory", out, err).error)
+        if result["exit"] not in _KILLED or not self._is_out_of_memory():
+            return _failed(type, how, result, out, err)
+        return KilledForMemory(_failed(type, f"{how}, likely out of memory", result, out, err).error)
 
     def _is_out_of_memory(self) -> bool:
         """Whether the kernel has killed for want of memory since this was asked for the last time.
@@ -201,11 +225,28 @@ def _value(capture: Capture) -> str | bytes:
         return data
 
 
-def _failed(type: str, how: str, out: Capture, err: Capture) -> ItemFailed:
-    """The failure of a command: how it ended, its last words (of stdout where stderr is empty) below it."""
+def _as_map(status: int, usage: Any, out: Capture, err: Capture) -> dict[str, Any]:
+    result = {
+        "exit": status,
+        "stdout": _value(out),
+        "stderr": _value(err),
+        "user_seconds": usage.ru_utime,
+        "system_seconds": usage.ru_stime,
+        "peak_rss": _peak(usage.ru_maxrss),
+    }
+    if out.dropped:
+        result["stdout_dropped"] = out.dropped
+    if err.dropped:
+        result["stderr_dropped"] = err.dropped
+    return result
+
+
+def _failed(type: str, how: str, result: dict[str, Any], out: Capture, err: Capture) -> ItemFailed:
+    """The failure of a command: how it ended, its last words (of stdout where stderr is empty) below it, its result."""
     text = (err.tail.strip() or out.tail.strip()).decode("utf-8", "backslashreplace")
     lines = text.splitlines()[-TAIL_LINES:]
-    return ItemFailed(ItemError(type, f"{how}: {lines[-1].strip()}" if lines else how, "\n".join(lines)))
+    message = f"{how}: {lines[-1].strip()}" if lines else how
+    return ItemFailed(FailedCommand(type, message, "\n".join(lines), pack_value(result)))
 
 
 def _not_run(program: bytes, error: OSError) -> ItemFailed:

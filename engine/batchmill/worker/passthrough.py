@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from batchmill.errors import OutputLost
 from batchmill.files.anonymous_file import new_file
 from batchmill.files.storage import write_whole
+
+LONGEST_LINE = 1 << 20  # bytes of a line that are waited for
 
 
 class Passing:
@@ -85,6 +87,42 @@ class Passer:
             yield
         finally:
             fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+
+class LinesOn:
+    """Passes a stream's lines on as they come, each with `tag` before it: `pass_on` is told pieces of whole lines."""
+
+    def __init__(self, pass_on: Callable[[Iterable[bytes]], None], tag: bytes) -> None:
+        self._pass_on = pass_on
+        self._tag = tag
+        self._rest = b""
+
+    def add(self, data: bytes) -> None:
+        """This comes next."""
+        lines, newline, self._rest = (self._rest + data).rpartition(b"\n")
+        if newline:
+            self._pass_on(tagged((lines + newline,), self._tag))
+        if len(self._rest) > LONGEST_LINE:
+            self.end()
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        if self._rest:
+            self._pass_on(tagged((self._rest + b"\n",), self._tag))
+            self._rest = b""
+
+
+def tagged(pieces: Iterable[bytes], tag: bytes) -> Iterator[bytes]:
+    """The pieces of a text with a tag before each of its lines, which then all end; without a tag, as they are."""
+    before = tag
+    for piece in pieces:
+        is_whole = piece.endswith(b"\n")
+        yield before + piece.removesuffix(b"\n" if tag else b"").replace(b"\n", b"\n" + tag if tag else b"\n")
+        if tag and is_whole:
+            yield b"\n"
+        before = tag if is_whole else b""
+    if tag and before != tag:
+        yield b"\n"
 
 
 def _reason(number: int) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from operator import lt, sub
 from typing import Any, NamedTuple
@@ -124,12 +124,13 @@ class Reply:
         self.size += len(raw)
 
     def fail(self, error: ItemError, raw: bytes) -> bytes:
-        """The next row is a failed item, whose bytes are kept where they are not too many; its result, which is NIL."""
+        """The next row is a failed item, whose bytes are kept where they are not too many; its result: NIL, unless a
+        command leaves one that has failed."""
         kept = raw if len(raw) <= MAX_KEPT_ITEM else None
         error = replace(error, message=hide(error.message), traceback=hide(error.traceback))
         self.failures.append((self.items, error.type, error.message, error.traceback, kept))
         self.size += len(error.message) + len(error.traceback) + len(kept or b"")
-        return NIL
+        return error.packed if isinstance(error, FailedCommand) else NIL
 
     def disturb(self, error: ItemError) -> None:
         """`error` was raised where no item was at work: charge the one that ran last.
@@ -154,7 +155,9 @@ class Reply:
 
     def _fail_last(self, error: ItemError) -> None:
         end = self.ends.pop()
-        if not (self.failures and self.failures[-1][0] == self.items):
+        if self.failures and self.failures[-1][0] == self.items:
+            self.results[-1] = NIL
+        else:
             self.results[-1] = self.fail(error, b"")
         self.ends.append(end)
 
@@ -304,6 +307,13 @@ def _shown(id: Any) -> Any:
     if len(packed) <= MAX_OWN_ID:
         return id
     return _bounded(id, MAX_OWN_ID) if isinstance(id, str) else digest_id(packed)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCommand(ItemError):
+    """Why a command failed, and in `packed` what it left all the same: its exit, stdout and stderr."""
+
+    packed: bytes = NIL
 
 
 class Postponed(Exception):
