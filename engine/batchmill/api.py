@@ -35,6 +35,7 @@ def run(
     kwargs: Mapping[str, Any] | None = None,
     init: Callable[..., Any] | str | None = None,
     init_kwargs: Mapping[str, Any] | None = None,
+    end: Callable[[], Any] | str | None = None,
     output: str | os.PathLike[str] | None = None,
     on_progress: Callable[[Snapshot], None] | None = None,
     on_message: Callable[[str], None] | None = None,
@@ -49,11 +50,11 @@ def run(
     further ahead than the window, or the path of an input file. `checkpoint` keeps every outcome (None: nothing is
     kept); with `resume` items done before are skipped, by id. `id` is the name of a field, or a callable giving an
     item's id; else it is the field "id" of a dict, the item itself where it is a str or number, or a digest of it.
-    `init` is called once in each worker, with `init_kwargs`. `output` is a file for the results, in order.
-    `on_progress` gets a Snapshot now and then (`progress_interval` seconds), `on_message` one line for what a person
-    should know; both are called in another thread. `name` identifies a lambda's checkpoint. `cluster` is a
-    dask.distributed Client, or the address of a scheduler: its workers run the items. Further keywords are fields of
-    Settings: durations in seconds or "30s", sizes in bytes or "2G".
+    `init` is called once in each worker, with `init_kwargs`, and `end` when a worker has nothing more to do. `output`
+    is a file for the results, in order. `on_progress` gets a Snapshot now and then (`progress_interval` seconds),
+    `on_message` one line for what a person should know; both are called in another thread. `name` identifies a lambda's
+    checkpoint. `cluster` is a dask.distributed Client, or the address of a scheduler: its workers run the items.
+    Further keywords are fields of Settings: durations in seconds or "30s", sizes in bytes or "2G".
 
     Items that fail do not raise (`report.raise_for_failures()` does). Raises BatchmillError for what ends the batch,
     ValueError for arguments out of range, what the iterable, `on_progress` or `on_message` raises, and whatever is
@@ -73,6 +74,7 @@ def run(
             kwargs=kwargs,
             init=init,
             init_kwargs=init_kwargs,
+            end=end,
             output=output,
             name=name,
             cluster=cluster,
@@ -218,6 +220,7 @@ def stream(
     kwargs: Mapping[str, Any] | None = None,
     init: Callable[..., Any] | str | None = None,
     init_kwargs: Mapping[str, Any] | None = None,
+    end: Callable[[], Any] | str | None = None,
     name: str | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
@@ -241,6 +244,7 @@ def stream(
                 kwargs=kwargs,
                 init=init,
                 init_kwargs=init_kwargs,
+                end=end,
                 name=name,
                 cluster=cluster,
                 settings=settings,
@@ -260,6 +264,7 @@ def map(
     kwargs: Mapping[str, Any] | None = None,
     init: Callable[..., Any] | str | None = None,
     init_kwargs: Mapping[str, Any] | None = None,
+    end: Callable[[], Any] | str | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
     **settings_fields: Unpack[SettingsFields],
@@ -279,7 +284,7 @@ def map(
 
     errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     try:
-        batch = _batch(function, items, kwargs=kwargs, init=init, init_kwargs=init_kwargs, cluster=cluster,
+        batch = _batch(function, items, kwargs=kwargs, init=init, init_kwargs=init_kwargs, end=end, cluster=cluster,
                        settings=settings, fields=settings_fields, sink=take, errand=errands.put)  # fmt: skip
         in_own_thread(batch.run, batch.stop_for, errands)
     except BatchmillError as error:

@@ -55,6 +55,7 @@ class Plan:
 
     spec: FunctionSpec | CommandSpec
     init: str | FunctionSpec | None
+    end: str | FunctionSpec | None
     inputs: tuple[str, ...]
     items: Iterable[Any] | None
     settings: Settings
@@ -152,6 +153,8 @@ class Plan:
         return WorkerSetup(
             spec=self.spec,
             init=self.init,
+            end=self.end,
+            log_level=self.settings.log_level,
             format=self.format,
             id_field=settings.id_field,
             shard=settings.shard,
@@ -222,6 +225,7 @@ def make_plan(
     kwargs: Mapping[str, Any] | None = None,
     init: Callable[..., Any] | str | None = None,
     init_kwargs: Mapping[str, Any] | None = None,
+    end: Callable[[], Any] | str | None = None,
     id: Callable[[Any], Any] | None = None,
     name: str | None = None,
     others: Iterable[Use] = (),
@@ -240,6 +244,7 @@ def make_plan(
     plan = Plan(
         spec=spec,
         init=of_callable(init) if callable(init) else init or settings.init,
+        end=of_callable(end) if callable(end) else end or settings.end,
         inputs=tuple(inputs),
         items=items,
         settings=settings,
@@ -339,7 +344,7 @@ def _check_modules(plan: Plan) -> None:
     """Refuse to write over a module that the function imports from beside it: these are looked for where it matters."""
     written = [use for use in plan.files if use.is_own and _may_be_source(use.path)]
     if written:
-        specs = [anchored(spec) for spec in (plan.spec, plan.init) if isinstance(spec, FunctionSpec)]
+        specs = [anchored(spec) for spec in (plan.spec, plan.init, plan.end) if isinstance(spec, FunctionSpec)]
         modules = [os.path.join(folder, name) for folder, names in collect(*specs).items() for name in names]
         check([*(Use("a module of FUNCTION", path, Access.READ) for path in modules), *written])
 
@@ -375,7 +380,7 @@ def _sources(plan: Plan) -> Iterator[Use]:
         if plan.spec.program is not None:
             yield Use("COMMAND", plan.spec.program, Access.READ)
         return
-    for role, path in source_files(plan.spec, plan.init, plan.settings.preload, os.getcwd()):
+    for role, path in source_files(plan.spec, {"init": plan.init, "end": plan.end}, plan.settings.preload, os.getcwd()):
         yield Use(role, path, Access.READ)
 
 

@@ -28,6 +28,7 @@ def _is_path(value: Any) -> bool:
 _ROLES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "id": (_is_callable_or_text, "cannot be called", "give the name of a field, or a function that takes an item"),
     "init": (_is_callable_or_text, "cannot be called", "give a function, or its name"),
+    "end": (_is_callable_or_text, "cannot be called", "give a function without arguments, or its name"),
     "on_progress": (_is_callable, "cannot be called", "give a function that takes a Snapshot"),
     "on_message": (_is_callable, "cannot be called", "give a function that takes a text"),
     "checkpoint": (_is_path, "is no path", "give the path of a file"),

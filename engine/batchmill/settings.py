@@ -45,6 +45,7 @@ FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
 NO_QUOTE = "none"  # in place of the character that keeps cells together
 OUTPUT_FORMATS = ("auto", "jsonl", "csv", "tsv", "msgpack", "sqlite", "parquet", "raw")
 START_METHODS = ("forkserver", "spawn", "fork")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
 
 TLS = ("tls_ca_file", "tls_cert", "tls_key")  # of a cluster
@@ -112,7 +113,8 @@ def parse_shard(text: str | Sequence[int]) -> tuple[int, int]:
 
 class SettingsFields(TypedDict, total=False):
     """The fields of Settings as keywords of `run`, `stream` and `map`, for type checkers: durations are seconds or a
-    text such as "30s", sizes bytes or a text such as "2G". `resume`, `init` and `cluster` are parameters of their own.
+    text such as "30s", sizes bytes or a text such as "2G". `resume`, `init`, `end` and `cluster` are parameters of
+    their own.
     """
 
     format: str
@@ -132,6 +134,7 @@ class SettingsFields(TypedDict, total=False):
     window: int
     set: Mapping[str, Any]
     set_env: Mapping[str, str]
+    log_level: str | None
     preload: Sequence[str]
     start_method: str | None
     start_timeout: float | str
@@ -192,6 +195,8 @@ class Settings:
     set: Mapping[str, Any] = field(default_factory=dict)
     set_env: Mapping[str, str] = field(default_factory=dict)
     init: str | None = None
+    end: str | None = None
+    log_level: str | None = None
     preload: tuple[str, ...] = ()
     start_method: str | None = None
     start_timeout: float = 300.0
@@ -262,8 +267,7 @@ class Settings:
         put("columns", _names("columns", self.columns))
         put("output_columns", _names("output_columns", self.output_columns))
         _choice("output_format", self.output_format, OUTPUT_FORMATS)
-        if self.start_method is not None:
-            _choice("start_method", self.start_method, START_METHODS)
+        self._check_choices()
         self._check_kinds()
         self._check_together()
 
@@ -275,6 +279,13 @@ class Settings:
                 otherwise = "" if f.default is MISSING else f": it is {f.default!r} then"
                 raise InvalidUsage(f"{option(f.name, None)} is no value", f"{also}leave it out{otherwise}")
 
+    def _check_choices(self) -> None:
+        if isinstance(self.log_level, str):
+            object.__setattr__(self, "log_level", self.log_level.lower())
+        for name, choices in (("start_method", START_METHODS), ("log_level", LOG_LEVELS)):
+            if getattr(self, name) is not None:
+                _choice(name, getattr(self, name), choices)
+
     def _check_kinds(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
@@ -282,7 +293,7 @@ class Settings:
                 raise InvalidUsage(f"{option(f.name, repr(value))} is neither true nor false", "give True or False")
         cluster = ("cluster", "cluster_file", *TLS)
         lists = [name for name in ("preload", "columns", "output_columns") if getattr(self, name)]
-        for name in ("delimiter", "quote", "encoding", "id_field", "init", "worker_output", *cluster, *lists):
+        for name in ("delimiter", "quote", "encoding", "id_field", "init", "end", "worker_output", *cluster, *lists):
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):
                 if text is not None and (not isinstance(text, str) or not text):

@@ -196,7 +196,7 @@ def test_start_up_does_not_pay_for_suggestions() -> None:
 
 
 def test_the_keywords_of_the_python_api_are_the_fields_of_settings() -> None:
-    own = {"resume", "init", "cluster"}  # parameters of `run` themselves
+    own = {"resume", "init", "end", "cluster"}  # parameters of `run` themselves
     assert set(SettingsFields.__annotations__) == {field.name for field in dataclasses.fields(Settings)} - own
 
 

@@ -27,7 +27,7 @@ from batchmill_cli.terminal import stdio
 
 # Of `run`, what is about Python, or about workers that hold the user's own code and memory.
 _NOT_HERE = {
-    *("set", "set_env", "init", "preload", "start_method", "start_timeout", "worker_output"),
+    *("set", "set_env", "init", "end", "log_level", "preload", "start_method", "start_timeout", "worker_output"),
     *("worker_memory", "max_items_per_worker", "rerun_older"),
 }
 _TEXTS = {

@@ -25,6 +25,7 @@ OPTIONS = [
     Option("--line", group="Which item", type=Whole(), help="The item on this line (or the N-th file)."),
     *of_run("Function", "set", "set_env"),
     Option("--init", group="Function", metavar="NAME", help="Call NAME (or MODULE:NAME) first."),
+    Option("--end", group="Function", metavar="NAME", help="Call it at the end."),
     *of_run("Input", *TABLE, "id_field"),
 ]
 

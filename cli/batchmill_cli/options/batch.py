@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from batchmill.errors import InvalidUsage
-from batchmill.settings import FOREVER, FORMATS, OUTPUT_FORMATS, START_METHODS, Settings, parse_duration
+from batchmill.settings import FOREVER, FORMATS, LOG_LEVELS, OUTPUT_FORMATS, START_METHODS, Settings, parse_duration
 from batchmill_cli.options import paths
 from batchmill_cli.options.click_options import Choice, Option, Whole, arguments_of, given
 
@@ -64,6 +64,9 @@ OPTIONS = [
     Option("--shard", group=INPUT, metavar="I/N", help="Only the I-th of N parts of the items: for job arrays."),
     Option("--with-item", group=INPUT, is_flag=True, help="Keep each item beside its result."),
     Option("--init", group=WORKERS, metavar="NAME", help="Call NAME (or MODULE:NAME) once in each worker."),
+    Option("--end", group=WORKERS, metavar="NAME", help="Call it in each worker that has nothing more to do."),
+    Option("--log-level", group=WORKERS, type=Choice(LOG_LEVELS), metavar="LEVEL",
+           help="What functions log from this level on. [warning]"),
     Option("--chunk-size", group=WORKERS, metavar="N|auto", help="Items sent together. [auto: by time]"),
     Option("--window", group=WORKERS, type=Whole(), help=f"Chunks in flight per worker. [{Settings.window}]"),
     Option("--preload", group=WORKERS, env=False, multiple=True, metavar="MODULE",

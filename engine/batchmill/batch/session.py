@@ -15,6 +15,7 @@ from batchmill.batch.backend import LocalBackend
 from batchmill.batch.commit import Committer, Sink
 from batchmill.batch.committed import CommittedFrames
 from batchmill.batch.exit_status import exit_status
+from batchmill.batch.farewell import Farewell
 from batchmill.batch.progress import Progress
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.history import History
@@ -176,6 +177,9 @@ class Session:
             )
         )
         self._pool, self._output_maker = opened.pool, opened.output_maker
+        self._farewell = Farewell(self._pool, self._events, self._take_note)
+        if plan.end is not None:
+            self._farewell.expect(within=settings.grace)
         self._stack.callback(self._pool.close, 0.0)
         self._stack.callback(self._output_maker.close)
         self.progress = self._make_progress(on_progress, opened.monitor)
@@ -249,6 +253,7 @@ class Session:
             strike=committer.strike,
             generation=lambda: self._matcher.positions.generation if self._matcher else index.generation,
             message=self._on_message,
+            ended=self._farewell.hear,
         )
         return Loop(
             pool=self._pool,
@@ -304,6 +309,8 @@ class Session:
         self._run_loop()
         try:
             self.progress.last_look(self._pool.pids)
+            if not self._loop.is_cut_off:
+                self._farewell.say()
             if self._loop.stopped or self._loop.error is not None:
                 self._pool.close(0.0)
             self._pool.dismiss()  # they end while the last frames are written

@@ -36,7 +36,7 @@ def trial(
     `others`, the files that the caller writes, are among those that are read; and as `function.resolve` does.
     """
     spec = parse(function, here())
-    sources = source_files(spec, settings.init, (), here())
+    sources = source_files(spec, {"init": settings.init, "end": settings.end}, (), here())
     check([
         *(Use("INPUT", 0 if name == "-" else name, Access.READ) for name in inputs),
         *(Use(role, path, Access.READ) for role, path in sources),
@@ -46,10 +46,14 @@ def trial(
     item = _find(inputs, name, settings, id, line)
     arguments = {**settings.set, **from_environment(settings.set_env)}
     learn(arguments[key] for key in settings.set_env)
-    resolved = resolve(spec, settings.init)
+    resolved = resolve(spec, settings.init, settings.end)
     if resolved.init is not None:
         resolved.init()
-    return resolved.function(item, **arguments)
+    try:
+        return resolved.function(item, **arguments)
+    finally:
+        if resolved.end is not None:
+            resolved.end()
 
 
 def _find(inputs: Sequence[str], name: str, settings: Settings, id: str | None, line: int | None) -> Any:

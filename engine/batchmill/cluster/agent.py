@@ -305,6 +305,7 @@ def at_home(setup: AgentSetup, folder: str, cores: int, environ: Mapping[str, st
         worker,
         spec=settled(worker.spec, folders),
         init=settled(worker.init, folders),
+        end=settled(worker.end, folders),
         script=settled(worker.script, folders),
         environ={**thread_caps(len(setup.slots), cores, environ), **environ},
         directory=worker.directory if os.path.isdir(worker.directory) else folder,

@@ -320,13 +320,14 @@ def _agent_setup(plan: Plan) -> AgentSetup:
     if isinstance(worker.spec, FunctionSpec):
         spec = anchored(worker.spec)
         script = worker.script and anchored(worker.script)
-        worker = replace(worker, spec=spec, init=located(worker.init, spec, worker.directory), script=script)
+        worker = replace(worker, spec=spec, init=located(worker.init, spec, worker.directory),
+                         end=located(worker.end, spec, worker.directory), script=script)  # fmt: skip
     return AgentSetup(
         slots=range(0),
         worker=worker,
         arguments=plan.arguments(),
         limits=replace(plan.watched, max_items_per_worker=None),
-        files=collect(worker.spec, worker.init, worker.script),
+        files=collect(worker.spec, worker.init, worker.end, worker.script),
     )
 
 
@@ -341,7 +342,7 @@ def doubts(name: str, facts: dict[str, Any], plan: Plan) -> str:
     if theirs == ours:
         return ""
     said = f"worker {name} has {_python(facts)}, and this is {_python(own)}"
-    if any(isinstance(spec, FunctionSpec) and spec.kind == "pickle" for spec in (plan.spec, plan.init)):
+    if any(isinstance(spec, FunctionSpec) and spec.kind == "pickle" for spec in (plan.spec, plan.init, plan.end)):
         raise ClusterUnfit(f"{said}: functions sent by value need the same", "name the function, or use one Python")
     return f"Warning: {said}; results may differ"
 

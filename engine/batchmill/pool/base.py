@@ -16,10 +16,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from batchmill.errors import BatchmillError
 from batchmill.text import in_words
+from batchmill.worker import main
 from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, OPENED, RECORD_BITS
 
 LATE = 3.0  # seconds after which a broken executor's thread is not waited for any more
@@ -103,6 +105,7 @@ class Worker:
         self.started = time.monotonic()
         self.busy_since = 0.0  # when it was last given something while it had nothing else
         self.lost_at = 0.0
+        self.ends_since: float | None = None  # when it was told to call what is to be called at its end
 
 
 class WorkerPool:
@@ -217,6 +220,9 @@ class WorkerPool:
         without."""
         return error
 
+    calls_end = False  # whether something is to be called at the end of a worker that has nothing more to do
+    ends_within = 0.0  # seconds that this may take
+
     isolates = False  # whether workers see to it themselves that a chunk which is to be alone is
 
     def shrink(self) -> None:
@@ -274,15 +280,41 @@ class WorkerPool:
         free."""
         worker.retiring = True
         self.lower(worker, 0, 0)
-        if not worker.outstanding and not worker.lost:
-            self._let_go(worker)
-            worker.executor.shutdown()
+        if worker.outstanding or worker.lost:
+            return
+        if self._is_to_end(worker):
+            self._note_end(worker)
+            self.submit(worker, ("end", 0), main.end)
+            return
+        self._let_go(worker)
+        worker.executor.shutdown()
+
+    def _is_to_end(self, worker: Worker) -> bool:
+        return self.calls_end and worker.ready and worker.ends_since is None
+
+    def _note_end(self, worker: Worker) -> None:
+        worker.ends_since = time.monotonic()
+        worker.is_spared = True
+
+    def end_idle(self) -> list[Future[main.Ended]]:
+        """Have the workers that have nothing to do call what is to be called at their end; nothing is given to them
+        after it."""
+        found: list[Future[main.Ended]] = []
+        for worker in self.workers.values():
+            if not worker.outstanding and self._is_to_end(worker):
+                self._note_end(worker)
+                with suppress(RuntimeError):  # it broke just now
+                    found.append(worker.executor.submit(main.end))
+        return found
 
     def gone(self) -> Iterator[Worker]:
         """The workers given up whose process is dead and whose executor has come to rest since the last call."""
         for worker in [worker for worker in self.workers.values() if worker.executor.is_deaf]:
             worker.deaf = worker.is_spared = True
             self.give_up(worker)
+        for worker in list(self.workers.values()):
+            if worker.ends_since is not None and time.monotonic() - worker.ends_since > self.ends_within:
+                self.give_up(worker)
         for worker in list(self._dying):
             late = time.monotonic() - worker.lost_at > LATE
             if not worker.executor.is_dead:

@@ -63,13 +63,14 @@ class Callbacks:
     """Whom the loop tells what.
 
     `commit` appends an outcome frame and returns why the run must stop now, or None; `strike` makes a charge durable;
-    `generation` is that of the order of the input.
+    `generation` is that of the order of the input. `ended` gets what came of what a worker called at its end.
     """
 
     commit: Callable[[Chunk, bytes, ReplySummary], str | None]
     strike: Callable[[dict[str, Any]], None]
     generation: Callable[[], int]
     message: Callable[[str], None]
+    ended: Callable[[str], None] = lambda error: None
 
 
 class Loop:
@@ -329,6 +330,8 @@ class Loop:
             return
         if kind == "hello":
             self._ready(worker, answer)
+        elif kind == "end":
+            self._tell.ended(answer.error)
         elif kind in ("run", "scan") and self._in_flight.has(number):
             self._replied(worker, answer)
         elif kind == "render":
@@ -438,6 +441,11 @@ class Loop:
         if phase is Phase.OVER and not self._ending.killed:
             self.stopped = self.stopped or StopReason.TIME_LIMIT
             self._ending.kill()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether nothing more is to be waited for: the workers were killed, or the time is over."""
+        return self._ending.killed or self._is_time_over()
 
     def _is_time_over(self) -> bool:
         return self._time_limit is not None and self._time_limit.phase(self._clock()) is Phase.OVER

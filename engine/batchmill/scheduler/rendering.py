@@ -134,7 +134,7 @@ class LocalOutputMaker(OutputMaker):
     _pool: LocalPool
 
     def __init__(self, setup: WorkerSetup, size: int, put: Callable[[Any], None], output: OutputWriter | None) -> None:
-        setup = replace(setup, spec=None, init=None, preload=(), is_silent=True)
+        setup = replace(setup, spec=None, init=None, end=None, preload=(), is_silent=True)
         super().__init__(
             LocalPool(setup, Pickled.of(({}, {})), size, lambda event: put(Due(partial(self._answered, event)))), output
         )

@@ -59,16 +59,18 @@ def located(init: str | FunctionSpec | None, spec: FunctionSpec, cwd: str) -> st
 
 
 def source_files(
-    spec: FunctionSpec, init: str | FunctionSpec | None, preload: Sequence[str], cwd: str
+    spec: FunctionSpec, hooks: Mapping[str, str | FunctionSpec | None], preload: Sequence[str], cwd: str
 ) -> Iterator[tuple[str, str]]:
-    """The files that a function, its initializer and what is preloaded are read from, each with its role."""
+    """The files that a function, its hooks (`init`, `end`) and what is preloaded are read from, each with its role."""
     yield from (("FUNCTION", path) for path in _files_of_spec(spec, cwd))
-    if isinstance(init, FunctionSpec):
-        yield from ((option("init"), path) for path in _files_of_spec(init, cwd))
-    elif init is not None and ":" in init:
-        where = init.rpartition(":")[0]
-        paths = [os.path.join(cwd, where)] if where.endswith(".py") or "/" in where else files_of_module(where, cwd)
-        yield from ((option("init"), path) for path in paths)
+    for name, hook in hooks.items():
+        if isinstance(hook, FunctionSpec):
+            yield from ((option(name), path) for path in _files_of_spec(hook, cwd))
+        elif hook is not None and ":" in hook:
+            where = hook.rpartition(":")[0]
+            is_path = where.endswith(".py") or "/" in where
+            paths = [os.path.join(cwd, where)] if is_path else files_of_module(where, cwd)
+            yield from ((option(name), path) for path in paths)
     for module in preload:
         yield from ((option("preload"), path) for path in files_of_module(module, cwd))
 

@@ -32,14 +32,17 @@ TRACEBACK_LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A worker's own function and initializer."""
+    """A worker's own function, and what it calls before its first item and after its last."""
 
     function: Callable[..., Any]
     init: Callable[..., Any] | None
+    end: Callable[[], Any] | None = None
 
 
-def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resolved:
-    """Import what `spec` names, and `init` (NAME in the function's module, MODULE:NAME, or a spec). Workers only.
+def resolve(
+    spec: FunctionSpec, init: str | FunctionSpec | None = None, end: str | FunctionSpec | None = None
+) -> Resolved:
+    """Import what `spec` names, and `init` and `end` (NAME in its module, MODULE:NAME, or a spec). Workers only.
 
     Changes sys.path, sys.modules and, for functions of a script, `__main__` of this process. Raises UnknownFunction (no
     such module or name), InvalidUsage (async, generator, not callable), InputMissing (the file has gone) and
@@ -53,8 +56,9 @@ def resolve(spec: FunctionSpec, init: str | FunctionSpec | None = None) -> Resol
     else:
         function = _guarded(f"unpickling {spec.display}", blob.loads)
     refuse_unfit(function, spec.display)
-    found = None if init is None else _resolve_init(init, spec, module)
-    return Resolved(function, found)
+    hooks = [None if hook is None else _resolve_hook(name, hook, spec, module)
+             for name, hook in (("init", init), ("end", end))]  # fmt: skip
+    return Resolved(function, *hooks)
 
 
 def check_arguments(spec: FunctionSpec, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
@@ -97,20 +101,22 @@ def _of_user(error: BaseException) -> TracebackType | None:
     return at
 
 
-def _resolve_init(init: str | FunctionSpec, spec: FunctionSpec, module: ModuleType | None) -> Callable[[], Any]:
-    if isinstance(init, str):
-        where, _, name = init.rpartition(":")
+def _resolve_hook(
+    setting: str, hook: str | FunctionSpec, spec: FunctionSpec, module: ModuleType | None
+) -> Callable[..., Any]:
+    if isinstance(hook, str):
+        where, _, name = hook.rpartition(":")
         if module is not None and is_name(name) and where in ("", spec.module):
             own = replace(spec, name=name, label="")
-            found: Callable[[], Any] = _attribute(module, own)
+            found: Callable[..., Any] = _attribute(module, own)
             refuse_unfit(found, own.display)
             return found
         if not where:
-            raise InvalidUsage(f"{option('init', repr(init))} names no module", "write MODULE:NAME")
-        init = parse(init, here())
-    if init.directory is not None and init.directory not in sys.path:
-        sys.path.insert(1, init.directory)  # behind the function's own directory
-    return resolve(replace(init, directory=None)).function
+            raise InvalidUsage(f"{option(setting, repr(hook))} names no module", "write MODULE:NAME")
+        hook = parse(hook, here())
+    if hook.directory is not None and hook.directory not in sys.path:
+        sys.path.insert(1, hook.directory)  # behind the function's own directory
+    return resolve(replace(hook, directory=None)).function
 
 
 def load(spec: FunctionSpec) -> ModuleType:

@@ -20,6 +20,7 @@ from batchmill.input.items import ItemReader
 from batchmill.secrecy import hide, learn, mask_arguments
 from batchmill.system.children import MARK, adopt_orphans, kill_descendants, mark_of
 from batchmill.text import option, speak_command_line
+from batchmill.worker import item_logs
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.board import Board
 from batchmill.worker.bootstrap import end_with_parent, handle, redirect, seal
@@ -28,7 +29,7 @@ from batchmill.worker.command_runner import CommandRunner, TaskReader
 from batchmill.worker.function import FunctionSpec
 from batchmill.worker.loader import check_arguments, failure, resolve
 from batchmill.worker.passthrough import Passer
-from batchmill.worker.records import ALARM, COLUMNS, COMMAND, note_fork, note_touch, on_alarm
+from batchmill.worker.records import ALARM, COLUMNS, COMMAND, at_item, note_fork, note_touch, on_alarm
 from batchmill.worker.records import this_worker as _this
 from batchmill.worker.script import stand_in
 from batchmill.worker.shared import SharedPickle
@@ -56,6 +57,8 @@ class WorkerSetup:
     close: tuple[int, ...] = ()  # descriptors that a forked worker inherited and must let go
     is_command_line: bool = False  # how options are called in what is said
     own: OwnFiles = NO_FILES  # what the run itself writes, where commands are told of files
+    end: str | FunctionSpec | None = None
+    log_level: str | None = None
     gives_back: bool = False  # results go to the program at once, and nowhere else
     mark: str = ""  # of this run's commands
 
@@ -93,6 +96,7 @@ def start(board: Board, slot: int, shared: SharedPickle, inherited: list[int | N
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(setup.environ)
+    os.environ["BATCHMILL_WORKER"] = str(slot)
     faulthandler.disable()  # a crash is reported by the parent, in one line
     handle(ALARM, on_alarm)
     if setup.is_command_line:
@@ -134,7 +138,8 @@ def start(board: Board, slot: int, shared: SharedPickle, inherited: list[int | N
 def _prepare_function(spec: FunctionSpec, arguments: Pickled) -> None:
     setup = _this.setup
     stand_in(setup.script)
-    resolved = _this.resolved = resolve(spec, setup.init)
+    item_logs.set_up(setup.log_level, at_item)
+    resolved = _this.resolved = resolve(spec, setup.init, setup.end)
     kwargs, init_kwargs = arguments.loads()
     secrets: list[Any] = []
     for named in (kwargs, init_kwargs):
@@ -176,6 +181,23 @@ def _initialize(init: Callable[..., Any] | None, kwargs: dict[str, Any]) -> None
         init(**kwargs)
     except BaseException as error:
         _this.error = failure(f"{option('init')} {getattr(init, '__name__', type(init).__name__)}", error)
+
+
+class Ended(NamedTuple):
+    """A worker's last word: what was to be called at its end was called, and `error` is what came of it ("": well)."""
+
+    error: str
+
+
+def end() -> Ended:
+    """Call what is to be called when a worker has nothing more to do."""
+    hook = None if _this.resolved is None else _this.resolved.end
+    try:
+        if hook is not None:
+            hook()
+    except BaseException as error:
+        return Ended(hide(failure(f"{option('end')} {getattr(hook, '__name__', type(hook).__name__)}", error).message))
+    return Ended("")
 
 
 def hello() -> Ready:

@@ -102,6 +102,7 @@ class WorkerState:
     trouble: str = ""  # why it is unfit for more
     lack: str = ""  # why the rest of the chunk is handed back
     is_alone: bool = False  # nothing runs beside this chunk
+    reply: Reply | None = None  # to the chunk at hand
     is_suspect: bool = False  # the rest is handed back because something was killed for want of memory
 
 
@@ -122,6 +123,12 @@ def on_alarm(signum: int, frame: object) -> None:
 def note_touch() -> None:
     """An item has changed what the next ones begin with."""
     this_worker.is_touched = True
+
+
+def at_item() -> Any:
+    """The id of the item that is being run; None while there is none."""
+    reply = this_worker.reply
+    return reply.ids[-1] if reply is not None and len(reply.ids) > reply.items else None
 
 
 def note_fork() -> None:
@@ -193,7 +200,7 @@ def run_chunk(job: ChunkJob) -> Answer:
     shard, shards = setup.shard or (0, 0)
     head = Head(worker=this_worker.slot, run=setup.run, generation=job.generation, pid=getpid(), started=time(),
                 shard=shard, shards=shards)  # fmt: skip
-    reply = Reply(perf_counter())
+    reply = this_worker.reply = Reply(perf_counter())
 
     def answer() -> Answer:
         return Answer(
