@@ -85,6 +85,11 @@ class Plan:
         """What is run on each item, where that is no function."""
         return self.spec if isinstance(self.spec, CommandSpec) else None
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether it matters to the command which number an item has."""
+        return self.command is not None and self.command.counts(self.format)
+
     @cached_property
     def source_digest(self) -> str:
         """Which code the function has now, "" where that is not known: a command's is not."""

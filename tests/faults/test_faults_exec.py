@@ -92,6 +92,18 @@ def test_an_item_inserted_at_the_head_runs_and_no_other(place: Path) -> None:
     assert outputs(place)[:2] == ["done new", "done 0"]
 
 
+def test_numbers_that_are_not_what_they_were_are_told(place: Path) -> None:
+    """parallel: {#} of the new first job overwrites the file of the old one."""
+    words = ("n.txt", "--resume", "--", "sh", "-c", 'echo "$1" > "$2"', "x", "{}", "{#}.out")
+    assert finish(*words, cwd=place, command=EXEC).err == ""
+    (place / "n.txt").write_text((place / "n.txt").read_text() + "last\n")
+    assert finish(*words, cwd=place, command=EXEC).err == ""
+    (place / "n.txt").write_text("new\n" + (place / "n.txt").read_text())
+    assert "{#} may be that" in finish(*words[:1], "--dry-run", *words[1:], cwd=place, command=EXEC).out
+    ended = finish(*words, cwd=place, command=EXEC)
+    assert (ended.status, "{#} of what ran now may be that of an item done earlier" in ended.err) == (0, True)
+
+
 def test_a_failed_item_is_not_done(place: Path) -> None:
     """parallel --resume: counted as done, and the second run exits 0."""
     words = ("n.txt", "--resume", "--", "sh", "-c", NOTE + "[ $1 != 3 ] || [ -e mended ]", "x")

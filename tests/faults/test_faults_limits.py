@@ -61,6 +61,13 @@ def test_few_processes_for_commands_are_fewer_workers_or_one_line(processes: int
     assert_fair(under(*words, at=shared, wrapper=as_somebody(processes)), shared, ITEMS)
 
 
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("processes", [6, 9, 11, 12, 14, 20])
+def test_scripts_that_fork_are_run_by_fewer_workers_and_cost_no_item(processes: int, shared: Path) -> None:
+    words = (*EXEC, "-o", "out", "-j", "4", "--shell", "echo {} | cat")
+    assert_fair(under(*words, at=shared, wrapper=as_somebody(processes)), shared, ITEMS)
+
+
 def test_commands_that_leave_no_process_to_those_of_others_cost_no_item(shared: Path) -> None:
     # Two workers and one process for their commands, each of which takes longer than a short patience.
     words = (*EXEC, "-o", "out", "-j", "2", "--limit", "4", "--chunk-size", "1", "--stdin", "--", "sleep", "4")

@@ -82,6 +82,8 @@ def _details(inputs: Sequence[str], seen: DryRun) -> Iterator[str]:
     if seen.older:
         were, them = ("result was", "it") if seen.older == 1 else ("results were", "them")
         yield f"{seen.older} {were} made by other source than there is now; --rerun-older runs {them} again"
+    if seen.renumbered:
+        yield "items stand at other places than before: {#} may be that of an item done earlier"
     if seen.first_unreadable is not None:
         bad = seen.first_unreadable
         more = "; the first is" if seen.unreadable > 1 else ":"

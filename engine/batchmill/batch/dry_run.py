@@ -75,7 +75,8 @@ class DryRun:
     run, and run again if `retry_failed`. `to_do` items would run, at most --limit; `left` are those beyond it.
     `unreadable` records of the input are no items and would fail, the first of them `first_unreadable`. `first` are the
     first items that would run; `workers` those that there would be, on a cluster at most (0: it depends on what is
-    there); `fate` is what becomes of the checkpoint.
+    there); `fate` is what becomes of the checkpoint;
+    `renumbered` says that {#} of the command is another than it was, for items that are done.
     """
 
     total: int
@@ -95,6 +96,7 @@ class DryRun:
     workers_from: str
     checkpoint: str | None
     fate: str
+    renumbered: bool = False
 
 
 def preview(plan: Plan) -> DryRun:
@@ -138,6 +140,7 @@ def _preview(plan: Plan, count: _Count, fate: str, older: int) -> DryRun:
         workers_from=source,
         checkpoint=plan.checkpoint,
         fate=fate,
+        renumbered=plan.has_numbers and matcher is not None and matcher.positions.have_moved,
     )
 
 

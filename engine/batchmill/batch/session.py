@@ -50,6 +50,11 @@ from batchmill.worker.sealer import Sealer
 
 REMOVED_LIMIT = 5000  # ranges of outcomes in a frame that says which are of items removed from the input
 
+RENUMBERED = (
+    "Items stand at other places of INPUT than before, so {#} of what ran now may be that of an item done earlier, and"
+    " a file named by it be written over; {} and fields stay the same"
+)
+
 
 class Session:
     """What exists only while a batch runs, for which the arguments are Batch's. Whatever happens, `stack` closes all
@@ -395,6 +400,8 @@ class Session:
         before = self._history.runs.get(self._number - 1, {}).get("input", ())
         for sentence in self._matcher.of_changed(before, self._plan.inputs) if self._matcher else ():
             self._warn(sentence)
+        if self._plan.has_numbers and self._matcher and self._matcher.positions.have_moved and self.progress.done:
+            self._warn(RENUMBERED)
         for sentence in self._output.sentences if self._output is not None else ():
             self._warn(sentence)
         for sentence in self._source.left_out() if isinstance(self._source, ByteSource) else ():

@@ -31,6 +31,11 @@ class Positions:
         self._from: int | None = None
         self._kept = 0  # the position up to which outcomes were found where they were before
 
+    @property
+    def have_moved(self) -> bool:
+        """Whether something that is done was found at another position than before."""
+        return self.generation > self._base
+
     def note_offsets(self, seq: int, offsets: Sequence[int]) -> None:
         """At which offsets from its first position a frame's outcomes were recorded: known before `put` has one."""
         if not isinstance(offsets, range):

@@ -358,7 +358,7 @@ class Loop:
         else:
             is_well = not any(summary.failed for _, summary in answer.parts)
             if done and self._crashes.survived(chunk, is_well=is_well):
-                self._startup.shrink("there is no memory for more at once")
+                self._startup.shrink("there is not enough memory, or processes, for more at once")
             if answer.lack and not self._has_waited:
                 self._has_waited = True
                 self._tell.message(f"Waiting: {answer.lack}; items run when that is over")

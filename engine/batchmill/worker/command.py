@@ -18,7 +18,7 @@ from batchmill.secrecy import mask_script, mask_words
 from batchmill.text import close_names, did_you_mean, escape
 from batchmill.worker.child_process import KILL_AFTER
 from batchmill.worker.shell_script import ShellScript
-from batchmill.worker.template import Grammar, Task, Template, placeholders
+from batchmill.worker.template import Grammar, Placeholder, Task, Template, placeholders
 
 MAX_KEPT = 24 << 20  # bytes of a stream: two of them, and an item, fit into an outcome
 _LONGEST = 4000  # characters of a command that is said
@@ -133,6 +133,11 @@ class CommandSpec:
             return escape(mask_script(template.shown(task)), _LONGEST)
         words = [word.decode("utf-8", "surrogateescape") for word in template.fill(task)]
         return escape(shlex.join(mask_words(words)), _LONGEST)
+
+    def counts(self, format: str | None) -> bool:
+        """Whether it has the item's number in the input in it."""
+        parts = (part for word in self.words for part in self.grammar(format).parse(word))
+        return any(isinstance(part, Placeholder) and part.written == "{#}" for part in parts)
 
     def grammar(self, format: str | None, worker: int = 0) -> Grammar:
         """Which placeholders there are for items of this format."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -27,7 +29,7 @@ from batchmill.text import escape
 from batchmill.worker.child_process import HELD, AskedToEnd, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.passthrough import LinesOn, Passer, tagged
-from batchmill.worker.reply import FailedCommand, KilledForMemory, Postponed
+from batchmill.worker.reply import FailedCommand, KilledForMemory, NoProcessLeft, Postponed
 from batchmill.worker.template import Task
 
 TAIL_LINES = 20
@@ -35,6 +37,9 @@ _LONGEST_TAG = 1000  # characters of an id before each line
 _LONGEST_ID = 4096  # bytes of an id in the environment, which is bounded together with the arguments
 _SHOWN = 100  # bytes of a program's name in a message: it may be the item
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # it, or what a shell waited for
+_PAUSES = (0.1, 0.2, 0.4)  # seconds before a command is run again that found no process
+# What dash, bash, busybox, zsh and xargs say.
+_CANNOT_FORK = re.compile(rb"(?i)(?:cannot|can't) fork|fork: retry|fork(?: failed)?: resource temporarily unavailable")
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -94,18 +99,27 @@ class CommandRunner:
             raise lacking(failed.error, "no command can be started") or failed.error from None
 
     def __call__(self, task: Task) -> dict[str, Any]:
-        """How the command ended on a Task, as a map; raises ItemFailed where that was not well, KilledForMemory where
-        the kernel ended it, and Postponed where others have all the processes there may be: the item has no part in
-        that."""
+        """How the command ended on a Task, as a map; raises ItemFailed where that was not well, Starved where it found
+        no memory or no process, and Postponed where others have all the processes there may be: the item has no part
+        in that."""
         if type(task.item) is str and self._own.has(task.item):
             raise ItemFailed(
                 ItemError(
                     "OwnFile", "it is a file that this run writes itself; leave it out, or name it elsewhere (-c, -o)"
                 )
             )
-        spec, words = self._spec, self._template.fill(task)
-        if spec.trace:
+        words = self._template.fill(task)
+        if self._spec.trace:
             self._say(task)
+        for pause in _PAUSES:
+            try:
+                return self._run(task, words)
+            except NoProcessLeft:
+                time.sleep(pause)  # what others run may end by then
+        return self._run(task, words)
+
+    def _run(self, task: Task, words: list[bytes]) -> dict[str, Any]:
+        spec = self._spec
         out, err = self._captures(task)
         try:
             ended = self._commands.run(
@@ -116,6 +130,8 @@ class CommandRunner:
                 timeout=self._timeout,
                 variables=self._variables(task),
             )
+            if os.waitstatus_to_exitcode(ended.status) not in (0, *spec.ok_exit) and _CANNOT_FORK.search(err.tail):
+                raise NoProcessLeft(_failed("ExitStatus", "no process left for it", {}, out, err).error)
             self._pass_on(task, out, err)
         except NotStarted as failed:
             if failed.error.errno in HELD:

@@ -31,7 +31,7 @@ from batchmill.model import Chunk, IdScan
 from batchmill.text import UNFIT, describe, in_words
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.loader import Resolved
-from batchmill.worker.reply import KilledForMemory, Part, Postponed, Reply
+from batchmill.worker.reply import Part, Postponed, Reply, Starved
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32
@@ -226,8 +226,8 @@ def _run(job: ChunkJob, reply: Reply) -> None:
     """Run records into the reply, as long as any can be run."""
     try:
         _run_records(job, reply)
-    except (Postponed, KilledForMemory) as error:
-        this_worker.is_suspect = isinstance(error, KilledForMemory)
+    except (Postponed, Starved) as error:
+        this_worker.is_suspect = isinstance(error, Starved)
         this_worker.lack = error.lack if isinstance(error, Postponed) else ""
         reply.drop()
         reply.at_hand = None
@@ -314,7 +314,7 @@ def _call(item: Any) -> bytes | ItemError:
         return packed
     except BaseException as error:
         this_worker.is_theirs = False
-        if isinstance(error, Postponed) or (isinstance(error, KilledForMemory) and not this_worker.is_alone):
+        if isinstance(error, Postponed) or (isinstance(error, Starved) and not this_worker.is_alone):
             raise
         try:
             this_worker.baseline.calm()

@@ -324,8 +324,16 @@ class Postponed(Exception):
         self.lack = lack
 
 
-class KilledForMemory(ItemFailed):
-    """Raised on an item by a callable of ours, of which the kernel killed something for want of memory.
+class Starved(ItemFailed):
+    """Raised on an item by a callable of ours, which had not what it needs: whoever ran beside it may have taken that.
 
-    Whom it kills need not be who took it: the item is failed with this only if nothing ran beside it.
+    The item is failed with this only if nothing ran beside it.
     """
+
+
+class KilledForMemory(Starved):
+    """The kernel killed something of it for want of memory. Whom it kills need not be who took it."""
+
+
+class NoProcessLeft(Starved):
+    """It could not start what it is made of: others had all the processes there may be."""

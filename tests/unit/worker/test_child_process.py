@@ -19,7 +19,7 @@ from batchmill.worker import child_process, command_runner
 from batchmill.worker.child_process import PIECE, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.command_runner import CommandRunner
-from batchmill.worker.reply import KilledForMemory, Postponed
+from batchmill.worker.reply import KilledForMemory, NoProcessLeft, Postponed
 from batchmill.worker.template import Task
 
 MIB = 1 << 20
@@ -187,6 +187,18 @@ def test_a_script_needs_a_shell_that_can_fork(
     commands.check()
     with pytest.raises(NotStarted):
         commands.check(forks=True)
+
+
+def test_a_command_that_finds_no_process_runs_again_and_then_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command_runner, "_PAUSES", (0.0, 0.0))
+    script = "echo x >> tries; echo 'sh: 1: Cannot fork' >&2; [ $(wc -l < tries) -gt {} ]"
+    runner = CommandRunner(CommandSpec((script,), shell=True), "lines", os.environb, None, None)
+    assert runner(Task("2", b"2", 1))["exit"] == 0
+    with pytest.raises(NoProcessLeft, match="Cannot fork"):
+        runner(Task("9", b"9", 1))
 
 
 @pytest.mark.parametrize("script", ["kill -9 $$", "sh -c 'kill -9 $$'; exit"])
