@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from batchmill.checkpoint.frames import FILE_MAGIC
+from batchmill.codec.identity import kept
 from batchmill.codec.pack import pack_value
 from batchmill.errors import InvalidUsage
 from batchmill.files.atomic_file import descriptor_of
@@ -37,7 +38,7 @@ from batchmill.version import __version__
 from batchmill.worker.code_bundle import anchored, collect, source_files
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.command_runner import TaskReader
-from batchmill.worker.function import FunctionSpec, here, of_callable, parse, program_script
+from batchmill.worker.function import FunctionSpec, captured_in, here, of_callable, parse, program_script
 from batchmill.worker.main import WorkerSetup, refuse_batch
 from batchmill.worker.source_digest import source_digest
 
@@ -68,6 +69,7 @@ class Plan:
     others: tuple[Use, ...] = ()
     gives_back: bool = False
     init_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    captured: Mapping[str, Any] = field(default_factory=dict)  # values that are in the function itself
 
     @cached_property
     def files(self) -> tuple[Use, ...]:
@@ -197,16 +199,33 @@ class Plan:
         """The arguments that META does not say, or not whole."""
         shown = mask_arguments(self.kwargs, self.settings.set_env)
         hidden = {f"--set {key}": self.kwargs[key] for key, value in shown.items() if is_masked(value)}
+        shown = mask_arguments(self.captured)
+        hidden |= {f"captured {key}": self.captured[key] for key, value in shown.items() if is_masked(value)}
         if self.command is not None and self.command.is_masked:
             hidden["command"] = list(self.command.words)
-        return Secrets({name: pack_value(_kept(value)) for name, value in hidden.items()})
+        return Secrets({name: pack_value(self._kept(name, value)) for name, value in hidden.items()})
+
+    def _arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by name, as META has them; nothing of them where it is of no use to anybody."""
+        if self.checkpoint is None:
+            return {}
+        return {key: self._kept(key, value) for key, value in mask_arguments(values, self.settings.set_env).items()}
+
+    @staticmethod
+    def _kept(name: str, value: Any) -> Any:
+        try:
+            return kept(value)
+        except Exception as error:  # of the value's own methods it may be any
+            said = f"{name} cannot be told from another one: {type(error).__name__}: {error}"
+            raise InvalidUsage(said, "give name=... for a function, or make it in init=") from None
 
     def meta(self) -> dict[str, Any]:
         """What a new checkpoint's META frame says: whose it is."""
         return {
             "function": None if self.command else self.spec.identity,
             "command": self.command and self.command.identity,
-            "set": {key: _kept(value) for key, value in mask_arguments(self.kwargs, self.settings.set_env).items()},
+            "set": self._arguments(self.kwargs),
+            **({"captured": self._arguments(self.captured)} if self.captured else {}),
             **({"secrets": self.secrets.seal(os.urandom(16))} if self.secrets.values else {}),
             "format": self.format or "items",
             "id_rule": "callable" if self.id is not None else IdRule(self.settings.id_field).name,
@@ -261,6 +280,7 @@ def make_plan(
         id=id,
         others=tuple(others),
         init_kwargs=dict(init_kwargs or {}),
+        captured={} if name or not isinstance(spec, FunctionSpec) else captured_in(function, spec),
         gives_back=gives_back and checkpoint is None and output is None,
     )
     _check_names(plan)
@@ -434,15 +454,6 @@ def _is_checkpoint(path: str) -> bool:
             return file.read(len(FILE_MAGIC)) == FILE_MAGIC
     except OSError:
         return False
-
-
-def _kept(value: Any) -> Any:
-    """A keyword argument as the checkpoint's identity keeps it: itself, or its type where it cannot be packed."""
-    try:
-        pack_value(value)
-    except (ValueError, TypeError):
-        return f"{type(value).__module__}.{type(value).__qualname__}"
-    return value
 
 
 def default_name(first_input: str, function: str) -> str:

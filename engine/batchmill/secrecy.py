@@ -284,8 +284,9 @@ def mask_command(command: Mapping[str, Any]) -> dict[str, Any]:
 def mask_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The map of a RUN or META frame, also of one that was written by others."""
     shown = {name: _of_no_argument(value) for name, value in facts.items() if name != "secrets"}
-    if isinstance(facts.get("set"), Mapping):
-        shown["set"] = mask_arguments(facts["set"])
+    for name in ("set", "captured"):
+        if isinstance(facts.get(name), Mapping):
+            shown[name] = mask_arguments(facts[name])
     if isinstance(facts.get("settings"), Mapping):
         shown["settings"] = mask_settings(facts["settings"])
     if isinstance(facts.get("command"), Mapping):

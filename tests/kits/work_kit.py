@@ -25,6 +25,10 @@ def scaled(x: int, by: int = 1) -> int:
     return x * by * factor
 
 
+def keyword(item: Any, **kwargs: Any) -> Any:
+    return item
+
+
 def set_factor() -> None:
     global factor
     factor = 100
@@ -55,6 +59,21 @@ def fail_twice(path: str) -> list[Any]:
 def slow(x: int) -> int:
     time.sleep(0.05)
     return x
+
+
+class Volatile:
+    """Goes to a worker, and cannot be taken apart there."""
+
+    def __reduce__(self) -> Any:
+        if hasattr(self, "there"):
+            raise RuntimeError("what is it?")
+        return _there, ()
+
+
+def _there() -> Volatile:
+    found = Volatile()
+    found.there = True  # type: ignore[attr-defined]
+    return found
 
 
 class Unreadable:

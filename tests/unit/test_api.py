@@ -391,10 +391,10 @@ def test_items_that_cannot_be_sent_or_read_fail_alone(tmp_path: Path) -> None:
 
 
 def test_an_item_without_an_id_fails_with_a_checkpoint_and_runs_without(tmp_path: Path) -> None:
-    report = batchmill.run(work_kit.name_of, [threading.Thread.run], checkpoint=tmp_path / "c.ckpt", workers=1)
-    assert (report.failed, report.failures[0].type) == (1, "ValueError")
+    report = batchmill.run(work_kit.name_of, [work_kit.Volatile()], checkpoint=tmp_path / "c.ckpt", workers=1)
+    assert (report.failed, report.failures[0].type) == (1, "RuntimeError")
     assert "give run(..., id=...)" in report.failures[0].examples[0].message
-    assert batchmill.map(work_kit.name_of, [threading.Thread.run], workers=1) == ["function"]
+    assert batchmill.map(work_kit.name_of, [work_kit.Volatile()], workers=1) == ["Volatile"]
 
 
 # --- stream ----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from batchmill.checkpoint.name_lock import Name, holding, in_the_way
 from batchmill.checkpoint.reader import Reader, exists_with_outcomes, naming, read_payload
 from batchmill.checkpoint.recovery import Found, examine
 from batchmill.checkpoint.writer import Checkpoint
+from batchmill.codec.ids import canonical
 from batchmill.codec.outcomes import pack_map
 from batchmill.errors import (
     BatchmillError,
@@ -36,7 +37,7 @@ from batchmill.files.storage import is_held
 from batchmill.model import Stop
 from batchmill.secrecy import MASK, Secrets, is_masked, mask_facts
 from batchmill.settings import Settings
-from batchmill.text import name_some, option
+from batchmill.text import escape, name_some, option
 
 _T = TypeVar("_T")
 _LOOK, _LONGEST_LOOK = 0.02, 0.5  # seconds between looks at the lock; each is longer than the last
@@ -47,6 +48,7 @@ _IDENTITY = {
     "function": "function",
     "command": "command",
     "set": "set",  # see option
+    "captured": "values in the function",
     "format": "format",
     "id_rule": "id rule",
 }
@@ -205,7 +207,7 @@ def check_identity(
     differences = [
         f"{name} {_shown(theirs.get(key), key)}, not {_shown(ours.get(key), key)}"
         for key, name in names.items()
-        if theirs.get(key) != ours.get(key)
+        if not _is_same(theirs.get(key), ours.get(key))
     ]
     if not differences and not secrets.agrees(kept):
         differences = [f"another value of what is not shown in {', '.join(_hidden(ours, theirs))}"]
@@ -220,13 +222,24 @@ def check_identity(
 def _comparable(meta: Mapping[str, Any]) -> dict[str, Any]:
     """META with nothing of a value that is not shown whole, wherever it comes from and as far as it is shown."""
     shown = mask_facts(meta)
-    arguments = shown.get("set") or {}
-    return {**shown, "set": {key: MASK if is_masked(value) else value for key, value in arguments.items()}}
+    for name in ("set", "captured"):
+        arguments = shown.get(name) or {}
+        shown[name] = {key: MASK if is_masked(value) else value for key, value in arguments.items()}
+    return shown
+
+
+def _is_same(theirs: Any, ours: Any) -> bool:
+    """Compared as bytes: 1 and True differ, two NaN do not, and an array cannot say."""
+    try:
+        return canonical(theirs) == canonical(ours)
+    except ValueError:
+        return False
 
 
 def _hidden(*metas: Mapping[str, Any]) -> Iterable[str]:
     """What is not shown whole of what checkpoints belong to."""
     arguments = [(key, value) for meta in metas for key, value in meta.get("set", {}).items()]
+    arguments += [(key, value) for meta in metas for key, value in meta.get("captured", {}).items()]
     commands = [meta.get("command") for meta in metas]
     named = [f"{option('set')} {key}" for key, value in arguments if is_masked(value)]
     return dict.fromkeys([*named, *(["the command"] if any(map(is_masked, commands)) else [])])
@@ -236,7 +249,7 @@ def _shown(value: Any, key: str) -> str:
     if key == "input" and isinstance(value, list):
         return name_some(value)
     if isinstance(value, Mapping):
-        return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
+        return " ".join(f"{key}={escape(str(item), 60)}" for key, item in value.items()) or "nothing"
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value))
     return "none" if value is None else str(value)

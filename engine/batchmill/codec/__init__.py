@@ -7,10 +7,11 @@
     merging     names the keys or elements of a value that would become equal when it is kept
     own_results results that only our own processes see: whatever pickles
     ids         the bytes that stand for ids and items: checksums, block digests, shards
+    identity    what a value is that msgpack has no form for: a digest by value
     outcomes    the payloads of frames: what a worker packs and the parent appends unopened; `outcome_block` reads them
     json_form   values as JSON, where JSON has no word for them; `unsaid` counts what it could not say
 
 May import: ground.
 """
 
-__all__ = ["ids", "json_form", "outcome_block", "outcomes", "own_results", "pack", "unpack", "unsaid"]
+__all__ = ["identity", "ids", "json_form", "outcome_block", "outcomes", "own_results", "pack", "unpack", "unsaid"]

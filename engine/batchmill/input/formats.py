@@ -305,6 +305,14 @@ PLAIN_IDS = frozenset((str, int, float, bool))  # the types of values that are i
 _SCALARS = tuple(PLAIN_IDS)
 
 
+_FIELDLESS = (str, int, float, bool, type(None), list, tuple)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's own."""
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") and not value.shape else value
+
+
 @dataclass(frozen=True, slots=True)
 class IdRule:
     """How an item's id is found: the field `field_name`, or (None) the rule of engine/README.md#ids."""
@@ -326,10 +334,11 @@ class IdRule:
         if self.field_name is not None:
             return self._field(item, self.field_name)
         if type(item) is dict:
-            found = item.get("id")
+            found = _plain(item.get("id"))
             if found is not None and isinstance(found, _SCALARS):
                 return found
             return digest_id(raw)
+        item = _plain(item)
         if type(item) is str:
             return item if len(item) <= MAX_OWN_ID and len(raw) <= MAX_OWN_ID else digest_id(raw)
         if type(item) in (int, float):
@@ -338,7 +347,10 @@ class IdRule:
 
     @staticmethod
     def _field(item: Any, name: str) -> Any:
-        found = item.get(name) if isinstance(item, dict) else None
+        if isinstance(item, dict):
+            found = _plain(item.get(name))
+        else:  # of Python items it may be any
+            found = None if type(item) in _FIELDLESS else _plain(getattr(item, name, None))
         if found is None or not isinstance(found, _SCALARS):
             what = "has no" if found is None else "has a list or an object in its"
             raise BadItem("MissingId", f"the item {what} field {name!r} ({option('id_field')})")

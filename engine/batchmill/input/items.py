@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from batchmill.codec.identity import digest_of
 from batchmill.codec.ids import checksum, digest_id, fingerprint, shard_of
 from batchmill.errors import ItemError
 from batchmill.files.mapped_pickle import is_digest, read_item
@@ -116,10 +117,14 @@ class ItemReader:
             return self.unread(chunk, offset, record, said)
         try:
             raw, mark = (b"", bytes(record)) if self.is_brief and is_digest(record) else fingerprint(item)
-        except Exception as error:  # of the item's own methods it may be any
-            if chunk.ids is None and self._rule.field_name is None and self._ids_needed:
-                return self.unread(chunk, offset, record, _without_id(error))
-            raw = mark = b""
+        except Exception:  # of the item's own methods it may be any
+            raw = b""
+            try:
+                mark = digest_of(item)
+            except Exception as error:
+                if chunk.ids is None and self._rule.field_name is None and self._ids_needed:
+                    return self.unread(chunk, offset, record, _without_id(error))
+                mark = b""
         content = crc32(mark)
         try:
             id = self._id_of_object(chunk, offset, item, mark)

@@ -15,9 +15,10 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from batchmill.errors import (
@@ -305,6 +306,33 @@ def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> Funct
     named = bool(qualname) and "<lambda>" not in qualname
     name, source = qualname or type(function).__name__, "" if path else by_value.source_digest(function)
     return FunctionSpec("pickle", module, name, path=path, blob=blob, named=named, source=source)
+
+
+def captured_in(function: Any, spec: FunctionSpec) -> dict[str, Any]:
+    """The values by name that make a function that is sent by value another one: what it has closed over, its defaults,
+    the object of its method, and the data among the globals of a notebook that it names."""
+    if spec.blob is None:
+        return {}
+    owner = getattr(function, "__self__", None)
+    found = {} if owner is None or isinstance(owner, type) else {"self": owner}
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType):
+        return found
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        with suppress(ValueError):  # nothing is in it yet
+            found[name] = cell.cell_contents
+    parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
+    defaults = function.__defaults__ or ()
+    found.update(zip(parameters[len(parameters) - len(defaults) :], defaults))
+    found.update(function.__kwdefaults__ or {})
+    if function.__module__ == "__main__" and program_script() is None:
+        named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+        found.update((name, value) for name, value in named.items() if value is not None and not _is_code(value))
+    return {name: value for name, value in found.items() if value is not function}
+
+
+def _is_code(value: Any) -> bool:
+    return callable(value) or isinstance(value, ModuleType)
 
 
 def refuse_unfit(function: Any, shown: str) -> None:
