@@ -16,7 +16,7 @@ from batchmill.importing import attribute
 from batchmill.version import __version__
 
 if TYPE_CHECKING:
-    from batchmill.api import Stream, map, run, stream
+    from batchmill.api import Stream, map, run, stop, stream
     from batchmill.errors import (
         BatchmillError,
         CheckpointBusy,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         NotGuarded,
         OutOfResources,
         OutputLost,
+        Stopped,
         UnknownFunction,
         WorkersLost,
     )
@@ -71,6 +72,7 @@ __all__ = [
     "Settings",
     "Snapshot",
     "Status",
+    "Stopped",
     "Stream",
     "UnknownFunction",
     "Usage",
@@ -79,12 +81,13 @@ __all__ = [
     "map",
     "open_checkpoint",
     "run",
+    "stop",
     "stream",
     "write_results",
 ]
 
 _HOMES = {
-    "api": ("Stream", "map", "run", "stream"),
+    "api": ("Stream", "map", "run", "stop", "stream"),
     "errors": (
         "BatchmillError",
         "CheckpointBusy",
@@ -103,6 +106,7 @@ _HOMES = {
         "NotGuarded",
         "OutOfResources",
         "OutputLost",
+        "Stopped",
         "UnknownFunction",
         "WorkersLost",
     ),

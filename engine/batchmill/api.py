@@ -8,10 +8,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from batchmill.batch.batch import Batch
 from batchmill.batch.commit import Sink
+from batchmill.batch.following import Followers, explained, refuse_part, stop
 from batchmill.batch.own_thread import SLICE, OwnThread, in_own_thread
 from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.codec.own_results import own_outcomes
@@ -21,6 +22,8 @@ from batchmill.model import Outcome, Report, Snapshot, StopReason
 from batchmill.plan import make_plan
 from batchmill.roles import check_items, check_roles
 from batchmill.settings import Settings, SettingsFields
+
+__all__ = ["Stream", "map", "run", "stop", "stream"]
 
 _BLOCKS_AHEAD = 8  # committed blocks that wait for the reader of a stream
 
@@ -37,6 +40,7 @@ def run(
     init_kwargs: Mapping[str, Any] | None = None,
     end: Callable[[], Any] | str | None = None,
     output: str | os.PathLike[str] | None = None,
+    progress: bool | Literal["auto"] = "auto",
     on_progress: Callable[[Snapshot], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     name: str | None = None,
@@ -51,10 +55,11 @@ def run(
     kept); with `resume` items done before are skipped, by id. `id` is the name of a field, or a callable giving an
     item's id; else it is the field "id" of a dict, the item itself where it is a str or number, or a digest of it.
     `init` is called once in each worker, with `init_kwargs`, and `end` when a worker has nothing more to do. `output`
-    is a file for the results, in order. `on_progress` gets a Snapshot now and then (`progress_interval` seconds),
-    `on_message` one line for what a person should know; both are called in another thread. `name` identifies a lambda's
-    checkpoint. `cluster` is a dask.distributed Client, or the address of a scheduler: its workers run the items.
-    Further keywords are fields of Settings: durations in seconds or "30s", sizes in bytes or "2G".
+    is a file for the results, in order. `progress` shows the progress line (True), or not, or in notebooks and
+    interactive sessions alone ("auto"). `on_progress` gets a Snapshot now and then (`progress_interval` seconds) and
+    the last one always, `on_message` one line for what a person should know; both are called in another thread. `name`
+    identifies a lambda's checkpoint. `cluster` is a dask.distributed Client, or the address of a scheduler: its workers
+    run the items. Further keywords are fields of Settings: durations in seconds or "30s", sizes in bytes or "2G".
 
     Items that fail do not raise (`report.raise_for_failures()` does). Raises BatchmillError for what ends the batch,
     ValueError for arguments out of range, what the iterable, `on_progress` or `on_message` raises, and whatever is
@@ -64,7 +69,7 @@ def run(
     """
     errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     try:
-        check_roles(on_progress=on_progress, on_message=on_message)
+        check_roles(progress=progress, on_progress=on_progress, on_message=on_message)
         batch = _batch(
             function,
             items,
@@ -82,7 +87,9 @@ def run(
             fields=settings_fields,
             errand=errands.put,
         )
-        return in_own_thread(lambda: batch.run(on_progress, on_message), batch.stop_for, errands)
+        followers = Followers(progress, on_progress, on_message)
+        with explained(batch):
+            return in_own_thread(lambda: followers.run(batch), batch.stop_for, errands)
     except BatchmillError as error:  # it says what is wrong: nobody needs to see where that was found
         raise error.with_traceback(None) from error.__cause__
 
@@ -152,13 +159,13 @@ class Stream:
     Whatever leaves the block, or is raised in it, is raised when the batch has stopped, as in `run`.
     """
 
-    def __init__(self, batch: Callable[[Sink, Errand], Batch]) -> None:
+    def __init__(self, batch: Callable[[Sink, Errand], Batch], followers: Followers) -> None:
         channel = _Channel()
         running = batch(channel.put, channel.errand)
 
         def work() -> None:
             try:
-                running.run()
+                followers.run(running)
             finally:
                 channel.end()
 
@@ -178,6 +185,11 @@ class Stream:
     def report(self) -> Report | None:
         """The Report once the batch has ended, else None."""
         return self._batch.report
+
+    def stop(self, *, insist: bool = False) -> None:
+        """Stop the batch, from whatever thread: what is running gets `grace` seconds to end (`insist`: none), and what
+        was done is still read."""
+        self._batch.stop(StopReason.STOP, insist=insist)
 
     def __enter__(self) -> Stream:
         self._thread.start()
@@ -205,7 +217,8 @@ class Stream:
         if error is not None and not isinstance(error, GeneratorExit):
             self._batch.stop_for(error)
         try:
-            self._thread.outlast(self._leave)
+            with explained(self._batch):
+                self._thread.outlast(self._leave)
         finally:
             self._channel.run_errands()
 
@@ -221,6 +234,9 @@ def stream(
     init: Callable[..., Any] | str | None = None,
     init_kwargs: Mapping[str, Any] | None = None,
     end: Callable[[], Any] | str | None = None,
+    progress: bool | Literal["auto"] = "auto",
+    on_progress: Callable[[Snapshot], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
     name: str | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
@@ -234,6 +250,7 @@ def stream(
     A slow reader slows the batch down; nothing piles up.
     """
     try:
+        check_roles(progress=progress, on_progress=on_progress, on_message=on_message)
         return Stream(
             lambda sink, errand: _batch(
                 function,
@@ -251,7 +268,8 @@ def stream(
                 fields=settings_fields,
                 sink=sink,
                 errand=errand,
-            )
+            ),
+            Followers(progress, on_progress, on_message),
         )
     except BatchmillError as error:
         raise error.with_traceback(None) from error.__cause__
@@ -265,13 +283,16 @@ def map(
     init: Callable[..., Any] | str | None = None,
     init_kwargs: Mapping[str, Any] | None = None,
     end: Callable[[], Any] | str | None = None,
+    progress: bool | Literal["auto"] = "auto",
+    on_progress: Callable[[Snapshot], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
     **settings_fields: Unpack[SettingsFields],
 ) -> list[Any]:
     """The results of `function` for every item, in order. Raises ItemsFailed at the first failure, and stops then.
 
-    Raises what `run` raises, too.
+    Raises what `run` raises, too, and Stopped where `stop()` or `time_limit` ended it before it had all results.
     """
     found: list[tuple[OutcomeBlock, list[int] | None]] = []
     failed: list[ItemsFailed] = []
@@ -284,9 +305,14 @@ def map(
 
     errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     try:
+        check_roles(progress=progress, on_progress=on_progress, on_message=on_message)
         batch = _batch(function, items, kwargs=kwargs, init=init, init_kwargs=init_kwargs, end=end, cluster=cluster,
                        settings=settings, fields=settings_fields, sink=take, errand=errands.put)  # fmt: skip
-        in_own_thread(batch.run, batch.stop_for, errands)
+        followers = Followers(progress, on_progress, on_message)
+        with explained(batch):
+            in_own_thread(lambda: followers.run(batch), batch.stop_for, errands)
+        if not failed:
+            refuse_part(batch.report)
     except BatchmillError as error:
         raise error.with_traceback(None) from error.__cause__
     if failed:

@@ -158,6 +158,12 @@ class ItemsFailed(BatchmillError):
             self.add_note(traceback)
 
 
+class Stopped(BatchmillError):
+    """A `map` was stopped by `stop()` or `time_limit` before it had all results."""
+
+    exit_code = 3
+
+
 class NotGuarded(BatchmillError, RuntimeError):
     """A script without `if __name__ == "__main__":` started a batch again inside a worker."""
 

@@ -179,7 +179,7 @@ class Snapshot:
         return f"{100 * share:.1f}%"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """What a run says at its end. Times are seconds since the epoch, sizes bytes.
 
@@ -220,6 +220,13 @@ class Report:
     notes: tuple[str, ...] = ()
     removed: int = 0
 
+    def __repr__(self) -> str:
+        done, of = self.completed + self.skipped, "" if self.total is None else f"/{self.total}"
+        parts = [f"{done}{of} ok", f"{self.failed} failed", f"{self.seconds:.1f} s"]
+        parts += [f"stopped: {self.stopped}"] if self.stopped else []
+        parts += [self.checkpoint] if self.checkpoint else []
+        return f"<Report of {self.function}: {', '.join(parts)}>"
+
     @property
     def rate(self) -> float:
         """Items tried in this run per second of wall time."""
@@ -247,6 +254,7 @@ class StopReason(StrEnum):
     LIMIT = "limit"  # --limit items were tried
     MAX_FAILURES = "max-failures"
     TIME_LIMIT = "time-limit"
+    STOP = "stop"  # the program asked for it
     SECONDS = "seconds"  # of a round of a benchmark
     OUTPUT = "output"  # what commands print cannot be passed on
     LEFT = "left"  # the reader of the outcomes stopped reading

@@ -31,6 +31,7 @@ _ROLES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "end": (_is_callable_or_text, "cannot be called", "give a function without arguments, or its name"),
     "on_progress": (_is_callable, "cannot be called", "give a function that takes a Snapshot"),
     "on_message": (_is_callable, "cannot be called", "give a function that takes a text"),
+    "progress": (lambda value: value in (True, False, "auto"), "is no choice", 'give True, False or "auto"'),
     "checkpoint": (_is_path, "is no path", "give the path of a file"),
     "output": (_is_path, "is no path", "give the path of a file"),
     "name": (lambda value: isinstance(value, str) and bool(value), "is no name", "give a text"),

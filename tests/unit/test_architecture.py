@@ -205,7 +205,8 @@ def test_psutil_is_used_by_one_module_alone(name: str) -> None:
 def test_the_engine_prints_nothing(name: str) -> None:
     tree = tree_of(MODULES["batchmill"][name])
     assert "print" not in calls(tree)
-    assert {"sys.stdout.write", "sys.stderr.write", "sys.stdout", "sys.stderr"} & attributes(tree) == set()
+    may = {"sys.stderr.write", "sys.stderr"} if name == "batch.progress_line" else set()  # for who asks for it
+    assert {"sys.stdout.write", "sys.stderr.write", "sys.stdout", "sys.stderr"} & attributes(tree) <= may
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -29,6 +29,7 @@ ROUTINE = (0, 1, 3, 75)
 
 _CAUSES: Mapping[str, str] = {
     StopReason.ERROR: "ended by an error",
+    StopReason.STOP: "stopped by the program",
     StopReason.LEFT: "ended by the program that read its outcomes",
     StopReason.OUTPUT: "ended: its output could not be written",
 }

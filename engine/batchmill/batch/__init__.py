@@ -6,6 +6,7 @@
     commit         a worker's reply: into the checkpoint first, then to all who count on it; `committed`: read back
     progress       counts, snapshots, samples, the report
     farewell       what workers call at the end of a run
+    following      who follows a run from Python; `progress_line`: shows it
     exit_status    of a run, from what it came to
     duplicate_ids  ids that came more than once, counted in bounded memory
     signals        the first asks to stop, a later one insists
@@ -15,4 +16,4 @@
 May import: ground, system, files, plan, scheduler, pool, worker, output, checkpoint, input, codec, cluster.
 """
 
-__all__ = ["batch", "commit", "dry_run", "own_thread", "signals", "trial"]
+__all__ = ["batch", "commit", "dry_run", "following", "own_thread", "signals", "trial"]

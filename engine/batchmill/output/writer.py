@@ -36,6 +36,7 @@ KEPT: Mapping[str, str] = {
     StopReason.LIMIT: "partial",
     StopReason.MAX_FAILURES: "partial",
     StopReason.TIME_LIMIT: "partial",
+    StopReason.STOP: "partial",
 }
 _WASTE = 4  # a stream may decode up to 4 times the items that it writes,
 _FREE = 2_000_000  # and this many in any case
