@@ -143,7 +143,7 @@ def test_values_of_every_shape_are_looked_into_before_they_are_kept(monkeypatch:
     kwargs = {"token": 12345678, "config": Config("me", "sesame99"), "login": [Login("me", "geheim77")], "auth": True,
               "deep": {"headers": {"X-Api-Key": "klaus555"}}, "tokens": 5}  # fmt: skip
     settings = Settings(set_env={"greeting": "GREETING"}, set={"db": "pg://me:geheim77@host"})
-    plan = make_plan("json:loads", [], items=[1], settings=settings, kwargs=kwargs, no_checkpoint=True)
+    plan = make_plan("json:loads", [], items=[1], settings=settings, kwargs=kwargs, checkpoint="x.ckpt")
     assert plan.kwargs["greeting"] == "hunter22"
     meta = plan.meta()
     packed = pack_map(meta)
@@ -157,7 +157,7 @@ def test_what_is_no_variable_is_refused_and_what_may_be_the_secret_itself_is_not
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("NOT_THERE", raising=False)
-    with pytest.raises(InvalidUsage, match=r"--set-env token: the variable NOT_THERE is not set; export NOT_THERE"):
+    with pytest.raises(InvalidUsage, match=r"set_env token: the variable NOT_THERE is not set; export NOT_THERE"):
         make_plan("json:loads", [], items=[1], settings=Settings(set_env={"token": "NOT_THERE"}), no_checkpoint=True)
     with pytest.raises(InvalidUsage) as refused:
         make_plan("json:loads", [], items=[1], settings=Settings(set_env={"token": "ghp_sesame99"}), no_checkpoint=True)
