@@ -33,7 +33,10 @@ from batchmill_cli.terminal.remedies import reading
 if TYPE_CHECKING:
     from batchmill.output.results import Status
 
-OPTIONS = [Option("--json", group="Output", is_flag=True, help="One object per checkpoint.")]
+OPTIONS = [
+    Option("--runs", group="Output", is_flag=True, help="Each run on a line: when, how long, how much, how it ended."),
+    Option("--json", group="Output", is_flag=True, help="One object per checkpoint; with --runs, per run."),
+]
 # By the name of the verdict's kind. A run that was killed leaves the last one unfinished: nothing to do about that.
 MOST_HOSTS = 8
 TROUBLE = {
@@ -46,10 +49,13 @@ TROUBLE = {
     "status",
     cls=Command,
     params=OPTIONS,
-    examples=("batchmill status items.score.ckpt", "batchmill status *.ckpt --json | jq .done"),
+    examples=(
+        "batchmill status items.score.ckpt",
+        "batchmill status *.ckpt --json | jq .done",
+    ),
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
-def command(checkpoints: tuple[str, ...], json: bool) -> int:
+def command(checkpoints: tuple[str, ...], runs: bool, json: bool) -> int:
     """How a run stands or ended, live or dead.
 
     It only reads, and takes no lock: ask as often as you like while a batch runs. Exit 0, whatever the run came to.
@@ -59,8 +65,14 @@ def command(checkpoints: tuple[str, ...], json: bool) -> int:
     with reading(checkpoints):
         for number, path in enumerate(checkpoints):
             with open_checkpoint(path) as results:
-                status = results.status()
-            if json:
+                status, reports = results.status(), results.reports()
+            if runs:
+                from batchmill_cli.commands.status_runs import lines, objects
+
+                as_text = lines(status, reports, named=len(checkpoints) > 1)
+                found = map(as_json, objects(status, reports)) if json else as_text
+                stdio.print_data("\n".join(found))
+            elif json:
                 stdio.print_data(as_json(as_object(status)))
             else:
                 stdio.print_data(("\n" if number else "") + "\n".join(describe(status, time.time())))

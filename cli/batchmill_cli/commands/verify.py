@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchmill.errors import InvalidUsage
 from batchmill.text import escape, format_size, plural
 from batchmill_cli.options.click_options import Command, Option
 from batchmill_cli.options.paths import CHECKPOINT
@@ -32,6 +33,8 @@ WHAT_NEXT = {
 OPTIONS = [
     Option("--salvage", group="Rescue", is_flag=True,
            help="Write every readable frame to NAME.salvaged.ckpt; the damaged file stays as it is."),
+    Option("--compact", group="Rescue", type=CHECKPOINT, metavar="NAME",
+           help="Write it anew without what was superseded; the old file stays as it is."),
     Option("--json", group="Output", is_flag=True, help="One object per checkpoint."),
 ]  # fmt: skip
 
@@ -40,10 +43,13 @@ OPTIONS = [
     "verify",
     cls=Command,
     params=OPTIONS,
-    examples=("batchmill verify items.score.ckpt", "batchmill verify items.score.ckpt --salvage"),
+    examples=(
+        "batchmill verify items.score.ckpt",
+        "batchmill verify items.score.ckpt --salvage",
+    ),
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
-def command(checkpoints: tuple[str, ...], salvage: bool, json: bool) -> int:
+def command(checkpoints: tuple[str, ...], salvage: bool, compact: str | None, json: bool) -> int:
     """Check a checkpoint for damage; rescue what is readable.
 
     Exit 0: all is as it was written, up to an unfinished last frame at most, as a killed run leaves it. Exit 65: it is
@@ -52,10 +58,24 @@ def command(checkpoints: tuple[str, ...], salvage: bool, json: bool) -> int:
     from batchmill.checkpoint.salvage import salvaged_name
     from batchmill.files.conflicts import Access, Use
 
+    if compact is not None and (salvage or len(checkpoints) > 1):
+        raise InvalidUsage("--compact takes one checkpoint, and no --salvage", "give them one by one")
     made = [Use("the salvaged checkpoint", salvaged_name(path), Access.MADE) for path in checkpoints if salvage]
+    made += [Use("--compact", compact, Access.MADE)] if compact is not None else []
     with reading(checkpoints, *made):
         damaged = [path for path in checkpoints if not check(path, salvage, json)]
+        if compact is not None and not damaged:
+            _compact(checkpoints[0], compact, json)
     return DAMAGED if damaged else 0
+
+
+def _compact(path: str, out: str, json: bool) -> None:
+    from batchmill.checkpoint.compaction import compact
+
+    made = compact(path, out)
+    kept = f"{format_size(made.size)} of {format_size(made.before)}"
+    said = f"wrote {escape(out, 300)}: {kept}, without {plural(made.dropped, 'superseded outcome')}"
+    stdio.print_data(as_json(made) if json else said)
 
 
 def check(path: str, salvage: bool, json: bool) -> bool:

@@ -112,6 +112,8 @@ OPTIONS = [
     Option("--progress", group=CRON, type=Choice(MODES), metavar="NAME", default="auto",
            help="line, log or none. [auto: a line on a terminal]"),
     Option("--progress-interval", group=CRON, metavar="DUR", help="Between lines. [0.1s; log: 30s]"),
+    Option("--log", group=CRON, type=paths.FILE, metavar="FILE",
+           help="Add all that is said to FILE, with times: beside the mail."),
     Option("--metrics", group=CRON, type=paths.FILE, metavar="FILE.prom",
            help="Keep metrics for Prometheus there (node_exporter's textfile collector)."),
     Option("--wait", group=CRON, metavar="[DUR]", is_flag=False, flag_value=FOREVER, may_take=is_wait,

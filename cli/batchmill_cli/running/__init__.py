@@ -1,4 +1,5 @@
-"""A batch run from the command line: progress, what workers print (`worker_output`), metrics, the report at its end.
+"""A batch run from the command line: progress, what workers print (`worker_output`), metrics, the report at its end;
+`log_file`: what was said, with times.
 
 May import: engine, terminal, options.
 """

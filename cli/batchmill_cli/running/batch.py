@@ -16,16 +16,17 @@ import click
 from batchmill.errors import CheckpointBusy, InvalidUsage, is_signal
 from batchmill.model import Report, Snapshot, StopReason
 from batchmill.settings import Settings, parse_duration
-from batchmill.text import escape, plural
+from batchmill.text import as_reported, escape, plural
 from batchmill_cli import BEGAN
 from batchmill_cli.options.command_lines import program_name, retold
+from batchmill_cli.running.log_file import LogFile
 from batchmill_cli.running.metrics import Metrics
 from batchmill_cli.running.progress import Screen, choose_mode
 from batchmill_cli.running.report import NextSteps, is_shown, render, report_object, results, resume_command
 from batchmill_cli.running.worker_output import Relay
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.json_output import as_json
-from batchmill_cli.terminal.quoting import quote
+from batchmill_cli.terminal.quoting import join, quote
 from batchmill_cli.terminal.remedies import streams_in_use
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Ended:
     report: Report
     checkpoint: str | None
     held: tuple[str, ...]
+    log: LogFile | None = None
 
 
 def run_batch(
@@ -92,11 +94,32 @@ def run_batch(
 ) -> Ended:
     """Run the batch with its progress on stderr. With `passing`, what its commands print is passed on; `note` is said
     first."""
+    log = LogFile(options["log"], manner.interval) if options.get("log") else None
+    screen = Screen(manner.mode, manner.interval, hold=manner.is_silent, log=log)
+    if log is None:
+        return _run_batch(function, inputs, settings, options, manner, screen, passing, note)
+    log.write(f"begins: {program_name(absolute=True)} {join(retold(sys.argv[1:]))} (in {os.getcwd()})")
+    try:
+        return replace(_run_batch(function, inputs, settings, options, manner, screen, passing, note), log=log)
+    except BaseException as error:
+        log.write(f"ends: {as_reported(error)}")
+        raise
+
+
+def _run_batch(  # noqa: PLR0917 - what run_batch takes, and its screen
+    function: str | CommandSpec,
+    inputs: Sequence[str],
+    settings: Settings,
+    options: Mapping[str, Any],
+    manner: Presentation,
+    screen: Screen,
+    passing: Passing | None,
+    note: str,
+) -> Ended:
     from batchmill.batch.batch import Batch
     from batchmill.plan import make_plan
     from batchmill.system.machine import worker_count
 
-    screen = Screen(manner.mode, manner.interval, hold=manner.is_silent)
     if manner.verbose and not settings.cluster_name:
         workers, source = worker_count(settings.workers)
         screen.say(f"{plural(workers, 'worker')} ({source})")
@@ -135,8 +158,9 @@ def others(options: Mapping[str, Any], *, data: bool, passes: bool = False) -> l
     """The files that a run with these options writes beside its checkpoint and output; see `streams_in_use`."""
     from batchmill.files.conflicts import Access, Use
 
-    metrics = options.get("metrics")
+    metrics, log = options.get("metrics"), options.get("log")
     beside = [Use("--metrics", metrics, Access.WRITTEN)] if metrics else []
+    beside += [Use("--log", log, Access.APPENDED)] if log else []
     return [*streams_in_use(data=data, passes=passes), *beside]
 
 
@@ -193,6 +217,8 @@ def _run(
 def close(ended: Ended, commands: NextSteps, manner: Presentation) -> int:
     """Say what is to be said at the end; the exit status."""
     report = ended.report
+    if ended.log is not None:  # which has had all messages
+        ended.log.write(render(replace(report, warnings=(), notes=()), commands, socket.gethostname()))
     if is_shown(report.exit_code, terminal=manner.terminal, verbose=manner.verbose, quiet=manner.quiet):
         # Every warning was a message too: those already shown are not repeated, those held come with the report.
         path = os.path.relpath(ended.checkpoint) if ended.checkpoint and manner.terminal else ended.checkpoint

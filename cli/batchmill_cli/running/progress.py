@@ -15,6 +15,7 @@ from threading import RLock
 
 from batchmill.model import Snapshot
 from batchmill_cli.options.batch import REDRAW_SECONDS
+from batchmill_cli.running.log_file import LogFile
 from batchmill_cli.running.report import indented
 from batchmill_cli.terminal import stdio
 
@@ -89,20 +90,21 @@ def _is_ours(fd: int) -> bool:
 
 
 class Screen:
-    """stderr during a run. Safe to call from several threads.
+    """stderr during a run, and the log beside it. Safe to call from several threads.
 
     `mode` is "line", "log" or "none"; `interval` the seconds between lines (None: as cli/README.md says). With `hold`,
     messages are kept in `held`: a run in a crontab that succeeds says nothing.
     """
 
     def __init__(self, mode: str, interval: float | None = None, *, hold: bool = False, fd: int = 2,
-                 clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
+                 log: LogFile | None = None, clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
         self.mode = mode
         self._fd = fd
         self._clock = clock
         self._interval = max(interval or 0.0, REDRAW_SECONDS) if mode == "line" else interval or LOG_SECONDS
         self.held: deque[str] = deque(maxlen=HELD_MESSAGES)
         self._hold = hold
+        self._log = log
         self._lock = RLock()
         self._asked = False
         # The first drawn line comes at once, the first logged one after the interval.
@@ -112,6 +114,8 @@ class Screen:
 
     def update(self, snapshot: Snapshot) -> None:
         """Show how the run stands, if it is time to."""
+        if self._log is not None:
+            self._log.update(snapshot)
         if self._asked:
             self._asked = False
             self.show(str(snapshot))
@@ -134,6 +138,8 @@ class Screen:
 
     def say(self, message: str) -> None:
         """Show a message on a line of its own, above the progress line; or keep it, with `hold`."""
+        if self._log is not None:
+            self._log.write(message)
         if self._hold:
             self.held.append(message)
         else:

@@ -4,7 +4,7 @@
     writer       the file of a run: create, lock, append, sync, close
     recovery     what a crash left at the end of the file, and how it is cut
     name_lock    who has a checkpoint's name; `moved_aside`: where an older one goes
-    reader       reading it, live or dead; `salvage`: damaged
+    reader       reading it, live or dead; `salvage`: damaged; `compaction`: anew, without what was superseded
     index        which outcomes there are and where; `moves`: those moved alone; `removed`: those that left the input
     history      what earlier runs said
     matching     the input held against the index: which items are done; `positions`: and where in it they are now
@@ -15,6 +15,7 @@ May import: ground, system, files, codec.
 """
 
 __all__ = [
+    "compaction",
     "frames",
     "history",
     "index",

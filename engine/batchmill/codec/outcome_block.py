@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import lt
 from typing import Any, NamedTuple
 
 from msgpack import Unpacker
 
-from batchmill.codec.outcomes import BODY, MANY, OPENING, Head, pack_outcomes, read_head, refuse_depth
+from batchmill.codec.outcomes import BODY, MANY, NIL, OPENING, Head, pack_outcomes, read_head, refuse_depth
 from batchmill.codec.unpack import UNWEIGHED, read_value, unpack_value
 from batchmill.errors import CheckpointDamaged, ItemError
 from batchmill.model import Outcome
@@ -298,6 +298,25 @@ def excerpts(block: OutcomeBlock, picks: Iterable[int]) -> Iterator[bytes]:
             attempts=[(0, attempts[index])] if index in attempts else None,
             items=None if items is None else [items[index]],
         )
+
+
+def blanked(block: OutcomeBlock, gone: Collection[int]) -> bytes:
+    """The OUTCOMES payload without what the items `gone` came to; their ids, and all that counts, stay. Raises
+    CheckpointDamaged."""
+    items, failures = block.items, block.failures.values()
+    return pack_outcomes(
+        block.head,
+        block.ids,
+        [NIL if index in gone else bytes(block.packed(index)) for index in range(len(block))],
+        [failure._replace(traceback="", raw=None) if failure.item in gone else failure for failure in failures],
+        block.seconds,
+        block.contents,
+        None if block._element(6) is None else block.offsets,
+        list(block.attempts.items()),
+        block.supersedes,
+        None if items is None else [b"" if index in gone else item for index, item in enumerate(items)],
+        None if block._element(10) is None else block.lines,
+    )
 
 
 def _numbers(code: str, data: Any, length: int) -> array[Any]:

@@ -113,6 +113,10 @@ class Results:
             for index in range(len(block)) if indices is None else indices:
                 yield block, index
 
+    def reports(self) -> Mapping[int, Report]:
+        """What each run came to, by its number; a run that is live, or was killed, has none."""
+        return self._history.ends
+
     def run(self, number: int) -> Mapping[str, Any]:
         """What was written down of a run."""
         return self._history.runs.get(number, {})
