@@ -43,7 +43,7 @@ class Chunk(NamedTuple):
     `sealed`: not even opened any more, not for its id either. `scan`: its records are opened for their ids, and not
     run. `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a
     sample's). `alone`: nothing else is to run on its machine meanwhile, for that may be lost with it, or have too
-    little memory.
+    little memory. `single`: the function is called on each record by itself, for a call that covered them all failed.
     """
 
     first: int
@@ -62,6 +62,7 @@ class Chunk(NamedTuple):
     alone: bool = False
     scan: bool = False
     sealed: bool = False
+    single: bool = False
 
     @property
     def to_run(self) -> int:
@@ -189,9 +190,10 @@ class Report:
     `changed` counts done items that kept their old result although their content changed, `repeated` the occurrences of
     an id after its first, `blank` the empty lines passed over, `older_source` the results made by other source of the
     function, `removed` the outcomes in the checkpoint of items that the last complete input did not have. `stopped`
-    names what ended the run early ("" when it ran to the end): "limit", "SIGINT", …. `warnings` are sentences on
-    results that are not what they seem, `notes` on the run. `error` is the type and message of the error that ended it,
-    where one did.
+    names what ended the run early ("" when it ran to the end): "limit", "SIGINT", …. `split_calls` counts the calls of
+    several items that failed, so that each of these was called by itself, `batch_size` is how many items a call had at
+    last (0: always one). `warnings` are sentences on results that are not what they seem, `notes` on the run. `error`
+    is the type and message of the error that ended it, where one did.
     """
 
     started: float
@@ -219,6 +221,8 @@ class Report:
     error: str = ""
     notes: tuple[str, ...] = ()
     removed: int = 0
+    split_calls: int = 0
+    batch_size: int = 0
 
     def __repr__(self) -> str:
         done, of = self.completed + self.skipped, "" if self.total is None else f"/{self.total}"

@@ -30,6 +30,7 @@ _POSITIVE = ("timeout", "start_timeout", "progress_interval", "time_limit")
 # name: least, greatest, and the words (or a share, "%") that are as good as a number
 _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "chunk_size": (1, 10**9, ("auto",)),
+    "batch_size": (1, 10**6, ("auto",)),
     "window": (1, 64, ()),
     "keep": (1, 1000, ()),
     "skip_lines": (0, 10**9, ()),
@@ -44,6 +45,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
 FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
 NO_QUOTE = "none"  # in place of the character that keeps cells together
 OUTPUT_FORMATS = ("auto", "jsonl", "csv", "tsv", "msgpack", "sqlite", "parquet", "raw")
+BATCH_FORMATS = ("list", "pandas", "arrow")
 START_METHODS = ("forkserver", "spawn", "fork")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 WORKER_OUTPUTS = ("stderr", "none")  # or a file's name
@@ -131,6 +133,8 @@ class SettingsFields(TypedDict, total=False):
     with_item: bool
     workers: str | int
     chunk_size: str | int
+    batch_size: str | int | None
+    batch_format: str
     window: int
     set: Mapping[str, Any]
     set_env: Mapping[str, str]
@@ -191,6 +195,8 @@ class Settings:
     # workers
     workers: str | int = "auto"
     chunk_size: str | int = "auto"
+    batch_size: str | int | None = None
+    batch_format: str = "list"
     window: int = 2
     set: Mapping[str, Any] = field(default_factory=dict)
     set_env: Mapping[str, str] = field(default_factory=dict)
@@ -282,6 +288,7 @@ class Settings:
     def _check_choices(self) -> None:
         if isinstance(self.log_level, str):
             object.__setattr__(self, "log_level", self.log_level.lower())
+        _choice("batch_format", self.batch_format, BATCH_FORMATS)
         for name, choices in (("start_method", START_METHODS), ("log_level", LOG_LEVELS)):
             if getattr(self, name) is not None:
                 _choice(name, getattr(self, name), choices)
@@ -311,6 +318,9 @@ class Settings:
             if getattr(self, name) and not self.cluster_name:
                 remedy = f"give {option('cluster')} or {option('cluster_file')} as well"
                 raise InvalidUsage(f"{option(name)} is for a cluster", remedy)
+        if self.batch_format != "list" and self.batch_size is None:
+            given = option("batch_format", self.batch_format)
+            raise InvalidUsage(f"{given} is for calls of many items", f"give {option('batch_size', 'auto')} as well")
         if self.columns and self.id_field is not None and self.id_field not in self.columns:
             given = option("id_field", repr(self.id_field))
             raise InvalidUsage(f"{given} is not among {option('columns')}", "add it there")

@@ -709,6 +709,20 @@ def test_of_two_thousand_items_with_twenty_poisonous_ones_exactly_those_fail(tmp
     assert crashes == 12
 
 
+def test_each_of_ten_poisons_in_a_call_of_64_fails_alone(tmp_path: Path) -> None:
+    items: list[dict[str, Any]] = [{"id": f"i{n}", "n": n} for n in range(100)]
+    for place, do in enumerate(KINDS):
+        items[6 * place + 3] = {"id": do, "n": 6 * place + 3, "do": do}
+    prepared(tmp_path, items)
+    (tmp_path / "h.py").write_text(f"{HOSTILE}\n\ndef works(items):\n    return [work(item) for item in items]\n")
+    words = ("h.py:works", *command("-j", "2", "--batch-size", "64", "--timeout", "2s", "--worker-memory", "300M")[1:])
+    after = judge(tmp_path, items, finish(*words, cwd=tmp_path), KINDS)
+    for id, cause in KINDS.items():
+        message = after.errors[id].message
+        assert cause in message or (cause == KINDS["eats_memory"] and KINDS["loops"] in message), message
+    assert "of many items failed; each of their items was called by itself" in after.ended.err
+
+
 def test_a_batch_with_poison_resumes_to_the_output_of_one_without(tmp_path: Path) -> None:
     """Oracle D: what failed is mended, the rest is not run again, and the output is as if nothing had been."""
     items = batch(tmp_path, ["segfault", "picky", "loops"])

@@ -21,6 +21,8 @@ from batchmill.plan import make_plan
 from batchmill.settings import Settings
 from batchmill.worker import main, records
 from batchmill.worker.baseline import Baseline
+from batchmill.worker.batch_size import BatchSize
+from batchmill.worker.batches import run_batches
 from batchmill.worker.loader import Resolved
 from batchmill.worker.main import WorkerSetup
 from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, Answer, ChunkJob
@@ -38,6 +40,7 @@ def worker(
     kwargs: Mapping[str, Any] | None = None,
     ids_needed: bool = True,
     run: int = 1,
+    batch_size: int = 0,
 ) -> Iterator[array[int]]:
     """Make this interpreter a worker at slot 0; gives the board: [record, limit, ...]."""
     state, board = records.this_worker, array("q", [NO_LIMIT if column == LIMIT else 0 for column in range(COLUMNS)])
@@ -55,9 +58,12 @@ def worker(
         environ={},
         directory="/",
         is_silent=True,
+        batch_size=batch_size,
     )
     state.identifier = ItemReader(format, IdRule(id_field), shard, ids_needed)
     state.pack = Packing().result
+    state.run = run_batches if batch_size else records.run_records
+    state.batch_size = BatchSize(batch_size or 1)
     state.baseline = Baseline(records.note_touch)
     state.resolved = Resolved(function, None)
     state.function = main.bound(function, dict(kwargs or {}))

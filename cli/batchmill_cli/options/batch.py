@@ -10,7 +10,16 @@ from typing import Any
 import click
 
 from batchmill.errors import InvalidUsage
-from batchmill.settings import FOREVER, FORMATS, LOG_LEVELS, OUTPUT_FORMATS, START_METHODS, Settings, parse_duration
+from batchmill.settings import (
+    BATCH_FORMATS,
+    FOREVER,
+    FORMATS,
+    LOG_LEVELS,
+    OUTPUT_FORMATS,
+    START_METHODS,
+    Settings,
+    parse_duration,
+)
 from batchmill_cli.options import paths
 from batchmill_cli.options.click_options import Choice, Option, Whole, arguments_of, given
 
@@ -68,6 +77,10 @@ OPTIONS = [
     Option("--log-level", group=WORKERS, type=Choice(LOG_LEVELS), metavar="LEVEL",
            help="What functions log from this level on. [warning]"),
     Option("--chunk-size", group=WORKERS, metavar="N|auto", help="Items sent together. [auto: by time]"),
+    Option("--batch-size", group=WORKERS, metavar="N|auto",
+           help="Call the function on lists of up to N items; it returns a list of results."),
+    Option("--batch-format", group=WORKERS, type=Choice(BATCH_FORMATS), metavar="NAME",
+           help="What it is called with: list, pandas (DataFrame), arrow (Table). [list]"),
     Option("--window", group=WORKERS, type=Whole(), help=f"Chunks in flight per worker. [{Settings.window}]"),
     Option("--preload", group=WORKERS, env=False, multiple=True, metavar="MODULE",
            help="Import it once, shared by all workers; repeatable."),

@@ -190,6 +190,10 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"{plural(report.repeated, 'repeated id')}, each its own item"
     if report.blank:
         yield f"{plural(report.blank, 'blank line')} passed over"
+    if report.split_calls:
+        yield f"{plural(report.split_calls, 'call')} of many items failed; each of their items was called by itself"
+    if report.settings.get("batch_size") == "auto" and report.batch_size:
+        yield f"--batch-size auto came to {report.batch_size}"
     if report.removed:
         yield removed(report.removed)
     for warning in (*report.warnings, *report.notes):

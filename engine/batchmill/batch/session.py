@@ -191,6 +191,7 @@ class Session:
         self._chunk_sizer = ChunkSizer(
             self._backend.workers,
             settings.chunk_size if isinstance(settings.chunk_size, int) else 1 if settings.now else None,
+            settings.batch_size if isinstance(settings.batch_size, int) else 1,
         )
         divide = partial(formats.divide, format=plan.cut)
         self._in_flight = InFlight(divide, settings.crash_retries)
@@ -425,6 +426,8 @@ class Session:
             checkpoint=self._plan.checkpoint,
             warnings=tuple(self._warnings),
             notes=tuple(self._notes),
+            split_calls=self._loop.splits,
+            batch_size=self._loop.batch_size,
             removed=self._history.index.removed.items,
             settings=mask_settings(self._settings.as_dict()),
             error=self._loop.said if error is None else as_reported(error),

@@ -126,7 +126,11 @@ _REPORT = _Fields(
         "failures": _list_of(_row(_text, _COUNT, _list_of(_EXAMPLE))),
         "warnings": _list_of(_text),
     },
-    {"settings": _settings, "notes": _list_of(_text), "removed": _COUNT},
+    {
+        "settings": _settings,
+        "notes": _list_of(_text),
+        **dict.fromkeys(("removed", "split_calls", "batch_size"), _COUNT),
+    },
 )
 _COMMAND = _Fields(
     {"words": _list_of(_text), "shell": _truth, "stdin": _truth, "ok_exit": _list_of(_whole(0, 255))},

@@ -42,7 +42,7 @@ _LAST = 3.0  # seconds for what is to be cleared up when the run is gone
 _TURN = 100  # messages dealt with before the next look at the workers
 
 
-_Numbers = tuple[int, int]  # of the record at hand, and of the last one opened
+_Numbers = tuple[int, int, int]  # of the record at hand, of the last one opened, and of the first of its call
 
 
 class Lease:
@@ -185,7 +185,7 @@ class Agent:
         try:
             worker = self._pool.start(slot)
         except OSError as error:
-            self._send("gone", slot, 0, 0, Death(unstarted=str(error)))
+            self._send("gone", slot, 0, 0, 0, Death(unstarted=str(error)))
             return
         self._send("started", slot, worker.pid)
 
@@ -270,7 +270,7 @@ class Agent:
     def _look_at_board(self, now: float) -> None:
         """Report the board when a worker begins to stand still or stops doing so, for the run may act on that; else now
         and then. Each report costs both machines as much as a chunk does."""
-        board = {slot: (number, opened) for slot, number, opened in map(self._standing, self._pool.workers.values())}
+        board = {standing[0]: standing[1:] for standing in map(self._standing, self._pool.workers.values())}
         held = board.items() & self._seen.items()
         self._seen = board
         if held != self._told_held or (board != self._told and now >= self._next_calm):
@@ -278,8 +278,8 @@ class Agent:
             standings = [(slot, *numbers) for slot, numbers in board.items()]
             self._send("board", standings, [slot for slot, _ in board.items() - held], *self._usage)
 
-    def _standing(self, worker: Worker) -> tuple[int, int, int]:
-        return worker.slot, self._pool.number(worker), self._pool.opened(worker)
+    def _standing(self, worker: Worker) -> tuple[int, int, int, int]:
+        return worker.slot, self._pool.number(worker), self._pool.opened(worker), self._pool.call(worker)
 
     def _gone(self, worker: Worker) -> None:
         code = worker.executor.exitcode

@@ -22,7 +22,7 @@ from batchmill.cluster.remote_output import Printer
 from batchmill.errors import BatchmillError, ClusterUnfit, WorkersLost
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.text import plural
-from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, OPENED
+from batchmill.worker.records import CALL, COLUMNS, LIMIT, NO_LIMIT, OPENED
 
 
 class Link(Protocol):
@@ -129,7 +129,7 @@ class Machine:
     ) -> None:
         self.cpu_seconds, self.rss, self.is_short = cpu_seconds, rss, is_short
         self._pool.publish(self, standings)
-        for slot, _, _ in standings:
+        for slot, *_ in standings:
             worker = self._pool.at(self, slot)
             if worker is not None:
                 worker.is_moving = slot in moving
@@ -139,10 +139,10 @@ class Machine:
         if worker is not None:
             self._pool.later(lambda: self._pool.retire(worker))
 
-    def _gone(self, slot: int, number: int, opened: int, told: list[Any]) -> None:
+    def _gone(self, slot: int, number: int, opened: int, call: int, told: list[Any]) -> None:
         worker = self._pool.at(self, slot)
         if worker is not None:
-            self._pool.publish(self, [(slot, number, opened)])
+            self._pool.publish(self, [(slot, number, opened, call)])
             death = self._pool.executor(worker).death = Death(*told)
             worker.unstarted, worker.raised = death.unstarted, death.raised
             self._pool.end(worker)
@@ -282,11 +282,13 @@ class RemotePool(WorkerPool):
         return worker.executor
 
     def publish(self, machine: Machine, standings: Sequence[Sequence[int]]) -> None:
-        """What workers are at: for each its slot, the number of the record at hand, and that of the last one opened."""
-        for slot, number, opened in standings:
+        """What workers are at: for each its slot, the numbers of the record at hand, of the last one opened, and of the
+        first of its call."""
+        for slot, number, opened, call in standings:
             if slot in machine.slots and slot in self._living:
                 self._board[COLUMNS * slot] = number
                 self._board[COLUMNS * slot + OPENED] = opened
+                self._board[COLUMNS * slot + CALL] = call
 
     def end(self, worker: Worker) -> None:
         """A worker is dead."""

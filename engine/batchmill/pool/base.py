@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from batchmill.errors import BatchmillError
 from batchmill.text import in_words
 from batchmill.worker import main
-from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, OPENED, RECORD_BITS
+from batchmill.worker.records import CALL, COLUMNS, LIMIT, NO_LIMIT, OPENED, RECORD_BITS
 
 LATE = 3.0  # seconds after which a broken executor's thread is not waited for any more
 _MASK = (1 << RECORD_BITS) - 1
@@ -185,6 +185,15 @@ class WorkerPool:
     def number(self, worker: Worker) -> int:
         """The board's number of the record that the worker is running; 0 between chunks."""
         return self._board[COLUMNS * worker.slot]
+
+    def call(self, worker: Worker) -> int:
+        """The board's number of the first record of the call that covers several; 0 where none runs, or of one."""
+        return self._board[COLUMNS * worker.slot + CALL]
+
+    def first_of_call(self, worker: Worker) -> int | None:
+        """The offset of that record, where the worker runs a call of several or did when it died; else None."""
+        number = self.call(worker)
+        return (number & _MASK) - 1 if number and number < self.number(worker) else None
 
     def opened(self, worker: Worker) -> int:
         """The board's number of the last record that the worker has opened to run it."""

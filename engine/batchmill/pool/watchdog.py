@@ -20,7 +20,7 @@ class Action(Enum):
 
 
 class Overdue(NamedTuple):
-    """The item with board number `number` on worker `slot` has taken `seconds`."""
+    """The call whose last item has board number `number`, on worker `slot`, has taken `seconds`."""
 
     slot: int
     number: int
@@ -30,7 +30,7 @@ class Overdue(NamedTuple):
 
 @dataclass(slots=True)
 class _Watch:
-    number: int
+    call: tuple[int, int]
     seconds: float = 0.0
     raised: bool = False
 
@@ -45,15 +45,16 @@ class Watchdog:
         self._watched: dict[int, _Watch] = {}
         self._last: float | None = None
 
-    def look(self, now: float, board: Iterable[tuple[int, int]]) -> list[Overdue]:
-        """`board` has (slot, number of the running item) of every worker that runs one; what is to be done now."""
+    def look(self, now: float, board: Iterable[tuple[int, int, int]]) -> list[Overdue]:
+        """`board` has (slot, number of the running item, that of the first item of its call, 0 where it is alone there)
+        of every worker that runs one; what is to be done now."""
         tick = 0.0 if self._last is None else min(max(0.0, now - self._last), self._longest_tick)
         self._last = now
         found, watched = [], {}
-        for slot, number in board:
+        for slot, number, first in board:
             watch = self._watched.get(slot)
-            if watch is None or watch.number != number:
-                watch = _Watch(number)
+            if watch is None or watch.call != (number, first):
+                watch = _Watch((number, first))
             else:
                 watch.seconds += tick
             watched[slot] = watch

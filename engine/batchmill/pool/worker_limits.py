@@ -110,8 +110,9 @@ class WorkerLimits(Limits):
             self._look_for_stopped()
 
     def _look_at_time(self, watchdog: Watchdog, now: float) -> None:
-        numbers = {slot: self._pool.number(worker) for slot, worker in self._pool.workers.items()}
-        for overdue in watchdog.look(now, ((slot, number) for slot, number in numbers.items() if number)):
+        pool = self._pool
+        calls = ((slot, pool.number(worker), pool.call(worker)) for slot, worker in pool.workers.items())
+        for overdue in watchdog.look(now, (call for call in calls if call[1])):
             worker = self._pool.workers[overdue.slot]
             limit = option("timeout", f"{self._settings.timeout:g}")
             sentence = f"killed after {overdue.seconds:.3g} s ({limit}, pid {worker.pid})"

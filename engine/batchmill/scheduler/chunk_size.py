@@ -25,11 +25,12 @@ _MEMORY = 0.3  # weight of the newest chunk in the mean
 class ChunkSizer:
     """Follows the measured seconds per item and says how many items to send next.
 
-    `fixed` is the user's chunk size, or None for by time.
+    `fixed` is the user's chunk size, or None for by time; then chunks are multiples of `batch`, the items of a call.
     """
 
-    def __init__(self, workers: int, fixed: int | None = None) -> None:
+    def __init__(self, workers: int, fixed: int | None = None, batch: int = 1) -> None:
         self._fixed = fixed
+        self._batch = batch
         self._mean: float | None = None
         self._largest = 0
         self._aim = 0.0
@@ -77,7 +78,7 @@ class ChunkSizer:
         if self._fixed:
             return self._fixed
         if self._mean is None:
-            return 1
+            return self._batch
         size = min(self.target / max(self._mean, 1e-9), self._largest * GROWTH)
         if remaining is not None:
             # Half of an even share; but a chunk under ten times the parent's cost would only keep the parent busy, and
@@ -86,4 +87,4 @@ class ChunkSizer:
             least = max(10, self._workers) * PARENT_COST / max(self._mean, 1e-9)
             size = min(size, max(remaining / (2 * self._workers), least))
         self._aim = size * self._mean
-        return max(1, int(size))
+        return max(1, int(size / self._batch)) * self._batch

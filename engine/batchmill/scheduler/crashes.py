@@ -43,6 +43,7 @@ class CrashHandler:
         self._strike = strike
         self._blame = Blame()
         self._acquitted = 0
+        self.splits = 0  # calls of several items that ended their worker
 
     def take_back(self, worker: Worker, *, stopped: bool) -> None:
         """Take all flights of a worker that is confirmed dead; nobody is charged once the run is `stopped`."""
@@ -72,6 +73,8 @@ class CrashHandler:
         """
         for flight in reversed(flights):
             chunk, reached = flight.chunk, running if running is not None else (flights[0].serial, 0)
+            first_of_call = self._pool.first_of_call(worker)
+            reached = reached if first_of_call is None else (reached[0], first_of_call)
             self._refund(chunk.to_run)
             if not blame or worker.alone not in (0, flight.serial) or flight.serial < reached[0]:
                 self._in_flight.lost(flight.serial, None, blame=False)
@@ -88,6 +91,11 @@ class CrashHandler:
 
     def _current(self, worker: Worker, flight: Flight, offset: int | None, *, blame: bool) -> None:
         """The worker died over this flight; record `offset` of it may be to blame."""
+        first_of_call = self._pool.first_of_call(worker)
+        if first_of_call is not None and offset is not None:
+            self._in_flight.split(flight.serial, first_of_call, offset)
+            self.splits += blame
+            return
         code = worker.executor.exitcode
         sentence = self._limits.killed_for(worker, code)
         first = flight.chunk.first + (offset or 0)

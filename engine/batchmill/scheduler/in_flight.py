@@ -13,6 +13,8 @@ A chunk in flight (a flight) moves by this table; any other event raises Illegal
     SHORT      suspect    over      the same
     HANDED     isolate    over      everything goes back; the suspect is to run alone
     SHORT      isolate    over      the same
+    HANDED     split      over      everything goes back; the records of a call are to be called one by one
+    SHORT      split      over      the same
 
 Blame (engine/README.md#blame): the record on the board gets the strike. A worker that died with no record on the board,
 or with all of its machine, counts against its chunk; the second time the chunk's records go one by one.
@@ -238,6 +240,23 @@ class InFlight:
             self._set_apart(chunk, suspect, _to_be_alone)
         elif chunk.records:
             self.put_first(chunk)  # it had been taken back
+
+    def split(self, serial: int, first: int, last: int) -> None:
+        """The worker of flight `serial` is gone; it was at a call of the records at offsets `first` to `last`.
+
+        Everything waits again, first in line, those records to be called one by one: nobody is charged yet.
+        """
+        flight = self._flight(serial)
+        chunk = flight.chunk
+        del self._flights[serial]
+        last = min(last, chunk.records - 1)  # what was taken back behind them is no longer its business
+        if first > last:
+            raise IllegalMove(f"flight {serial} of {chunk.records} records was lost at a call from record {first} on")
+        before, rest = self.divide(chunk, first) if first else (None, chunk)
+        call, after = self.divide(rest, last - first + 1) if last < chunk.records - 1 else (rest, None)
+        for piece in (after, call._replace(single=True), before):
+            if piece is not None:
+                self.put_first(piece)
 
     def _strike(self, chunk: Chunk, offset: int) -> Strike:
         first = chunk.first + offset

@@ -78,7 +78,7 @@ class Loop:
     With `is_brisk`, what runs is ended at once where a commit is why it stops.
 
     What ended it early is in `stopped` ("" where nothing did) or `error`; `said` tells which error it was that others
-    stopped it for.
+    stopped it for. `batch_size` is how many items a call had last (0: always one).
     """
 
     def __init__(
@@ -124,9 +124,15 @@ class Loop:
         self._inbox: deque[Any] = deque()
         self._ending = Ending(pool, grace, callbacks.message)
         self._has_waited = False
+        self.batch_size = self._splits = 0
         self.stopped = self.said = ""
         self.error: BaseException | None = None
         self.is_broken = False  # by a defect of ours
+
+    @property
+    def splits(self) -> int:
+        """Calls of several items that failed, so that their items were called one by one."""
+        return self._splits + self._crashes.splits
 
     # The loop
 
@@ -362,6 +368,8 @@ class Loop:
             if answer.lack and not self._has_waited:
                 self._has_waited = True
                 self._tell.message(f"Waiting: {answer.lack}; items run when that is over")
+            self._splits += answer.splits
+            self.batch_size = answer.batch_size
             items = self._commit(chunk, answer.parts)
             self._limits.counted(worker, items)
         if answer.trouble:

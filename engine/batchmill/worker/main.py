@@ -22,6 +22,9 @@ from batchmill.system.children import MARK, adopt_orphans, kill_descendants, mar
 from batchmill.text import option, speak_command_line
 from batchmill.worker import item_logs
 from batchmill.worker.baseline import Baseline
+from batchmill.worker.batch_results import LIST, taking
+from batchmill.worker.batch_size import BatchSize
+from batchmill.worker.batches import run_batches
 from batchmill.worker.board import Board
 from batchmill.worker.bootstrap import end_with_parent, handle, redirect, seal
 from batchmill.worker.command import CommandSpec
@@ -29,7 +32,16 @@ from batchmill.worker.command_runner import CommandRunner, TaskReader
 from batchmill.worker.function import FunctionSpec
 from batchmill.worker.loader import check_arguments, failure, resolve
 from batchmill.worker.passthrough import Passer
-from batchmill.worker.records import ALARM, COLUMNS, COMMAND, at_item, note_fork, note_touch, on_alarm
+from batchmill.worker.records import (
+    ALARM,
+    COLUMNS,
+    COMMAND,
+    at_item,
+    note_fork,
+    note_touch,
+    on_alarm,
+    run_records,
+)
 from batchmill.worker.records import this_worker as _this
 from batchmill.worker.script import stand_in
 from batchmill.worker.shared import SharedPickle
@@ -60,6 +72,9 @@ class WorkerSetup:
     end: str | FunctionSpec | None = None
     log_level: str | None = None
     gives_back: bool = False  # results go to the program at once, and nowhere else
+    batch_size: int = 0  # items in a call of the function; 0: it is called on each
+    is_batch_size_found: bool = False  # that is where it begins, and what pays is found out
+    batch_format: str = LIST
     mark: str = ""  # of this run's commands
 
 
@@ -108,6 +123,8 @@ def start(board: Board, slot: int, shared: SharedPickle, inherited: list[int | N
     _this.setup = setup
     _this.pack = (OwnPacking() if setup.gives_back else Packing()).result
     _this.baseline = Baseline(note_touch)
+    _this.run = run_batches if setup.batch_size else run_records
+    _this.batch_size = BatchSize(None if setup.is_batch_size_found else setup.batch_size)
     identifier = TaskReader if isinstance(setup.spec, CommandSpec) else ItemReader
     _this.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
     _this.identifier.is_brief = not (setup.ids_needed or setup.with_item)
@@ -147,6 +164,8 @@ def _prepare_function(spec: FunctionSpec, arguments: Pickled) -> None:
     learn(secrets)
     check_arguments(spec, resolved.function, kwargs)
     _this.function = bound(resolved.function, kwargs)
+    if setup.batch_size:
+        _this.function = taking(_this.function, setup.batch_format)
     _initialize(resolved.init, init_kwargs)
 
 

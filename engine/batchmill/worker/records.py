@@ -1,8 +1,9 @@
 """A worker's way through the records of a chunk: opens them, and runs them or tells their ids.
 
 The board is a shared array of 64-bit numbers, COLUMNS per worker: the number of the record at hand (0: none), a limit,
-the number of a record that has taken too long, that of the last record that was opened to be run, and the process id of
-a command that runs (0: none), which the parent ends where the worker did not live to do it. A record's number
+the number of a record that has taken too long, that of the last record that was opened to be run, the process id of a
+command that runs (0: none), which the parent ends where the worker did not live to do it, and the number of the first
+record of a call that covers several (0: none; see `batches`). A record's number
 is serial << 32 | offset + 1, which only grows, so that the parent can stop a worker at once (limit 0), take back what
 was not started (a limit inside the chunk), and know whom to blame, and whether it was being opened or run. The worker
 publishes first and then looks at the limit; the parent lowers the limit and then looks at the board again a tick later
@@ -30,13 +31,14 @@ from batchmill.input.items import Found, ItemReader
 from batchmill.model import Chunk, IdScan
 from batchmill.text import UNFIT, describe, in_words
 from batchmill.worker.baseline import Baseline
+from batchmill.worker.batch_size import BatchSize
 from batchmill.worker.loader import Resolved
 from batchmill.worker.reply import Part, Postponed, Reply, Starved
 
 NO_LIMIT = 2**62
 RECORD_BITS = 32
-COLUMNS = 5  # numbers on the board per worker:
-AT_HAND, LIMIT, OVERDUE, OPENED, COMMAND = range(COLUMNS)
+COLUMNS = 6  # numbers on the board per worker:
+AT_HAND, LIMIT, OVERDUE, OPENED, COMMAND, CALL = range(COLUMNS)
 ALARM = signal.SIGUSR2  # sent by the parent after it wrote the number of an overdue record
 MAX_REPLY = 4 << 20  # bytes of packed results after which a worker returns what it has
 LOOK = 0.002  # seconds of a chunk after which it is looked for what items left behind
@@ -63,7 +65,8 @@ class Answer(NamedTuple):
     """What became of the first `records` records of job `serial`, in parts: one, unless that were too much for one
     frame. `trouble` is what was raised where no item was at work: this worker is unfit, and must be replaced. `lack`
     says why no more could be run for now. `suspect`: the next record was killed for want of memory, and is to run alone
-    before it is charged."""
+    before it is charged. `splits` counts the calls of several items that failed, `batch_size` how many items a call has
+    now (0: always one)."""
 
     serial: int
     records: int
@@ -71,6 +74,8 @@ class Answer(NamedTuple):
     trouble: str = ""
     lack: str = ""
     suspect: bool = False
+    splits: int = 0
+    batch_size: int = 0
 
 
 class Ids(NamedTuple):
@@ -93,6 +98,8 @@ class WorkerState:
     resolved: Resolved | None = None
     function: Callable[[Any], Any]  # the user's, with its keyword arguments
     pack: Callable[[Any], bytes]  # a result
+    run: Callable[[ChunkJob, Reply], None]  # records into a reply: `run_records`, or for many items in a call
+    batch_size: BatchSize
     error: BatchmillError | None = None
     started: bool = False
     is_ready: bool = False  # all is imported
@@ -136,7 +143,7 @@ def note_fork() -> None:
     this_worker.is_touched = this_worker.forked = True
 
 
-def _put_back(status: object = None) -> None:
+def put_back(status: object = None) -> None:
     """Undo what an item has changed. A process that it forked and let return ends: it must not answer in the worker's
     place, or take its work. As in any Python program, SystemExit says with which status."""
     if this_worker.forked:
@@ -158,11 +165,11 @@ def _undisturbed(work: Callable[[], None], answer: Callable[[], _T], disturb: Ca
                 work()
                 made = answer()
                 this_worker.baseline.restore_builtins()
-                _put_back()
+                put_back()
                 loads(_CALL)
                 return made
             this_worker.baseline.restore_builtins()
-            _put_back()
+            put_back()
             disturb(_told(trouble))
             return answer()
         except BaseException as error:
@@ -210,6 +217,8 @@ def run_chunk(job: ChunkJob) -> Answer:
             this_worker.trouble,
             this_worker.lack,
             this_worker.is_suspect,
+            reply.splits,
+            setup.batch_size and this_worker.batch_size.size,
         )
 
     def disturb(error: ItemError) -> None:
@@ -225,7 +234,7 @@ def run_chunk(job: ChunkJob) -> Answer:
 def _run(job: ChunkJob, reply: Reply) -> None:
     """Run records into the reply, as long as any can be run."""
     try:
-        _run_records(job, reply)
+        this_worker.run(job, reply)
     except (Postponed, Starved) as error:
         this_worker.is_suspect = isinstance(error, Starved)
         this_worker.lack = error.lack if isinstance(error, Postponed) else ""
@@ -233,7 +242,7 @@ def _run(job: ChunkJob, reply: Reply) -> None:
         reply.at_hand = None
 
 
-def _run_records(job: ChunkJob, reply: Reply) -> None:
+def run_records(job: ChunkJob, reply: Reply) -> None:
     """Run records into the reply. The engine's hot loop: once per item."""
     chunk, board, at_hand = job.chunk, this_worker.board, COLUMNS * this_worker.slot
     limit, opened, base = at_hand + LIMIT, at_hand + OPENED, (job.serial << RECORD_BITS) + 1
@@ -257,7 +266,7 @@ def _run_records(job: ChunkJob, reply: Reply) -> None:
             try:
                 found = identify(chunk, number - base, record)
             except BaseException as error:
-                found = _unread(chunk, number - base, error)
+                found = unread(chunk, number - base, error)
             if found is None:
                 this_worker.is_theirs = False
                 reply.pass_over(number - base, identifier.is_blank(record))
@@ -269,12 +278,12 @@ def _run_records(job: ChunkJob, reply: Reply) -> None:
             outcome = _call(item) if bad is None and condemned is None else reply.refuse(bad, condemned)
             found = item = None  # what it takes with it when it goes is its own doing
             if keeps or not isinstance(outcome, bytes):
-                outcome = _kept(reply, outcome, raw)
+                outcome = kept(reply, outcome, raw)
             add_result(outcome)
             reply.size += len(outcome)
             add_end(now := clock())
             if now > pause or reply.size > MAX_REPLY:
-                _put_back()
+                put_back()
                 if now > deadline or reply.size > MAX_REPLY:
                     return
                 pause = min(deadline, clock() + LOOK)
@@ -287,20 +296,21 @@ def _run_records(job: ChunkJob, reply: Reply) -> None:
         this_worker.is_theirs, board[at_hand] = False, 0
 
 
-def _unread(chunk: Chunk, offset: int, error: BaseException) -> Found | None:
+def unread(chunk: Chunk, offset: int, error: BaseException) -> Found | None:
+    """A record that could not be opened, as one that is no item: `error` was raised."""
     record = this_worker.identifier.records(chunk)[offset]
     return this_worker.identifier.unread(chunk, offset, record, describe(error))
 
 
-def _kept(reply: Reply, outcome: bytes | ItemError, raw: bytes) -> bytes:
+def kept(reply: Reply, outcome: bytes | ItemError, raw: bytes) -> bytes:
     """The next row's result, beside which the item is kept that came as `raw`: if it failed, or all are."""
     this_worker.is_theirs = False
     if this_worker.is_touched:
-        _put_back()
-    kept = this_worker.identifier.kept(raw)
+        put_back()
+    data = this_worker.identifier.kept(raw)
     if this_worker.setup.with_item:
-        reply.keep(kept)
-    return outcome if isinstance(outcome, bytes) else reply.fail(outcome, kept)
+        reply.keep(data)
+    return outcome if isinstance(outcome, bytes) else reply.fail(outcome, data)
 
 
 def _call(item: Any) -> bytes | ItemError:
@@ -308,22 +318,27 @@ def _call(item: Any) -> bytes | ItemError:
     try:
         result = this_worker.function(item)
         if this_worker.is_touched:
-            _put_back()
+            put_back()
         packed = this_worker.pack(result)
         this_worker.is_theirs = False
         return packed
     except BaseException as error:
-        this_worker.is_theirs = False
-        if isinstance(error, Postponed) or (isinstance(error, Starved) and not this_worker.is_alone):
-            raise
-        try:
-            this_worker.baseline.calm()
-            this_worker.baseline.restore_builtins()
-            if this_worker.is_touched:
-                _put_back(error.code if isinstance(error, SystemExit) else 1)
-            return describe(error)
-        except BaseException as another:  # it came meanwhile
-            return describe(another)
+        return caught(error)
+
+
+def caught(error: BaseException) -> ItemError:
+    """What an item has raised, in words. Raises what is to be dealt with elsewhere."""
+    this_worker.is_theirs = False
+    if isinstance(error, Postponed) or (isinstance(error, Starved) and not this_worker.is_alone):
+        raise error
+    try:
+        this_worker.baseline.calm()
+        this_worker.baseline.restore_builtins()
+        if this_worker.is_touched:
+            put_back(error.code if isinstance(error, SystemExit) else 1)
+        return describe(error)
+    except BaseException as another:  # it came meanwhile
+        return describe(another)
 
 
 # Telling ids
@@ -356,7 +371,7 @@ def _scan_records(job: ChunkJob, scan: IdScan) -> None:
                 found = identifier.identify(chunk, number - base, record)
                 key = None if found is None else id_key(found[0])
             except BaseException as error:
-                found = _unread(chunk, number - base, error)
+                found = unread(chunk, number - base, error)
                 key = None if found is None else id_key(found[0])
             this_worker.is_theirs = False
             scan.keys.append(key)

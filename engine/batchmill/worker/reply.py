@@ -58,9 +58,9 @@ Part = tuple[bytes, ReplySummary]  # an OUTCOMES payload, and its summary
 class Reply:
     """The outcomes of one chunk, in the order of its records: columns with a row an item; the first began at `begun`.
 
-    `size` is about how many bytes they take. `at_hand` has the id and the content of a record that was opened and has
-    no whole row yet, once something was raised where no item was at work; `is_disturbed` says that it was, and that
-    somebody is charged with it.
+    `size` is about how many bytes they take, `splits` how many calls of several items failed. `at_hand` has the id and
+    the content of a record that was opened and has no whole row yet, once something was raised where no item was at
+    work; `is_disturbed` says that it was, and that somebody is charged with it.
     """
 
     def __init__(self, begun: float) -> None:
@@ -74,6 +74,7 @@ class Reply:
         self.blanks: list[int] = []  # of those that are blank
         self.masked = False
         self.size = 0
+        self.splits = 0
         self.at_hand: tuple[Any, int] | None = None
         self.is_disturbed = False
 

@@ -252,16 +252,16 @@ def test_what_a_lost_machine_still_says_is_not_heard(there: There) -> None:
     worker = there.start()
     machine.lose("no answer")
     machine.receive(pack("started", worker.slot, 1))
-    machine.receive(pack("board", [(worker.slot, 99, 0)], [], 0.0, 0, False))
+    machine.receive(pack("board", [(worker.slot, 99, 0, 0)], [], 0.0, 0, False))
     assert there.workers.running(worker) is None
 
 
 def test_a_worker_counts_as_moving_until_it_is_said_to_stand_still(there: There) -> None:
     machine = there.join("a")
     worker = there.start()
-    machine.receive(pack("board", [(worker.slot, 99, 0)], [worker.slot], 0.0, 0, False))
+    machine.receive(pack("board", [(worker.slot, 99, 0, 0)], [worker.slot], 0.0, 0, False))
     assert worker.is_moving
-    machine.receive(pack("board", [(worker.slot, 99, 0)], [], 0.0, 0, False))
+    machine.receive(pack("board", [(worker.slot, 99, 0, 0)], [], 0.0, 0, False))
     assert not worker.is_moving
 
 
@@ -314,13 +314,13 @@ def test_a_limit_is_seen_when_all_that_were_sent_are() -> None:
     assert isinstance(worker.executor, RemoteExecutor)
     pool.lower(worker, 1, 5)
     pool.lower(worker, 1, 3)
-    machine.receive(pack("lowered", worker.slot, (1 << 32) + 3, 0))
+    machine.receive(pack("lowered", worker.slot, (1 << 32) + 3, 0, 0))
     assert not pool.has_seen(worker)
-    machine.receive(pack("lowered", worker.slot, (1 << 32) + 3, 0))
+    machine.receive(pack("lowered", worker.slot, (1 << 32) + 3, 0, 0))
     assert pool.has_seen(worker)
 
 
-@pytest.mark.parametrize(("checkpoint", "said"), [("a.ckpt", "--resume"), (None, "with a checkpoint (-c)")])
+@pytest.mark.parametrize(("checkpoint", "said"), [("a.ckpt", "resume=True"), (None, "with a checkpoint")])
 def test_a_lost_scheduler_promises_only_what_is_kept(checkpoint: str | None, said: str) -> None:
     error = lost("tcp://a:1", OSError(), checkpoint)
     assert said in error.remedy

@@ -16,7 +16,7 @@ class Clock:
 
     def look(self, *board: tuple[int, int], step: float = 0.1) -> list[tuple[int, Action]]:
         self.now += step
-        return [(overdue.slot, overdue.action) for overdue in self.dog.look(self.now, board)]
+        return [(overdue.slot, overdue.action) for overdue in self.dog.look(self.now, ((*one, 0) for one in board))]
 
     def looks(self, times: int, *board: tuple[int, int], step: float = 0.1) -> list[tuple[int, Action]]:
         return [found for _ in range(times) for found in self.look(*board, step=step)]
@@ -38,9 +38,9 @@ def test_an_item_is_asked_to_raise_once_and_then_killed() -> None:
 
 def test_what_is_overdue_is_named_by_slot_number_and_seconds() -> None:
     dog = Watchdog(TIMEOUT, PATIENCE, LONGEST)
-    dog.look(0.0, [(3, 77)])
+    dog.look(0.0, [(3, 77, 0)])
     for tick in range(1, 9):
-        found = dog.look(tick * 0.125, [(3, 77)])
+        found = dog.look(tick * 0.125, [(3, 77, 0)])
     assert found == [Overdue(3, 77, Action.RAISE, 1.0)]
 
 
@@ -90,3 +90,10 @@ def test_the_wait_between_raise_and_kill_is_counted_the_same_way() -> None:
         pass
     assert clock.look((0, 7), step=3600.0) == []
     assert (0, Action.KILL) in clock.looks(4, (0, 7))
+
+
+def test_an_item_that_is_called_by_itself_after_a_call_of_many_has_time_of_its_own() -> None:
+    dog = Watchdog(TIMEOUT, PATIENCE, LONGEST)
+    looks = [dog.look(tick * 0.125, [(3, 77, 70)]) for tick in range(9)]
+    assert looks[-1] == [Overdue(3, 77, Action.RAISE, 1.0)]
+    assert [dog.look(1.0 + tick * 0.125, [(3, 77, 0)]) for tick in range(1, 9)] == [[]] * 8

@@ -1,0 +1,67 @@
+"""What a function of many items is called with, and what it returns: a list of items there, a result an item back.
+
+It may return whatever has a first axis: a list, a tuple, a generator, a numpy array, a pandas Series; of a DataFrame or
+a pyarrow Table each row is a map. An exception in the place of a result fails that item. (The contract is that of
+Hugging Face's `map(batched=True)` and Ray's `map_batches`, but for the exceptions.)
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from batchmill.errors import FunctionFailed
+from batchmill.settings import BATCH_FORMATS
+from batchmill.text import option, plural
+
+LIST, PANDAS, ARROW = BATCH_FORMATS
+_MODULES = {PANDAS: "pandas", ARROW: "pyarrow"}
+
+
+def taking(function: Callable[[Any], Any], format: str) -> Callable[[Sequence[Any]], Any]:
+    """`function`, to be called with a list of items: as a DataFrame or a Table it has their fields as columns.
+
+    Raises FunctionFailed where the library for that is not installed.
+    """
+    if format == LIST:
+        return function
+    name = _MODULES[format]
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        message = f"{option('batch_format', format)} needs {name}, which is not installed here"
+        raise FunctionFailed(message, f"pip install {name}") from None
+    make = module.DataFrame if format == PANDAS else module.Table.from_pylist
+
+    def call(items: Sequence[Any]) -> Any:
+        for item in items:
+            if not isinstance(item, Mapping):
+                raise TypeError(f"an item is a {type(item).__name__}, and has no fields to be columns")
+        return function(make(list(items)))
+
+    return call
+
+
+def take_results(returned: Any, count: int, into: list[Any]) -> None:
+    """Append the results of `count` items to `into`, one by one as they come. Raises ValueError for another number of
+    them, TypeError for what is no sequence of results, and whatever a generator raises."""
+    for result in _each(returned):
+        if len(into) == count:
+            into.clear()
+            raise ValueError(f"more results than the {plural(count, 'item')} that it was called with")
+        into.append(result)
+    if len(into) != count:
+        number = len(into)
+        into.clear()
+        raise ValueError(f"{plural(number, 'result')} for the {plural(count, 'item')} that it was called with")
+
+
+def _each(returned: Any) -> Iterable[Any]:
+    if hasattr(returned, "to_pylist"):  # a pyarrow Table, RecordBatch or Array
+        return returned.to_pylist()  # type: ignore[no-any-return]
+    if hasattr(returned, "to_dict") and hasattr(returned, "columns"):  # a pandas DataFrame
+        return returned.to_dict("records")  # type: ignore[no-any-return]
+    if isinstance(returned, (str, bytes, bytearray, Mapping, set, frozenset)) or not hasattr(returned, "__iter__"):
+        raise TypeError(f"a {type(returned).__name__} is no list of results, one an item")
+    return returned  # type: ignore[no-any-return]

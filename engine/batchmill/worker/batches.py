@@ -1,0 +1,207 @@
+"""A worker's way through the records of a chunk whose function takes many items in a call.
+
+Records are opened as `records` does it, published and held against the limit one by one, till there are as many items
+as a call should have; then the function is called on these. Meanwhile the board has the number of the last one at hand,
+so that none of the call is taken back, and that of the first in the column CALL: who finds the worker dead knows that
+the call covered several, and whom to charge only when each has run by itself.
+
+A call that raises, takes too long or returns another number of results costs its items no more than another try: they
+are called one by one, at once, each with its own number on the board again. What fails alone is failed.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from batchmill.errors import ItemError
+from batchmill.text import describe
+from batchmill.worker.batch_results import take_results
+from batchmill.worker.records import (
+    AT_HAND,
+    CALL,
+    COLUMNS,
+    LIMIT,
+    MAX_REPLY,
+    OPENED,
+    RECORD_BITS,
+    ChunkJob,
+    caught,
+    kept,
+    put_back,
+    this_worker,
+    unread,
+)
+from batchmill.worker.reply import Reply
+
+LONGEST = 0.5  # seconds that a call of a size that is found out may take, in a chunk without a limit of its own
+
+
+class _Row(NamedTuple):
+    """A record that was opened: what is kept of it, the item, or why it is none."""
+
+    number: int
+    id: Any
+    raw: bytes
+    item: Any
+    content: int
+    refused: ItemError | None
+
+
+class _Passed(NamedTuple):
+    """A record that is not run: masked out, or no item (`is_blank`, or another shard's)."""
+
+    offset: int
+    is_masked: bool
+    is_blank: bool = False
+
+
+Outcome = tuple["bytes | ItemError", float]  # the packed result or why it failed, and when that was known
+
+
+def run_batches(job: ChunkJob, reply: Reply) -> None:
+    """Run records into the reply, by calls of several items; stops as `records.run_chunk` says."""
+    _Batches(job, reply).run()
+
+
+class _Batches:
+    def __init__(self, job: ChunkJob, reply: Reply) -> None:
+        self._chunk, self._reply = job.chunk, reply
+        self._board, slot = this_worker.board, COLUMNS * this_worker.slot
+        self._at_hand, self._limit, self._opened, self._call = (slot + n for n in (AT_HAND, LIMIT, OPENED, CALL))
+        self._base = (job.serial << RECORD_BITS) + 1
+        self._most = job.seconds or LONGEST
+        self._deadline = reply.ends[0] + job.seconds if job.seconds else float("inf")
+        self._size = 1 if job.chunk.single else this_worker.batch_size.size
+        self._waiting: list[_Row | _Passed] = []
+        self._items = 0  # among those that wait
+
+    def run(self) -> None:
+        """Open records and call the function, as long as that is allowed."""
+        board, identifier = self._board, this_worker.identifier
+        try:
+            this_worker.baseline.follow()
+            for number, record in enumerate(identifier.records(self._chunk), self._base):
+                board[self._at_hand] = number
+                if number >= board[self._limit]:
+                    break
+                self._open(number, record)
+                if self._items == self._size and not self._work_off():
+                    return
+            self._work_off()
+        except BaseException:
+            this_worker.baseline.restore_builtins()
+            self._reply.at_hand = None
+            raise
+        finally:
+            this_worker.is_theirs, board[self._at_hand], board[self._call] = False, 0, 0
+
+    def _open(self, number: int, record: Any) -> None:
+        offset, chunk, identifier = number - self._base, self._chunk, this_worker.identifier
+        if chunk.skip is not None and chunk.skip[offset]:
+            self._waiting.append(_Passed(offset, True))
+            return
+        this_worker.is_theirs = True
+        try:
+            found = identifier.identify(chunk, offset, record)
+        except BaseException as error:
+            found = unread(chunk, offset, error)
+        this_worker.is_theirs = False
+        if found is None:
+            self._waiting.append(_Passed(offset, False, identifier.is_blank(record)))
+            return
+        id, raw, item, content, bad = found
+        self._board[self._opened] = number
+        is_item = bad is None and chunk.condemned is None
+        refused = None if is_item else self._reply.refuse(bad, chunk.condemned)
+        self._waiting.append(_Row(number, id, raw, item, content, refused))
+        self._items += is_item
+
+    def _work_off(self) -> bool:
+        """Call the function on what waits, and note what became of it; whether there is time for more."""
+        rows = [row for row in self._waiting if isinstance(row, _Row) and row.refused is None]
+        outcomes = self._called(rows) if len(rows) > 1 else self._called_singly(rows)
+        done = iter(outcomes)
+        for row in self._waiting:
+            if isinstance(row, _Passed):
+                self._pass(row)
+            elif row.refused is not None:
+                self._add(row, row.refused, self._reply.ends[-1])
+            elif (outcome := next(done, None)) is not None:
+                self._add(row, *outcome)
+            else:
+                return False  # what is left was taken back
+        self._waiting, self._items = [], 0
+        self._size = 1 if self._chunk.single else this_worker.batch_size.size
+        put_back()
+        return perf_counter() <= self._deadline and self._reply.size <= MAX_REPLY
+
+    def _pass(self, row: _Passed) -> None:
+        if row.is_masked:
+            self._reply.mask(row.offset)
+        else:
+            self._reply.pass_over(row.offset, row.is_blank)
+
+    def _add(self, row: _Row, outcome: bytes | ItemError, end: float) -> None:
+        add_id, add_content, add_result, add_end = self._reply.adders()
+        add_id(row.id)
+        add_content(row.content)
+        if this_worker.setup.with_item or not isinstance(outcome, bytes):
+            outcome = kept(self._reply, outcome, row.raw)
+        add_result(outcome)
+        self._reply.size += len(outcome)
+        add_end(end)
+
+    def _called(self, rows: list[_Row]) -> list[Outcome]:
+        """The outcomes of several items, by one call; where that fails, of those without a result by one each."""
+        begun, results = perf_counter(), list[Any]()
+        self._board[self._call] = rows[0].number
+        this_worker.is_theirs = True
+        try:
+            take_results(this_worker.function([row.item for row in rows]), len(rows), results)
+            this_worker.is_theirs = False
+        except BaseException as error:
+            caught(error)
+            self._reply.splits += 1
+        self._board[self._call] = 0
+        packed = list(map(_packed, results))
+        now = perf_counter()
+        if len(packed) == len(rows):
+            this_worker.batch_size.seen(len(rows), now - begun, self._most)
+        # An item's seconds are the call's by its items.
+        last, share = self._reply.ends[-1], (now - self._reply.ends[-1]) / max(len(packed), 1)
+        outcomes = [(outcome, last + share * (n + 1)) for n, outcome in enumerate(packed)]
+        return outcomes + self._called_singly(rows[len(packed) :])
+
+    def _called_singly(self, rows: list[_Row]) -> list[Outcome]:
+        """The outcomes of items, by a call each, up to the first that was taken back meanwhile."""
+        outcomes = list[Outcome]()
+        for row in rows:
+            self._board[self._at_hand] = row.number
+            if row.number >= self._board[self._limit] and len(rows) > 1:
+                break
+            outcomes.append((self._called_on(row), perf_counter()))
+        return outcomes
+
+    def _called_on(self, row: _Row) -> bytes | ItemError:
+        begun, results = perf_counter(), list[Any]()
+        this_worker.is_theirs = True
+        try:
+            take_results(this_worker.function([row.item]), 1, results)
+            this_worker.is_theirs = False
+        except BaseException as error:
+            return caught(error)
+        outcome = _packed(results[0])
+        this_worker.batch_size.seen(1, perf_counter() - begun, self._most)
+        return outcome
+
+
+def _packed(result: Any) -> bytes | ItemError:
+    """A packed result, or why the item failed: it is an exception, or cannot be kept."""
+    try:
+        this_worker.is_theirs = True
+        packed = describe(result) if isinstance(result, BaseException) else this_worker.pack(result)
+        this_worker.is_theirs = False
+        return packed
+    except BaseException as error:
+        return caught(error)
