@@ -95,7 +95,8 @@ def answered(chunk: Chunk, *, serial: int = 1, seconds: float = 0.0, generation:
 
 
 class Stage:
-    """A batch with all of its real parts but the processes; closed by `stack`. `work` is what its worker calls."""
+    """A batch with all of its real parts but the processes; closed by `stack`. `work` is what its worker calls on an
+    item, with a `batch_size` in calls of several."""
 
     def __init__(
         self,
@@ -121,14 +122,17 @@ class Stage:
         self.in_flight = session._in_flight
         self.work_queue = session._loop._work_queue
         self.matcher = session._matcher
+        batch_size = batch.plan.settings.batch_size
+        assert not isinstance(batch_size, str)
         self.board = stack.enter_context(
             worker(
-                work,
+                (lambda items: [work(item) for item in items]) if batch_size else work,
                 format=batch.plan.format,
                 id_field=batch.plan.settings.id_field,
                 shard=batch.plan.settings.shard,
                 with_item=batch.plan.settings.with_item,
                 run=session._run["run"],
+                batch_size=batch_size or 0,
             )
         )
 

@@ -18,9 +18,13 @@ def as_input(format: Format | None, kept: Callable[[], Iterable[bytes]]) -> Iter
         encoding = format.table.dialect.encoding
         yield from (in_encoding(part, encoding) for part in _as_table(format, kept))
         return
-    end = b"\0" if format is not None and format.name == "null" else b"\n"
     for item in kept():
-        yield item.removesuffix(b"\n") + end
+        yield item.removesuffix(b"\n") + b"\n" if format is None else _closed(format, item)
+
+
+def _closed(format: Format, record: bytes) -> bytes:
+    """A trimmed record with its separator, and what is trimmed off before that where it would take more off now."""
+    return record + (b"" if format.trim(record) == record else b"\r") + format.separator
 
 
 def _as_table(format: Format, kept: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
@@ -33,9 +37,9 @@ def _as_table(format: Format, kept: Callable[[], Iterable[bytes]]) -> Iterator[b
         if not number and has_header:
             yield _line(format, _union(format, headers)) if len(headers) > 1 else b"%b\n" % next(iter(headers))
         if format.is_sound(row):
-            yield row + b"\n"
+            yield _closed(format, row)
         else:
-            unclosed.append(row + b"\n")  # it could take in those that follow
+            unclosed.append(_closed(format, row))  # it could take in those that follow
     yield b"".join(unclosed)
 
 

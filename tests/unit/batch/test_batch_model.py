@@ -209,6 +209,10 @@ class OutputMaker:
             self.stage.work_queue.refund(flight.chunk.to_run)
             is_current = flight is lost[-1]
             records = flight.chunk.records
+            if is_current and records > 1 and self.rng.random() < 0.3:  # at a call of several
+                first = self.rng.randrange(records - 1)
+                self.stage.in_flight.split(flight.serial, first, self.rng.randrange(first + 1, records))
+                continue
             suspect = self.rng.randrange(records) if is_current and records and self.rng.random() < 0.8 else None
             strike = self.stage.in_flight.lost(flight.serial, suspect, blame=is_current)
             if strike is None:
@@ -297,6 +301,7 @@ class Timeline:
             "retry_failed": self.rng.random() < 0.8,
             "rerun_changed": self.rng.random() < 0.3,
             "chunk_size": self.rng.randint(1, 7),
+            "batch_size": self.rng.choice((None, None, 1, 2, 5)),
         }
         items = [raw for raw in self.records if raw.strip()]
         plan = Plan(items, [*self.world.live.values()], Settings(**settings))

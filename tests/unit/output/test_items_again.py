@@ -18,9 +18,10 @@ from worker_kit import play
 from batchmill.errors import InvalidUsage
 from batchmill.input.formats import format_named
 from batchmill.input.rewrite import as_input
-from batchmill.input.streams import look_at
+from batchmill.input.streams import choose_format, look_at
 from batchmill.output.failed_items import FailedItems
 from batchmill.output.results import open_checkpoint
+from batchmill.settings import Settings
 
 PIECES = st.lists(st.sampled_from([*'a1 ,"\t;é=\\{}[]:', '""', "id", '"b"', "\r"]), max_size=8).map("".join)
 CELLS = st.lists(
@@ -52,8 +53,9 @@ def test_items_that_failed_are_the_same_items_when_they_are_given_back(
     first, again, checkpoint = tmp_path / "first", tmp_path / "again", tmp_path / "c.ckpt"
     checkpoint.unlink(missing_ok=True)
     first.write_bytes((header + text).encode())
+    read_as = format_named(choose_format([str(first)], Settings(**options_of(name))))
     with suppress_refusal():
-        look_at(str(first), format_named(name))
+        look_at(str(first), read_as)
 
     def fails(item: Any) -> bool:
         return bool(crc32(repr(item).encode()) + salt & 3)
@@ -73,7 +75,7 @@ def test_items_that_failed_are_the_same_items_when_they_are_given_back(
             assert not failed.lost
         again.write_bytes(data)
         with suppress_refusal():
-            look_at(str(again), format_named(name))
+            look_at(str(again), read_as)
         checkpoint.unlink()
         second = play(repr, [again], checkpoint, **options_of(name))
     assert second is not None
