@@ -147,7 +147,7 @@ class Agent:
         """Wait until a record of that chunk is on the board of a worker."""
         while True:
             board = self.until("board")[1]
-            if any(at == slot and number >> records.RECORD_BITS == serial for at, number, _ in board):
+            if any(at == slot and number >> records.RECORD_BITS == serial for at, number, *_ in board):
                 return
 
     def records(self, slot: int) -> int:

@@ -349,7 +349,7 @@ def test_where_fewer_processes_can_be_started_a_machine_has_fewer_workers() -> N
     machine.receive(pack("up", 1))
     for slot in pool.vacant():
         pool.start(slot)
-    machine.receive(pack("gone", 2, 0, 0, Death(unstarted="no more processes")))
+    machine.receive(pack("gone", 2, 0, 0, 0, Death(unstarted="no more processes")))
     worker = pool.workers[2]
     assert worker.unstarted == "no more processes"
     pool.give_up(worker)
@@ -367,7 +367,7 @@ def test_a_machine_on_which_no_process_can_be_started_is_left_out() -> None:
     machine = pool.add("tcp://a:1", "a", NullCheckpoint(), pool.reserve("a", 1))
     machine.receive(pack("up", 1))
     worker = pool.start(0)
-    machine.receive(pack("gone", 0, 0, 0, Death(unstarted="no more processes")))
+    machine.receive(pack("gone", 0, 0, 0, 0, Death(unstarted="no more processes")))
     pool.give_up(worker)
     assert pool.unfit(worker, WorkersLost("no worker can be started: no more processes")) is None
     assert machine.unfit is not None
