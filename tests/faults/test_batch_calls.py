@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from cli_kit import batchmill
-from fault_kit import CHECKPOINT, finish, running, write_items
+from fault_kit import CHECKPOINT, committed, finish, running, write_items
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc")
 
@@ -81,6 +81,13 @@ def test_shards_limits_retries_and_recycled_workers_see_items_as_ever(place: Pat
     assert ended.status == 3, ended.err
     status = json.loads(batchmill("status", CHECKPOINT, "--json", cwd=place).stdout)
     assert (status["done"] + status["failed"], status["failed"]) == (50, 2)
+    assert [outcome.attempts for outcome in committed(place).values() if not outcome.ok] == [2, 2]
+
+
+def test_try_calls_it_with_a_list_of_one(place: Path) -> None:
+    tried = ("try", "f.py:works", "items.jsonl", "--batch-size", "64", "--id")
+    assert json.loads(batchmill(*tried, "i3", cwd=place).stdout) == {"twice": 6}
+    assert "ValueError: no 7" in batchmill(*tried, "i7", cwd=place).stderr
 
 
 def test_what_is_wrong_with_the_options_is_one_line(place: Path) -> None:

@@ -23,7 +23,7 @@ from batchmill_cli.terminal.remedies import streams_in_use
 OPTIONS = [
     Option("--id", group="Which item", metavar="ID", help="The item with this id. [the first item]"),
     Option("--line", group="Which item", type=Whole(), help="The item on this line (or the N-th file)."),
-    *of_run("Function", "set", "set_env"),
+    *of_run("Function", "set", "set_env", "batch_size", "batch_format"),
     Option("--init", group="Function", metavar="NAME", help="Call NAME (or MODULE:NAME) first."),
     Option("--end", group="Function", metavar="NAME", help="Call it at the end."),
     *of_run("Input", *TABLE, "id_field"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from batchmill.errors import InvalidUsage
@@ -14,6 +15,7 @@ from batchmill.input.streams import choose_format
 from batchmill.plan import from_environment
 from batchmill.secrecy import learn
 from batchmill.settings import Settings
+from batchmill.worker.batch_results import result_of, taking
 from batchmill.worker.code_bundle import source_files
 from batchmill.worker.function import here, parse
 from batchmill.worker.loader import resolve
@@ -49,8 +51,11 @@ def trial(
     resolved = resolve(spec, settings.init, settings.end)
     if resolved.init is not None:
         resolved.init()
+    function_of_item = partial(resolved.function, **arguments)
     try:
-        return resolved.function(item, **arguments)
+        if settings.batch_size is None:
+            return function_of_item(item)
+        return result_of(taking(function_of_item, settings.batch_format), item)
     finally:
         if resolved.end is not None:
             resolved.end()

@@ -429,7 +429,7 @@ class Loop:
                 self._startup.start_missing()
             self._chunk_sizer.fit(self._pool.size, self._pool.round_trip)
             self._depth = self._chunk_sizer.depth(self._window)
-            self._retrier.look(now)
+            self._work_queue.refund(self._retrier.look(now))  # another try is no other item
         self._limits.look(now)
         self._startup.watch(now)
         self._ending.look(now)

@@ -57,10 +57,13 @@ class Retrier:
             taken.add(offset)
         return taken
 
-    def look(self, now: float) -> None:
-        """Queue the items whose time has come."""
+    def look(self, now: float) -> int:
+        """Queue the items whose time has come; how many."""
+        count = 0
         while (again := self._retries.due(now)) is not None:
             self._in_flight.put(self._chunk(again))
+            count += 1
+        return count
 
     def wait(self, now: float) -> float | None:
         """Seconds until the next one is due, None where none waits."""

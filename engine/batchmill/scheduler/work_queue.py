@@ -115,7 +115,7 @@ class WorkQueue:
         return chunk
 
     def refund(self, items: int) -> None:
-        """Items that were handed out, and were blank or came back undone."""
+        """Items that were handed out, and were blank, came back undone, or are to be tried again."""
         if self._budget is not None:
             self._budget += items
 

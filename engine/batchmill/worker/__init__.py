@@ -3,6 +3,7 @@
     bootstrap      makes a process a worker: its group, signals, descriptors, its end with the parent's
     main           sets it up for the items of a run (start here)
     records        opens the records of a chunk and runs them: the guard over each from its first touch to its reply
+    batches        the same for a function of many items: `batch_size` (how many), `batch_results` (given and returned)
     shared         what all workers are given, in one file that they map
     board          numbers that the parent and its workers share: which record runs, how far to go
     baseline       what every item begins with, put back after the item that changed it
@@ -19,6 +20,7 @@ May import: ground, system, files, input, codec.
 """
 
 __all__ = [
+    "batch_results",
     "board",
     "bootstrap",
     "child_process",

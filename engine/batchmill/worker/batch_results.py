@@ -43,6 +43,15 @@ def taking(function: Callable[[Any], Any], format: str) -> Callable[[Sequence[An
     return call
 
 
+def result_of(function: Callable[[Sequence[Any]], Any], item: Any) -> Any:
+    """The result of one item, of a function of many; raises what the function raises, or returns in its place."""
+    results: list[Any] = []
+    take_results(function([item]), 1, results)
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
+
+
 def take_results(returned: Any, count: int, into: list[Any]) -> None:
     """Append the results of `count` items to `into`, one by one as they come. Raises ValueError for another number of
     them, TypeError for what is no sequence of results, and whatever a generator raises."""

@@ -185,12 +185,14 @@ class _Batches:
 
     def _called_on(self, row: _Row) -> bytes | ItemError:
         begun, results = perf_counter(), list[Any]()
-        this_worker.is_theirs = True
+        this_worker.is_theirs, this_worker.single = True, row.id
         try:
             take_results(this_worker.function([row.item]), 1, results)
             this_worker.is_theirs = False
         except BaseException as error:
             return caught(error)
+        finally:
+            this_worker.single = None
         outcome = _packed(results[0])
         this_worker.batch_size.seen(1, perf_counter() - begun, self._most)
         return outcome

@@ -100,6 +100,7 @@ class WorkerState:
     pack: Callable[[Any], bytes]  # a result
     run: Callable[[ChunkJob, Reply], None]  # records into a reply: `run_records`, or for many items in a call
     batch_size: BatchSize
+    single: Any = None  # the id of the item that a function of many items is called on by itself
     error: BatchmillError | None = None
     started: bool = False
     is_ready: bool = False  # all is imported
@@ -133,8 +134,10 @@ def note_touch() -> None:
 
 
 def at_item() -> Any:
-    """The id of the item that is being run; None while there is none."""
+    """The id of the item that is being run; None while there is none, or there are several."""
     reply = this_worker.reply
+    if this_worker.single is not None:
+        return this_worker.single
     return reply.ids[-1] if reply is not None and len(reply.ids) > reply.items else None
 
 
