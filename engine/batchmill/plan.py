@@ -23,6 +23,7 @@ from batchmill.files.storage import names_aside, sibling
 from batchmill.input.formats import Format, IdRule, format_named
 from batchmill.input.items import ItemReader
 from batchmill.input.json_choice import VARIABLE, check_choice
+from batchmill.input.parquet_rows import files_of
 from batchmill.input.sources import ByteSource, Errand, ItemSource, Source
 from batchmill.input.streams import choose_format, look_at
 from batchmill.output.by_name import format_of_output
@@ -33,7 +34,7 @@ from batchmill.secrecy import Secrets, is_masked, mask_arguments
 from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
 from batchmill.system.interpreter import environment
 from batchmill.system.machine import thread_caps, usable_cores
-from batchmill.text import nearest, option, speaks_command_line
+from batchmill.text import name_some, nearest, option, speaks_command_line
 from batchmill.version import __version__
 from batchmill.worker.code_bundle import anchored, collect, source_files
 from batchmill.worker.command import CommandSpec
@@ -108,6 +109,13 @@ class Plan:
         return format_of_output(self.output, self.settings.output_format)
 
     @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """The INPUTs; of rows, the files that directories stand for."""
+        if self.cut is None or self.cut.wanted is None:
+            return self.inputs
+        return tuple(files_of(self.inputs, OwnFiles(self.files), follow=self.settings.follow_links))
+
+    @cached_property
     def asked(self) -> Asked:
         """What is asked of the output; raises InvalidUsage."""
         settings = self.settings
@@ -152,7 +160,7 @@ class Plan:
             return ItemSource(self.items, self.id, notify, errand, is_shared=is_shared)
         assert self.cut is not None
         own, follow = OwnFiles(self.files), self.settings.follow_links
-        return ByteSource(self.inputs, self.cut, notify, own, follow=follow, tell=tell)
+        return ByteSource(self.sources, self.cut, notify, own, follow=follow, tell=tell)
 
     def worker_setup(self, workers: int, *, run: int = 1, close: tuple[int, ...] = ()) -> WorkerSetup:
         """What each of `workers` workers needs to know; `close` are the descriptors a forked one must let go."""
@@ -343,7 +351,8 @@ def _checkpoint_path(
         return os.path.abspath(checkpoint)
     for name in inputs:
         # Such a name says nothing of what is read: the next input with that name would be taken for this one.
-        if name == STDOUT or (format != "files" and not _is_name_of_content(name)):
+        is_folder = os.path.isdir(name) and format is not None and format_named(format).wanted is not None
+        if name == STDOUT or (format != "files" and not is_folder and not _is_name_of_content(name)):
             what = "stdin" if name == STDOUT else f"{name} is no regular file: it"
             raise InvalidUsage(f"{what} gives the checkpoint no name", "give -c FILE, or --no-checkpoint")
     name = spec.name if isinstance(spec, CommandSpec) else spec.name.rpartition(".")[2]
@@ -443,7 +452,9 @@ def _look_at_inputs(plan: Plan) -> None:
     """Refuse what is not of its format, and a table whose header names no columns, or not that of the ids."""
     if plan.cut is None or plan.format == "files":
         return
-    for name in plan.inputs:
+    if not plan.sources and plan.inputs:
+        raise InvalidUsage(f"there is no Parquet file in {name_some(plan.inputs)}", "check the path of INPUT")
+    for name in plan.sources:
         columns, wanted = look_at(name, plan.cut), plan.settings.id_field
         if columns is not None and wanted is not None and wanted not in columns:
             raise InvalidUsage(f"{name} has no column {wanted!r} ({option('id_field')})", nearest(wanted, columns))

@@ -42,7 +42,7 @@ _WHOLES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "max_items_per_worker": (1, _MANY, ()),
 }
 
-FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "files")
+FORMATS = ("auto", "jsonl", "csv", "tsv", "lines", "null", "parquet", "files")
 NO_QUOTE = "none"  # in place of the character that keeps cells together
 OUTPUT_FORMATS = ("auto", "jsonl", "csv", "tsv", "msgpack", "sqlite", "parquet", "raw")
 BATCH_FORMATS = ("list", "pandas", "arrow")

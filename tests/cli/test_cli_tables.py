@@ -91,7 +91,7 @@ def test_a_table_comes_by_stdin(cwd: Path) -> None:
     assert twice.stderr == "batchmill: stdin: columns without a name of their own are called id_2\n"
     unnamed = batchmill(*arguments, cwd=cwd, input=b"")
     assert unnamed.returncode == 2
-    assert "give --format jsonl, csv, tsv, lines, null or files" in unnamed.stderr
+    assert "give --format jsonl, csv, tsv, lines, null, parquet or files" in unnamed.stderr
 
 
 def test_what_cannot_be_a_table_is_refused_in_one_line_before_anything_starts(cwd: Path) -> None:

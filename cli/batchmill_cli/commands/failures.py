@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,12 @@ from batchmill.failure_groups import OTHER_MESSAGES, FailureGroups, TypeGroup, c
 from batchmill.model import Outcome
 from batchmill.text import escape, plural, where
 from batchmill_cli.options.click_options import Command, Option
-from batchmill_cli.options.paths import CHECKPOINT
+from batchmill_cli.options.paths import CHECKPOINT, FILE
 from batchmill_cli.options.reading import WITH_REMOVED
 from batchmill_cli.running.report import first_line, show_id
 from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.json_output import as_json
-from batchmill_cli.terminal.remedies import reading
+from batchmill_cli.terminal.remedies import reading, written_to
 
 if TYPE_CHECKING:
     from batchmill.output.results import Results
@@ -32,6 +33,14 @@ MOST_COUNTED = 1000
 OPTIONS = [
     Option("--json", group="Output", is_flag=True, help="One object per failed item, with its traceback."),
     Option("--items", group="Output", is_flag=True, help="The failed items themselves, ready to be an input."),
+    Option(
+        "-o",
+        "--output",
+        group="Output",
+        type=FILE,
+        metavar="FILE",
+        help="With --items: into that file; rows of Parquet into a .parquet one. [stdout]",
+    ),
     WITH_REMOVED,
 ]
 
@@ -46,7 +55,7 @@ OPTIONS = [
     ),
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=CHECKPOINT, metavar="CHECKPOINT...")
-def command(checkpoints: tuple[str, ...], json: bool, items: bool, with_removed: bool) -> int:
+def command(checkpoints: tuple[str, ...], json: bool, items: bool, output: str | None, with_removed: bool) -> int:
     """What failed and why; or the failed items themselves.
 
     By error type and message, the commonest first, each with a traceback. Exit 0 whether anything failed or not; 66
@@ -54,17 +63,20 @@ def command(checkpoints: tuple[str, ...], json: bool, items: bool, with_removed:
     """
     if json and items:
         raise InvalidUsage("--json and --items exclude each other", "leave one of them out")
-    with reading(checkpoints):
-        return show(checkpoints, json, items, with_removed)
+    output = None if output == "-" else output
+    if output is not None and not items:
+        raise InvalidUsage("-o is for --items", "give both, or send stdout to a file")
+    with reading(checkpoints, *written_to(output), data=output is None):
+        return show(checkpoints, json, items, with_removed, output)
 
 
-def show(checkpoints: Iterable[str], json: bool, items: bool, removed: bool) -> int:
+def show(checkpoints: Iterable[str], json: bool, items: bool, removed: bool, output: str | None = None) -> int:
     """Print what failed; the exit status."""
     from batchmill.output.results import of_left_out, open_checkpoint
 
     opened = [open_checkpoint(path, removed=removed) for path in checkpoints]
     if items:
-        print_items(opened)
+        print_items(opened, output)
     elif json:
         with stdio.stdout() as out:
             for outcome in _named(opened):
@@ -86,8 +98,9 @@ def _named(checkpoints: Sequence[Results]) -> Iterator[Outcome]:
             yield outcome if is_named else replace(outcome, file=files[outcome.input])
 
 
-def print_items(checkpoints: Sequence[Results]) -> None:
-    """Print the failed items as they were; raise InputMissing, naming them, if some cannot be given back."""
+def print_items(checkpoints: Sequence[Results], output: str | None) -> None:
+    """Print the failed items as they were, or write them to a file; raise InputMissing, naming them, if some cannot be
+    given back."""
     from batchmill.input.rewrite import as_input
     from batchmill.output.failed_items import FailedItems
 
@@ -95,10 +108,18 @@ def print_items(checkpoints: Sequence[Results]) -> None:
     if any(results.format != format for results in checkpoints):
         raise InvalidUsage("the checkpoints' inputs are of different formats", "give them one by one")
     failed = [FailedItems(results) for results in checkpoints]
-    with stdio.stdout() as out:
-        for part in as_input(format, lambda: chain.from_iterable(failed)):
-            out.write(part)
-    if format is not None and format.name != format.base:
+    kept = partial(chain.from_iterable, failed)
+    if output is not None:
+        from batchmill.output.items_file import write_items
+
+        write_items(output, format, kept)
+    else:
+        with stdio.stdout() as out:
+            for part in as_input(format, kept):
+                out.write(part)
+    if format is not None and format.wanted is not None and not (output or "").endswith(".parquet"):
+        stdio.tell("batchmill: they are JSON lines; -o FILE.parquet keeps the types of rows")
+    elif format is not None and format.wanted is None and format.name != format.base:
         stdio.tell(f"batchmill: read them with --format {format.again}")
     lost = [one for items in failed for one in items.lost]
     if lost:

@@ -137,6 +137,7 @@ class Session:
         values = {
             "settings": mask_settings(self._settings.as_dict()),
             "input": list(self._plan.inputs),
+            **({"files": list(self._plan.sources)} if self._plan.sources != self._plan.inputs else {}),
             "function": self._plan.spec.display,
             "path": self._plan.spec.path,
             **({"command": command.as_dict()} if command else {}),
@@ -233,7 +234,7 @@ class Session:
             on_progress=on_progress,
             interval=self._settings.progress_interval,
             shards=1 if self._settings.shard is None else self._settings.shard[1],
-            files=several(self._plan.inputs, self._plan.format),
+            files=several(self._plan.sources, self._plan.format),
             resumes=matcher is not None,
             monitor=monitor,
         )

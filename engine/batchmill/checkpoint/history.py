@@ -157,5 +157,5 @@ class History:
 
 def file_in(run: Mapping[str, Any], number: int, format: str) -> str:
     """The name of the INPUT with that number in a run (its RUN map), where there were several, of that format."""
-    files = several(run.get("input") or (), format)
+    files = several(run.get("files") or run.get("input") or (), format)
     return files[number] if number < len(files) else ""

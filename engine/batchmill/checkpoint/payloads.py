@@ -158,7 +158,7 @@ _SCHEMAS = {
             "started": _EPOCH,
             "generation": _GENERATION,
             "settings": _settings,
-            "input": _list_of(_text),
+            **dict.fromkeys(("input", "files"), _list_of(_text)),
             "path": _or_none(_text),
             "command": _COMMAND,
             "places": _map_of(_text),

@@ -7,7 +7,7 @@
     formats      what a format means: where a record ends, how it is parsed, what its id is
     tables       csv and tsv: where rows end, what their columns are called; `dialects`: how they are written
     by_suffix    what the name of an INPUT says of it
-    pyarrow_extra  whether there is a pyarrow
+    parquet_rows the rows of Parquet files, by their numbers; `pyarrow_extra`: whether they can be read
     sources      chunks of whole records, in the parent, which never parses them
     items        a record to an item with an id, in a worker
     json_choice  whether JSON is read with json or orjson; `fast_json` is the way with orjson
@@ -16,4 +16,14 @@
 May import: ground, system, files, codec.
 """
 
-__all__ = ["compression", "formats", "items", "json_choice", "pyarrow_extra", "rewrite", "sources", "streams"]
+__all__ = [
+    "compression",
+    "formats",
+    "items",
+    "json_choice",
+    "parquet_rows",
+    "pyarrow_extra",
+    "rewrite",
+    "sources",
+    "streams",
+]

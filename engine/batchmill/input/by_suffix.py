@@ -13,6 +13,7 @@ _SUFFIXES = {
     ".ndjson": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".parquet": "parquet",
     ".txt": "lines",
     ".list": "lines",
 }

@@ -24,7 +24,7 @@ from batchmill.input.dialects import Dialect, dialect_of, in_name
 from batchmill.input.tables import Table
 from batchmill.model import Chunk
 from batchmill.settings import FORMATS as NAMES
-from batchmill.text import option
+from batchmill.text import option, read_names, write_names
 
 MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
 MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
@@ -49,7 +49,8 @@ class Format:
     `separator` is one byte. `trim` takes away what surrounds a record (a carriage return, blanks) and leaves nothing
     of a blank one, which is passed over. `parse` turns a trimmed record into the item and raises BadItem where it
     cannot; a `table` has none, for its rows mean something under a header only: `parser` gives it. `content_is_bytes`
-    is False where a record only names its content (files), so that equal bytes do not mean equal items.
+    is False where a record only names its content (files), so that equal bytes do not mean equal items. `wanted` is not
+    None where records are numbers of rows (parquet): then it has the columns that are read, all where there are none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Format:
     parse: Callable[[bytes], Any] | None
     content_is_bytes: bool = True
     table: Table | None = None
+    wanted: tuple[str, ...] | None = None
 
     @property
     def base(self) -> str:
@@ -200,6 +202,7 @@ FORMATS = {
     "tsv": Format("tsv", b"\n", _trim_row, None, table=Table(Dialect("\t"))),
     "lines": Format("lines", b"\n", _trim_line, _parse_line),
     "null": Format("null", b"\0", bytes, _parse_path),
+    "parquet": Format("parquet", b"\n", bytes, None, wanted=()),
     "files": Format("files", b"\0", bytes, _parse_file, content_is_bytes=False),
 }
 LINES_OF_BYTES = replace(FORMATS["lines"], parse=_parse_path)  # of a command, whose arguments are bytes
@@ -219,6 +222,9 @@ def find_format(name: str) -> Format | None:
     try:
         base, *words = shlex.split(name)
         usual = FORMATS[base]
+        if usual.wanted is not None:
+            option, columns = words
+            return replace(usual, name=name, wanted=read_names(columns)) if option == "--columns" else None
         if usual.table is None:
             return None
         return replace(usual, name=name, table=Table(dialect_of(words, usual.table.dialect)))
@@ -234,6 +240,11 @@ def format_named(name: str) -> Format:
     return format
 
 
+def with_columns(format: Format, columns: tuple[str, ...]) -> Format:
+    """The same format of rows, of which those columns are read."""
+    return format_named(in_name(format.base, ["--columns", write_names(columns)])) if columns else format
+
+
 def with_dialect(format: Format, dialect: Dialect) -> Format:
     """The same kind of table in that dialect."""
     usual = FORMATS[format.base].table
@@ -245,7 +256,7 @@ def with_dialect(format: Format, dialect: Dialect) -> Format:
 def kept_item(name: str, kept: bytes) -> Any:
     """The item as its function saw it, of what the checkpoint keeps of one of that format; else its text."""
     format = find_format(name)
-    if format is None:  # Python items
+    if format is None or format.wanted is not None:  # items that came as values
         try:
             return unpack_value(kept)
         except CheckpointDamaged:

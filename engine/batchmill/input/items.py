@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from batchmill.codec.identity import digest_of
 from batchmill.codec.ids import checksum, digest_id, fingerprint, shard_of
+from batchmill.codec.pack import pack_value
 from batchmill.errors import ItemError
 from batchmill.files.mapped_pickle import is_digest, read_item
 from batchmill.input.formats import PLAIN_IDS, BadItem, Format, IdRule, Parse, format_named
 from batchmill.input.json_choice import VARIABLE, parser_of
+from batchmill.input.parquet_rows import RowReader
 from batchmill.model import Chunk
 from batchmill.text import describe
 
@@ -55,6 +57,7 @@ class ItemReader:
         self._shard = shard
         self._ids_needed = ids_needed
         self._header = b""
+        self._rows_of = lru_cache(4)(RowReader)
         if self.format is None:
             self.identify = _of_shard(shard, self._identify_object)
         else:
@@ -69,6 +72,8 @@ class ItemReader:
     def _make_reader(self, header: bytes, parse: Parse | None) -> Identify:
         """`identify` for records that stand under that header, by `parse` in place of the format's own."""
         assert self.format is not None
+        if self.format.wanted is not None:
+            return _of_shard(self._shard, partial(self._identify_row, self._rows_of(header)))
         return _of_shard(self._shard, _reader(self.format, header, self._rule, parse or self.format.parser(header)))
 
     def records(self, chunk: Chunk) -> Sequence[Any]:
@@ -78,6 +83,10 @@ class ItemReader:
         assert self.format is not None
         self._header = chunk.header
         self.identify = self._reader_of(chunk.header, self._parser_of(chunk.data))
+        if self.format.wanted is not None:
+            records = self.format.split(chunk.data)
+            self._rows_of(chunk.header).expect(records)
+            return records
         if chunk.records == 1 and chunk.condemned is not None:  # it may be too long, and cut anywhere
             return [chunk.data.removesuffix(self.format.separator)]
         return self.format.split(chunk.data)
@@ -96,7 +105,8 @@ class ItemReader:
         if self.format is None:
             return id, b"", None, crc32(record) if isinstance(record, bytes) else 0, bad
         raw = self.format.trim(record)
-        return id, raw, None, checksum(raw, chunk.header), bad
+        # What a row holds is not known then.
+        return id, raw if self.format.wanted is None else b"", None, checksum(raw, chunk.header), bad
 
     def kept(self, raw: bytes) -> bytes:
         """What the checkpoint keeps of such a record."""
@@ -105,6 +115,20 @@ class ItemReader:
     def is_blank(self, record: Any) -> bool:
         """Whether a record is empty, and passed over."""
         return self.format is not None and not self.format.trim(record)
+
+    def _identify_row(self, rows: RowReader, chunk: Chunk, offset: int, record: bytes) -> Found | None:
+        try:
+            item = rows.row(int(record))
+            raw = pack_value(item)
+        except Exception as error:
+            why = describe(error)
+            return self.unread(chunk, offset, record, ItemError("UnreadableRow", f"{why.type}: {why.message}"))
+        try:
+            id = item.get(self._rule.field)  # a date or a decimal is an id too
+            has_id = id is not None and not isinstance(id, (list, dict, tuple))
+            return id if has_id else self._rule.id_of(item, raw), raw, item, crc32(raw), None
+        except BadItem as bad:
+            return digest_id(raw), raw, None, crc32(raw), bad
 
     def _identify_object(self, chunk: Chunk, offset: int, record: Any) -> Found | None:
         if isinstance(record, ItemError):  # the parent could not pickle it

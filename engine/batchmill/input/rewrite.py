@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from batchmill.codec.json_form import Plain, encode, sound
+from batchmill.codec.unpack import unpack_value
 from batchmill.input.dialects import in_encoding
 from batchmill.input.formats import BadItem, Format, with_dialect
 
@@ -18,6 +20,9 @@ def as_input(format: Format | None, kept: Callable[[], Iterable[bytes]]) -> Iter
         encoding = format.table.dialect.encoding
         yield from (in_encoding(part, encoding) for part in _as_table(format, kept))
         return
+    if format is not None and format.wanted is not None:
+        yield from (as_json_line(row) + b"\n" for row in kept())
+        return
     for item in kept():
         yield item.removesuffix(b"\n") + b"\n" if format is None else _closed(format, item)
 
@@ -25,6 +30,11 @@ def as_input(format: Format | None, kept: Callable[[], Iterable[bytes]]) -> Iter
 def _closed(format: Format, record: bytes) -> bytes:
     """A trimmed record with its separator, and what is trimmed off before that where it would take more off now."""
     return record + (b"" if format.trim(record) == record else b"\r") + format.separator
+
+
+def as_json_line(row: bytes) -> bytes:
+    """A row of a file of rows, as a checkpoint keeps it, as JSON."""
+    return sound(encode(Plain(str).of(unpack_value(row)))).encode()
 
 
 def _as_table(format: Format, kept: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:

@@ -27,6 +27,7 @@ from batchmill.input.buffer import Buffer
 from batchmill.input.compression import UNREADABLE
 from batchmill.input.folders import Walk
 from batchmill.input.formats import MAX_ITEM, Format
+from batchmill.input.parquet_rows import RowFeed, files_of
 from batchmill.input.streams import Feed, Headed, Notify, RecordCounter, check_inputs, listing, opener
 from batchmill.input.thread_bound import is_thread_bound
 from batchmill.model import Chunk
@@ -103,7 +104,7 @@ class ByteSource:
         self._tell = tell
         self._told = {b""}  # headers
         self._separator = format.separator
-        self._names = list(inputs)
+        self._names = list(inputs) if format.wanted is None else files_of(inputs, own, follow=follow)
         self._walk = Walk(self._names, own, follow=follow)
         counted = None
         if format.name == "files":
@@ -119,7 +120,7 @@ class ByteSource:
         self._input = -1
         self._buffer = Buffer()
         self._line = 1
-        self._headed: Headed | None = None  # the current feed, where it is a table's
+        self._headed: Headed | RowFeed | None = None  # the current feed, where it has a header
         self._drained = True  # the current feed has given all its bytes
         self._broken: InputBroken | None = None  # raised once all whole records before it were taken
         self._bytes = 0  # taken so far, to tell the mean length of a record
@@ -306,6 +307,8 @@ class ByteSource:
             return False
         self._input += 1
         self._feed = self._openers[self._input]()
+        if isinstance(self._feed, RowFeed):
+            self._headed = self._feed
         if self._format.table is not None:
             self._feed = self._headed = Headed(self._feed, self._names[self._input], self._format)
         self._buffer, self._line, self._drained = Buffer(self._format.table), 1, False

@@ -26,6 +26,7 @@ from batchmill.input.dialects import asked_for
 from batchmill.input.first_look import LOOK, cleaned, is_plain
 from batchmill.input.folders import Walk
 from batchmill.input.formats import MAX_ITEM, Format, count_records
+from batchmill.input.parquet_rows import RowFeed, are_parquet, columns_of, rows_in
 from batchmill.settings import Settings
 from batchmill.system import threads
 from batchmill.system.scarcity import limit_met
@@ -183,6 +184,8 @@ class Headed:
 def look_at(name: str, format: Format) -> list[str] | None:
     """Look at the beginning of an INPUT that can be looked at before it is read: the columns of a table, None for all
     others. Raises InvalidUsage for what cannot be of that format, and where a header names no columns."""
+    if format.wanted is not None:
+        return columns_of(name, format.wanted)
     if name == "-" or not os.path.isfile(name):
         return None
     feed = _Direct(partial(next, _blocks(name, format, LOOK), b""), lambda: None)
@@ -205,11 +208,13 @@ def choose_format(names: Sequence[str], settings: Settings) -> str:
     asked = {setting: getattr(settings, setting) for setting in DIALECT}
     if format.table is not None:
         return formats.with_dialect(format, asked_for(format.table.dialect, **asked)).name
+    if format.wanted is not None:
+        format, asked["columns"] = formats.with_columns(format, settings.columns), ()
     for setting, usual in DIALECT.items():
         if asked[setting] != usual:
             remedy = f"leave it out, or give {option('format', 'csv')}"
             raise InvalidUsage(f"{option(setting)} is for tables, and the format is {name}", remedy)
-    return name
+    return format.name
 
 
 def _by_suffix(names: Sequence[str]) -> str:
@@ -218,9 +223,9 @@ def _by_suffix(names: Sequence[str]) -> str:
     if "-" in names:
         raise InvalidUsage("the format of stdin is not known", formats.give_format())
     for name in names:
-        if os.path.isdir(name):
+        if os.path.isdir(name) and not are_parquet(name):
             raise _is_directory(name)
-    found = {format_of(name): name for name in names}
+    found = {"parquet" if os.path.isdir(name) else format_of(name): name for name in names}
     if len(found) != 1:
         raise InvalidUsage(f"the INPUTs are of different formats ({', '.join(found)})", "run them one by one")
     return next(iter(found))
@@ -255,6 +260,8 @@ def opener(name: str, format: Format, notify: Notify) -> Callable[[], Feed]:
     """What opens the feed of an INPUT (`-`: stdin); it raises InputMissing, or the feed does."""
 
     def open_it() -> Feed:
+        if format.wanted is not None:
+            return RowFeed(name, format.wanted)
         if not _is_plain(name):
             return _Threaded(_blocks(name, format), notify)
         with _naming(name):
@@ -309,7 +316,7 @@ class RecordCounter:
         self._stop = False
         self._thread: threading.Thread | None = None
         if format.name == "files" or all(_is_plain(name) for name in names):
-            if format.name != "files":
+            if format.name != "files" and format.wanted is None:
                 self.size = sum(os.path.getsize(name) for name in names)
             with suppress(OutOfResources):  # then the total stays unknown
                 self._thread = threads.start(self._count, "census", list(names))
@@ -330,7 +337,7 @@ class RecordCounter:
                 total += count
                 if self._stop:
                     return
-        except (*UNREADABLE, MemoryError, InvalidUsage):
+        except (*UNREADABLE, MemoryError, InvalidUsage, InputMissing):
             return  # the loop reads the same file, and says so
         self.total = total
 
@@ -340,6 +347,9 @@ class RecordCounter:
         return chain.from_iterable(map(self._of_records, names))
 
     def _of_records(self, name: str) -> Iterator[int]:
+        if self._format.wanted is not None:
+            yield rows_in(name)
+            return
         if self._format.table is not None:
             yield from self._of_rows(name)
             return

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Literal
 
@@ -170,7 +170,7 @@ class Table:
 
     def names(self, header: bytes) -> list[str]:
         """The names of all columns, each of its own. Raises ValueError where a header cannot be read: why not."""
-        return _named(self._as_written(header))
+        return named(self._as_written(header))
 
     def _as_written(self, header: bytes) -> list[str]:
         try:
@@ -183,7 +183,7 @@ class Table:
     def remarks(self, header: bytes) -> Iterator[str]:
         """What to tell people of the columns' names."""
         written = self._as_written(header)
-        names = _named(written)
+        names = named(written)
         made = [name for name, was in zip(names, written) if name != was]
         if made:
             yield f"columns without a name of their own are called {name_some(made)}"
@@ -213,7 +213,7 @@ class Table:
         return read_wanted if wanted else read
 
 
-def _named(written: list[str]) -> list[str]:
+def named(written: Sequence[str]) -> list[str]:
     """Names for columns: as they are written, but each of its own. Blank ones and repeated ones are numbered."""
     names: list[str] = []
     taken = set(written)

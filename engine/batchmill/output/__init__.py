@@ -9,7 +9,8 @@
     by_name        what the name of an output says of its format
     target         the file or stream that is written; `sinks`: which, and databases; `parquet`: a Parquet file
     writer         the output of a run; `results`: out of a checkpoint; `collect`: out of several, into a file;
-                   `failed_items`: as they were
+                   `failed_items`: as they were;
+                   `items_file`: these as a file
 
 May import: ground, system, files, checkpoint, input, codec.
 """
@@ -20,6 +21,7 @@ __all__ = [
     "columns",
     "external_sort",
     "failed_items",
+    "items_file",
     "json_lines",
     "results",
     "sinks",

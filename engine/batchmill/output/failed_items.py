@@ -21,6 +21,7 @@ from batchmill.codec.unpack import unpack_value
 from batchmill.errors import BatchmillError, CheckpointDamaged
 from batchmill.input.compression import UNREADABLE
 from batchmill.input.formats import Format, line_at
+from batchmill.input.parquet_rows import RowsAgain
 from batchmill.input.sources import KEPT, TOO_LONG, ByteSource, chunks_of
 from batchmill.input.streams import opener
 from batchmill.output.results import Results
@@ -45,7 +46,7 @@ class FailedItems:
     def __init__(self, results: Results) -> None:
         self._results = results
         self.lost: list[Lost] = []
-        self._input: _InputAgain | None = None
+        self._input: _InputAgain | RowsAgain | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         """Each item as a checkpoint keeps it; one of Python as a line of JSON."""
@@ -56,7 +57,7 @@ class FailedItems:
                 why = "it was an item of Python, above 64 KiB or of a kind that is not kept"
                 if self._results.format is None:
                     found = _as_line(kept)
-                elif kept is not None and not _is_part(block, index):
+                elif kept and not _is_part(block, index):
                     found = kept
                 else:
                     found, why = self._read_again(self._results.format, block, index)
@@ -73,7 +74,7 @@ class FailedItems:
             return None, "its INPUT was a pipe"
         if self._input is None or self._input.path != path:
             self._close()
-            self._input = _InputAgain(path, format)
+            self._input = _InputAgain(path, format) if format.wanted is None else RowsAgain(path, format.wanted)
         with naming(self._results.path):
             line, content, is_part = block.head.line + block.lines[index], block.contents[index], _is_part(block, index)
         try:
@@ -108,7 +109,7 @@ def _as_line(kept: bytes | None) -> bytes | None:
 
 def _path(run: Mapping[str, Any], number: int) -> str | None:
     """Where the INPUT with that number of a run is, if it is a file."""
-    names = run.get("input") or ()
+    names = run.get("files") or run.get("input") or ()
     if number >= len(names) or names[number] == "-":
         return None
     path = os.path.join(run.get("directory", ""), names[number])

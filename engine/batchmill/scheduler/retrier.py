@@ -44,12 +44,13 @@ class Retrier:
         taken: set[int] = set()
         if chunk.sealed:
             return taken
+        is_row = self._format is not None and self._format.wanted is not None  # what is kept is not its record
         attempts, offsets, now = block.attempts, block.offsets, time.monotonic()
         for index, failure in block.failures.items():
             tried, offset = attempts.get(index, 1), offsets[index]
             if not self._retries.allows(tried) or failure.type in _FINAL:
                 continue
-            if failure.raw is None or not isinstance(chunk.data, bytes):
+            if failure.raw is None or not isinstance(chunk.data, bytes) or is_row:
                 self._records[seq, index] = _alone(chunk, offset, self._format)
             line = formats.line_at(chunk, offset, self._format)
             again = Again(0.0, chunk.first + offset, line, chunk.input, seq, index, tried)

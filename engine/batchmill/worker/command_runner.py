@@ -21,6 +21,7 @@ from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.files.storage import write_whole
 from batchmill.input.formats import LINES_OF_BYTES, Format, Parse, format_named
 from batchmill.input.items import Found, Identify, ItemReader
+from batchmill.input.rewrite import as_json_line
 from batchmill.model import Chunk
 from batchmill.secrecy import learn, mask_script, mask_words
 from batchmill.system.machine import oom_kills
@@ -61,7 +62,8 @@ class TaskReader(ItemReader):
             number = chunk.first + offset + 1 if chunk.numbers is None else chunk.numbers[offset]
             earlier = None if chunk.earlier is None else chunk.earlier.get(offset)
             attempt = chunk.crashes + 1 + (0 if earlier is None else earlier.attempts)
-            return id, raw, Task(item, raw, number, id, attempt), content, bad
+            is_row = self.format is not None and self.format.wanted is not None
+            return id, raw, Task(item, as_json_line(raw) if is_row else raw, number, id, attempt), content, bad
 
         return read
 

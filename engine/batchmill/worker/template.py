@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from batchmill.codec.json_form import Plain
 from batchmill.errors import InvalidUsage, ItemError, ItemFailed
 from batchmill.text import nearest
 
@@ -179,6 +180,7 @@ def _field(name: str) -> Part:
             value = task.item[name]
         except (KeyError, TypeError, IndexError):
             raise ItemFailed(ItemError("MissingField", f"the item has no field {name!r}")) from None
-        return value if type(value) is str else json.dumps(value, ensure_ascii=False)
+        plain = Plain(str).of(value)
+        return plain if type(plain) is str else json.dumps(plain, ensure_ascii=False)
 
     return part
