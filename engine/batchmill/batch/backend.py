@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from batchmill.plan import Plan
+from batchmill.pool.forkserver import default_start_method
 from batchmill.pool.local import LocalPool
 from batchmill.pool.worker_limits import WorkerLimits
-from batchmill.scheduler.backend import Opened, Wanted
+from batchmill.scheduler.backend import PRELOADED, Opened, Wanted
 from batchmill.scheduler.rendering import OutputMaker
 from batchmill.system.machine import Monitor, machine, raise_descriptor_limit, versions, worker_count
 
@@ -36,13 +37,16 @@ class LocalBackend:
             self.workers,
             wanted.put,
             start_method=settings.start_method,
-            preload=settings.preload,
             output=wanted.prints,
             lock=wanted.lock,
             foreign=self._foreign,
         )
         limits = WorkerLimits(pool, plan.watched, wanted.tick, wanted.say)
         return Opened(pool, OutputMaker(pool, wanted.output), limits, Monitor())
+
+    def preloads(self) -> str:
+        method = self._plan.settings.start_method or default_start_method()
+        return PRELOADED if method == "forkserver" else f"Imported in each worker (start method {method})"
 
     def hosts(self) -> dict[str, str] | None:
         return None

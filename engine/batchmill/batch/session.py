@@ -132,7 +132,7 @@ class Session:
             of = f"{done}/{total}" if total is not None and total >= done + failed else f"{done} items"
             self._on_message(f"Resuming from checkpoint: {of} done, {failed} failed")
         if self._settings.preload:
-            self._on_message(f"Preloaded once and shared by all workers: {', '.join(self._settings.preload)}")
+            self._on_message(f"{self._backend.preloads()}: {', '.join(self._settings.preload)}")
         command = self._plan.command
         values = {
             "settings": mask_settings(self._settings.as_dict()),

@@ -204,7 +204,6 @@ class _Pools:
                 size,
                 self._events.put,
                 start_method=self._plan.settings.start_method,
-                preload=self._plan.settings.preload,
                 output=prints,
             )
             self._warm_pools.update(dict.fromkeys(fitting, warm_pool))

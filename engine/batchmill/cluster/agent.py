@@ -109,7 +109,6 @@ class Agent:
             setup.slots.stop,
             inbox.put,
             start_method=setup.limits.start_method,
-            preload=setup.limits.preload,
             output=None if self._prints is None else self._prints.descriptor,
         )
         self._limits = WorkerLimits(self._pool, setup.limits, TICK, self._say)
@@ -335,7 +334,8 @@ def main() -> None:
     setup: AgentSetup = pickle.loads(data)
     if setup.worker.is_command_line:
         speak_command_line()
-    forkserver.prestart(setup.limits.preload)
+    if not setup.worker.preload:
+        forkserver.prestart()
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def send(*message: Any) -> None:

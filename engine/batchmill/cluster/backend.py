@@ -34,7 +34,7 @@ from batchmill.errors import (
 )
 from batchmill.model import Wake
 from batchmill.plan import Plan
-from batchmill.scheduler.backend import Opened, Wanted
+from batchmill.scheduler.backend import PRELOADED, Opened, Wanted
 from batchmill.scheduler.rendering import LocalOutputMaker
 from batchmill.secrecy import mask_addresses
 from batchmill.system.machine import machine, usable_cores, versions
@@ -116,6 +116,9 @@ class DaskBackend:
     def _check_client(self) -> None:
         if not self._loop.is_running():
             raise ClusterLost("the Dask client was closed during the run", "leave it open until the run is over")
+
+    def preloads(self) -> str:
+        return f"{PRELOADED} of a machine"
 
     def hosts(self) -> dict[str, str] | None:
         found = {str(slot): where for slot, where in self._pool.hosts(self._hosts_told)}

@@ -40,6 +40,18 @@ _LOOK = 0.1  # seconds between looks at a server that does not answer
 _PATIENCE = 2.0  # seconds for an exit code to come, and for a server to end
 
 
+class Preload(NamedTuple):
+    """What a server imports for its workers to share: `modules`, looked for in the directories `path` first, with
+    `variables` in its environment."""
+
+    modules: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+
+
+NOTHING = Preload()
+
+
 class Message(NamedTuple):
     """A request or a reply: what it is, the process that it is about, and a number (errno, exit code)."""
 
@@ -83,7 +95,7 @@ class Connection:
     """One process of a fork server, from its start by `launch` to its end. Every method may be called from any
     thread."""
 
-    def __init__(self, preload: Sequence[str], launch: Launch) -> None:
+    def __init__(self, preload: Preload, launch: Launch) -> None:
         ours, theirs = socket.socketpair()
         self._control = ours
         self._codes: dict[int, int] = {}
@@ -217,8 +229,8 @@ class ForkServer:
     """A fork server with `preload` imported; its process is started by the first call that needs it, by `launch`; one
     that takes its place, with a fresh interpreter."""
 
-    def __init__(self, preload: Sequence[str] = (), launch: Launch | None = None) -> None:
-        self.preload = tuple(preload)
+    def __init__(self, preload: Preload = NOTHING, launch: Launch | None = None) -> None:
+        self.preload = preload
         self.users = 0
         self._launch = launch or _spawn
         self._connection: Connection | None = None
@@ -244,7 +256,8 @@ class ForkServer:
                 return self.prestart().start(kind, descriptors, adopts=adopts)
             except ServerLost:
                 continue
-        raise OSError(f"the fork server ended {_DEATHS} times before it had started a worker")
+        meanwhile = f", preloading {', '.join(self.preload.modules)}" if self.preload.modules else ""
+        raise OSError(f"the fork server ended {_DEATHS} times before it had started a worker{meanwhile}")
 
     def stop(self) -> None:
         """End its process, and what workers have left behind."""
@@ -253,14 +266,14 @@ class ForkServer:
 
 
 _lock = threading.Lock()
-_servers: dict[tuple[str, ...], ForkServer] = {}
+_servers: dict[Preload, ForkServer] = {}
 _connections: set[Connection] = set()
 
 
-def borrow(preload: Sequence[str] = ()) -> ForkServer:
+def borrow(preload: Preload = NOTHING) -> ForkServer:
     """The server with `preload` imported; to be given back."""
     with _lock:
-        found = _servers.setdefault(tuple(preload), ForkServer(preload))
+        found = _servers.setdefault(preload, ForkServer(preload))
         found.users += 1
         return found
 
@@ -274,10 +287,10 @@ def give_back(server: ForkServer) -> None:
             server.stop()
 
 
-def prestart(preload: Sequence[str] = (), launch: Launch | None = None) -> None:
+def prestart(preload: Preload = NOTHING, launch: Launch | None = None) -> None:
     """Have the server that will be borrowed start now, by `launch`. Raises OSError."""
     with _lock:
-        _servers.setdefault(tuple(preload), ForkServer(preload, launch)).prestart()
+        _servers.setdefault(preload, ForkServer(preload, launch)).prestart()
 
 
 def stop_all() -> None:
@@ -293,13 +306,13 @@ def default_start_method() -> str:
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-Launch = Callable[[int, Sequence[str]], int]  # starts a process with that end of a pair of sockets, that imports these
+Launch = Callable[[int, Preload], int]  # starts a process with that end of a pair of sockets, that imports these
 
 
-def _spawn(control: int, preload: Sequence[str]) -> int:
+def _spawn(control: int, preload: Preload) -> int:
     """Start the server's process with a fresh interpreter, standard input empty, and output to stderr."""
     target = 3 if control != 3 else 4
-    words = command("pool.forkserver_main", "serve", target, list(preload))
+    words = command("pool.forkserver_main", "serve", target, list(preload.modules), list(preload.path))
     actions: list[tuple[object, ...]] = [
         (os.POSIX_SPAWN_DUP2, control, target),
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
@@ -308,7 +321,9 @@ def _spawn(control: int, preload: Sequence[str]) -> int:
     if not _is_open(2):
         actions.append((os.POSIX_SPAWN_DUP2, 0, 2))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    return os.posix_spawn(words[0], words, os.environ, file_actions=actions, setsigmask={*mask, *STOPPING})
+    return os.posix_spawn(
+        words[0], words, {**os.environ, **dict(preload.variables)}, file_actions=actions, setsigmask={*mask, *STOPPING}
+    )
 
 
 def _is_open(descriptor: int) -> bool:

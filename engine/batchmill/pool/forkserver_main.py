@@ -16,10 +16,11 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import NoReturn
 
-from batchmill.pool.forkserver import ENDED, FAILED, HELLO, RELEASE, SPAWN, STARTED, Message, receive
+from batchmill.pool.forkserver import ENDED, FAILED, HELLO, RELEASE, SPAWN, STARTED, Message, Preload, receive
 from batchmill.system.children import adopt_orphans, children_of, exit_code, kill_tree, pidfd_open, reap
 from batchmill.system.interpreter import command
 from batchmill.worker import bootstrap
@@ -39,9 +40,12 @@ def preload(modules: Sequence[str]) -> None:
             importlib.import_module(module)
         except BaseException:
             pass
+    for name in ("stdout", "stderr"):  # else each worker would write it again
+        with suppress(AttributeError, OSError, ValueError):
+            getattr(sys, name).flush()
 
 
-def fork_off(control: int, modules: Sequence[str]) -> int:
+def fork_off(control: int, wanted: Preload) -> int:
     """Start the fork server by forking this process, whose end of `control` it is; the process id.
 
     What workers need of ours is imported once, for both. The process must not have another thread, nor anything yet
@@ -52,12 +56,12 @@ def fork_off(control: int, modules: Sequence[str]) -> int:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, bootstrap.STOPPING)
     pid = os.fork()
     if pid == 0:
-        _be_forked(control, modules)
+        _be_forked(control, wanted)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid
 
 
-def _be_forked(control: int, modules: Sequence[str]) -> NoReturn:
+def _be_forked(control: int, wanted: Preload) -> NoReturn:
     """Be the server in a fork of the command line's process, with nothing left of what that is."""
     try:
         null = os.open(os.devnull, os.O_RDWR)
@@ -65,16 +69,18 @@ def _be_forked(control: int, modules: Sequence[str]) -> NoReturn:
         os.dup2(null, 0)
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         sys.modules["__main__"] = ModuleType("__main__")  # what items start would import the program again
-        serve(control, modules)
+        serve(control, wanted.modules, wanted.path)
     finally:
         os._exit(1)
 
 
-def serve(control: int, modules: Sequence[str]) -> NoReturn:
+def serve(control: int, modules: Sequence[str], path: Sequence[str]) -> NoReturn:
     """Be the fork server, at the other end of `control`. INT, TERM and HUP are blocked, and stay so."""
     os.setpgid(0, 0)
     bootstrap.close_all_above(2, keep=control)
-    preload((*_PRELOAD, *modules))
+    preload(_PRELOAD)
+    sys.path[:0] = path
+    preload(modules)
     try:
         with socket.socket(fileno=control) as connection:
             _Server(connection).run()

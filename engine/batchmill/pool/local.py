@@ -7,22 +7,31 @@ breaks, and that costs this worker alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from batchmill.files.mapped_pickle import Pickled
 from batchmill.pool import forkserver
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.executor import SingleProcessExecutor
+from batchmill.pool.forkserver import NOTHING, Preload
 from batchmill.pool.processes import Inherited, Origin
 from batchmill.system.children import kill_marked, mark_of
 from batchmill.worker import main
 from batchmill.worker.board import Board
 from batchmill.worker.command import CommandSpec
-from batchmill.worker.main import WorkerSetup
+from batchmill.worker.main import WorkerSetup, folder_of
 from batchmill.worker.records import ALARM, COLUMNS, COMMAND, LIMIT, NO_LIMIT, OVERDUE
 from batchmill.worker.shared import SharedPickle
 
 _PATIENCE = 0.25  # seconds that signals may have to wait while a fork server starts
+
+
+def _preload_of(setup: WorkerSetup) -> Preload:
+    """What the server imports: from beside the function, with the caps on threads that hold in workers."""
+    if not setup.preload:
+        return NOTHING
+    capped = tuple((name, value) for name, value in sorted(setup.environ.items()) if os.environ.get(name) != value)
+    return Preload(setup.preload, (folder_of(setup),), capped)
 
 
 class LocalPool(WorkerPool):
@@ -41,7 +50,6 @@ class LocalPool(WorkerPool):
         put: Callable[[Event], None],
         *,
         start_method: str | None = None,
-        preload: Sequence[str] = (),
         output: int | None = None,
         lock: int | None = None,
         foreign: Iterable[int] = (),
@@ -57,7 +65,7 @@ class LocalPool(WorkerPool):
         self._foreign = frozenset(foreign) - {output, lock}
         self._given = [output, lock, stdout]
         # Last, for what is raised before would leave a server that nobody ends.
-        self._server = None if self.start_method == "fork" else forkserver.borrow(preload)
+        self._server = None if self.start_method == "fork" else forkserver.borrow(_preload_of(setup))
 
     def may_start(self) -> bool:
         """Modules that are preloaded may take their time."""

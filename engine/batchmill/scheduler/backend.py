@@ -21,6 +21,9 @@ class Opened(NamedTuple):
     monitor: Monitor
 
 
+PRELOADED = "Preloading once, shared by all workers"
+
+
 class Wanted(NamedTuple):
     """What the workers of run number `run` are to do beside running items: `put` takes their Events, from any thread,
     `say` a line for people; `output` is to be made.
@@ -51,6 +54,9 @@ class Backend(Protocol):
 
     def open(self, wanted: Wanted) -> Opened:
         """The workers of a run; once."""
+
+    def preloads(self) -> str:
+        """What becomes of modules that are to be preloaded, in words."""
 
     def hosts(self) -> dict[str, str] | None:
         """On which host each worker is, as far as that was not known at the last call; None: no news."""

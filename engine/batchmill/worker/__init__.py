@@ -6,6 +6,7 @@
     batches        the same for a function of many items: `batch_size` (how many), `batch_results` (given and returned)
     shared         what all workers are given, in one file that they map
     board          numbers that the parent and its workers share: which record runs, how far to go
+    random_streams a stream of random numbers for each worker that was forked; `item_logs`: what functions log
     baseline       what every item begins with, put back after the item that changed it
     sealer         what becomes of a record that no worker may open again
     reply          the rows of a reply while it grows, and the frames it becomes

@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -96,9 +96,27 @@ def failure(doing: str, error: BaseException) -> FunctionFailed:
 def _of_user(error: BaseException) -> TracebackType | None:
     """The traceback from the user's first frame on."""
     at = error.__traceback__
-    while at is not None and at.tb_frame.f_code.co_filename.startswith((__file__, "<frozen importlib")):
+    while at is not None and at.tb_frame.f_code.co_filename.startswith(
+        (__file__, importlib.__file__, "<frozen importlib")
+    ):
         at = at.tb_next
     return at
+
+
+def import_all(modules: Sequence[str], folder: str) -> None:
+    """Import what was to be preloaded: mostly it is there already, but what is not must not be passed over in silence.
+    Raises InvalidUsage where there is no such module, and FunctionFailed for what it raises."""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    for module in modules:
+        shown = option("preload", module)
+        try:
+            importlib.import_module(module)
+        except BaseException as error:
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+                remedy = f"name one in {folder} or among the installed ones"
+                raise InvalidUsage(f"{shown}: there is no module {error.name!r}", remedy) from None
+            raise failure(f"{shown}: its import", error) from None
 
 
 def _resolve_hook(

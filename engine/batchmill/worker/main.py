@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from batchmill.input.items import ItemReader
 from batchmill.secrecy import hide, learn, mask_arguments
 from batchmill.system.children import MARK, adopt_orphans, kill_descendants, mark_of
 from batchmill.text import option, speak_command_line
-from batchmill.worker import item_logs
+from batchmill.worker import item_logs, random_streams
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.batch_results import LIST, taking
 from batchmill.worker.batch_size import BatchSize
@@ -30,7 +29,7 @@ from batchmill.worker.bootstrap import end_with_parent, handle, redirect, seal
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.command_runner import CommandRunner, TaskReader
 from batchmill.worker.function import FunctionSpec
-from batchmill.worker.loader import check_arguments, failure, resolve
+from batchmill.worker.loader import check_arguments, failure, import_all, resolve
 from batchmill.worker.passthrough import Passer
 from batchmill.worker.records import (
     ALARM,
@@ -85,6 +84,11 @@ class Ready(NamedTuple):
     error: BatchmillError | None
 
 
+def folder_of(setup: WorkerSetup) -> str:
+    """Where the modules beside the function are."""
+    return getattr(setup.spec, "directory", None) or setup.directory
+
+
 def refuse_batch() -> None:
     """Raise NotGuarded or InvalidUsage in a worker, where no batch begins."""
     if _this.started and not _this.is_ready:
@@ -135,8 +139,9 @@ def start(board: Board, slot: int, shared: SharedPickle, inherited: list[int | N
         redirect(setup.is_silent, output)
         seal()
         _this.baseline.watch()
-        for module in setup.preload:  # mostly there already; what is not must not be passed over in silence
-            importlib.import_module(module)
+        if setup.preload:
+            import_all(setup.preload, folder_of(setup))
+            random_streams.renew()
         if isinstance(setup.spec, CommandSpec):
             _prepare_command(setup.spec, passer)
         elif setup.spec is not None:
