@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from batchmill.checkpoint.frames import FILE_MAGIC
@@ -18,9 +18,10 @@ from batchmill.codec.pack import pack_value
 from batchmill.errors import InvalidUsage
 from batchmill.files.atomic_file import descriptor_of
 from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, descriptor_in
-from batchmill.files.mapped_pickle import Pickled
+from batchmill.files.mapped_pickle import Pickled, packed_item
 from batchmill.files.storage import names_aside, sibling
 from batchmill.input.formats import Format, IdRule, format_named
+from batchmill.input.frames import rows_of
 from batchmill.input.items import ItemReader
 from batchmill.input.json_choice import VARIABLE, check_choice
 from batchmill.input.parquet_rows import files_of
@@ -41,6 +42,7 @@ from batchmill.worker.command import CommandSpec
 from batchmill.worker.command_runner import TaskReader
 from batchmill.worker.function import FunctionSpec, captured_in, here, of_callable, parse, program_script
 from batchmill.worker.main import WorkerSetup, refuse_batch
+from batchmill.worker.sending import pickled
 from batchmill.worker.source_digest import source_digest
 
 _DEFAULTS = Settings()
@@ -142,7 +144,7 @@ class Plan:
         """The arguments of the function and of init on their way to workers; raises InvalidUsage for what cannot be
         pickled."""
         try:
-            return Pickled.of((dict(self.kwargs), dict(self.init_kwargs)))
+            return pickled((dict(self.kwargs), dict(self.init_kwargs)))
         except Exception as error:  # what pickle raises for a lambda, for a lock and for a recursion differs
             raise InvalidUsage(f"kwargs cannot be sent to workers: {error}", "give what can be pickled") from None
 
@@ -157,7 +159,8 @@ class Plan:
         """The input, ready to be read; raises InputMissing. `tell` gets what people should know of it; `errand` has the
         caller's thread do something. `is_shared`: workers of this machine alone get the items."""
         if self.items is not None:
-            return ItemSource(self.items, self.id, notify, errand, is_shared=is_shared)
+            pack = partial(packed_item, is_shared=is_shared, pickle=pickled)
+            return ItemSource(self.items, self.id, notify, errand, pack=pack)
         assert self.cut is not None
         own, follow = OwnFiles(self.files), self.settings.follow_links
         return ByteSource(self.sources, self.cut, notify, own, follow=follow, tell=tell)
@@ -274,6 +277,10 @@ def make_plan(
     and writes meanwhile.
     """
     refuse_batch()
+    rows = None if items is None else rows_of(items)
+    if rows is not None:
+        items = rows
+        id = rows.label if rows.has_labels and id is None and settings.id_field is None else id
     format = None if items is not None else choose_format(inputs, settings)
     spec = _spec_of(function, name, format, here(), inputs)
     plan = Plan(

@@ -42,8 +42,9 @@ class Pickled:
         self.buffers = list(buffers)
 
     @classmethod
-    def of(cls, value: Any, pickler: Callable[..., Any] | None = None) -> Pickled:
-        """`value` as one; `pickler` makes another one than pickle's. Raises what pickling it raises."""
+    def of(cls, value: Any, pickler: Callable[..., Any] | None = None, *, is_whole: bool = False) -> Pickled:
+        """`value` as one; `pickler` makes another one than pickle's. `is_whole`: no buffers stand beside it. Raises
+        what pickling it raises."""
         file, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
 
         def is_small(buffer: pickle.PickleBuffer) -> bool:
@@ -51,11 +52,12 @@ class Pickled:
                 small = buffer.raw().nbytes < LEAST
             except BufferError:  # in pieces
                 small = True
-            if not small:
-                buffers.append(buffer)
-            return small
+            if is_whole or small:
+                return True
+            buffers.append(buffer)
+            return False
 
-        (pickler or _Pickler)(file, protocol=5, buffer_callback=is_small).dump(value)
+        (pickler or Pickler)(file, protocol=5, buffer_callback=is_small).dump(value)
         return cls(file.getvalue(), buffers)
 
     @property
@@ -73,8 +75,11 @@ class Pickled:
         return Pickled, (self.data, [pickle.PickleBuffer(buffer) for buffer in self.buffers])
 
 
-class _Pickler(pickle.Pickler):
+class Pickler(pickle.Pickler):
+    """Pickle's own, which does not copy the buffer of a numpy.memmap."""
+
     def reducer_override(self, value: Any) -> Any:
+        """How a value is pickled; NotImplemented: as ever."""
         return memmap_reduced(value)
 
 
@@ -210,15 +215,16 @@ class _ItemElsewhere(bytes):
             return read_mapped(file.fileno(), *parts)
 
 
-def packed_item(item: Any, is_shared: bool) -> bytes:
-    """An item for a worker; `is_shared`: that is on this machine. Raises what pickling it raises."""
-    pickled = Pickled.of(item)
+def packed_item(item: Any, is_shared: bool = False, pickle: Callable[..., Pickled] = Pickled.of) -> bytes:
+    """An item for a worker; `is_shared`: that is on this machine. `pickle` makes a Pickled of it, with buffers beside
+    it or `is_whole`. Raises what pickling it raises."""
+    pickled = pickle(item)
     if is_shared and pickled.size >= LARGE and MappedItem.has_room():
         try:
             return MappedItem(pickled)
         except OSError:
             pass  # no descriptor is left, or no memory: the worker may have more
-    return pickled.data if not pickled.buffers else pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+    return pickled.data if not pickled.buffers else pickle(item, is_whole=True).data
 
 
 def is_digest(record: bytes) -> bool:

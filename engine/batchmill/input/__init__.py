@@ -9,6 +9,7 @@
     by_suffix    what the name of an INPUT says of it
     parquet_rows the rows of Parquet files, by their numbers; `pyarrow_extra`: whether they can be read
     sources      chunks of whole records, in the parent, which never parses them
+    frames       tables of pandas, polars and pyarrow as items: their rows
     items        a record to an item with an id, in a worker
     json_choice  whether JSON is read with json or orjson; `fast_json` is the way with orjson
     rewrite      failed items as an input again
@@ -19,6 +20,7 @@ May import: ground, system, files, codec.
 __all__ = [
     "compression",
     "formats",
+    "frames",
     "items",
     "json_choice",
     "parquet_rows",

@@ -320,8 +320,8 @@ class ItemSource:
     batch: by a thread of their own, or as an `errand` of the caller's thread where they are bound to that.
 
     `id` gives an item's id, or is None; where it raises, the item is a failed one. What the iterable raises comes out
-    of `take`, after what came before. A generator that is left before its end is closed. `is_shared`: the workers are
-    on this machine, and map large items.
+    of `take`, after what came before. A generator that is left before its end is closed. `pack` makes bytes of an item
+    for a worker.
     """
 
     def __init__(
@@ -331,7 +331,7 @@ class ItemSource:
         notify: Notify,
         errand: Errand | None = None,
         *,
-        is_shared: bool = False,
+        pack: Callable[[Any], bytes] = packed_item,
     ) -> None:
         self._total = len(items) if isinstance(items, Sized) else None
         self._notify = notify
@@ -346,7 +346,7 @@ class ItemSource:
         self.position = 0
         self.ended = False
         self._id = id
-        self._is_shared = is_shared
+        self._pack = pack
         self._errand = errand if errand is not None and is_thread_bound(items) else None
         if self._errand is None:
             self._thread = threads.start(contextvars.copy_context().run, "feeder", self._pull_all)
@@ -363,7 +363,7 @@ class ItemSource:
                 self._iterator = iter(self._items)
             while len(self._pulled) < self._demand and not self._over:
                 item = next(self._iterator)
-                pickled = _pickled(item, self._is_shared)
+                pickled = _pickled(item, self._pack)
                 self._pulled.append(pickled if self._id is None else (pickled, _plain_id(self._id, item)))
         except StopIteration:
             self._over = True
@@ -450,10 +450,10 @@ def _plain_id(id_of: Callable[[Any], Any], item: Any) -> Any:
         return _failed("the id given for this item cannot be kept", error)
 
 
-def _pickled(item: Any, is_shared: bool) -> bytes | ItemError:
+def _pickled(item: Any, pack: Callable[[Any], bytes]) -> bytes | ItemError:
     """One item, pickled by itself: one that cannot be costs one item, on either side."""
     try:
-        return packed_item(item, is_shared)
+        return pack(item)
     except BaseException as error:  # of the item's own methods it may be any
         return _failed("the item cannot be sent to a worker", error)
 

@@ -23,12 +23,12 @@ from batchmill.files.mapped_pickle import Pickled, memmap_reduced
 _COPIED = ("__kwdefaults__", "__qualname__", "__module__", "__doc__")
 
 
-def pickled(value: Any, is_there: Callable[[Any], bool]) -> Pickled:
+def pickled(value: Any, is_there: Callable[[Any], bool], *, is_whole: bool = False) -> Pickled:
     """A callable, or whatever, by value; raises whatever pickling it raises.
 
     A class that `is_there` in a worker goes by its name: it is the same there for functions, arguments and items.
     """
-    return Pickled.of(value, partial(_Pickler, is_there=is_there))
+    return Pickled.of(value, partial(_Pickler, is_there=is_there), is_whole=is_whole)
 
 
 def source_digest(function: Any) -> str:

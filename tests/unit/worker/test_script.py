@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import batchmill.worker
 from batchmill.errors import UnknownFunction
 from batchmill.worker.outline import Outline
+from batchmill.worker.sending import pickled
 
 HELPER = """
 def width(point):
@@ -98,6 +101,51 @@ def test_what_a_script_defines_is_the_same_in_workers_whatever_the_function_is(t
     (tmp_path / "script.py").write_text(SCRIPT)
     ended = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=100, cwd=tmp_path)
     assert (ended.stderr, ended.stdout) == ("", "['script']\n")
+
+
+NOTEBOOK = """
+import dataclasses, functools
+
+import batchmill
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+def moved(point):
+    return Point(point.x + 1) if isinstance(point, Point) else "another Point"
+
+def batches():
+    class Inner:
+        x = 5
+    one = {"workers": 1}
+    (found,) = batchmill.map(moved, [Point(1)], **one)
+    assert found == Point(2), found
+    assert batchmill.map("helper:width", [Point(3), Inner()], start_method="spawn", **one) == [3, 5]
+    assert batchmill.map("helper:times", [2], kwargs={"point": Point(7)}, **one) == [14]
+    assert batchmill.map(lambda call: call(), [lambda: 8, functools.partial(int, "9")], **one) == [8, 9]
+    try:
+        batchmill.map(moved, [open("helper.py")], **one)
+    except batchmill.ItemsFailed as error:
+        assert "cannot be sent to a worker: cannot pickle" in error.message, error
+
+batches()
+print("well")
+"""
+
+
+def test_what_no_worker_can_import_goes_by_value(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text(HELPER)
+    command = [sys.executable, "-c", NOTEBOOK]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert (ended.stderr, ended.stdout) == ("", "well\n")
+
+
+def test_items_by_value_need_cloudpickle_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "batchmill.worker.by_value", None)
+    monkeypatch.delattr(batchmill.worker, "by_value", raising=False)
+    with pytest.raises(pickle.PicklingError, match=r"move it to the top level of a module, or: pip install"):
+        pickled(lambda: 1)
 
 
 @pytest.mark.parametrize("guard", ['__name__ == "__main__"', '"__main__" == __name__'])
