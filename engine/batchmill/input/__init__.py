@@ -6,7 +6,7 @@
     folders      the files below directories
     formats      what a format means: where a record ends, how it is parsed, what its id is
     tables       csv and tsv: where rows end, what their columns are called; `dialects`: how they are written
-    by_suffix    what the name of an INPUT says of it
+    by_suffix    what the name of an INPUT says of it; `foreign`: what is not read, and the line that converts it
     parquet_rows the rows of Parquet files, by their numbers; `pyarrow_extra`: whether they can be read
     sources      chunks of whole records, in the parent, which never parses them
     frames       tables of pandas, polars and pyarrow as items: their rows

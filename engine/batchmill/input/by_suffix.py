@@ -5,6 +5,7 @@ from __future__ import annotations
 from shlex import quote
 
 from batchmill.errors import InvalidUsage
+from batchmill.input.foreign import by_name
 from batchmill.input.formats import give_format
 from batchmill.text import option
 
@@ -36,6 +37,9 @@ def format_of(name: str) -> str:
         given = option("format", "jsonl")
         remedy = f"make one with `{as_lines_of_json(name, '.[]')}`, or give {given} if it has one item a line"
         raise InvalidUsage(f"{name}: a .json document is not a list of items", remedy)
+    foreign = by_name(name)
+    if foreign is not None:
+        raise InvalidUsage(f"{name} is {foreign.what}", foreign.remedy(name))
     raise InvalidUsage(f"the format of {name} is not known", give_format())
 
 

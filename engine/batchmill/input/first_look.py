@@ -16,6 +16,7 @@ from batchmill.errors import InvalidUsage
 from batchmill.input.by_suffix import as_lines_of_json
 from batchmill.input.compression import UNREADABLE, compression_of, unpacked
 from batchmill.input.dialects import HANDLER, UTF8
+from batchmill.input.foreign import PARQUET, by_bytes, remedy_for_parquet
 from batchmill.input.formats import Format
 from batchmill.text import option
 
@@ -23,14 +24,6 @@ LOOK = 64 << 10  # bytes that are looked at, at most
 BOM = b"\xef\xbb\xbf"
 _ENCODINGS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
               codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip  # UTF-32 first: its mark begins as that of UTF-16 does
-
-_BINARY = {
-    b"PK\x03\x04": "a zip archive (or a spreadsheet)",
-    b"PAR1": "a Parquet file",
-    b"SQLite format 3\0": "an SQLite database",
-    b"%PDF-": "a PDF document",
-    b"\x04\x22\x4d\x18": "compressed with lz4",
-}
 
 
 def cleaned(blocks: Iterator[bytes], name: str, format: Format) -> Iterator[bytes]:
@@ -97,9 +90,11 @@ def _recoded(blocks: Iterator[bytes], encoding: str, errors: str) -> Iterator[by
 def _refuse(head: bytes, name: str, format: Format) -> None:
     """Raise InvalidUsage for bytes that hold no text, or one document where there should be a record a line."""
     shown = "stdin" if name == "-" else name
-    what = next((what for magic, what in _BINARY.items() if head.startswith(magic)), None)
-    if what is not None:
-        raise InvalidUsage(f"{shown} is {what}, and no text", "unpack or convert it first")
+    if head.startswith(PARQUET):
+        raise InvalidUsage(f"{shown} is a Parquet file, and no text", remedy_for_parquet())
+    foreign = by_bytes(head, is_text=format.name == "lines")
+    if foreign is not None:
+        raise InvalidUsage(f"{shown} is {foreign.what}, not {format.base}", foreign.remedy(name))
     nuls = head.count(b"\0")
     if nuls and (b"\n" not in head or (nuls > 1 and nuls * 10 > len(head))):
         remedy = _remedy_for_nuls(head, name, format)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
+import shlex
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 
 from batchmill.errors import InputBroken, InvalidUsage
 from batchmill.input import compression
+from batchmill.input.by_suffix import format_of
 from batchmill.input.compression import UNREADABLE, zstd
 from batchmill.input.first_look import cleaned
 from batchmill.input.formats import FORMATS
@@ -78,6 +83,10 @@ def test_a_carriage_return_alone_ends_lines_where_nothing_else_does(size: int) -
         (b"\x7fELF\0\0\0\0\0\n", "lines", "holds NUL bytes", "convert it to text"),
         (b"PK\x03\x04abc", "csv", "is a zip archive", "unpack or convert it first"),
         (gzip.compress(b"%PDF-1.7\n", mtime=0), "lines", "is a PDF", "unpack or convert it first"),
+        (b"PAR1\x15", "csv", "is a Parquet file", "give format='parquet'"),
+        (b"PK\x03\x04\x14\0[Content_Types].xml", "csv", "is an Excel workbook", "pandas.read_excel("),
+        (b"Obj\x01\x04", "jsonl", "is an Avro file", "polars.read_avro("),
+        (b'<?xml version="1.0"?>\n<a/>', "csv", "is an XML document", "pandas.read_xml("),
         (b' \n{\r\n "a": 1\n}', "jsonl", "is a JSON document", "`jq -c '.' 'a b' > 'a b.jsonl'`"),
         (b'[{"a": 1},\n{}]', "jsonl", "is a JSON document", "`jq -c '.[]' 'a b' > 'a b.jsonl'`"),
     ],
@@ -120,3 +129,21 @@ def test_what_is_cut_short_or_goes_on_is_an_error_behind_all_that_is_whole(name:
 def test_a_bomb_is_unpacked_piece_by_piece() -> None:
     packed = gzip.compress(b"\n" * (64 << 20))
     assert max(map(len, cleaned(iter([packed]), "t", FORMATS["lines"]))) <= 1 << 20
+
+
+def test_the_line_that_converts_does_so_whatever_the_file_is_called(tmp_path: Path) -> None:
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    name = tmp_path / "it's $HOME.avro"
+    polars.DataFrame({"n": [1, 2]}).write_avro(name)
+    with pytest.raises(InvalidUsage, match="is an Avro file") as refused:
+        format_of(str(name))
+    command = re.search("`(.*)`", refused.value.remedy)
+    assert command is not None
+    done = subprocess.run(
+        ["bash", "-c", command[1].replace("python3", shlex.quote(sys.executable))], check=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert polars.read_parquet(name.with_suffix(".parquet"))["n"].to_list() == [1, 2]
+    assert format_of("d/x.parquet") == "parquet"
+    with pytest.raises(InvalidUsage, match=r"x\.xlsx is an Excel workbook"):
+        format_of("x.xlsx")
