@@ -84,6 +84,7 @@ soak: $(READY)
 fuzz: $(READY)
 	$(BIN)/python bench/fuzz.py --target checkpoints --seconds $(SOAK_SECONDS)
 	$(BIN)/python bench/fuzz.py --target inputs --seconds $(SOAK_SECONDS)
+	$(BIN)/python bench/fuzz.py --target shell --seconds $(SOAK_SECONDS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

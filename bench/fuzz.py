@@ -1,9 +1,10 @@
 """The fuzz as one command: seeds, time, memory, and what is printed.
 
-    python bench/fuzz.py [--target checkpoints|inputs] [--seed N] [--seconds T] [--cases N] [--case K]
+    python bench/fuzz.py [--target checkpoints|inputs|shell] [--seed N] [--seconds T] [--cases N] [--case K]
 
-Ends with status 1 where a command did what it should not (see `fuzz_kit` and `input_fuzz_kit`). Of checkpoints it ends
-by SIGVTALRM where a command used up its CPU time; memory is bounded by RLIMIT_AS. `--seed S --case K` repeats a case.
+Ends with status 1 where a command did what it should not (see `fuzz_kit`, `input_fuzz_kit` and `shell_fuzz_kit`). Of
+checkpoints it ends by SIGVTALRM where a command used up its CPU time; memory is bounded by RLIMIT_AS. `--seed S --case
+K` repeats a case.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     try:
         os.chdir(folder)
-        case = _checkpoint_cases(folder) if options.target == "checkpoints" else _input_cases(folder)
+        case = CASES[options.target](folder)
         ends, bad, done = time.monotonic() + options.seconds, 0, 0
         for number in itertools.count() if options.case is None else [options.case]:
             if time.monotonic() > ends or done == options.cases:
@@ -81,6 +82,15 @@ def _input_cases(folder: Path) -> Case:
     return lambda number, seed: case(number, seed, folder)
 
 
+def _shell_cases(folder: Path) -> Case:
+    from shell_fuzz_kit import case
+
+    return lambda number, seed: case(number, seed, folder)
+
+
+CASES = {"checkpoints": _checkpoint_cases, "inputs": _input_cases, "shell": _shell_cases}
+
+
 def _limit_memory() -> None:
     assert np
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -89,7 +99,7 @@ def _limit_memory() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", choices=("checkpoints", "inputs"), default="checkpoints", help="[checkpoints]")
+    parser.add_argument("--target", choices=tuple(CASES), default="checkpoints", help="[checkpoints]")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="repeats a run")
     parser.add_argument("--seconds", type=float, default=600.0, help="at most [600]")
     parser.add_argument("--cases", type=int, help="at most so many")

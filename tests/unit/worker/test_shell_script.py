@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from shell_fuzz_kit import case
 
 from batchmill.errors import InvalidUsage, ItemFailed
 from batchmill.worker.shell_script import ShellScript
@@ -83,3 +84,8 @@ def test_a_script_is_shown_as_one_could_type_it(shell: str, tmp_path: Path) -> N
     script = 'printf "%s|" {} "<{}>"; cat <<E\n{}\nE'
     shown = ShellScript(script, TEXT).shown(Task(NASTY, b"", 1))
     assert run(shell, [shown.encode()], tmp_path) == f"{NASTY}|<{NASTY}>|{NASTY}\n"
+
+
+def test_scripts_at_random_neither_change_an_item_nor_run_it(tmp_path: Path) -> None:
+    """A sample of `bench/fuzz.py --target shell`."""
+    assert [odd for number in range(60) for odd in case(number, 7, tmp_path)] == []
