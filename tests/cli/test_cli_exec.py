@@ -130,9 +130,11 @@ def test_arguments_reach_the_program_as_they_are(place: Path) -> None:
 def test_the_lines_of_stdin_are_the_items(place: Path) -> None:
     ended = batchmill("exec", "--no-checkpoint", "-j", "1", "--", "echo", "<{}>", "{#}", input=b"a\nb\n", cwd=place)
     assert (ended.returncode, ended.stdout) == (0, "<a> 1\n<b> 2\n")
-    ended = batchmill("exec", "--", "echo", input=b"a\n", cwd=place)
-    assert ended.returncode == 2
-    assert "give -c FILE, or --no-checkpoint" in ended.stderr
+    ended = batchmill("exec", "-v", "--", "echo", input=b"a\n", cwd=place)
+    assert (ended.returncode, ended.stdout, os.listdir(place)) == (0, "a\n", ["n.txt"])
+    assert "No checkpoint is kept of items from stdin: -c FILE keeps one" in ended.stderr
+    ended = batchmill("exec", "--resume", "--", "echo", input=b"a\n", cwd=place)
+    assert (ended.returncode, "give -c FILE, or --no-checkpoint" in ended.stderr) == (2, True)
 
 
 def test_an_item_can_be_fed_on_stdin_and_else_stdin_is_empty(place: Path) -> None:

@@ -30,8 +30,10 @@ _NOT_HERE = {
     *("set", "set_env", "init", "end", "log_level", "preload", "start_method", "start_timeout", "worker_output"),
     *("worker_memory", "max_items_per_worker", "rerun_older"),
 }
+# What asks for a checkpoint, or for none.
+_OF_CHECKPOINT = ("checkpoint", "no_checkpoint", "resume", "fresh", "fresh_if_finished", "wait")
 _TEXTS = {
-    "checkpoint": "What remembers which items are done. [INPUT.PROGRAM.ckpt, here]",
+    "checkpoint": "What remembers which items are done. [INPUT.PROGRAM.ckpt, here; of stdin none]",
     "output": "Write the results there, in input order. [pass on what commands print]",
     "accept_changes": "Continue with another command or format.",
     "timeout": "Fail a command that takes longer: SIGTERM, then SIGKILL.",
@@ -80,6 +82,8 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
     own = {name: options.pop(name) for name in (*NAMES, *PASSING_NAMES)}
     inputs = inputs or ("-",)
     passes = options["output"] is None and not options["json"]
+    is_one_off = "-" in inputs and not any(options[name] for name in _OF_CHECKPOINT)
+    options["no_checkpoint"] = options["no_checkpoint"] or is_one_off
     try:
         check_together(options)
         manner = Presentation.of(options, verbose=is_verbose(context), prints=passes)
@@ -94,6 +98,8 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
         stdio.print_data(describe(spec, inputs, settings, options))
         return 0
     note = lists_note(inputs, {**options, "format": settings.format})
+    if is_one_off and manner.verbose:
+        note = "No checkpoint is kept of items from stdin: -c FILE keeps one"
     if not passes:
         return _close(run_batch(spec, inputs, settings, options, manner, note=note), options, manner)
     with Passing() as passed:
