@@ -50,7 +50,8 @@ KINDS = (
             "pandas lxml"),
     Foreign("a zip archive", (".zip",), (b"PK\x03\x04",)),
     Foreign("an SQLite database", (), (b"SQLite format 3\0",),
-            "import pandas as p, sqlite3 as s; p.read_sql('SELECT * FROM a_table', s.connect({old})).to_csv({new}, index=False)",
+            "import pandas, sqlite3; t = pandas.read_sql('SELECT * FROM a_table', sqlite3.connect({old})); "
+            "t.to_csv({new}, index=False)",
             ".csv", "pandas"),
     Foreign("a PDF document", (".pdf",), (b"%PDF-",)),
     Foreign("compressed with lz4", (".lz4",), (b"\x04\x22\x4d\x18",)),
