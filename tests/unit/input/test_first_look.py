@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli_kit import shell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
