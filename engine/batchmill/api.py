@@ -6,6 +6,7 @@ import os
 import queue
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Literal, Unpack
@@ -17,6 +18,7 @@ from batchmill.batch.own_thread import SLICE, OwnThread, in_own_thread
 from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.codec.own_results import own_outcomes
 from batchmill.errors import BatchmillError, InvalidUsage, ItemError, ItemsFailed
+from batchmill.input.kept_items import reader_of_kept
 from batchmill.input.sources import Errand
 from batchmill.model import Outcome, Report, Snapshot, StopReason
 from batchmill.plan import make_plan
@@ -208,10 +210,11 @@ class Stream:
             self._thread.outcome()
 
     def __iter__(self) -> Iterator[Outcome]:
-        read = own_outcomes if self._batch.plan.gives_back else outcomes
+        plan = self._batch.plan
+        read, item_of = own_outcomes if plan.gives_back else outcomes, reader_of_kept(plan.cut)
         for block, final in self.blocks():
             for _, outcome in read(block, final):
-                yield outcome
+                yield outcome if outcome.raw is None else replace(outcome, item=item_of(outcome.raw))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is not None and not isinstance(error, GeneratorExit):

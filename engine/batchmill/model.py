@@ -87,8 +87,8 @@ class Outcome:
     `id` is what resume matches on. `ok` says whether `result` or `error` counts; a command that failed has both.
     `seconds` is the time the function took, `attempts` how often it was called for this item, `line` the 1-based line
     (or ordinal) in its input, `input` the ordinal of that input; `file` is its name, where a checkpoint is read and
-    there were several. `item` is the item's raw bytes where they were kept (a failed item up to 64 KiB, any item with
-    `with_item`), else None; those of a table's row are its header and it, a line each.
+    there were several. `item` is what the function was called with, where that was kept (a failed item up to 64 KiB,
+    any item with `with_item`), else None; `raw` its bytes: of a table's row, its header and it, a line each.
     """
 
     id: Any
@@ -99,8 +99,9 @@ class Outcome:
     attempts: int = 1
     line: int = 0
     input: int = 0
-    item: bytes | None = None
+    item: Any = None
     file: str = ""
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

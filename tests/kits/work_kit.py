@@ -99,3 +99,7 @@ def written_down(item: list[Any]) -> int:
         time.sleep(0.01)
     time.sleep(0.005)
     return int(number)
+
+
+def fail(item: Any) -> Any:
+    raise ValueError("no")

@@ -670,3 +670,28 @@ def test_arguments_that_cannot_be_sent_leave_no_server_behind() -> None:
     with pytest.raises(InvalidUsage, match="kwargs cannot be sent to workers"):
         batchmill.map(work_kit.square, [1], kwargs={"lock": threading.Lock()})
     assert forkserver._servers == {}
+
+
+@pytest.mark.parametrize(
+    "items",
+    [[3, 0], ["a", ""], [{"n": 1, "t": (1, "x")}, {"n": 0}], [b"\xff", 2**70]],
+    ids=["int", "str", "map", "odd"],
+)
+def test_a_failed_item_is_given_back_as_it_was_and_can_be_run_again(tmp_path: Path, items: list[Any]) -> None:
+    checkpoint = tmp_path / "c.ckpt"
+    report = batchmill.run(work_kit.fail, items, checkpoint=checkpoint, workers=1, progress=False)
+    assert report.failed == 2
+    with batchmill.open_checkpoint(checkpoint) as results:
+        failed = [outcome.item for outcome in results.failures()]
+    assert failed == items
+    assert batchmill.map(repr, failed, workers=1) == list(map(repr, items))
+
+
+def test_a_failed_item_of_a_file_is_what_the_function_was_called_with(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text('a,b\n1,"x\ny"\n')
+    (tmp_path / "in.jsonl").write_text('{"id": 1, "n": [1.5]}\nno json\n')
+    for name, expected in (("in.csv", [{"a": "1", "b": "x\ny"}]), ("in.jsonl", [{"id": 1, "n": [1.5]}, None])):
+        with batchmill.stream(work_kit.fail, str(tmp_path / name), workers=1) as stream:
+            outcomes = sorted(stream, key=lambda outcome: outcome.line)
+        assert [outcome.item for outcome in outcomes] == expected
+        assert all(outcome.raw for outcome in outcomes)

@@ -275,7 +275,7 @@ def outcomes(
                 attempts=attempts.get(index, 1),
                 line=head.line + lines[index],
                 input=head.input,
-                item=items[index] if items is not None else failure.raw if failure else None,
+                raw=items[index] if items is not None else failure.raw if failure else None,
             ),
         )
 

@@ -12,7 +12,7 @@
     frames       tables of pandas, polars and pyarrow as items: their rows
     items        a record to an item with an id, in a worker
     json_choice  whether JSON is read with json or orjson; `fast_json` is the way with orjson
-    rewrite      failed items as an input again
+    rewrite      failed items as an input again; `kept_items`: what they were
 
 May import: ground, system, files, codec.
 """
@@ -23,6 +23,7 @@ __all__ = [
     "frames",
     "items",
     "json_choice",
+    "kept_items",
     "parquet_rows",
     "pyarrow_extra",
     "rewrite",

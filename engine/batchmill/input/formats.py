@@ -18,7 +18,6 @@ from itertools import accumulate
 from typing import Any
 
 from batchmill.codec.ids import digest_id
-from batchmill.codec.unpack import unpack_value
 from batchmill.errors import CheckpointDamaged
 from batchmill.input.dialects import Dialect, dialect_of, in_name
 from batchmill.input.tables import Table
@@ -251,22 +250,6 @@ def with_dialect(format: Format, dialect: Dialect) -> Format:
     assert usual is not None
     words = dialect.words(usual.dialect)
     return format_named(in_name(format.base, words)) if words else format
-
-
-def kept_item(name: str, kept: bytes) -> Any:
-    """The item as its function saw it, of what the checkpoint keeps of one of that format; else its text."""
-    format = find_format(name)
-    if format is None or format.wanted is not None:  # items that came as values
-        try:
-            return unpack_value(kept)
-        except CheckpointDamaged:
-            return kept.decode("utf-8", "surrogateescape")
-    record = kept
-    try:
-        header, record = format.of_kept(kept)
-        return format.parser(header)(format.trim(record))
-    except (BadItem, ValueError, CheckpointDamaged):
-        return record.decode("utf-8", "surrogateescape")
 
 
 def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from batchmill.codec.outcomes import NIL
 from batchmill.codec.pack import pack_value
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged
-from batchmill.input.formats import PLAIN_IDS, find_format, kept_item
+from batchmill.input.formats import PLAIN_IDS, find_format
+from batchmill.input.kept_items import kept_item
 
 ABSENT = object()
 

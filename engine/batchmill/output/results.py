@@ -23,6 +23,7 @@ from batchmill.codec.outcome_block import OutcomeBlock, excerpts, outcomes
 from batchmill.codec.unsaid import NOTHING, Unsaid
 from batchmill.errors import CheckpointDamaged
 from batchmill.input.formats import Format, find_format
+from batchmill.input.kept_items import reader_of_kept
 from batchmill.model import Outcome, Report
 from batchmill.output.external_sort import MergeJob, SortJob, merge, sort
 from batchmill.output.layout import Frames, Layout, Make
@@ -80,6 +81,7 @@ class Results:
         self._with_removed = removed
         self._reader = open_reader(path)
         self._history = History()
+        self._item_of = reader_of_kept(self.format)
         try:
             with naming(path):
                 for ref, peek in self._reader.frames():
@@ -152,7 +154,8 @@ class Results:
         """The outcomes at those indices, or all, with the name of their INPUT where a line needs one."""
         file = self._history.file_of(block.head.run, block.head.input, self.source)
         for _, outcome in outcomes(block, indices):
-            yield replace(outcome, file=file) if file else outcome
+            is_bare = not file and outcome.raw is None
+            yield outcome if is_bare else replace(outcome, file=file, item=self._item_of(outcome.raw))
 
     def status(self) -> Status:
         """How the checkpoint stands."""

@@ -77,7 +77,7 @@ def made_of(outcome: Any) -> Made:
     if outcome.ok:
         return Made(id_key(outcome.id), outcome.result[0], True, outcome.result[1])
     ticket = int(outcome.error.message) if outcome.error.type == "ValueError" else 0
-    return Made(id_key(outcome.id), content_of(outcome.item), False, ticket)
+    return Made(id_key(outcome.id), content_of(outcome.raw), False, ticket)
 
 
 class Plan:

@@ -559,7 +559,7 @@ def test_outcomes_come_back_with_position_and_line() -> None:
         41,
         2,
     )
-    assert (failed.ok, failed.result, failed.attempts, failed.item) == (False, None, 3, b"2")
+    assert (failed.ok, failed.result, failed.attempts, failed.raw) == (False, None, 3, b"2")
     assert failed.error is not None
     assert (failed.error.type, failed.error.message, failed.error.traceback) == ("ValueError", "no", "Traceback")
     assert (last.id, last.result, last.line, last.error, last.attempts) == ((1, "\ud800"), (1, 2), 45, None, 1)

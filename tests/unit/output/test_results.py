@@ -62,7 +62,7 @@ def test_outcomes_are_in_input_order_with_all_that_is_known(tmp_path: Path) -> N
     assert [outcome.result for outcome in found if outcome.ok] == [2 * id for id in range(10) if id != 3]
     error = found[3].error
     assert error is not None
-    assert (error.type, error.message, found[3].item) == ("ValueError", "item 3 is bad", b'{"id": 3}')
+    assert (error.type, error.message, found[3].item) == ("ValueError", "item 3 is bad", {"id": 3})
     assert "Traceback" in error.traceback
 
 

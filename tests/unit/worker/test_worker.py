@@ -69,7 +69,7 @@ def test_an_exception_fails_its_item_and_no_other() -> None:
     assert (error.type, error.message) == ("ValueError", "this item is bad")
     assert error.traceback.splitlines()[1].strip().startswith("File")
     assert str(Path(records.__file__).parent) not in error.traceback
-    assert found[1].item == b"bad"
+    assert found[1].raw == b"bad"
     assert (summary.groups[0].type, summary.groups[0].count) == ("ValueError", 1)
 
 
