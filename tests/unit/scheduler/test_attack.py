@@ -336,5 +336,5 @@ def test_kwargs_that_cannot_be_pickled_are_named() -> None:
 
 
 def test_no_items_at_all_are_named() -> None:
-    with pytest.raises(InvalidUsage, match="no items"):
+    with pytest.raises(InvalidUsage, match="items=None is not iterable"):
         batchmill.run(double, None)  # type: ignore[arg-type]

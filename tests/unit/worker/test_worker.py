@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from work_kit import Volatile
 from worker_kit import answered, chunk_of, run_chunk, worker
 
 from batchmill.codec.ids import digest_block, id_key
@@ -277,20 +278,16 @@ def test_an_id_that_cannot_be_kept_fails_its_item() -> None:
     assert block.failures[0].message == "the id cannot be kept"
 
 
-class Opaque:
-    """Nothing that msgpack could carry."""
-
-
 def test_an_item_that_can_have_no_id_fails_where_one_is_needed() -> None:
     with worker(lambda item: 1, format=None):
-        block, _ = run_chunk(pickles(Opaque(), 2))
-    assert [failure.type for failure in block.failures.values()] == ["ValueError"]
-    assert "give run(..., id=...)" in block.failures[0].message
+        block, _ = run_chunk(pickles(Volatile(), 2))
+    assert [failure.type for failure in block.failures.values()] == ["RuntimeError"]
+    assert "what is it?: give run(..., id=...)" in block.failures[0].message
 
 
 def test_an_item_that_can_have_no_id_is_known_by_its_position_where_none_is_needed() -> None:
     with worker(lambda item: 1, format=None, ids_needed=False):
-        block, _ = run_chunk(pickles(Opaque(), Opaque(), first=40))
+        block, _ = run_chunk(pickles(Volatile(), Volatile(), first=40))
     assert (block.ids, block.head.failed) == ([40, 41], 0)
 
 
