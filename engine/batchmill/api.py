@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from operator import itemgetter
 from types import TracebackType
-from typing import Any, Literal, Unpack
+from typing import Any, Generic, Literal, Unpack, overload
 
+from batchmill.arguments import MapArguments, StreamArguments
 from batchmill.batch.batch import Batch
 from batchmill.batch.commit import Sink
 from batchmill.batch.following import Followers, explained, refuse_part, stop
@@ -20,10 +21,11 @@ from batchmill.codec.own_results import own_outcomes
 from batchmill.errors import BatchmillError, InvalidUsage, ItemError, ItemsFailed
 from batchmill.input.kept_items import reader_of_kept
 from batchmill.input.sources import Errand
-from batchmill.model import Outcome, Report, Snapshot, StopReason
+from batchmill.model import Outcome, Report, Result, Snapshot, StopReason
 from batchmill.plan import make_plan
 from batchmill.roles import check_items, check_roles
-from batchmill.settings import Settings, SettingsFields
+from batchmill.settings import Settings
+from batchmill.settings_fields import SettingsFields
 
 __all__ = ["Stream", "map", "run", "stop", "stream"]
 
@@ -155,7 +157,7 @@ class _Channel:
             yield found
 
 
-class Stream:
+class Stream(Generic[Result]):
     """The outcomes of a batch as they complete. Use it in a `with` block: leaving the block stops the batch.
 
     Whatever leaves the block, or is raised in it, is raised when the batch has stopped, as in `run`.
@@ -193,7 +195,7 @@ class Stream:
         was done is still read."""
         self._batch.stop(StopReason.STOP, insist=insist)
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Stream[Result]:
         self._thread.start()
         return self
 
@@ -209,7 +211,7 @@ class Stream:
             self._thread.outlast()
             self._thread.outcome()
 
-    def __iter__(self) -> Iterator[Outcome]:
+    def __iter__(self) -> Iterator[Outcome[Result]]:
         plan = self._batch.plan
         read, item_of = own_outcomes if plan.gives_back else outcomes, reader_of_kept(plan.cut)
         for block, final in self.blocks():
@@ -224,6 +226,34 @@ class Stream:
                 self._thread.outlast(self._leave)
         finally:
             self._channel.run_errands()
+
+
+@overload
+def stream(
+    function: Callable[..., Result],
+    items: Iterable[Any] | str | os.PathLike[str],
+    **arguments: Unpack[StreamArguments],
+) -> Stream[Result]: ...
+
+
+@overload
+def stream(
+    function: Callable[..., Any],
+    items: Iterable[Any] | str | os.PathLike[str],
+    *,
+    batch_size: str | int,
+    **arguments: Unpack[StreamArguments],
+) -> Stream[Any]: ...
+
+
+@overload
+def stream(
+    function: str,
+    items: Iterable[Any] | str | os.PathLike[str],
+    *,
+    batch_size: str | int | None = None,
+    **arguments: Unpack[StreamArguments],
+) -> Stream[Any]: ...
 
 
 def stream(
@@ -244,7 +274,7 @@ def stream(
     cluster: Any = None,
     settings: Settings | None = None,
     **settings_fields: Unpack[SettingsFields],
-) -> Stream:
+) -> Stream[Any]:
     """A `Stream` of outcomes as they complete; arguments as for `run`.
 
     with batchmill.stream(score, items) as outcomes:
@@ -276,6 +306,22 @@ def stream(
         )
     except BatchmillError as error:
         raise error.with_traceback(None) from error.__cause__
+
+
+@overload
+def map(function: Callable[..., Result], items: Iterable[Any], **arguments: Unpack[MapArguments]) -> list[Result]: ...
+
+
+@overload
+def map(
+    function: Callable[..., Any], items: Iterable[Any], *, batch_size: str | int, **arguments: Unpack[MapArguments]
+) -> list[Any]: ...
+
+
+@overload
+def map(
+    function: str, items: Iterable[Any], *, batch_size: str | int | None = None, **arguments: Unpack[MapArguments]
+) -> list[Any]: ...
 
 
 def map(

@@ -6,11 +6,20 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from batchmill.errors import ItemError, ItemsFailed
 from batchmill.secrecy import mask_settings
 from batchmill.text import format_clock, format_rate, format_size, plural
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # which type checkers have with them
+
+    Result = TypeVar("Result", default=Any)
+else:
+    from typing import TypeVar
+
+    Result = TypeVar("Result")
 
 MAX_PAYLOAD = 72 << 20  # a result of 64 MiB, and what was in the reply before it
 
@@ -81,7 +90,7 @@ class Chunk(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Generic[Result]):
     """What became of one item.
 
     `id` is what resume matches on. `ok` says whether `result` or `error` counts; a command that failed has both.
@@ -93,7 +102,7 @@ class Outcome:
 
     id: Any
     ok: bool
-    result: Any = None
+    result: Result = None  # type: ignore[assignment]  # of an outcome that is not ok
     error: ItemError | None = None
     seconds: float = 0.0
     attempts: int = 1

@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, Unpack
 
 from batchmill.errors import InvalidUsage
+from batchmill.settings_fields import EverySetting
 from batchmill.text import nearest, option, read_names, speaks_command_line
 
 _MANY = 2**53
@@ -113,68 +114,6 @@ def parse_shard(text: str | Sequence[int]) -> tuple[int, int]:
     raise InvalidUsage(f"shard {text!r} is not I/N", "write 1/8 to 8/8 for eight shards")
 
 
-class SettingsFields(TypedDict, total=False):
-    """The fields of Settings as keywords of `run`, `stream` and `map`, for type checkers: durations are seconds or a
-    text such as "30s", sizes bytes or a text such as "2G". `resume`, `init`, `end` and `cluster` are parameters of
-    their own.
-    """
-
-    format: str
-    delimiter: str | None
-    quote: str
-    encoding: str | None
-    skip_lines: int
-    header: bool
-    columns: Sequence[str] | str
-    follow_links: bool
-    id_field: str | None
-    limit: int | None
-    shard: tuple[int, int] | str | None
-    with_item: bool
-    workers: str | int
-    chunk_size: str | int
-    batch_size: str | int | None
-    batch_format: str
-    window: int
-    set: Mapping[str, Any]
-    set_env: Mapping[str, str]
-    log_level: str | None
-    preload: Sequence[str]
-    start_method: str | None
-    start_timeout: float | str
-    worker_output: str
-    cluster_file: str | None
-    tls_ca_file: str | None
-    tls_cert: str | None
-    tls_key: str | None
-    fresh: bool
-    fresh_if_finished: bool
-    keep: int
-    retry_failed: bool
-    rerun_changed: bool
-    rerun_older: bool
-    accept_changes: bool
-    checkpoint_interval: float | str
-    wait: float | str | None
-    timeout: float | str | None
-    retries: int
-    retry_delay: float | str
-    crash_retries: int
-    max_failures: str | int
-    now: bool
-    allow_failures: str | int
-    grace: float | str
-    time_limit: float | str | None
-    worker_memory: int | str | None
-    min_free_memory: int | str | None
-    max_items_per_worker: int | None
-    output_format: str
-    output_columns: Sequence[str] | str
-    formula_guard: bool
-    bom: bool
-    progress_interval: float | str
-
-
 @dataclass(frozen=True)
 class Settings:
     """Every option of a run, validated. Raises InvalidUsage, naming the valid range, when one is out of it."""
@@ -245,6 +184,10 @@ class Settings:
     bom: bool = False
     # reporting
     progress_interval: float = 1.0
+
+    if TYPE_CHECKING:  # fields are what was made of these: seconds, bytes
+
+        def __init__(self, **values: Unpack[EverySetting]) -> None: ...
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:

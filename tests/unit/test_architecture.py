@@ -18,8 +18,8 @@ from tree_kit import ROOT
 TREES = {"batchmill": ROOT / "engine" / "batchmill", "batchmill_cli": ROOT / "cli" / "batchmill_cli"}
 
 # Modules that stand in no room. The ground may be imported by all; the rest join the rooms.
-GROUND = {"settings", "model", "errors", "failure_groups", "text", "version", "importing", "secrecy"}
-DOORS = {"__init__", "__main__", "api", "roles", "plan", "main", "group", "prewarm"}
+GROUND = {"settings", "settings_fields", "model", "errors", "failure_groups", "text", "version", "importing", "secrecy"}
+DOORS = {"__init__", "__main__", "api", "roles", "arguments", "plan", "main", "group", "prewarm"}
 PLAN_MAY_IMPORT = {"ground", "system", "files", "codec", "input", "checkpoint", "worker", "output"}
 
 # What these get as arguments instead: clocks, sizes, bytes.

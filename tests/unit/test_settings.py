@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import batchmill
 from batchmill.errors import InvalidUsage
-from batchmill.settings import Settings, SettingsFields, parse_duration, parse_shard, parse_size
+from batchmill.settings import Settings, parse_duration, parse_shard, parse_size
+from batchmill.settings_fields import SettingsFields
 from batchmill.text import nearest
 
 
@@ -108,7 +109,7 @@ def test_the_defaults_are_valid_and_plain() -> None:
 
 
 def test_a_round_trip_through_plain_values_or_pickle_changes_nothing() -> None:
-    settings = Settings(set={"a": [1]}, shard=(2, 3), preload=("numpy",), workers="50%", limit=5, grace="1m")  # type: ignore[arg-type]
+    settings = Settings(set={"a": [1]}, shard=(2, 3), preload=("numpy",), workers="50%", limit=5, grace="1m")
     assert Settings.of(settings.as_dict()) == settings == pickle.loads(pickle.dumps(settings))
     assert settings.shard == (2, 3)
     assert dataclasses.replace(settings, keep=3).set == {"a": [1]}

@@ -177,7 +177,7 @@ def test_what_is_no_dialect_is_refused(asked: dict[str, Any], said: str) -> None
 
 def test_words_and_marks_choose_as_people_expect(tmp_path: Path) -> None:
     assert streams.choose_format(["t.tsv"], Settings(delimiter="tab", encoding="UTF8")) == "tsv"
-    assert streams.choose_format(["t.csv"], Settings(delimiter="\\t", columns="a")) == "csv --delimiter tab --columns a"  # type: ignore[arg-type]
+    assert streams.choose_format(["t.csv"], Settings(delimiter="\\t", columns="a")) == "csv --delimiter tab --columns a"
     path = tmp_path / "t.csv"
     path.write_bytes("\ufeffid\né\n".encode())
     assert read(path, with_dialect(FORMATS["csv"], Dialect(encoding="cp1252")))[0] == [(2, {"id": "é"})]
