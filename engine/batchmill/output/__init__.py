@@ -8,9 +8,8 @@
                    what takes it
     by_name        what the name of an output says of its format
     target         the file or stream that is written; `sinks`: which, and databases; `parquet`: a Parquet file
-    writer         the output of a run; `results`: out of a checkpoint; `collect`: out of several, into a file;
-                   `failed_items`: as they were;
-                   `items_file`: these as a file
+    writer         the output of a run; `results`: out of a checkpoint; `merged`: out of several; `collect`: into
+                   a file; `failed_items`: as they were; `items_file`: these as a file
 
 May import: ground, system, files, checkpoint, input, codec.
 """

@@ -228,3 +228,15 @@ def _within(pieces: Iterable[Piece], low: int, high: int) -> Iterator[Piece]:
         if first < end:
             start = None if piece.start is None else piece.start + first - piece.low
             yield piece._replace(low=first, high=end, start=start)
+
+
+def layouts_of(pieces: Iterable[Piece], frames: Frames, make: Make) -> Iterator[Layout]:
+    """Outcomes in order: a layout for each ordering of the input, one after the other."""
+    found: dict[int, Layout] = {}
+    for piece in pieces:
+        layout = found.get(piece.generation)
+        if layout is None:
+            layout = found[piece.generation] = Layout(frames, make)
+        layout.add(piece)
+    for generation in sorted(found):
+        yield found.pop(generation)

@@ -26,7 +26,7 @@ from batchmill.input.formats import Format, find_format
 from batchmill.input.kept_items import reader_of_kept
 from batchmill.model import Outcome, Report
 from batchmill.output.external_sort import MergeJob, SortJob, merge, sort
-from batchmill.output.layout import Frames, Layout, Make
+from batchmill.output.layout import layouts_of
 from batchmill.output.ordering import Part, RenderJob, in_order
 from batchmill.secrecy import mask_facts
 from batchmill.text import option, plural
@@ -157,6 +157,17 @@ class Results:
             is_bare = not file and outcome.raw is None
             yield outcome if is_bare else replace(outcome, file=file, item=self._item_of(outcome.raw))
 
+    def to_arrow(self, *, all: bool = False) -> Any:
+        """The results as a pyarrow Table: the ids, and a column for each field of the results, as an output in Parquet
+        has them; the failed items' errors too with `all`. Raises InvalidUsage where pyarrow is not installed."""
+        from batchmill.output.merged import as_arrow
+
+        return as_arrow([self], all=all)
+
+    def to_pandas(self, *, all: bool = False) -> Any:
+        """The same as a pandas DataFrame."""
+        return self.to_arrow(all=all).to_pandas()
+
     def status(self) -> Status:
         """How the checkpoint stands."""
         history, index = self._history, self._history.index
@@ -255,18 +266,6 @@ class Results:
     def moved(self, seq: int) -> Collection[int]:
         """The outcomes in it that lie elsewhere than where the frame does."""
         return self._history.index.moved(seq)
-
-
-def layouts_of(pieces: Iterable[Piece], frames: Frames, make: Make) -> Iterator[Layout]:
-    """Outcomes in order: a layout for each ordering of the input, one after the other."""
-    found: dict[int, Layout] = {}
-    for piece in pieces:
-        layout = found.get(piece.generation)
-        if layout is None:
-            layout = found[piece.generation] = Layout(frames, make)
-        layout.add(piece)
-    for generation in sorted(found):
-        yield found.pop(generation)
 
 
 def _plain_order(low: int, high: int, parts: tuple[Part, ...]) -> RenderJob:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from columns_kit import payload_of, shaped
 
+import batchmill
 from batchmill.checkpoint.index import Piece
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.output.columns import Asked, table_of
@@ -80,3 +82,18 @@ def test_a_file_without_rows_is_whole_and_one_that_is_not_has_no_name(tmp_path: 
     target.begin(ASKED, table_of(ASKED))
     target.close("nothing")
     assert [path.name for path in tmp_path.iterdir()] == ["none.parquet"]
+
+
+def test_a_checkpoint_is_a_table_or_a_frame(tmp_path: Path) -> None:
+    def halved(n: int) -> dict[str, Any]:
+        if n == 3:
+            raise ValueError("no")
+        return {"n": n, "half": n / 2}
+
+    checkpoint = str(tmp_path / "c.ckpt")
+    batchmill.run(halved, range(5), checkpoint=checkpoint, name="halved", workers=1)
+    with batchmill.open_checkpoint(checkpoint) as results:
+        assert results.to_arrow().to_pydict() == {"id": [0, 1, 2, 4], "n": [0, 1, 2, 4], "half": [0.0, 0.5, 1.0, 2.0]}
+        assert results.to_arrow(all=True).column("error_type").to_pylist() == [None, None, None, "ValueError", None]
+        frame = results.to_pandas() if find_spec("pandas") else None
+        assert frame is None or list(frame["half"]) == [0.0, 0.5, 1.0, 2.0]
