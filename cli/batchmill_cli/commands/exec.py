@@ -73,9 +73,10 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
     """Run a command for every item, on every core.
 
     INPUT are files; without one, the lines of stdin are the items. In COMMAND, {} is the item, {.} without its
-    extension, {/} its last part, {//} its directory, {/.} both, {#} its number, {NAME} a field of a JSON or CSV item.
-    Where none is, the item is the last argument. A status other than 0, or a signal, fails the item. Options can also
-    be set as BATCHMILL_EXEC_<OPTION>; but not --shell, --resume, --fresh, --dry-run and -v.
+    extension, {/} its last part, {//} its directory, {/.} both, {#} its number, {%} its worker's, {NAME} a field of a
+    JSON or CSV item; {{}} is {}. Where none is, the item is the last argument. A status other than 0, or a signal,
+    fails the item. Options can also be set as BATCHMILL_EXEC_<OPTION>; but not --shell, --resume, --fresh, --dry-run
+    and -v.
     """
     from batchmill.worker.passthrough import Passing
 

@@ -25,7 +25,7 @@ PASSING_OPTIONS = [
 ]
 COMMAND_OPTIONS = [
     Option("--shell", group=EVERYDAY, env=False, metavar="TEXT",
-           help="In place of -- COMMAND: for /bin/sh; the item is quoted in it."),
+           help="In place of -- COMMAND: for /bin/sh; no item becomes code in it."),
     Option("--shell-program", group=EVERYDAY, metavar="PROGRAM", help="The shell of --shell, such as bash. [/bin/sh]"),
     Option("-0", "--null", group=INPUT, is_flag=True, help="The same as --format null: for find -print0."),
     Option("--stdin", group=INPUT, is_flag=True, help="Give the command the item on stdin, as a line."),
