@@ -82,7 +82,8 @@ def news(report: Report) -> str:
     if report.stopped == StopReason.MAX_FAILURES and report.settings.get("max_failures") == "auto":
         # Those that failed in an earlier run, and were left so, have no examples.
         now = sum(group.count for group in report.failures if group.examples)
-        return f"stopped: the first {now} items all failed, {of_total(results(report), report)} done"
+        first = f"the first {now} items all failed" if now > 1 else "the first item failed"
+        return f"stopped: {first}, {of_total(results(report), report)} done"
     if report.stopped:
         failed = f", {report.failed} failed" if report.failed else ""
         return f"{cause(report.stopped)}, {of_total(results(report), report)} done{failed}"

@@ -101,7 +101,7 @@ class FailureLimits:
         if self._most == "none":
             return None
         if self._most == "auto" and unkept > again and unkept == failed and not ok:
-            return "what the function returns cannot be kept (--max-failures none goes on all the same)"
+            return f"what the function returns cannot be kept ({option('max_failures', 'none')} goes on all the same)"
         if self._most == "auto":
             # What failed before says nothing of the function: a hundred such must not bar the way to new items.
             return f"the first {failed} items all failed" if failed - again >= FIRST and not ok else None
