@@ -39,7 +39,8 @@ def not_imported(patience: float) -> FunctionFailed:
 
 def died_importing(code: int | None) -> FunctionFailed:
     """The error of a function whose import was the end of a worker, with that exit status."""
-    return FunctionFailed(f"a worker {describe_exit(code)} while importing the function", "try it with `batchmill try`")
+    said = f"a worker {describe_exit(code)} while importing the function, reading its arguments or in init"
+    return FunctionFailed(said, "try it with `batchmill try`")
 
 
 class Startup:
