@@ -21,7 +21,7 @@ VARIABLE = contextvars.ContextVar("VARIABLE", default=0)
 def test_an_iterable_sees_the_context_of_whoever_asked_for_the_batch() -> None:
     def items() -> Iterator[str]:
         yield str(decimal.Decimal(1) / 3)
-        yield str(VARIABLE.get())
+        yield str(VARIABLE.get(0))
 
     with decimal.localcontext() as context:
         context.prec = 5
