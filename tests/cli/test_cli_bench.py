@@ -39,6 +39,10 @@ def moody(item):
     if item["id"] == 9:
         os._exit(5)
     return time.time_ns() if item["id"] == 5 else 0
+def many(items):
+    assert len(items) in (1, 8), len(items)
+    time.sleep(0.004)
+    return [item["id"] for item in items]
 def broken():
     pass
 """
@@ -123,6 +127,22 @@ def test_workers_have_the_environment_that_a_run_gives_them_and_results_are_comp
     assert "chunk" in ended.stdout.splitlines()[1]
     command = ended.stdout.splitlines()[-1]
     assert command.endswith("--chunk-size 4")
+
+
+def test_batch_sizes_are_an_axis_and_the_answer_names_one(place: Path) -> None:
+    sizes = ("--batch-size", "1,8", "--sample", "32", "--seconds", "2", "--json")
+    ended = batchmill("bench", "work.py:many", "items.jsonl", "-j", "1", *sizes, cwd=place)
+    found = json.loads(ended.stdout)
+    assert (ended.returncode, found["sample"]["failed"]) == (0, 0), ended.stderr
+    assert [(cell["workers"], cell["batch_size"]) for cell in found["cells"]] == [(1, 1), (1, 8)]
+    assert found["best"] == {"workers": 1, "chunk_size": None, "batch_size": 8}
+    assert "batch size 8" in found["answer"]
+    assert found["command"].endswith("-j 1 --batch-size 8")
+    ended = batchmill("bench", "work.py:many", "items.jsonl", "--batch-size", "0", cwd=place)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "batchmill: --batch-size '0' is no list of batch sizes; write 1,16,auto\n",
+    )
 
 
 def test_failing_dying_and_changing_items_are_named_and_the_rest_is_measured(place: Path) -> None:

@@ -28,13 +28,13 @@ def check() -> None:
 
 
 def draw(path: str, found: Findings, function: str) -> None:
-    """Draw the curve of the chosen chunk size into an .svg or .png file; raises OutputLost."""
+    """Draw the curve of the chosen sizes into an .svg or .png file; raises OutputLost."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     best, fitted = best_of(found), fit_of(found)
     assert best is not None
-    curve = sorted((c for c in found.measured if c.chunk_size == best.chunk_size), key=lambda cell: cell.workers)
+    curve = sorted((c for c in found.measured if c.sizes == best.sizes), key=lambda cell: cell.workers)
     kind = path.rpartition(".")[2]
     with mpl.rc_context({"svg.hashsalt": _SALT, "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")

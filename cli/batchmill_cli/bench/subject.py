@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from batchmill.worker.command import CommandSpec
 
 OF_BOTH = (*TABLE, "timeout", "window")
-OF_FUNCTIONS = ("set", "set_env", "init", "preload", "start_method", "start_timeout", "worker_output")
+OF_FUNCTIONS = (
+    "set", "set_env", "init", "preload", "start_method", "start_timeout", "worker_output", "batch_format",
+)  # fmt: skip
 
 
 def command_options(group: str) -> list[Option]:
@@ -71,7 +73,8 @@ class Subject:
             inputs = inputs or ("-",)
             options = with_lines(options, options, inputs)
         asked = given({name: options[name] for name in (*OF_BOTH, *OF_FUNCTIONS)})
-        settings = settings_of({"worker_output": "none", **asked})
+        batched = {} if options.get("batch_size") is None else {"batch_size": "auto"}  # each cell says how many
+        settings = settings_of({"worker_output": "none", **batched, **asked})
         return make_plan(self.work, inputs, settings=settings, no_checkpoint=True, others=others)
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,6 +97,7 @@ class Subject:
             yield from ("-c", f"{self._name}.ckpt")
         yield from ("-j", str(best.workers))
         yield from () if best.chunk_size is None else ("--chunk-size", str(best.chunk_size))
+        yield from () if best.batch_size is None else ("--batch-size", str(best.batch_size))
         if not isinstance(self.work, str):
             yield from ("--shell" if self.work.shell else "--", *self.work.words)
 

@@ -17,9 +17,21 @@ from batchmill.text import escape, format_rate, format_size, plural
 from batchmill_cli.running.report import span
 from batchmill_cli.terminal.json_output import as_json
 
-HEADINGS = ("", "workers", "chunk", "items/s", "spread", "speed-up", "efficiency", "cpu", "peak rss", "start-up")
+HEADINGS = (
+    "",
+    "workers",
+    "chunk",
+    "batch",
+    "items/s",
+    "spread",
+    "speed-up",
+    "efficiency",
+    "cpu",
+    "peak rss",
+    "start-up",
+)
 CSV_FIELDS = (
-    *("workers", "chunk_size", "items_per_second", "spread", "speedup", "speedup_error", "efficiency"),
+    *("workers", "chunk_size", "batch_size", "items_per_second", "spread", "speedup", "speedup_error", "efficiency"),
     *("cpu_percent", "peak_rss", "startup_seconds", "rounds", "chosen"),
 )
 
@@ -30,9 +42,9 @@ def best_of(found: Findings) -> Cell | None:
 
 
 def fit_of(found: Findings) -> Fit | None:
-    """The law fitted to the cells of the chosen chunk size."""
+    """The law fitted to the cells of the chosen sizes."""
     best = best_of(found)
-    return scaling.fit(cell for cell in found.measured if best is not None and cell.chunk_size == best.chunk_size)
+    return scaling.fit(cell for cell in found.measured if best is not None and cell.sizes == best.sizes)
 
 
 def bound_of(found: Findings) -> Bound | None:
@@ -67,8 +79,9 @@ def doubts_of(found: Findings) -> list[str]:
 def table(found: Findings) -> list[str]:
     """The cells as aligned lines, the chosen one marked."""
     rows = [list(HEADINGS), *(_row(cell, found) for cell in found.measured)]
-    if all(cell.chunk_size is None for cell in found.cells):
-        rows = [[*row[:2], *row[3:]] for row in rows]
+    for column, values in ((3, [c.batch_size for c in found.cells]), (2, [c.chunk_size for c in found.cells])):
+        if not any(values):
+            rows = [[*row[:column], *row[column + 1 :]] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(text.rjust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
 
@@ -81,6 +94,7 @@ def _row(cell: Cell, found: Findings) -> list[str]:
         "*" if cell == best_of(found) else "",
         str(cell.workers),
         "auto" if cell.chunk_size is None else str(cell.chunk_size),
+        "-" if cell.batch_size is None else str(cell.batch_size),
         format_rate(cell.rate),
         "?" if cell.spread is None else f"{100 * cell.spread:.1f}%",
         f"{ratio.times:.2f}{error}",
@@ -132,7 +146,9 @@ def as_object(found: Findings, subject: Mapping[str, Any], command: str) -> dict
             "failed": found.failed,
         },
         "cells": [_cell_object(cell, found) for cell in found.measured],
-        "best": None if best is None else {"workers": best.workers, "chunk_size": best.chunk_size},
+        "best": None
+        if best is None
+        else {"workers": best.workers, "chunk_size": best.chunk_size, "batch_size": best.batch_size},
         "fastest": scaling.fastest(found.measured).workers if best is not None else None,
         "fit": None if fitted is None else _fit_object(fitted),
         "bound": None if bound is None else {"kind": bound.kind, "sentence": bound.sentence},
@@ -160,6 +176,7 @@ def _cell_object(cell: Cell, found: Findings) -> dict[str, Any]:
     return {
         "workers": cell.workers,
         "chunk_size": cell.chunk_size or "auto",
+        "batch_size": cell.batch_size,
         "items_per_second": cell.rate,
         "spread": cell.spread,
         "speedup": ratio.times,

@@ -40,12 +40,14 @@ OPTIONS = [
     Option("--seconds", group=EVERYDAY, metavar="DUR", default="60", help="For the whole of it. [60]"),
     Option("--sample", group=EVERYDAY, type=Whole(), help="Items of a round. [so many that a round takes seconds]"),
     Option("--chunk-size", group=EVERYDAY, metavar="SIZES", help="Chunk sizes to compare: 1,16,auto. [auto]"),
+    Option("--batch-size", group=EVERYDAY, metavar="SIZES",
+           help="Items in a call to compare: 1,16,auto, of a function of many items."),
     Option("-o", "--output", group=OUTPUT, type=FILE, metavar="FILE", help="Write a .json, .csv or .md file too."),
     Option("--plot", group=OUTPUT, type=FILE, metavar="FILE", help="Draw the curve into a .svg or .png file."),
     Option("--json", group=OUTPUT, is_flag=True, help="Print one JSON object in place of the table."),
     Option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Say nothing on stderr but errors."),
     *of_run(FUNCTION, "set", "set_env", "init", *TABLE, "timeout", "window", "preload"),
-    *of_run(FUNCTION, "start_method", "start_timeout"),
+    *of_run(FUNCTION, "start_method", "start_timeout", "batch_format"),
     Option("--worker-output", group=FUNCTION, type=FILE, metavar="FILE",
            help="For prints of the function: stderr, none, FILE. [none]"),
     *command_options(COMMAND),
@@ -121,7 +123,7 @@ def command(context: click.Context, /, inputs: tuple[str, ...], function: str | 
 
 def asked_of(options: Mapping[str, Any]) -> Asked:
     """Which cells are asked for, and for how long; raises InvalidUsage."""
-    from batchmill.benchmark.schedule import Asked, parse_chunk_sizes, parse_counts
+    from batchmill.benchmark.schedule import Asked, parse_batch_sizes, parse_chunk_sizes, parse_counts
     from batchmill.system.machine import usable_cores
 
     seconds, sample = parse_duration(options["seconds"]), options["sample"]
@@ -130,7 +132,8 @@ def asked_of(options: Mapping[str, Any]) -> Asked:
     if sample is not None and (not isinstance(sample, int) or not 1 <= sample <= MOST_SAMPLED):
         raise InvalidUsage(f"--sample {sample!r} is out of range", f"give a whole number, 1 to {MOST_SAMPLED}")
     counts = parse_counts(options["workers"], usable_cores()[0])
-    return Asked(counts, parse_chunk_sizes(options["chunk_size"]), seconds, sample)
+    chunks, batches = parse_chunk_sizes(options["chunk_size"]), parse_batch_sizes(options["batch_size"])
+    return Asked(counts, chunks, seconds, sample, batches)
 
 
 def status_of(found: Findings) -> int:
@@ -169,7 +172,7 @@ class Talk:
 
     def warn_beforehand(self, asked: Asked) -> None:
         """Before anything runs: that items will run again and again."""
-        cells = plural(len(asked.counts) * len(asked.chunk_sizes), "cell")
+        cells = plural(asked.cells, "cell")
         counts = ", ".join(map(str, asked.counts))
         self.say(f"{cells} to measure ({counts} workers) in {asked.seconds:g} s; sampled items run again and again")
 

@@ -68,7 +68,8 @@ class CellRun:
         self.digests: list[tuple[int, int]] = []
         self.failures: dict[int, tuple[int, str, str]] = {}
         self.monitor = Monitor(offspring=self._is_command)
-        chunk_sizer = ChunkSizer(task.workers, task.chunk_size)
+        batch = task.batch_size if isinstance(task.batch_size, int) else 0
+        chunk_sizer = ChunkSizer(task.workers, task.chunk_size, batch or 1)
         in_flight = InFlight(partial(formats.divide, format=plan.cut), plan.settings.crash_retries)
         source = SampleSource(records, task.passes, plan.cut, numbered=self._is_command)
         self._loop = Loop(
@@ -88,6 +89,7 @@ class CellRun:
             window=window or plan.settings.window,
             grace=plan.settings.grace,
             start_timeout=plan.settings.start_timeout,
+            batch_size=batch,
         )
 
     @property

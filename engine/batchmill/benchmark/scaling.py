@@ -53,12 +53,19 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A number of workers with a chunk size (None: by time), and its rounds. `startup` is seconds, not in any round."""
+    """A number of workers with a chunk size (None: by time) and a batch size (items in a call, or "auto"; None: the
+    function is called on each), and its rounds. `startup` is seconds, not in any round."""
 
     workers: int
     chunk_size: int | None
     rounds: tuple[Round, ...] = ()
     startup: float = 0.0
+    batch_size: int | str | None = None
+
+    @property
+    def sizes(self) -> tuple[int | None, int | str | None]:
+        """What cells of one curve share: the chunk size and the batch size."""
+        return self.chunk_size, self.batch_size
 
     @property
     def rate(self) -> float:
@@ -138,8 +145,8 @@ class Bound:
 
 
 def base_of(cell: Cell, cells: Iterable[Cell]) -> Cell:
-    """What a cell's speed-up counts from: the fewest workers with the same chunk size."""
-    return min((c for c in cells if c.chunk_size == cell.chunk_size and c.rounds), key=lambda c: c.workers)
+    """What a cell's speed-up counts from: the fewest workers with the same sizes."""
+    return min((c for c in cells if c.sizes == cell.sizes and c.rounds), key=lambda c: c.workers)
 
 
 def speedup(cell: Cell, base: Cell) -> Speedup:
@@ -239,7 +246,7 @@ def _dot(left: Sequence[float], right: Sequence[float]) -> float:
 def bound(cells: Sequence[Cell], cores: int, unfit: Sequence[int] = ()) -> Bound:
     """What set the answer, from what the cores did. `unfit` are the counts left out because memory has no room."""
     best = choose(cells)
-    curve = [cell for cell in cells if cell.chunk_size == best.chunk_size and cell.rounds]
+    curve = [cell for cell in cells if cell.sizes == best.sizes and cell.rounds]
     base, most = base_of(best, cells), max(cell.workers for cell in curve)
     used = best.cpu_percent / 100
     if unfit and best.workers == most:
@@ -274,6 +281,8 @@ def answer(cells: Sequence[Cell], fitted: Fit | None) -> str:
     """The answer in one sentence: the fastest, what fewer workers cost, the serial share."""
     best, top = choose(cells), fastest(cells)
     parts = [f"{top.workers} is the fastest" if top.workers > 1 else "1 worker is the fastest"]
+    if best.batch_size is not None:
+        parts.append(f"batch size {best.batch_size}")
     others = {cell.workers for cell in cells if cell.rounds and cell.workers < top.workers}
     if others:
         near = best.workers if best.workers in others else max(others)
@@ -337,5 +346,6 @@ def _outliers(cell: Cell) -> list[str]:
 
 
 def _name(cell: Cell) -> str:
-    workers = plural(cell.workers, "worker")
-    return workers if cell.chunk_size is None else f"{workers}, chunks of {cell.chunk_size}"
+    chunks = "" if cell.chunk_size is None else f", chunks of {cell.chunk_size}"
+    calls = "" if cell.batch_size is None else f", batch size {cell.batch_size}"
+    return f"{plural(cell.workers, 'worker')}{chunks}{calls}"

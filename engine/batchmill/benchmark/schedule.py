@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from batchmill.benchmark.scaling import Cell, Round
@@ -29,12 +29,19 @@ _SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a survey is asked for: counts of workers, chunk sizes (None: by time), seconds in all, items (None: any)."""
+    """What a survey is asked for: counts of workers, chunk sizes (None: by time), seconds in all, items (None: any),
+    batch sizes ("auto": found out; None: the function is called on each item)."""
 
     counts: tuple[int, ...]
     chunk_sizes: tuple[int | None, ...] = (None,)
     seconds: float = 60.0
     sample: int | None = None
+    batch_sizes: tuple[int | str | None, ...] = (None,)
+
+    @property
+    def cells(self) -> int:
+        """How many cells that is."""
+        return len(self.counts) * len(self.chunk_sizes) * len(self.batch_sizes)
 
 
 def parse_counts(text: str | None, cores: int) -> tuple[int, ...]:
@@ -59,12 +66,21 @@ def _is_count(text: str) -> bool:
 
 def parse_chunk_sizes(text: str | None) -> tuple[int | None, ...]:
     """Chunk sizes from `1,16,auto` (None: auto, by time); InvalidUsage if bad."""
-    sizes: list[int | None] = []
-    for part in (text or "auto").split(","):
+    return tuple(size if isinstance(size, int) else None for size in _sizes("chunk", text or "auto"))
+
+
+def parse_batch_sizes(text: str | None) -> tuple[int | str | None, ...]:
+    """Batch sizes from `1,16,auto`; None for a function that is called on each item. InvalidUsage if bad."""
+    return (None,) if text is None else _sizes("batch", text)
+
+
+def _sizes(what: str, text: str) -> tuple[int | str, ...]:
+    sizes: list[int | str] = []
+    for part in text.split(","):
         word = part.strip()
         if word != "auto" and not (word.isdecimal() and len(word) <= 9 and int(word) >= 1):
-            raise InvalidUsage(f"--chunk-size {text!r} is no list of chunk sizes", "write 1,16,auto")
-        sizes.append(None if word == "auto" else int(word))
+            raise InvalidUsage(f"--{what}-size {text!r} is no list of {what} sizes", "write 1,16,auto")
+        sizes.append(word if word == "auto" else int(word))
     return tuple(dict.fromkeys(sizes))
 
 
@@ -75,6 +91,7 @@ class RoundTask(NamedTuple):
     chunk_size: int | None
     records: int
     passes: int
+    batch_size: int | str | None = None
 
 
 class Schedule(NamedTuple):
@@ -107,7 +124,7 @@ class Step(NamedTuple):
     left: float
 
 
-Key = tuple[int, "int | None"]
+Key = tuple[int, "int | None", "int | str | None"]  # workers, chunk size, batch size
 
 
 class Survey:
@@ -138,8 +155,9 @@ class Survey:
         self._on_step = on_step
         self._rates: dict[Key, float] = {}
         self._cells = {
-            (workers, size): Cell(workers, size, (), startups.get(workers, 0.0))
-            for size in asked.chunk_sizes
+            (workers, chunk, batch): Cell(workers, chunk, (), startups.get(workers, 0.0), batch)
+            for batch in asked.batch_sizes
+            for chunk in asked.chunk_sizes
             for workers in asked.counts
         }
         self.schedule: Schedule | None = None
@@ -166,40 +184,41 @@ class Survey:
 
     def _round(self, number: int, keys: Sequence[Key], schedule: Schedule) -> bool:
         """One round of every cell; False where there is no time for more."""
-        for workers, size in keys:
-            expected = schedule.records * schedule.passes / self._rates[workers, size]
+        for key in keys:
+            expected = schedule.records * schedule.passes / self._rates[key]
             if number > 1 and self._clock() + expected > self._deadline:
                 return False
-            task = RoundTask(workers, size, schedule.records, schedule.passes)
+            workers, chunk, batch = key
+            task = RoundTask(workers, chunk, schedule.records, schedule.passes, batch)
             done = self._runner.run(task, number, self._deadline)
             if done is None:
                 return False
-            self._note(done, workers, size)
-            cell = self._cells[workers, size]
-            self._on_step(Step(number, schedule.rounds, cell, max(0.0, self._deadline - self._clock())))
+            self._note(done, key)
+            self._on_step(Step(number, schedule.rounds, self._cells[key], max(0.0, self._deadline - self._clock())))
         return True
 
-    def _note(self, done: Round, workers: int, size: int | None) -> None:
-        cell = self._cells[workers, size]
-        self._cells[workers, size] = Cell(workers, size, (*cell.rounds, done), cell.startup)
-        self._rates[workers, size] = self._cells[workers, size].rate or self._rates[workers, size]
+    def _note(self, done: Round, key: Key) -> None:
+        cell = self._cells[key] = replace(self._cells[key], rounds=(*self._cells[key].rounds, done))
+        self._rates[key] = cell.rate or self._rates[key]
 
     # Probing
 
     def _probe(self) -> None:
         """Find out about how fast each cell is."""
         seconds = self._runner.warm_up()
-        for workers, size in self._cells:
+        for key in self._cells:
             if self._runner.stopped:
                 return
-            rate = self._rates.get((workers, None)) if seconds < KNOWN else workers / seconds
-            self._rates[workers, size] = rate or self._probed(workers, size, workers / max(seconds, 1e-6))
+            workers, _, batch = key
+            rate = self._rates.get((workers, None, batch)) if seconds < KNOWN else workers / seconds
+            self._rates[key] = rate or self._probed(key, workers / max(seconds, 1e-6))
 
-    def _probed(self, workers: int, size: int | None, guess: float) -> float:
+    def _probed(self, key: Key, guess: float) -> float:
+        workers, chunk, batch = key
         items = workers
         while True:
             records = min(items, self._have)
-            task = RoundTask(workers, size, records, max(1, items // records))
+            task = RoundTask(workers, chunk, records, max(1, items // records), batch)
             done = self._runner.run(task, 0, self._deadline)
             if done is None or not done.rate:
                 return guess

@@ -78,7 +78,8 @@ class Loop:
     With `is_brisk`, what runs is ended at once where a commit is why it stops.
 
     What ended it early is in `stopped` ("" where nothing did) or `error`; `said` tells which error it was that others
-    stopped it for. `batch_size` is how many items a call had last (0: always one).
+    stopped it for. `batch_size` is how many items a call had last (0: always one); where it is
+    given, calls have so many whatever the workers were set up for.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Loop:
         window: int,
         grace: float,
         start_timeout: float,
+        batch_size: int = 0,
         time_limit: TimeLimit | None = None,
         is_brisk: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -115,6 +117,7 @@ class Loop:
         self._tell = callbacks
         self._window = self._depth = window
         self._grace = grace
+        self._given_batch = batch_size
         self._time_limit = time_limit
         self._is_brisk = is_brisk
         self._clock = clock
@@ -312,7 +315,8 @@ class Loop:
             return True
         flight = self._in_flight.hand(chunk, worker.slot)
         is_alone = chunk.alone or self._pool.size == 1
-        job = ChunkJob(flight.serial, self._chunk_sizer.slice, self._tell.generation(), chunk, is_alone)
+        seconds, generation = self._chunk_sizer.slice, self._tell.generation()
+        job = ChunkJob(flight.serial, seconds, generation, chunk, is_alone, self._given_batch)
         if chunk.scan:
             self._pool.submit(worker, ("scan", flight.serial), records.scan_chunk, job)
         else:

@@ -72,7 +72,8 @@ class _Batches:
         self._base = (job.serial << RECORD_BITS) + 1
         self._most = job.seconds or LONGEST
         self._deadline = reply.ends[0] + job.seconds if job.seconds else float("inf")
-        self._size = 1 if job.chunk.single else this_worker.batch_size.size
+        self._given = 1 if job.chunk.single else job.batch_size
+        self._size = self._given or this_worker.batch_size.size
         self._waiting: list[_Row | _Passed] = []
         self._items = 0  # among those that wait
 
@@ -132,7 +133,7 @@ class _Batches:
             else:
                 return False  # what is left was taken back
         self._waiting, self._items = [], 0
-        self._size = 1 if self._chunk.single else this_worker.batch_size.size
+        self._size = self._given or this_worker.batch_size.size
         put_back()
         return perf_counter() <= self._deadline and self._reply.size <= MAX_REPLY
 

@@ -51,7 +51,8 @@ _T = TypeVar("_T")
 class ChunkJob(NamedTuple):
     """One chunk to run: its number, how long it may take (0: as long as it takes), the generation it belongs to.
 
-    `is_alone`: nothing else runs meanwhile.
+    `is_alone`: nothing else runs meanwhile. `batch_size`: how many items a call has, where that is not the worker's own
+    choice (0).
     """
 
     serial: int
@@ -59,6 +60,7 @@ class ChunkJob(NamedTuple):
     generation: int
     chunk: Chunk
     is_alone: bool = False
+    batch_size: int = 0
 
 
 class Answer(NamedTuple):
