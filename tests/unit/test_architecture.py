@@ -7,6 +7,7 @@ The rules are in the docstrings of the rooms (engine/batchmill/*/__init__.py): t
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from graphlib import TopologicalSorter
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from tree_kit import ROOT
+
+from batchmill.settings import Settings
 
 TREES = {"batchmill": ROOT / "engine" / "batchmill", "batchmill_cli": ROOT / "cli" / "batchmill_cli"}
 
@@ -41,6 +44,9 @@ NAMES_ONLY = {
     "text": {"signal"},
     "importing": set(),
 }  # what they use of EFFECTS: names of signals
+# Where what is said is for a command line alone, or for a program alone, or is a part of a format's name.
+ONE_TONGUE = {"plan", "input.dialects", "input.formats", "worker.command", "worker.template", "worker.passthrough",
+              "cluster.dask_client", "benchmark.schedule", "benchmark.scaling", "batch.following"}  # fmt: skip
 MAX_LINES = 50  # of a function, without its docstring
 
 
@@ -207,6 +213,25 @@ def test_the_engine_prints_nothing(name: str) -> None:
     assert "print" not in calls(tree)
     may = {"sys.stderr.write", "sys.stderr"} if name == "batch.progress_line" else set()  # for who asks for it
     assert {"sys.stdout.write", "sys.stderr.write", "sys.stdout", "sys.stderr"} & attributes(tree) <= may
+
+
+def texts(tree: ast.AST) -> set[str]:
+    """What may be said: all texts but docstrings."""
+    nodes = list(ast.walk(tree))
+    told = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    return {
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES["batchmill"] if name not in ONE_TONGUE])
+def test_an_option_is_called_as_whoever_is_told_writes_it(name: str) -> None:
+    """By `text.option`: a program in Python is not told of `--resume`, nor a shell of `resume=True`."""
+    options = "|".join(field.name.replace("_", "-") for field in dataclasses.fields(Settings))
+    written = re.compile(rf"--({options})(?![\w-])|\b({options.replace('-', '_')})=(True|'|FILE)")
+    assert [text for text in texts(tree_of(MODULES["batchmill"][name])) if written.search(text)] == []
 
 
 @pytest.mark.parametrize("name", PURE)
