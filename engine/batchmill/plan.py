@@ -17,7 +17,7 @@ from batchmill.codec.identity import kept
 from batchmill.codec.pack import pack_value
 from batchmill.errors import InvalidUsage
 from batchmill.files.atomic_file import descriptor_of
-from batchmill.files.conflicts import STREAMS, Access, OwnFiles, Use, check, descriptor_in
+from batchmill.files.conflicts import NO_FILES, STREAMS, Access, OwnFiles, Use, check, descriptor_in
 from batchmill.files.mapped_pickle import Pickled, packed_item
 from batchmill.files.storage import names_aside, sibling
 from batchmill.input.formats import Format, IdRule, format_named
@@ -115,7 +115,7 @@ class Plan:
         """The INPUTs; of rows, the files that directories stand for."""
         if self.cut is None or self.cut.wanted is None:
             return self.inputs
-        return tuple(files_of(self.inputs, OwnFiles(self.files), follow=self.settings.follow_links))
+        return tuple(files_of(self.inputs, NO_FILES, follow=self.settings.follow_links))
 
     @cached_property
     def asked(self) -> Asked:
@@ -401,7 +401,7 @@ def _may_be_source(path: str | int) -> bool:
 
 def _files(plan: Plan) -> Iterator[Use]:
     """What a batch reads and writes, as far as it is known beforehand."""
-    for name in plan.inputs:
+    for name in plan.sources:
         yield Use("stdin", 0, Access.READ) if name == STDOUT else Use("INPUT", name, Access.READ)
     descriptor = descriptor_in(plan.items)
     if descriptor is not None:

@@ -127,6 +127,7 @@ def test_directories_columns_shards_and_one_row_alone(cwd: Path) -> None:
         (("d", "--id-field", "nn"), "has no column 'nn' (--id-field)"),
         (("-", "--format", "parquet", "-c", "x.ckpt"), "Parquet is read from files alone"),
         (("d", "--delimiter", ";"), "--delimiter is for tables"),
+        (("d", "-o", "d/a.parquet"), "-o d/a.parquet is the same file as INPUT d/a.parquet"),
     ):
         refused = batchmill("run", "w.py:same", *arguments, cwd=cwd)
         assert (refused.returncode, refused.stderr.count("\n"), said in refused.stderr) == (2, 1, True), refused.stderr
