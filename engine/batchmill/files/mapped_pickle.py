@@ -18,6 +18,7 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
 from batchmill.files.anonymous_file import new_file
@@ -29,7 +30,8 @@ MOST_ITEMS = 64  # that have files at the same time: each has a descriptor
 _ALIGNED = 64
 _FROM_MEMMAP = "r", "r+", "w+"  # modes in which a memmap shows what its file has
 
-_loads = pickle.loads  # bound here: the user's code may replace it in its module
+_MAIN = b"main__"  # in a pickle that names something of the main module
+_dumps, _loads = pickle.dumps, pickle.loads  # bound here: the user's code may replace it in its module
 
 
 class Pickled:
@@ -218,6 +220,9 @@ class _ItemElsewhere(bytes):
 def packed_item(item: Any, is_shared: bool = False, pickle: Callable[..., Pickled] = Pickled.of) -> bytes:
     """An item for a worker; `is_shared`: that is on this machine. `pickle` makes a Pickled of it, with buffers beside
     it or `is_whole`. Raises what pickling it raises."""
+    data = _plain(item)
+    if data is not None:
+        return data
     pickled = pickle(item)
     if is_shared and pickled.size >= LARGE and MappedItem.has_room():
         try:
@@ -225,6 +230,20 @@ def packed_item(item: Any, is_shared: bool = False, pickle: Callable[..., Pickle
         except OSError:
             pass  # no descriptor is left, or no memory: the worker may have more
     return pickled.data if not pickled.buffers else pickle(item, is_whole=True).data
+
+
+def _plain(item: Any) -> bytes | None:
+    """A small item as pickle itself packs it, in a tenth of the time; None where that may not do: large, of the main
+    module, or refused."""
+    buffers: list[PickleBuffer] = []
+    try:
+        data = _dumps(item, 5, buffer_callback=buffers.append)
+        if buffers:
+            is_large = sum(buffer.raw().nbytes for buffer in buffers) >= LARGE
+            data = b"" if is_large else _dumps(item, 5)
+    except Exception:  # said once more where it counts
+        return None
+    return data if 0 < len(data) < LARGE and _MAIN not in data else None
 
 
 def is_digest(record: bytes) -> bool:
