@@ -137,6 +137,14 @@ def test_the_lines_of_stdin_are_the_items(place: Path) -> None:
     assert (ended.returncode, "give -c FILE, or --no-checkpoint" in ended.stderr) == (2, True)
 
 
+def test_the_prompt_comes_back_at_once_and_what_is_left_in_the_background_ends(place: Path) -> None:
+    script = "setsid -f sh -c 'echo $$ > pid; exec sleep 900' >/dev/null 2>&1 </dev/null; until [ -s pid ]; do :; done"
+    done = shell(f'echo 1 | $BM exec --shell "{script.replace("$", chr(92) + "$")}; : {{}}" | cat', place)
+    assert (done.returncode, done.stderr) == (0, "")
+    pid = int((place / "pid").read_text())
+    until(lambda: not is_running(pid), "the end of what was left in the background", limit=15)
+
+
 def test_an_item_can_be_fed_on_stdin_and_else_stdin_is_empty(place: Path) -> None:
     items = [{"id": 1, "n": [1, 2]}, {"id": 2, "text": "x" * 100_000}]
     (place / "a.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
