@@ -1,0 +1,106 @@
+"""Functions of many items: a scikit-learn model over JSONL, one by one and in batches, here and with the peers.
+
+Whole processes, run in turn, round after round; ratios are medians of the ratios to `slices` (two bare processes)
+within a round. One by one runs on a part of the rows, and counts by the row. All outputs must be equal.
+
+    python bench/batch_calls.py [--rows 100000] [--batch 500] [--rounds 3] [--only batchmill ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import pickle
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from sklearn import __version__ as version
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import process_cost
+from batch_programs import MODEL, NEEDS, PROGRAMS, SOURCE, TARGET
+from machine import describe
+from process_cost import Broke
+
+PEERS = str(Path(__file__).resolve().parent / "batch_programs.py")
+ALONE = 50  # rows one by one are one in so many
+FUNCTION = f"{PEERS}:predict"
+MILLS = {"one by one": "1", "batchmill": "", "batchmill auto": "auto"}
+
+
+def main() -> None:
+    options = _options()
+    process_cost.adopt_orphans()
+    names = [*MILLS, *(n for n in PROGRAMS if importlib.util.find_spec(NEEDS.get(n, "json")) is not None)]
+    names = [name for name in names if not options.only or name in options.only or name == "slices"]
+    print(describe())
+    print(f"model     scikit-learn {version}: StandardScaler, LogisticRegression, 32 features")
+    print(f"left out  {', '.join(sorted({*PROGRAMS} - {*names})) or 'none'}: not installed, or not asked for\n")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        _prepare(folder, options.rows)
+        took: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(options.rounds):
+            for name in names:
+                took[name].append(_seconds(name, folder, options.rows, options.batch))
+    print(f"{options.rows:,} rows, batches of {options.batch}, {options.rounds} rounds\n")
+    print(f"{'':16} seconds   rows/s   to two bare processes")
+    for name, seconds in took.items():
+        ratio = median(own / bare for own, bare in zip(seconds, took["slices"]))
+        print(f"{name:16} {median(seconds):7.2f}  {options.rows / median(seconds):7.0f}  {ratio:10.2f}")
+
+
+def _prepare(folder: Path, rows: int) -> None:
+    random = np.random.default_rng(7)
+    values = random.normal(size=(rows, 32)).round(4)
+    labels = (values.sum(axis=1) + random.normal(size=rows)) > 0
+    fitted = make_pipeline(StandardScaler(), LogisticRegression()).fit(values[:5000], labels[:5000])
+    (folder / MODEL).write_bytes(pickle.dumps(fitted))
+    with open(folder / SOURCE, "w") as file:
+        file.writelines(json.dumps({"id": n, "x": row.tolist()}) + "\n" for n, row in enumerate(values))
+    with open(folder / SOURCE) as file, open(folder / "part.jsonl", "w") as part:
+        part.writelines(line for n, line in enumerate(file) if n % ALONE == 0)
+
+
+def _seconds(name: str, folder: Path, rows: int, batch: int) -> float:
+    """How long a contender took for all rows; raises SystemExit where its output is wrong."""
+    (folder / TARGET).unlink(missing_ok=True)
+    is_part = name == "one by one"
+    try:
+        cost = process_cost.run(_command(name, batch, "part.jsonl" if is_part else SOURCE), folder, folder / "log")
+    except Broke as error:
+        sys.exit(f"{name}: {error}")
+    with open(folder / TARGET) as file:
+        found = sum(1 for line in file if "result" in json.loads(line))
+    expected = -(-rows // ALONE) if is_part else rows
+    if found != expected:
+        sys.exit(f"{name}: {found} results for {expected} rows")
+    return cost.wall * rows / expected
+
+
+def _command(name: str, batch: int, source: str) -> list[str]:
+    if name not in MILLS:
+        return [sys.executable, PEERS, name, str(batch)]
+    size = MILLS[name] or str(batch)
+    options: Sequence[str] = ("-o", TARGET, "-c", "c.ckpt", "--fresh", "-j", "2", "-q", "--batch-size", size)
+    return [sys.executable, "-m", "batchmill", "run", FUNCTION, source, *options]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000, help="[100000]")
+    parser.add_argument("--batch", type=int, default=500, help="rows in a call [500]")
+    parser.add_argument("--rounds", type=int, default=3, help="[3]")
+    parser.add_argument("--only", action="append", help="this contender, and the bare processes; repeatable")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
