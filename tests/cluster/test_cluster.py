@@ -46,6 +46,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
         yield cluster
 
 
+MANY = """
+import os, time
+
+def many(items):
+    numbers = [item["n"] for item in items]
+    if 33 in numbers:
+        os._exit(5)
+    if 71 in numbers:
+        time.sleep(60)
+    if 99 in numbers:
+        raise ValueError("no")
+    return [2 * n for n in numbers]
+"""
+
 # --- the same output -------------------------------------------------------------------------------------------------
 
 
@@ -60,6 +74,20 @@ def test_the_output_is_that_of_a_local_run_byte_for_byte_and_each_item_ran_once(
     assert set(Counter(witnessed(tmp_path)).values()) == {1}
     assert len(witnessed(tmp_path)) == 400
     cluster.assert_no_agents(limit=LEASE + 10)
+
+
+def test_of_a_call_of_many_items_on_the_cluster_those_fail_that_fail_alone(
+    cluster: DaskCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "many.py").write_text(MANY)
+    prepare(tmp_path, numbered(120))
+    options = ("-c", "many.ckpt", "-o", "many.jsonl", "--batch-size", "16", "--timeout", "1s")
+    ended = finish("many.py:many", "items.jsonl", *options, "--cluster", cluster.address, cwd=tmp_path)
+    assert ended.status == 1, ended.err
+    failed = {33: "WorkerDied", 71: "Timeout", 99: "ValueError"}
+    found = lines_of(tmp_path / "many.jsonl")
+    assert [one["result"] for one in found] == [2 * n for n in range(120) if n not in failed]
+    assert all(f"1x {type}" in ended.err for type in failed.values()), ended.err
 
 
 def test_lines_run_with_a_module_beside_the_function_and_what_is_edited_is_what_runs_next(
