@@ -151,6 +151,16 @@ def test_a_table_of_another_dialect_goes_in_and_its_failed_rows_come_back_in_it(
     assert lines_of(cwd / "out.jsonl") == [{"id": "1", "result": ["bad", "€"]}]
 
 
+def test_a_table_that_is_all_in_one_column_names_the_delimiter_wherever_it_is_looked_at(cwd: Path) -> None:
+    (cwd / "t.csv").write_text("id;n;text\n1;2;3\n")
+    for command in (("run", "-n"), ("try",), ("run", "--no-checkpoint")):
+        told = batchmill(*command, "w.py:same", "t.csv", cwd=cwd)
+        assert (told.returncode, told.stderr) == (
+            0,
+            "batchmill: t.csv: all of it is one column; --delimiter ';' makes 3 of it\n",
+        )
+
+
 def test_null_items_may_hold_newlines(cwd: Path) -> None:
     (cwd / "names").write_bytes(b"a\nb\0\0c\n")
     done = batchmill("run", "w.py:same", "names", "--format", "null", "-c", CHECKPOINT, "-o", "-", cwd=cwd)

@@ -59,7 +59,7 @@ def command(function: str, inputs: tuple[str, ...], **options: Any) -> int:
     try:
         with nullcontext() if stdio.is_terminal(1) else redirect_stdout(sys.stderr):
             used = streams_in_use(data=True)
-            result = trial(function, inputs, settings, id=item_id, line=line, others=used)
+            result = trial(function, inputs, settings, id=item_id, line=line, others=used, tell=stdio.remark)
     except (BatchmillError, KeyboardInterrupt):
         raise
     except BaseException as error:  # the function's own, SystemExit too

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from batchmill.settings import Settings
 from batchmill.text import escape, name_some, plural
 from batchmill_cli.running.report import first_line, show_id
+from batchmill_cli.terminal import stdio
 from batchmill_cli.terminal.json_output import as_json, fields_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def describe(function: str | CommandSpec, inputs: Sequence[str], settings: Setti
     from batchmill_cli.running.batch import others
 
     asked = {name: options[name] for name in ("checkpoint", "output", "no_checkpoint")}
-    seen = preview(make_plan(function, inputs, settings=settings, others=others(options, data=True), **asked))
+    plan = make_plan(function, inputs, settings=settings, others=others(options, data=True), **asked)
+    seen = preview(plan, stdio.remark)
     if options["json"]:
         what, name = _called(function)
         return as_json({what: name, "input": inputs, "output": options["output"], **fields_of(seen)})

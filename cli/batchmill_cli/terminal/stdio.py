@@ -65,6 +65,11 @@ def tell(text: str) -> None:
     write_all(2, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
+def remark(sentence: str) -> None:
+    """Say a sentence of ours on stderr."""
+    tell(f"batchmill: {sentence}")
+
+
 def is_terminal(fd: int) -> bool:
     """Whether descriptor `fd` is a terminal."""
     try:

@@ -99,15 +99,15 @@ class DryRun:
     renumbered: bool = False
 
 
-def preview(plan: Plan) -> DryRun:
-    """Read the input and the checkpoint of a batch that is not run.
+def preview(plan: Plan, tell: Callable[[str], None] | None = None) -> DryRun:
+    """Read the input and the checkpoint of a batch that is not run; `tell` gets what people should know of the input.
 
     Raises what the run would raise before its first item: InputMissing, CheckpointRefused (in the way, no such
     directory), CheckpointBusy, CheckpointMismatch, CheckpointDamaged, OutputLost; and InputBroken.
     """
     with naming(plan.checkpoint or ""), ExitStack() as stack:
         wake = threading.Event()
-        source = plan.open_source(wake.set)
+        source = plan.open_source(wake.set, tell)
         stack.callback(source.close)
         fate, matcher, older = _foresee(plan, stack)
         _check_folder(plan.output if plan.output != STDOUT else None)

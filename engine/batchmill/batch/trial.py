@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from batchmill.worker.code_bundle import source_files
 from batchmill.worker.function import here, parse
 from batchmill.worker.loader import resolve
 
+Tell = Callable[[str], None]
 _LOOK = 1000  # records looked at at once
 
 
@@ -31,11 +32,13 @@ def trial(
     id: str | None = None,
     line: int | None = None,
     others: Iterable[Use] = (),
+    tell: Tell | None = None,
 ) -> Any:
     """Call the function on one item: the one with that id (as text), at that 1-based line, or the first; its result.
 
     Lets out whatever the function raises. Raises InvalidUsage where there is no such item or it is none, or where
-    `others`, the files that the caller writes, are among those that are read; and as `function.resolve` does.
+    `others`, the files that the caller writes, are among those that are read; and as `function.resolve` does. `tell`
+    gets what people should know of the input.
     """
     spec = parse(function, here())
     sources = source_files(spec, {"init": settings.init, "end": settings.end}, (), here())
@@ -45,7 +48,7 @@ def trial(
         *others,
     ])  # fmt: skip
     name = choose_format(inputs, settings)
-    item = _find(inputs, name, settings, id, line)
+    item = _find(_items(inputs, name, settings.id_field, tell), inputs, id, line)
     arguments = {**settings.set, **from_environment(settings.set_env)}
     learn(arguments[key] for key in settings.set_env)
     resolved = resolve(spec, settings.init, settings.end)
@@ -61,8 +64,8 @@ def trial(
             resolved.end()
 
 
-def _find(inputs: Sequence[str], name: str, settings: Settings, id: str | None, line: int | None) -> Any:
-    for at, found in _items(inputs, name, settings.id_field):
+def _find(items: Iterable[tuple[int, Identified]], inputs: Sequence[str], id: str | None, line: int | None) -> Any:
+    for at, found in items:
         if line is not None and at != line:
             continue
         if found.bad is not None and id is None:
@@ -75,10 +78,12 @@ def _find(inputs: Sequence[str], name: str, settings: Settings, id: str | None, 
     raise InvalidUsage(f"no item {which} in {' '.join(inputs)}", "check --id or --line")
 
 
-def _items(inputs: Sequence[str], name: str, id_field: str | None) -> Iterator[tuple[int, Identified]]:
+def _items(
+    inputs: Sequence[str], name: str, id_field: str | None, tell: Tell | None
+) -> Iterator[tuple[int, Identified]]:
     """The items of the input, each with its line."""
     format, identifier = format_named(name), ItemReader(name, IdRule(id_field), None, True)
-    source = ByteSource(inputs, format, lambda: None)
+    source = ByteSource(inputs, format, lambda: None, tell=tell)
     try:
         while not source.ended:
             chunk = source.take(_LOOK)
