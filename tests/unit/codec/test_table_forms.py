@@ -116,7 +116,7 @@ def stream_of(table: Any, **options: Any) -> bytes:
         stream_of(pa.table({"a": pa.array(["x"] * 99).dictionary_encode()}), compression="lz4"),
         stream_of(pa.table({"a": pa.nulls(1 << 30)})),
         stream_of(pa.table({"a": pa.RunEndEncodedArray.from_arrays([1 << 30], [1])})),
-        stream_of(pa.table({"a": pa.array(["x"], pa.string_view())})),
+        *([stream_of(pa.table({"a": pa.array(["x"], pa.string_view())}))] if hasattr(pa, "string_view") else []),
         stream_of(pa.table({"a": [1]}))[:-40],
     ],
 )
