@@ -113,7 +113,8 @@ def together(one: Kind, other: Kind) -> Kind:
 
 
 def _maps(one: Kind, other: Kind) -> Kind:
-    names = {**one[1], **other[1]}
+    # In the order that all of them have, else by name: which comes first must not matter.
+    names = list(one[1]) if list(one[1]) == list(other[1]) else sorted({*one[1], *other[1]})
     return ["map", {name: together(one[1].get(name, NULL), other[1].get(name, NULL)) for name in names}]
 
 
