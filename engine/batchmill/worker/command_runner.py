@@ -23,7 +23,7 @@ from batchmill.input.formats import LINES_OF_BYTES, Format, Parse, format_named
 from batchmill.input.items import Found, Identify, ItemReader
 from batchmill.input.rewrite import as_json_line
 from batchmill.model import Chunk
-from batchmill.secrecy import learn, mask_script, mask_words
+from batchmill.secrecy import hide, learn, mask_script, mask_words
 from batchmill.system.machine import oom_kills
 from batchmill.system.scarcity import lack_in, lacking, lacking_number
 from batchmill.text import escape
@@ -264,7 +264,14 @@ def _failed(type: str, how: str, result: dict[str, Any], out: Capture, err: Capt
     text = (err.tail.strip() or out.tail.strip()).decode("utf-8", "backslashreplace")
     lines = text.splitlines()[-TAIL_LINES:]
     message = f"{how}: {lines[-1].strip()}" if lines else how
-    return ItemFailed(FailedCommand(type, message, "\n".join(lines), pack_value(result)))
+    kept = {name: _without_secrets(value) for name, value in result.items()}
+    return ItemFailed(FailedCommand(type, message, "\n".join(lines), pack_value(kept)))
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return hide(value.decode("latin-1")).encode("latin-1")
+    return hide(value) if isinstance(value, str) else value
 
 
 def _not_run(program: bytes, error: OSError) -> ItemFailed:
