@@ -14,8 +14,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from batchmill.errors import InvalidUsage
-from batchmill.settings_fields import EverySetting
 from batchmill.text import nearest, option, read_names, speaks_command_line
+
+if TYPE_CHECKING:
+    from batchmill.settings_fields import EverySetting
 
 _MANY = 2**53
 _DURATIONS = (

@@ -19,7 +19,6 @@ from batchmill.settings import Settings, parse_duration
 from batchmill.text import as_reported, escape, plural
 from batchmill_cli import BEGAN
 from batchmill_cli.options.command_lines import program_name, retold
-from batchmill_cli.running.log_file import LogFile
 from batchmill_cli.running.metrics import Metrics
 from batchmill_cli.running.progress import Screen, choose_mode
 from batchmill_cli.running.report import NextSteps, is_shown, render, report_object, results, resume_command
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from batchmill.files.conflicts import Use
     from batchmill.worker.command import CommandSpec
     from batchmill.worker.passthrough import Passing
+    from batchmill_cli.running.log_file import LogFile
 
 STOPPED = 3  # by design: --limit, --max-failures, --time-limit
 
@@ -94,7 +94,11 @@ def run_batch(
 ) -> Ended:
     """Run the batch with its progress on stderr. With `passing`, what its commands print is passed on; `note` is said
     first."""
-    log = LogFile(options["log"], manner.interval) if options.get("log") else None
+    log = None
+    if options.get("log"):
+        from batchmill_cli.running.log_file import LogFile
+
+        log = LogFile(options["log"], manner.interval)
     screen = Screen(manner.mode, manner.interval, hold=manner.is_silent, log=log)
     if log is None:
         return _run_batch(function, inputs, settings, options, manner, screen, passing, note)

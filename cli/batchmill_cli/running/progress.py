@@ -12,12 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from threading import RLock
+from typing import TYPE_CHECKING
 
 from batchmill.model import Snapshot
 from batchmill_cli.options.batch import REDRAW_SECONDS
-from batchmill_cli.running.log_file import LogFile
 from batchmill_cli.running.report import indented
 from batchmill_cli.terminal import stdio
+
+if TYPE_CHECKING:
+    from batchmill_cli.running.log_file import LogFile
 
 LOG_SECONDS = 30.0
 HELD_MESSAGES = 1000

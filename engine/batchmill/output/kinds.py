@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchmill.codec.json_form import Plain, encode, sound
+from batchmill.codec.pack import imported
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 Kind = list[Any]
 
@@ -30,6 +33,8 @@ def kind_of(value: Any, depth: int = 0) -> Kind:
     made = _KINDS.get(type(value))
     if made is not None:
         return made(value)
+    if type(value) is imported("decimal.Decimal"):
+        return _of_decimal(value)
     if depth < _DEEPEST:
         if type(value) is dict:
             return _of_map(value, depth + 1)
@@ -79,7 +84,6 @@ _KINDS: dict[type, Callable[[Any], Kind]] = {
     float: lambda value: ["float"],
     str: lambda value: TEXT,
     bytes: lambda value: ["bytes"],
-    Decimal: _of_decimal,
     dt.datetime: _of_moment,
     dt.date: lambda value: ["date"],
     dt.time: lambda value: ["time"] if value.tzinfo is None else TEXT,
