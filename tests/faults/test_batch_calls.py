@@ -100,3 +100,13 @@ def test_what_is_wrong_with_the_options_is_one_line(place: Path) -> None:
     assert ended.stderr == (
         "batchmill: --batch-size 0 is out of range; give 'auto' or a whole number, 1 to 1000000\n"
     ), ended.stderr
+
+
+def test_a_size_that_is_found_out_grows_though_a_call_takes_longer_than_a_chunk(place: Path) -> None:
+    (place / "slow.py").write_text(
+        "import time\n\ndef slow(items):\n    time.sleep(0.1)\n    return [len(items)] * len(items)\n"
+    )
+    words = ("slow.py:slow", "items.jsonl", "--no-checkpoint", "-j", "1", "--batch-size", "auto", "-o", "-")
+    ended = finish(*words, cwd=place)
+    assert ended.status == 0, ended.err
+    assert max(json.loads(line)["result"] for line in ended.out.splitlines()) >= 2

@@ -65,6 +65,10 @@ class ChunkSizer:
         aim = self._fixed * self._mean if self._fixed else self._aim
         return max(LEAST_PATIENCE, aim, STRAGGLER * self._mean)
 
+    def call_has(self, items: int) -> None:
+        """A call of the function covers so many items now: from now on chunks are multiples of that."""
+        self._batch = max(1, items)
+
     def seen(self, items: int, seconds: float) -> None:
         """Learn from a chunk of `items` items that ran `seconds`."""
         if items <= 0:

@@ -374,6 +374,7 @@ class Loop:
                 self._tell.message(f"Waiting: {answer.lack}; items run when that is over")
             self._splits += answer.splits
             self.batch_size = answer.batch_size
+            self._chunk_sizer.call_has(self._given_batch or answer.batch_size)
             items = self._commit(chunk, answer.parts)
             self._limits.counted(worker, items)
         if answer.trouble:

@@ -1,28 +1,27 @@
 """How many items a call of the function covers: a fixed number, or as many as pay.
 
-`auto` doubles while items a second grow by a tenth, and stays where they were the most. A call stays within the time of
-a chunk, so that work can still be shared out, and stops growing at half of the memory that a worker may hold.
+`auto` doubles while items a second grow by a tenth, and stays where they were the most; once it may be mistaken, for
+machines are noisy. Calls that take long do not grow on, so that work can still be shared out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 GAIN = 1.1  # times as many items a second that twice the size must bring
 ENOUGH = 0.02  # seconds of calls, and
 CALLS = 3  # how many of them, after which a size is judged
+MISSES = 2  # sizes in a row that brought no gain, after which no more are tried
 MOST = 1 << 16
 
 
 class BatchSize:
-    """`size` is the number of items for the next call. `fixed` None: found out, while `has_room` (in memory)."""
+    """`size` is the number of items for the next call. `fixed` None: found out."""
 
-    def __init__(self, fixed: int | None, has_room: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, fixed: int | None) -> None:
         self.size = fixed or 1
         self._is_settled = fixed is not None
-        self._has_room = has_room
         self._best = (1, 0.0)  # size, and items a second
         self._is_warm = False
+        self._misses = 0
         self._calls = self._items = 0
         self._seconds = 0.0
 
@@ -38,14 +37,12 @@ class BatchSize:
             self._judge(self._items / max(self._seconds, 1e-9), most)
 
     def _judge(self, rate: float, most: float) -> None:
-        best, most_so_far = self._best
         self._calls, self._items, self._seconds = 0, 0, 0.0
-        if rate < GAIN * most_so_far:
-            self.size = best if rate < most_so_far else self.size
-            self._is_settled = True
-            return
-        self._best = (self.size, rate)
-        if 2 * self.size <= MOST and 2 * self.size / rate <= most and self._has_room():
+        is_better = rate >= GAIN * self._best[1]
+        self._misses = 0 if is_better else self._misses + 1
+        if is_better:
+            self._best = (self.size, rate)
+        if self._misses < MISSES and 2 * self.size <= MOST and self.size / rate <= most:
             self.size *= 2
         else:
-            self._is_settled = True
+            self.size, self._is_settled = self._best[0], True

@@ -34,7 +34,7 @@ from batchmill.worker.records import (
 )
 from batchmill.worker.reply import Reply
 
-LONGEST = 0.5  # seconds that a call of a size that is found out may take, in a chunk without a limit of its own
+LONGEST = 0.5  # seconds; calls of a size that is found out grow no further
 
 
 class _Row(NamedTuple):
@@ -70,7 +70,6 @@ class _Batches:
         self._board, slot = this_worker.board, COLUMNS * this_worker.slot
         self._at_hand, self._limit, self._opened, self._call = (slot + n for n in (AT_HAND, LIMIT, OPENED, CALL))
         self._base = (job.serial << RECORD_BITS) + 1
-        self._most = job.seconds or LONGEST
         self._deadline = reply.ends[0] + job.seconds if job.seconds else float("inf")
         self._given = 1 if job.chunk.single else job.batch_size
         self._size = self._given or this_worker.batch_size.size
@@ -168,7 +167,7 @@ class _Batches:
         packed = list(map(_packed, results))
         now = perf_counter()
         if len(packed) == len(rows):
-            this_worker.batch_size.seen(len(rows), now - begun, self._most)
+            this_worker.batch_size.seen(len(rows), now - begun, LONGEST)
         # An item's seconds are the call's by its items.
         last, share = self._reply.ends[-1], (now - self._reply.ends[-1]) / max(len(packed), 1)
         outcomes = [(outcome, last + share * (n + 1)) for n, outcome in enumerate(packed)]
@@ -195,7 +194,7 @@ class _Batches:
         finally:
             this_worker.single = None
         outcome = _packed(results[0])
-        this_worker.batch_size.seen(1, perf_counter() - begun, self._most)
+        this_worker.batch_size.seen(1, perf_counter() - begun, LONGEST)
         return outcome
 
 

@@ -185,5 +185,6 @@ def test_a_size_that_is_found_out_grows_while_that_pays_and_stays_there() -> Non
         return size.size
 
     assert found(lambda size: min(size, 64) * 100.0) in (64, 128)
-    assert found(lambda size: 1000.0) in (1, 2), "no call is better for being larger"
-    assert found(lambda size: size * 100.0, most=0.01) == 1, "a call of 0.02 s would be too long"
+    assert found(lambda size: 1000.0) == 1, "no call is better for being larger"
+    assert found(lambda size: size * 100.0 if size != 8 else 400.0) >= 64, "one size may be slow by chance"
+    assert found(lambda size: size * 100.0, most=0.005) == 1, "a call of 0.01 s is too long as it is"
