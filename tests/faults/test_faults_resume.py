@@ -78,7 +78,7 @@ def test_row_38_only_what_is_new_runs_and_the_output_follows_the_input(edit: str
     assert sorted(again(tmp_path, now)) == sorted(item["id"] for item in now if item["id"].startswith("new"))
     assert output(tmp_path) == now
     kept = {item["id"] for item in [*items, *now]}
-    assert set(committed(tmp_path)) == kept  # `results` has everything
+    assert set(committed(tmp_path)) == kept  # the checkpoint has everything
 
 
 def test_row_38_the_way_back_to_the_first_input_is_free(tmp_path: Path) -> None:

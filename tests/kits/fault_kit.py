@@ -267,7 +267,7 @@ def witnessed(directory: Path) -> list[str]:
 def committed(directory: Path, name: str = CHECKPOINT) -> dict[Any, Outcome]:
     """Every committed outcome by id; empty where there is no readable checkpoint yet."""
     try:
-        with open_checkpoint(directory / name) as results:
+        with open_checkpoint(directory / name, removed=True) as results:
             return {outcome.id: outcome for outcome in results.outcomes()}
     except BatchmillError:
         return {}

@@ -129,7 +129,7 @@ def is_true(one: Told, state: str) -> bool:
         case 0:
             return not error
         case 73:
-            return choice.startswith("neither") and "exists; --resume continues it" in error
+            return choice.startswith("neither") and "exists; resume=True continues it" in error
         case 75:
             busy = "x.ckpt is in use by another run" in error and f"process {GONE}" not in error
             return busy and not choice.endswith("waiting")

@@ -527,6 +527,7 @@ if __name__ == "__main__":
     except batchmill.ItemsFailed as error: print(error.message)
 """
     found = run_script(tmp_path, source)
+    assert found.returncode == 0, found.stderr
     outcomes, *rest = found.stdout.splitlines()
     first, generator, unreadable = json.loads(outcomes)
     assert first == [True, None], found.stderr

@@ -59,7 +59,8 @@ def test_large_data_is_mapped_by_all_workers_and_read_only(method: str, tmp_path
         ]
         assert [name.partition(":")[2] for name, *_ in arrays[:4]] == ["batchmill"] * 4
         assert arrays[4][0] == str(tmp_path / "numbers.bin")
-    assert (len(os.listdir("/proc/self/fd")), MappedItem._there) == (before, 0)
+    assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests left may have been closed meanwhile
+    assert MappedItem._there == 0
 
 
 def test_items_are_sent_whole_where_there_is_no_room_for_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
