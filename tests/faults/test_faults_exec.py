@@ -200,6 +200,7 @@ if [ -e pids ]; then
     exit 0
 fi
 echo $PPID > worker
+: > pids
 setsid sh -c 'echo $$ >> pids; trap "" TERM; sleep 900 & sleep 900' &
 (setsid sh -c 'echo $$ >> pids; exec sleep 900' &)
 (setsid env -i /bin/sh -c 'echo $$ >> pids; exec /bin/sleep 900' &)
