@@ -235,9 +235,8 @@ def _pack_int(value: int, level: _Level) -> ExtType:
 
 def _pack_moment(code: int, value: dt.datetime | dt.time, level: _Level) -> ExtType:
     if value.tzinfo is not None and type(value.tzinfo) is not dt.timezone:
-        level.notes.lossy = level.notes.merging = (
-            True  # one clock time of two zones differs while they are set back, whatever the offsets
-        )
+        # One clock time of two zones differs while they are set back, whatever the offsets.
+        level.notes.lossy = level.notes.merging = True
     text, offset = value.isoformat(), value.utcoffset()
     # CPython reads an offset of less than a second as none, and a zone may need a date to know its offset.
     lost = value.tzinfo is not None and (

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 MARK = "BATCHMILL_MARK"  # whose commands a process belongs to: an environment variable
 _SUBREAPER = 36  # prctl's
@@ -113,11 +113,7 @@ def marked(mark: str) -> list[int]:
 
 def kill_marked(mark: str) -> None:
     """SIGKILL all that has that MARK, and what it has started."""
-    killed: set[int] = set()
-    while left := set(marked(mark)) - killed:
-        for pid in left:
-            kill_tree(pid)
-        killed |= left
+    _kill_all(lambda: marked(mark))
 
 
 def kill_tree(pid: int) -> None:
@@ -132,10 +128,15 @@ def kill_tree(pid: int) -> None:
 
 def kill_descendants(pid: int) -> None:
     """SIGKILL all that a process has started, but not itself; also what becomes its child by that, as an orphan."""
+    _kill_all(lambda: children_of(pid))
+
+
+def _kill_all(find: Callable[[], Iterable[int]]) -> None:
+    """SIGKILL what `find` finds, and what it has started, till there is nothing new."""
     killed: set[int] = set()
-    while left := set(children_of(pid)) - killed:
-        for child in left:
-            kill_tree(child)
+    while left := set(find()) - killed:
+        for pid in left:
+            kill_tree(pid)
         killed |= left
 
 
