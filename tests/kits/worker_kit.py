@@ -22,7 +22,7 @@ from batchmill.settings import Settings
 from batchmill.worker import main, records
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.batch_size import BatchSize
-from batchmill.worker.batches import run_batches
+from batchmill.worker.calls import run_calls
 from batchmill.worker.loader import Resolved
 from batchmill.worker.main import WorkerSetup
 from batchmill.worker.records import COLUMNS, LIMIT, NO_LIMIT, Answer, ChunkJob
@@ -62,7 +62,7 @@ def worker(
     )
     state.identifier = ItemReader(format, IdRule(id_field), shard, ids_needed)
     state.pack = Packing().result
-    state.run = run_batches if batch_size else records.run_records
+    state.run = run_calls if batch_size else records.run_records
     state.batch_size = BatchSize(batch_size or 1)
     state.baseline = Baseline(records.note_touch)
     state.resolved = Resolved(function, None)

@@ -15,7 +15,7 @@ from batchmill.input.streams import choose_format
 from batchmill.plan import from_environment
 from batchmill.secrecy import learn
 from batchmill.settings import Settings
-from batchmill.worker.batch_results import result_of, taking
+from batchmill.worker.call_results import result_of, taking
 from batchmill.worker.code_bundle import source_files
 from batchmill.worker.function import here, parse
 from batchmill.worker.loader import resolve

@@ -3,7 +3,7 @@
     bootstrap      makes a process a worker: its group, signals, descriptors, its end with the parent's
     main           sets it up for the items of a run (start here)
     records        opens the records of a chunk and runs them: the guard over each from its first touch to its reply
-    batches        the same for a function of many items: `batch_size` (how many), `batch_results` (given and returned)
+    calls          the same for a function of many items: `batch_size` (how many), `call_results` (given and returned)
     shared         what all workers are given, in one file that they map
     board          numbers that the parent and its workers share: which record runs, how far to go
     random_streams a stream of random numbers for each worker that was forked; `item_logs`: what functions log
@@ -22,9 +22,9 @@ May import: ground, system, files, input, codec.
 """
 
 __all__ = [
-    "batch_results",
     "board",
     "bootstrap",
+    "call_results",
     "child_process",
     "code_bundle",
     "command",

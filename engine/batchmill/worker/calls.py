@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from batchmill.errors import ItemError
 from batchmill.text import describe
-from batchmill.worker.batch_results import take_results
+from batchmill.worker.call_results import take_results
 from batchmill.worker.records import (
     AT_HAND,
     CALL,
@@ -59,12 +59,12 @@ class _Passed(NamedTuple):
 Outcome = tuple["bytes | ItemError", float]  # the packed result or why it failed, and when that was known
 
 
-def run_batches(job: ChunkJob, reply: Reply) -> None:
+def run_calls(job: ChunkJob, reply: Reply) -> None:
     """Run records into the reply, by calls of several items; stops as `records.run_chunk` says."""
-    _Batches(job, reply).run()
+    _Calls(job, reply).run()
 
 
-class _Batches:
+class _Calls:
     def __init__(self, job: ChunkJob, reply: Reply) -> None:
         self._chunk, self._reply = job.chunk, reply
         self._board, slot = this_worker.board, COLUMNS * this_worker.slot
@@ -163,8 +163,8 @@ class _Batches:
         except BaseException as error:
             caught(error)
             self._reply.splits += 1
-        self._board[self._call] = 0
         packed = list(map(_packed, results))
+        self._board[self._call] = 0  # not before: packing calls methods of theirs
         now = perf_counter()
         if len(packed) == len(rows):
             this_worker.batch_size.seen(len(rows), now - begun, LONGEST)

@@ -21,11 +21,11 @@ from batchmill.system.children import MARK, adopt_orphans, kill_descendants, mar
 from batchmill.text import option, speak_command_line
 from batchmill.worker import item_logs, random_streams
 from batchmill.worker.baseline import Baseline
-from batchmill.worker.batch_results import LIST, taking
 from batchmill.worker.batch_size import BatchSize
-from batchmill.worker.batches import run_batches
 from batchmill.worker.board import Board
 from batchmill.worker.bootstrap import end_with_parent, handle, redirect, seal
+from batchmill.worker.call_results import LIST, taking
+from batchmill.worker.calls import run_calls
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.command_runner import CommandRunner, TaskReader
 from batchmill.worker.function import FunctionSpec
@@ -127,7 +127,7 @@ def start(board: Board, slot: int, shared: SharedPickle, inherited: list[int | N
     _this.setup = setup
     _this.pack = (OwnPacking() if setup.gives_back else Packing()).result
     _this.baseline = Baseline(note_touch)
-    _this.run = run_batches if setup.batch_size else run_records
+    _this.run = run_calls if setup.batch_size else run_records
     _this.batch_size = BatchSize(None if setup.is_batch_size_found else setup.batch_size)
     identifier = TaskReader if isinstance(setup.spec, CommandSpec) else ItemReader
     _this.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)

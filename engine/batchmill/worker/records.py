@@ -3,11 +3,10 @@
 The board is a shared array of 64-bit numbers, COLUMNS per worker: the number of the record at hand (0: none), a limit,
 the number of a record that has taken too long, that of the last record that was opened to be run, the process id of a
 command that runs (0: none), which the parent ends where the worker did not live to do it, and the number of the first
-record of a call that covers several (0: none; see `batches`). A record's number
-is serial << 32 | offset + 1, which only grows, so that the parent can stop a worker at once (limit 0), take back what
-was not started (a limit inside the chunk), and know whom to blame, and whether it was being opened or run. The worker
-publishes first and then looks at the limit; the parent lowers the limit and then looks at the board again a tick later
-(engine/README.md#stragglers).
+record of a call that covers several (0: none; see `calls`). A record's number is serial << 32 | offset + 1, which only
+grows, so that the parent can stop a worker at once (limit 0), take back what was not started (a limit inside the
+chunk), and know whom to blame, and whether it was being opened or run. The worker publishes first and then looks at the
+limit; the parent lowers the limit and then looks at the board again a tick later (engine/README.md#stragglers).
 
 What is raised while a record is opened or run fails that record. Something may also be raised where no item is at work:
 by an alarm, a hook or a thread that one left behind. Then the item that ran last is failed, and the worker is unfit: it

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ from worker_kit import answered, chunk_of, run_chunk, worker
 
 from batchmill.codec.outcome_block import OutcomeBlock, outcomes
 from batchmill.errors import ItemError
-from batchmill.worker.batch_results import take_results, taking
 from batchmill.worker.batch_size import BatchSize
+from batchmill.worker.call_results import take_results, taking
 from batchmill.worker.records import CALL, LIMIT, RECORD_BITS
 
 SERIAL = 1
@@ -124,6 +125,28 @@ def test_while_a_call_runs_the_board_has_its_first_and_its_last_record() -> None
         run_chunk(chunk_of(block(1, 2, 3, 4)), serial=SERIAL)
         assert (board[0], board[CALL]) == (0, 0)
     assert seen == [(2, 0), (3, None)], "of a call of one it is not said"
+
+
+@dataclass
+class Looks:
+    """A result that looks at the board while it is packed."""
+
+    look: ClassVar[Callable[[], None]]
+    n: int
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "n":
+            Looks.look()
+        return super().__getattribute__(name)
+
+
+def test_results_are_packed_before_a_call_of_several_is_over() -> None:
+    seen = []
+    with worker(lambda items: [Looks(item["id"]) for item in items], batch_size=3) as board:
+        Looks.look = staticmethod(lambda: seen.append(board[CALL] - BASE))
+        block_, _ = run_chunk(chunk_of(block(1, 2, 3)), serial=SERIAL)
+    assert set(seen) == {0}, "whom its packing kills is charged when it is packed by itself"
+    assert [result for _, result in told(block_)] == [{"n": 1}, {"n": 2}, {"n": 3}]
 
 
 def test_what_is_taken_back_while_records_are_opened_is_not_called_and_what_was_begun_is() -> None:
