@@ -282,6 +282,8 @@ def make_plan(
         items = rows
         id = rows.label if rows.has_labels and id is None and settings.id_field is None else id
     format = None if items is not None else choose_format(inputs, settings)
+    if isinstance(function, CommandSpec):
+        function = replace(function, many=settings.batch_size is not None)
     spec = _spec_of(function, name, format, here(), inputs)
     plan = Plan(
         spec=spec,

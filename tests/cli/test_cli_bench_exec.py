@@ -74,6 +74,17 @@ def test_the_line_to_copy_is_the_exec_that_was_measured(told: subprocess.Complet
     (place / "words.sh.ckpt").unlink()
 
 
+def test_batch_sizes_are_an_axis_of_commands_too(place: Path) -> None:
+    words = ("words.txt", "-j", "1", "--batch-size", "1,3", "--no-split", "--sample", "3", "--json")
+    ended = batchmill("bench", "--exec", *words, "--", "sh", "-c", 'echo "$# $*"', "x", cwd=place)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert [cell["batch_size"] for cell in found["cells"]] == [1, 3]
+    assert found["agree"]
+    assert "differ from call" not in warnings(found), "whose the output is, nobody can tell"
+    assert "--no-split -j 1 --batch-size" in found["command"]
+
+
 def test_cpu_and_memory_are_those_of_the_commands_too(place: Path) -> None:
     program = "held = b'x' * 10**8; sum(range(10**6))"
     ended = batchmill("bench", "--exec", "words.txt", "-j", "1", "--sample", "2", "--json",

@@ -28,7 +28,7 @@ from batchmill_cli.terminal import stdio
 # Of `run`, what is about Python, or about workers that hold the user's own code and memory.
 _NOT_HERE = {
     *("set", "set_env", "init", "end", "log_level", "preload", "start_method", "start_timeout", "worker_output"),
-    *("worker_memory", "max_items_per_worker", "rerun_older"),
+    *("worker_memory", "max_items_per_worker", "rerun_older", "batch_format"),
 }
 # What asks for a checkpoint, or for none.
 _OF_CHECKPOINT = ("checkpoint", "no_checkpoint", "resume", "fresh", "fresh_if_finished", "wait")
@@ -36,6 +36,7 @@ _TEXTS = {
     "checkpoint": "What remembers which items are done. [INPUT.PROGRAM.ckpt, here; of stdin none]",
     "output": "Write the results there, in input order. [pass on what commands print]",
     "accept_changes": "Continue with another command or format.",
+    "batch_size": "Give a command up to N items, as xargs -n; a word with {} in it comes once for each.",
     "timeout": "Fail a command that takes longer: SIGTERM, then SIGKILL.",
     "crash_retries": "Tries after the first, for an item that kills its worker. [1]",
 }
@@ -90,6 +91,8 @@ def command(context: click.Context, /, inputs: tuple[str, ...], **options: Any) 
         manner = Presentation.of(options, verbose=is_verbose(context), prints=passes)
         settings = settings_of(with_lines(options, own, inputs))
         spec = spec_of(command_of(context), own, is_raw=settings.output_format == "raw")
+        if own["no_split"] and settings.batch_size is None:
+            raise InvalidUsage("--no-split is for commands of many items", "give --batch-size N as well")
         spec = passing(spec, own, passes=passes)
     except InvalidUsage as error:
         raise named(error, context) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from batchmill.errors import InvalidUsage
 from batchmill.settings import parse_duration, parse_size
 from batchmill.text import option_name
-from batchmill_cli.options.batch import EVERYDAY, INPUT, LIMITS, OUTPUT
+from batchmill_cli.options.batch import EVERYDAY, INPUT, LIMITS, OUTPUT, WORKERS
 from batchmill_cli.options.click_options import Option
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ COMMAND_OPTIONS = [
     Option("--shell-program", group=EVERYDAY, metavar="PROGRAM", help="The shell of --shell, such as bash. [/bin/sh]"),
     Option("-0", "--null", group=INPUT, is_flag=True, help="The same as --format null: for find -print0."),
     Option("--stdin", group=INPUT, is_flag=True, help="Give the command the item on stdin, as a line."),
+    Option("--no-split", group=WORKERS, is_flag=True,
+           help="With --batch-size: where a command fails, fail all its items; none is run by itself."),
     Option("--kill-after", group=LIMITS, metavar="DUR",
            help="Between SIGTERM and SIGKILL, for all that a command started. [1s]"),
     Option("--ok-exit", group=LIMITS, metavar="N,N", help="Exit statuses that are no failure. [0]"),
@@ -59,6 +61,7 @@ def spec_of(words: Sequence[str], own: Mapping[str, Any], *, is_raw: bool = Fals
         keep=size,
         is_whole=is_raw,
         shell_program=own["shell_program"] or "",
+        splits=not own["no_split"],
         kill_after=KILL_AFTER if own["kill_after"] is None else parse_duration(own["kill_after"]),
     )
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -37,8 +37,10 @@ from batchmill.secrecy import mask_addresses
 from batchmill.settings import Settings
 from batchmill.system.machine import worker_count
 from batchmill.text import option
+from batchmill.worker.template import Task
 
 FIRST = 5  # items named that would run first
+_SHOWN_MANY = 1000  # items of a command that is shown
 _SHOWN_ASIDE = 1000  # items of which it is known at the end only whether they run, that have their command kept
 _LOOK = 2000  # records looked at at once
 
@@ -49,7 +51,7 @@ NONE, NEW, CONTINUED, MOVED = "none", "new", "continued", "moved aside"
 @dataclass(frozen=True, slots=True)
 class Coming:
     """An item that would run: its `id`, its 1-based `line` and the ordinal of its `input`; for a command, how it would
-    run."""
+    run, with the first of the items that it covers."""
 
     id: Any
     line: int
@@ -134,7 +136,7 @@ def _preview(plan: Plan, count: _Count, fate: str, older: int) -> DryRun:
         unreadable=count.unreadable,
         first_unreadable=count.first_unreadable,
         blank=count.blank,
-        first=tuple(count.first[:to_do]),
+        first=tuple(map(_with_command, count.first, count.commands(to_do))),
         format=plan.format,
         workers=workers,
         workers_from=source,
@@ -142,6 +144,10 @@ def _preview(plan: Plan, count: _Count, fate: str, older: int) -> DryRun:
         fate=fate,
         renumbered=plan.has_numbers and matcher is not None and matcher.positions.have_moved,
     )
+
+
+def _with_command(item: Coming, command: str) -> Coming:
+    return replace(item, command=command)
 
 
 def _workers(settings: Settings) -> tuple[int, str]:
@@ -159,7 +165,9 @@ class _Count:
         self._command = plan.command
         self._template = plan.command.template(plan.format) if plan.command else None
         self.matcher = matcher
-        self._aside: list[tuple[Aside, Any, str]] = []
+        self._tasks: list[Task | None] = []  # of the items that a command is shown for; None: no item
+        self._batch = plan.settings.batch_size if isinstance(plan.settings.batch_size, int) else 1
+        self._aside: list[tuple[Aside, Any, Task | None]] = []
         self.total = self.again = self.to_do = self.unreadable = self.blank = 0
         self.first: list[Coming] = []
         self.first_unreadable: Unreadable | None = None
@@ -185,21 +193,28 @@ class _Count:
                     line = line_at(chunk, offset, self._format)
                     self.first_unreadable = Unreadable(line, chunk.input, why.message)
             if not (skip and skip[offset]):
-                known = len(self.first) < FIRST
-                self._will_run(chunk, offset, item.id, self._command_for(item) if known else "")
+                self._will_run(chunk, offset, item.id, item.item if item.bad is None else None)
 
-    def _will_run(self, chunk: Chunk, offset: int, id: Any, command: str) -> None:
+    def _will_run(self, chunk: Chunk, offset: int, id: Any, task: Task | None) -> None:
         self.to_do += 1
+        if len(self._tasks) < FIRST + min(self._batch, _SHOWN_MANY):
+            self._tasks.append(task)
         if len(self.first) < FIRST:
             line = line_at(chunk, offset, self._format)
-            self.first.append(Coming(id, line, chunk.input, command))
+            self.first.append(Coming(id, line, chunk.input))
 
-    def _command_for(self, item: Identified) -> str:
-        """How the command would run on an item, or why it would not; "" for a function."""
-        if self._command is None or self._template is None or item.bad is not None:
+    def commands(self, to_do: int) -> Iterator[str]:
+        """For each of the first items how the command would run that begins with it, or why none would; "" for a
+        function, and where it is among the others of a command."""
+        for number, _ in enumerate(self.first[:to_do]):
+            covered = self._tasks[number : min(number + self._batch, to_do)] if number % self._batch == 0 else []
+            yield self._command_for([task for task in covered if task is not None])
+
+    def _command_for(self, tasks: list[Task]) -> str:
+        if self._command is None or self._template is None or not tasks:
             return ""
         try:
-            return self._command.shown_for(item.item, self._template)
+            return self._command.shown_for(tasks, self._template)
         except ItemFailed as failed:
             return f"none: {failed.error.message}"
 
@@ -212,8 +227,8 @@ class _Count:
             item = found[offset]
             line = line_at(chunk, offset, self._format)
             alone = Chunk(chunk.first + offset, line, chunk.input, 1, b"")
-            command = self._command_for(item) if item is not None and len(self._aside) < _SHOWN_ASIDE else ""
-            self._aside.append((Aside(alone, key), item.id if item is not None else None, command))
+            task = item.item if item is not None and item.bad is None and len(self._aside) < _SHOWN_ASIDE else None
+            self._aside.append((Aside(alone, key), item.id if item is not None else None, task))
         matcher.positions.pieces.clear()
         for _ in matcher.positions.orders():
             pass  # nothing is written here
@@ -221,12 +236,12 @@ class _Count:
 
     def settle(self) -> None:
         """After the end of the input: decide the records whose id is known and whose content is not."""
-        for aside, id, command in self._aside:
+        for aside, id, task in self._aside:
             assert self.matcher is not None
             chunk = self.matcher.settle(aside)
             if chunk is not None:
                 self.again += sum(1 for earlier in (chunk.earlier or {}).values() if earlier.attempts)
-                self._will_run(chunk, 0, id, command)
+                self._will_run(chunk, 0, id, task)
 
 
 # The checkpoint

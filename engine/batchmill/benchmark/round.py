@@ -56,6 +56,7 @@ class CellRun:
         assert plan.cut is not None
         self._records = records
         self._is_command = plan.command is not None
+        self._is_many = plan.command is not None and plan.command.many
         self._warm_pool = warm_pool
         self._deadline = deadline
         self._replies: list[tuple[int, bytes]] = []
@@ -157,7 +158,7 @@ class CellRun:
             return hash(essence(failure))
         result = block.result(index)
         self._largest_command = max(self._largest_command, result["peak_rss"] or 0)
-        return hash(essence(result))
+        return hash(essence(result, many=self._is_many))
 
 
 def _digest_call(block: OutcomeBlock, index: int, failure: Failure | None) -> int:

@@ -15,6 +15,7 @@
     script         the program's own script, as the `__main__` of a worker
     loader         from that to what is called, in a worker
     command        a command for each item: `template` (its words), `shell_script` (items that are never code)
+    command_calls  a command for many items: what is whose; `shell_items`: a script for many
     command_runner runs it: `child_process` (its life), `command_group` (all that it starts), `passthrough` (prints)
     code_bundle    the user's own modules, for another machine; `source_digest`: to know them again
 
@@ -40,4 +41,5 @@ __all__ = [
     "sending",
     "shared",
     "source_digest",
+    "template",
 ]

@@ -32,7 +32,7 @@ from batchmill.worker.records import (
     this_worker,
     unread,
 )
-from batchmill.worker.reply import Reply
+from batchmill.worker.reply import Postponed, Reply
 
 LONGEST = 0.5  # seconds; calls of a size that is found out grow no further
 
@@ -120,7 +120,24 @@ class _Calls:
     def _work_off(self) -> bool:
         """Call the function on what waits, and note what became of it; whether there is time for more."""
         rows = [row for row in self._waiting if isinstance(row, _Row) and row.refused is None]
-        outcomes = self._called(rows) if len(rows) > 1 else self._called_singly(rows)
+        outcomes = list[Outcome]()
+        try:
+            if len(rows) > 1:
+                self._call_on(rows, outcomes)
+            else:
+                self._call_on_each(rows, outcomes)
+        finally:
+            is_all = self._note(outcomes)
+        if not is_all:
+            return False  # what is left was taken back
+        self._waiting, self._items = [], 0
+        self._size = self._given or this_worker.batch_size.size
+        put_back()
+        return perf_counter() <= self._deadline and self._reply.size <= MAX_REPLY
+
+    def _note(self, outcomes: list[Outcome]) -> bool:
+        """Add what became of the records that wait, up to the first that is to run and has no outcome; False if there
+        is one."""
         done = iter(outcomes)
         for row in self._waiting:
             if isinstance(row, _Passed):
@@ -130,11 +147,8 @@ class _Calls:
             elif (outcome := next(done, None)) is not None:
                 self._add(row, *outcome)
             else:
-                return False  # what is left was taken back
-        self._waiting, self._items = [], 0
-        self._size = self._given or this_worker.batch_size.size
-        put_back()
-        return perf_counter() <= self._deadline and self._reply.size <= MAX_REPLY
+                return False
+        return True
 
     def _pass(self, row: _Passed) -> None:
         if row.is_masked:
@@ -152,16 +166,19 @@ class _Calls:
         self._reply.size += len(outcome)
         add_end(end)
 
-    def _called(self, rows: list[_Row]) -> list[Outcome]:
-        """The outcomes of several items, by one call; where that fails, of those without a result by one each."""
+    def _call_on(self, rows: list[_Row], outcomes: list[Outcome]) -> None:
+        """Add the outcomes of several items, by one call; where that fails, of those without a result by one each."""
         begun, results = perf_counter(), list[Any]()
         self._board[self._call] = rows[0].number
         this_worker.is_theirs = True
+        postponed: Postponed | None = None
         try:
             take_results(this_worker.function([row.item for row in rows]), len(rows), results)
             this_worker.is_theirs = False
+        except Postponed as error:  # nor can any be called by itself
+            this_worker.is_theirs, postponed = False, error
         except BaseException as error:
-            caught(error)
+            caught(error, is_last=False)
             self._reply.splits += 1
         packed = list(map(_packed, results))
         self._board[self._call] = 0  # not before: packing calls methods of theirs
@@ -170,18 +187,18 @@ class _Calls:
             this_worker.batch_size.seen(len(rows), now - begun, LONGEST)
         # An item's seconds are the call's by its items.
         last, share = self._reply.ends[-1], (now - self._reply.ends[-1]) / max(len(packed), 1)
-        outcomes = [(outcome, last + share * (n + 1)) for n, outcome in enumerate(packed)]
-        return outcomes + self._called_singly(rows[len(packed) :])
+        outcomes += [(outcome, last + share * (n + 1)) for n, outcome in enumerate(packed)]
+        if postponed is not None:
+            raise postponed
+        self._call_on_each(rows[len(packed) :], outcomes)
 
-    def _called_singly(self, rows: list[_Row]) -> list[Outcome]:
-        """The outcomes of items, by a call each, up to the first that was taken back meanwhile."""
-        outcomes = list[Outcome]()
+    def _call_on_each(self, rows: list[_Row], outcomes: list[Outcome]) -> None:
+        """Add the outcomes of items, by a call each, up to the first that was taken back meanwhile."""
         for row in rows:
             self._board[self._at_hand] = row.number
             if row.number >= self._board[self._limit] and len(rows) > 1:
                 break
             outcomes.append((self._called_on(row), perf_counter()))
-        return outcomes
 
     def _called_on(self, row: _Row) -> bytes | ItemError:
         begun, results = perf_counter(), list[Any]()

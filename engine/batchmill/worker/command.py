@@ -1,4 +1,4 @@
-"""What a command per item means: the words that were given, and how they become those for an item.
+"""What a command per item means: the words that were given, and how they become those for an item, or for many.
 
 Only workers start one: `command_runner`.
 """
@@ -15,13 +15,15 @@ from typing import Any
 from batchmill.codec.outcome_block import Failure
 from batchmill.errors import InputMissing, InvalidUsage
 from batchmill.secrecy import mask_script, mask_words
-from batchmill.text import close_names, did_you_mean, escape
+from batchmill.text import close_names, did_you_mean, escape, option
 from batchmill.worker.child_process import KILL_AFTER
+from batchmill.worker.shell_items import ShellItems
 from batchmill.worker.shell_script import ShellScript
 from batchmill.worker.template import Grammar, Placeholder, Task, Template, placeholders
 
 MAX_KEPT = 24 << 20  # bytes of a stream: two of them, and an item, fit into an outcome
 _LONGEST = 4000  # characters of a command that is said
+AnyTemplate = Template | ShellScript | ShellItems
 _NO_FIELDS = ("lines", "null", "files")  # formats whose items are text
 
 
@@ -32,7 +34,8 @@ class CommandSpec:
     `stdin` says that the item comes on stdin. `ok_exit` are the statuses that make a result. Of each stream the first
     `keep` bytes are kept; `is_whole` makes it a failure to write more. `kill_after` are the
     seconds between SIGTERM and SIGKILL. Each command is said before it runs (`trace`); what it prints is passed on line
-    by line (`line_buffer`), its id before each line (`tag`). `program` is the path of what is run, where
+    by line (`line_buffer`), its id before each line (`tag`). A command covers `many` items; where it fails, it is run
+    again on each of them, if it `splits`. `program` is the path of what is run, where
     `check` has found it, and `columns` are those that items have, where that is known.
     """
 
@@ -47,6 +50,8 @@ class CommandSpec:
     trace: bool = False
     tag: bool = False
     line_buffer: bool = False
+    many: bool = False
+    splits: bool = True
     program: str | None = None
     columns: tuple[str, ...] | None = None
 
@@ -120,18 +125,21 @@ class CommandSpec:
         if any("\0" in word for word in self.words):
             raise InvalidUsage("the command has a NUL in it", "no program can be given one")
         spec = replace(self, columns=None if columns is None else tuple(columns))
-        spec.template(format)
+        template = spec.template(format)
+        if self.many and isinstance(template, Template) and template.names_program:
+            remedy = f"leave out {option('batch_size')}, or name one program"
+            raise InvalidUsage(f"{self.words[0]} is another program for each item", remedy)
         if self.shell:
             return replace(spec, program=_find(self.shell_program)) if self.shell_program else spec
         if any(placeholders(spec.grammar(format).parse(self.words[0]))):
             return spec
         return replace(spec, program=_find(self.words[0]))
 
-    def shown_for(self, task: Task, template: Template | ShellScript) -> str:
-        """The command for an item as one could type it, without its secrets, fit for a terminal."""
-        if isinstance(template, ShellScript):
-            return escape(mask_script(template.shown(task)), _LONGEST)
-        words = [word.decode("utf-8", "surrogateescape") for word in template.fill(task)]
+    def shown_for(self, tasks: Sequence[Task], template: AnyTemplate) -> str:
+        """The command for an item, or for many, as one could type it, without its secrets, fit for a terminal."""
+        if not isinstance(template, Template):
+            return escape(mask_script(template.shown(*tasks)), _LONGEST)
+        words = [word.decode("utf-8", "surrogateescape") for word in template.fill(*tasks)]
         return escape(shlex.join(mask_words(words)), _LONGEST)
 
     def counts(self, format: str | None) -> bool:
@@ -143,10 +151,12 @@ class CommandSpec:
         """Which placeholders there are for items of this format."""
         return Grammar(with_fields=format not in _NO_FIELDS, columns=self.columns, worker=worker)
 
-    def template(self, format: str | None, worker: int = 0) -> Template | ShellScript:
+    def template(self, format: str | None, worker: int = 0) -> AnyTemplate:
         """The words, or the script, for an item of this format: an item that is named nowhere is the last of them.
         Raises InvalidUsage."""
         grammar = self.grammar(format, worker)
+        if self.shell and self.many:
+            return ShellItems(self.words[0], grammar, last=not self.stdin)
         if self.shell:
             script = ShellScript(self.words[0], grammar)
             return script if script.has_placeholder or self.stdin else ShellScript(f"{self.words[0]} {{}}", grammar)
@@ -175,11 +185,14 @@ def _programs() -> set[str]:
     return {name for folder in os.get_exec_path() if os.path.isdir(folder) for name in os.listdir(folder)}
 
 
-def essence(outcome: Mapping[str, Any] | Failure) -> tuple[Any, ...]:
-    """What a command that runs again on the same item should come to again: how it ended, and its stdout.
+def essence(outcome: Mapping[str, Any] | Failure, *, many: bool = False) -> tuple[Any, ...]:
+    """What a command that runs again on the same item should come to again: how it ended, and its stdout, unless that
+    may be of `many` items.
 
     Its times and memory never do, and stderr need not. Of a failure's message, how it ended stands before the colon.
     """
     if isinstance(outcome, Failure):
         return outcome.type, outcome.message.partition(":")[0]
+    if many:
+        return (outcome["exit"],)
     return outcome["exit"], outcome["stdout"], outcome.get("stdout_dropped", 0)

@@ -1,6 +1,8 @@
 """Running a command on an item, in a worker: to a map that says how it ended, or a failure.
 
 record --TaskReader--> Task --Template--> words --CommandProcesses.run--> a map, or ItemFailed
+
+A command may cover several items: `command_calls` says which, and what each of them has of the map.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
@@ -26,9 +28,9 @@ from batchmill.model import Chunk
 from batchmill.secrecy import hide, learn, mask_script, mask_words
 from batchmill.system.machine import oom_kills
 from batchmill.system.scarcity import lack_in, lacking, lacking_number
-from batchmill.text import escape
+from batchmill.text import escape, option
 from batchmill.worker.child_process import HELD, AskedToEnd, Capture, CommandEnd, CommandProcesses, NotStarted
-from batchmill.worker.command import CommandSpec
+from batchmill.worker.command import MAX_KEPT, CommandSpec
 from batchmill.worker.passthrough import LinesOn, Passer, tagged
 from batchmill.worker.reply import FailedCommand, KilledForMemory, NoProcessLeft, Postponed
 from batchmill.worker.template import Task
@@ -41,7 +43,12 @@ _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # it, or what a shell waited 
 _PAUSES = (0.1, 0.2, 0.4)  # seconds before a command is run again that found no process
 # What dash, bash, busybox, zsh and xargs say.
 _CANNOT_FORK = re.compile(rb"(?i)(?:cannot|can't) fork|fork: retry|fork(?: failed)?: resource temporarily unavailable")
+_NOTHING = Capture(0, whole=False)
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class TooManyArguments(ItemFailed):
+    """There is no room for the words of a command."""
 
 
 class TaskReader(ItemReader):
@@ -104,37 +111,58 @@ class CommandRunner:
         """How the command ended on a Task, as a map; raises ItemFailed where that was not well, Starved where it found
         no memory or no process, and Postponed where others have all the processes there may be: the item has no part
         in that."""
+        self._refuse_own(task)
+        return self.run([task])
+
+    def run(self, tasks: Sequence[Task]) -> dict[str, Any]:
+        """The same of a command that covers these; raises TooManyArguments where there is no room for them."""
+        words = self._template.fill(*tasks)
+        if self._spec.trace:
+            self._say(tasks)
+        for pause in _PAUSES:
+            try:
+                return self._run(tasks, words)
+            except NoProcessLeft:
+                time.sleep(pause)  # what others run may end by then
+        return self._run(tasks, words)
+
+    def unfit(self, task: Task) -> ItemFailed | None:
+        """Why no command can have the item among others."""
+        try:
+            self._refuse_own(task)
+            self._template.fill(task)
+        except ItemFailed as failed:
+            return failed
+        if self._spec.stdin and b"\n" in task.raw:
+            why = "there is a line break in it, and --stdin gives items one a line"
+            return ItemFailed(ItemError("ValueError", f"{why}; leave out {option('batch_size')}"))
+        return None
+
+    def _refuse_own(self, task: Task) -> None:
         if type(task.item) is str and self._own.has(task.item):
             raise ItemFailed(
                 ItemError(
                     "OwnFile", "it is a file that this run writes itself; leave it out, or name it elsewhere (-c, -o)"
                 )
             )
-        words = self._template.fill(task)
-        if self._spec.trace:
-            self._say(task)
-        for pause in _PAUSES:
-            try:
-                return self._run(task, words)
-            except NoProcessLeft:
-                time.sleep(pause)  # what others run may end by then
-        return self._run(task, words)
 
-    def _run(self, task: Task, words: list[bytes]) -> dict[str, Any]:
+    def _run(self, tasks: Sequence[Task], words: list[bytes]) -> dict[str, Any]:
         spec = self._spec
-        out, err = self._captures(task)
+        out, err = self._captures(tasks)
         try:
             ended = self._commands.run(
                 self._path,
                 [*self._argv, *words],
-                stdin=task.raw + b"\n" if spec.stdin else None,
+                stdin=b"".join(task.raw + b"\n" for task in tasks) if spec.stdin else None,
                 captures=(out, err),
                 timeout=self._timeout,
-                variables=self._variables(task),
+                variables=self._variables(tasks),
             )
-            if os.waitstatus_to_exitcode(ended.status) not in (0, *spec.ok_exit) and _CANNOT_FORK.search(err.tail):
+            status = os.waitstatus_to_exitcode(ended.status)
+            if status not in (0, *spec.ok_exit) and _CANNOT_FORK.search(err.tail):
                 raise NoProcessLeft(_failed("ExitStatus", "no process left for it", {}, out, err).error)
-            self._pass_on(task, out, err)
+            is_last_try = len(tasks) == 1 or not spec.splits or (status in spec.ok_exit and not ended.overdue)
+            self._pass_on(tasks, out if is_last_try else _NOTHING, err)
         except NotStarted as failed:
             if failed.error.errno in HELD:
                 raise Postponed(lack_in(failed.error)) from None
@@ -153,42 +181,51 @@ class CommandRunner:
                 self._commands.end_leftovers()
             raise
 
-    def _say(self, task: Task) -> None:
+    def _say(self, tasks: Sequence[Task]) -> None:
         try:
-            write_whole(2, self._spec.shown_for(task, self._template).encode() + b"\n")
+            write_whole(2, self._spec.shown_for(tasks, self._template).encode() + b"\n")
         except OSError:
             pass  # it is for people
 
-    def _captures(self, task: Task) -> tuple[Capture, Capture]:
+    def _captures(self, tasks: Sequence[Task]) -> tuple[Capture, Capture]:
         """What takes stdout and stderr."""
-        passer, keep = self._passer, self._spec.keep
+        passer, keep = self._passer, min(self._spec.keep * len(tasks), MAX_KEPT)
         if passer is None or not self._spec.line_buffer:
             return Capture(keep, passer is not None), Capture(keep, passer is not None)
-        tag = self._tag(task)
+        tag = self._tag(tasks)
         self._lines = (
             LinesOn(lambda lines: passer.pass_on(lines, ()), tag),
             LinesOn(lambda lines: passer.pass_on((), lines), tag),
         )
         return Capture(keep, False, self._lines[0].add), Capture(keep, False, self._lines[1].add)
 
-    def _pass_on(self, task: Task, out: Capture, err: Capture) -> None:
+    def _pass_on(self, tasks: Sequence[Task], out: Capture, err: Capture) -> None:
         """Pass on what was printed, or what is left of it."""
         if self._spec.line_buffer:
             for lines in self._lines:
                 lines.end()
         elif self._passer is not None and (out.kept or err.kept):
-            tag = self._tag(task)
+            tag = self._tag(tasks)
             self._passer.pass_on(tagged(out.pieces(), tag), tagged(err.pieces(), tag))
 
-    def _tag(self, task: Task) -> bytes:
-        return escape(str(task.id), _LONGEST_TAG).encode() + b"\t" if self._spec.tag else b""
+    def _tag(self, tasks: Sequence[Task]) -> bytes:
+        """What each line begins with: the id, or the first and the last of them."""
+        if not self._spec.tag:
+            return b""
+        ids = (tasks[0].id, tasks[-1].id)[: len(tasks)]
+        return "..".join(escape(str(id), _LONGEST_TAG) for id in ids).encode() + b"\t"
 
-    def _variables(self, task: Task) -> dict[bytes, bytes]:
-        """What a command finds in its environment about its item. An id that is too long for that is left out."""
-        id = (task.id if isinstance(task.id, str) else str(task.id)).encode("utf-8", "surrogateescape")
+    def _variables(self, tasks: Sequence[Task]) -> dict[bytes, bytes]:
+        """What a command finds in its environment about its item, or about the first, and how many there are. An id
+        that is too long for that is left out."""
+        first = tasks[0]
+        id = (first.id if isinstance(first.id, str) else str(first.id)).encode("utf-8", "surrogateescape")
         named = {b"BATCHMILL_ID": id} if len(id) <= _LONGEST_ID and b"\0" not in id else {}
-        attempt, position = b"%d" % task.attempt, b"%d" % (task.number - 1)
-        return named | {
+        count = {b"BATCHMILL_ITEMS": b"%d" % len(tasks)} if self._spec.many else {}
+        attempt, position = b"%d" % first.attempt, b"%d" % (first.number - 1)
+        return {
+            **named,
+            **count,
             b"BATCHMILL_WORKER": self._worker,
             b"BATCHMILL_POSITION": position,
             b"BATCHMILL_ATTEMPT": attempt,
@@ -231,14 +268,13 @@ def _peak(maxrss: int) -> int | None:
     return maxrss * _RSS_UNIT if maxrss > getrusage(RUSAGE_SELF).ru_maxrss else None
 
 
-def _value(capture: Capture) -> str | bytes:
-    """What was kept: as text if it is text, else as bytes."""
-    data = bytes(capture.kept)
+def text_of(data: bytes, *, is_cut: bool = False) -> str | bytes:
+    """What a command printed: as text if it is text, else as bytes."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         # A character that was cut in two is no reason for bytes.
-        if capture.dropped and error.reason == "unexpected end of data":
+        if is_cut and error.reason == "unexpected end of data":
             return data[: error.start].decode()
         return data
 
@@ -246,8 +282,8 @@ def _value(capture: Capture) -> str | bytes:
 def _as_map(status: int, usage: Any, out: Capture, err: Capture) -> dict[str, Any]:
     result = {
         "exit": status,
-        "stdout": _value(out),
-        "stderr": _value(err),
+        "stdout": text_of(bytes(out.kept), is_cut=out.dropped > 0),
+        "stderr": text_of(bytes(err.kept), is_cut=err.dropped > 0),
         "user_seconds": usage.ru_utime,
         "system_seconds": usage.ru_stime,
         "peak_rss": _peak(usage.ru_maxrss),
@@ -278,7 +314,8 @@ def _not_run(program: bytes, error: OSError) -> ItemFailed:
     name = program[:_SHOWN].decode("utf-8", "backslashreplace") + ("..." if len(program) > _SHOWN else "")
     why = error.strerror if lacking_number(error) is None else lack_in(error)
     remedy = "; --stdin gives the item on stdin" if error.errno == errno.E2BIG else ""
-    return ItemFailed(ItemError(type(error).__name__, f"{name} cannot be run: {why}{remedy}"))
+    kind = TooManyArguments if error.errno == errno.E2BIG else ItemFailed
+    return kind(ItemError(type(error).__name__, f"{name} cannot be run: {why}{remedy}"))
 
 
 def _signal_name(number: int) -> str:

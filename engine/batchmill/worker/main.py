@@ -27,6 +27,7 @@ from batchmill.worker.bootstrap import end_with_parent, handle, redirect, seal
 from batchmill.worker.call_results import LIST, taking
 from batchmill.worker.calls import run_calls
 from batchmill.worker.command import CommandSpec
+from batchmill.worker.command_calls import CommandCalls
 from batchmill.worker.command_runner import CommandRunner, TaskReader
 from batchmill.worker.function import FunctionSpec
 from batchmill.worker.loader import check_arguments, failure, import_all, resolve
@@ -184,7 +185,7 @@ def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
                            worker=_this.slot)  # fmt: skip
     runner.check()
     handle(ALARM, lambda signum, frame: runner.ask_to_end())
-    _this.function = runner
+    _this.function = CommandCalls(runner, splits=spec.splits) if setup.batch_size else runner
 
 
 def _end_commands() -> NoReturn:

@@ -330,10 +330,11 @@ def _call(item: Any) -> bytes | ItemError:
         return caught(error)
 
 
-def caught(error: BaseException) -> ItemError:
-    """What an item has raised, in words. Raises what is to be dealt with elsewhere."""
+def caught(error: BaseException, *, is_last: bool = True) -> ItemError:
+    """What an item has raised, in words. Raises what is to be dealt with elsewhere, unless the item is called again at
+    once (`is_last` False)."""
     this_worker.is_theirs = False
-    if isinstance(error, Postponed) or (isinstance(error, Starved) and not this_worker.is_alone):
+    if isinstance(error, Postponed) or (isinstance(error, Starved) and not this_worker.is_alone and is_last):
         raise error
     try:
         this_worker.baseline.calm()

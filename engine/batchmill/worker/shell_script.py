@@ -43,7 +43,7 @@ class ShellScript:
     def __init__(self, script: str, grammar: Grammar) -> None:
         parts = grammar.parse(script)
         found = list(placeholders(parts))
-        places = _Reading(parts).places if found else []
+        places = places_in(parts) if found else []
         self._names: dict[str, str] = {}
         self._values: list[Part] = []
         self._parts: list[str | tuple[Placeholder, Place]] = []
@@ -86,6 +86,11 @@ class ShellScript:
             return part
         name = self._names[_key(*part)]
         return f'"${{{name}}}"' if part[1] is Place.BARE else f"${{{name}}}"
+
+
+def places_in(parts: Sequence[str | Placeholder]) -> list[Place]:
+    """What is around each placeholder of a script; raises InvalidUsage for one that cannot be there."""
+    return _Reading(parts).places
 
 
 def _key(found: Placeholder, place: Place) -> str:

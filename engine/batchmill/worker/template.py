@@ -46,6 +46,7 @@ class Task(NamedTuple):
 
 
 Part = Callable[[Task], str]
+_NOBODY = Task("", b"", 0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Placeholder:
     start: int
     end: int
     part: Part
+
+    @property
+    def of_item(self) -> bool:
+        """Whether it depends on the item."""
+        return self.written != "{%}"
 
 
 class Grammar:
@@ -117,21 +123,29 @@ class Template:
     """Words with placeholders, each as a program is to have it."""
 
     def __init__(self, words: Sequence[str], grammar: Grammar) -> None:
-        self._words = [_compiled(grammar.parse(word)) for word in words]
+        parsed = [grammar.parse(word) for word in words]
+        self._words = [_compiled(parts) for parts in parsed]
+        self.has_placeholder = any(any(placeholders(parts)) for parts in parsed)
 
     @property
-    def has_placeholder(self) -> bool:
-        """Whether there is any placeholder."""
-        return any(not isinstance(word, bytes) for word in self._words)
+    def names_program(self) -> bool:
+        """Whether an item says which program it is."""
+        return not isinstance(self._words[0], bytes)
 
-    def fill(self, task: Task) -> list[bytes]:
-        """The words for an item; raises ItemFailed where it lacks a field, or no program can be given what it has."""
-        return [word if isinstance(word, bytes) else as_argument(word(task)) for word in self._words]
+    def fill(self, *tasks: Task) -> list[bytes]:
+        """The words for an item, or for several: a word that depends on the item comes once for each.
+
+        Raises ItemFailed where one lacks a field, or no program can be given what it has.
+        """
+        words: list[bytes] = []
+        for word in self._words:
+            words += [word] if isinstance(word, bytes) else [as_argument(word(task)) for task in tasks]
+        return words
 
 
 def _compiled(parts: list[str | Placeholder]) -> bytes | Part:
-    if not any(isinstance(part, Placeholder) for part in parts):
-        return _encode("".join(str(part) for part in parts))
+    if not any(found.of_item for found in placeholders(parts)):
+        return _encode("".join(part if isinstance(part, str) else part.part(_NOBODY) for part in parts))
     filled = [part if isinstance(part, str) else part.part for part in parts]
     if len(filled) == 1 and not isinstance(filled[0], str):
         return filled[0]

@@ -18,6 +18,7 @@ from batchmill.errors import ItemError
 from batchmill.worker.batch_size import BatchSize
 from batchmill.worker.call_results import take_results, taking
 from batchmill.worker.records import CALL, LIMIT, RECORD_BITS
+from batchmill.worker.reply import Postponed
 
 SERIAL = 1
 BASE = (SERIAL << RECORD_BITS) + 1
@@ -168,6 +169,25 @@ def test_what_is_taken_back_while_a_call_runs_is_not_called_by_itself_when_the_c
     with worker(function, batch_size=4) as board:
         answer = answered(chunk_of(block(10, 11, 12, 13)), serial=SERIAL)
     assert (answer.records, function.calls) == (2, [[10, 11, 12, 13], [10], [11]])
+
+
+def test_results_that_came_before_no_more_could_be_run_are_kept() -> None:
+    def scarce(ids: list[int]) -> Iterator[int]:
+        for id in ids:
+            if id == 3:
+                raise Postponed("no process")
+            if len(ids) > 1 and 11 in ids:
+                raise ValueError
+            yield 10 * id
+
+    with worker(Recorder(scarce), batch_size=4):
+        answer = answered(chunk_of(block(1, "no json\n", 2, 3, 4)))
+        assert (answer.records, answer.lack, answer.splits) == (3, "no process", 0)
+        assert [result for id, result in told(OutcomeBlock(answer.parts[0][0])) if isinstance(id, int)] == [10, 20]
+    with worker(Recorder(scarce), batch_size=4):
+        answer = answered(chunk_of(block(10, 11, 3, 4)))
+    assert (answer.records, answer.lack, answer.splits) == (2, "no process", 1)
+    assert told(OutcomeBlock(answer.parts[0][0])) == [(10, 100), (11, 110)]
 
 
 def test_records_of_a_call_that_ended_its_worker_are_called_one_by_one() -> None:
