@@ -37,10 +37,11 @@ from batchmill.system.interpreter import environment
 from batchmill.system.machine import thread_caps, usable_cores
 from batchmill.text import name_some, nearest, option, speaks_command_line
 from batchmill.version import __version__
+from batchmill.worker.captured import captured_in, unwrapped
 from batchmill.worker.code_bundle import anchored, collect, source_files
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.command_runner import TaskReader
-from batchmill.worker.function import FunctionSpec, captured_in, here, of_callable, parse, program_script
+from batchmill.worker.function import FunctionSpec, here, of_callable, parse, program_script
 from batchmill.worker.main import WorkerSetup, refuse_batch
 from batchmill.worker.sending import pickled
 from batchmill.worker.source_digest import source_digest
@@ -277,6 +278,8 @@ def make_plan(
     and writes meanwhile.
     """
     refuse_batch()
+    if name is None:
+        function, kwargs = unwrapped(function, kwargs or {})
     rows = None if items is None else rows_of(items)
     if rows is not None:
         items = rows
@@ -383,7 +386,8 @@ def _check_names(plan: Plan) -> None:
     if prints is not None and _is_checkpoint(prints):
         raise InvalidUsage(f"{option('worker_output', prints)} is a checkpoint", "name another file")
     if plan.checkpoint and not plan.spec.named:
-        raise InvalidUsage("a lambda or an object has no name that a checkpoint could belong to", "give name=...")
+        what = "a lambda, or an object of a class inside of a function,"
+        raise InvalidUsage(f"{what} has no name that a checkpoint could belong to", "give name=...")
 
 
 def _check_modules(plan: Plan) -> None:

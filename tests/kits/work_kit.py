@@ -25,6 +25,10 @@ def scaled(x: int, by: int = 1) -> int:
     return x * by * factor
 
 
+def first(by: Any, x: Any, **kwargs: Any) -> Any:
+    return by, x
+
+
 def keyword(item: Any, **kwargs: Any) -> Any:
     return item
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import work_kit
+from process_kit import LIMIT, started
 
 import batchmill
 from batchmill.checkpoint.resume import check_identity
@@ -29,6 +33,20 @@ class Model:
 
     def scaled(self, item: Any) -> Any:
         return item * self.by
+
+    def __call__(self, item: Any) -> Any:
+        return item * self.by
+
+
+class Wrapper:
+    """An object with the name of what it wraps."""
+
+    def __init__(self, function: Callable[..., Any], by: Any) -> None:
+        functools.update_wrapper(self, function)
+        self.by = by
+
+    def __call__(self, item: Any) -> Any:
+        return item
 
 
 def multiply(by: Any) -> Callable[[Any], Any]:
@@ -52,6 +70,36 @@ def bare(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return wrapper
 
 
+PARTIALS = """
+import functools, operator, sys
+import batchmill
+
+class Scale:
+    def __init__(self, by):
+        self.by = {by, "a", "b", "c"}
+
+    def __call__(self, item):
+        return max(by for by in self.by if isinstance(by, int)) * item["n"]
+
+def scale(by, item, plus=0):
+    return by * item["n"] + plus
+
+if __name__ == "__main__":
+    functions = [Scale(2), functools.partial(scale, 2), functools.partial(scale, 1, plus=5), operator.itemgetter("n")]
+    for number, function in enumerate(functions):
+        name, items = f"{number}.ckpt", [{"id": n, "n": n} for n in (1, 2)]
+        report = batchmill.run(function, items, checkpoint=name, resume=True, workers=1)
+        assert report.skipped == int(sys.argv[1]), report
+        with batchmill.open_checkpoint(name) as results:
+            assert [outcome.result for outcome in results.outcomes()] == [[2, 4], [2, 4], [6, 7], [1, 2]][number]
+    try:
+        batchmill.run(Scale(3), items, checkpoint="0.ckpt", resume=True)
+    except batchmill.CheckpointMismatch as error:
+        assert "self=Scale" in error.message and "name=" in error.remedy, error
+        print("well")
+"""
+
+
 def differences(one: Any, other: Any, *, named: str | None = None, **of_one: Any) -> str:
     """What a checkpoint of `one` says to `other`: each a function, or its keyword arguments; "" where they are one."""
 
@@ -68,7 +116,19 @@ def differences(one: Any, other: Any, *, named: str | None = None, **of_one: Any
     return ""
 
 
-@pytest.mark.parametrize("make", [multiply, with_default, lambda by: Model(by).scaled])
+@pytest.mark.parametrize(
+    "make",
+    [
+        multiply,
+        with_default,
+        lambda by: Model(by).scaled,
+        Model,
+        lambda by: Wrapper(work_kit.square, by),
+        lambda by: functools.partial(work_kit.first, by),
+        lambda by: functools.partial(work_kit.first, 1, more=by),
+        lambda by: functools.partial(Model(by), 1),
+    ],
+)
 def test_functions_of_one_name_are_told_apart_by_the_values_in_them(make: Callable[[Any], Any]) -> None:
     for by in (2, "x", np.ones(3), Model({"a": {1, 2}}), None):
         assert differences(make(by), make(by)) == ""
@@ -85,7 +145,39 @@ def test_wrappers_that_do_not_name_what_they_wrap_are_told_apart() -> None:
     assert differences(bare(bare(work_kit.square)), bare(slow)) != ""
 
 
-@pytest.mark.parametrize("unnamed", [lambda item: item, functools.partial(pow, 2)])
+def test_functions_in_a_function_are_their_module_and_name() -> None:
+    for make in (bare, Model, lambda function: functools.partial(work_kit.first, function)):
+        for one, other in ((json.loads, pickle.loads), (json.dumps, pickle.dumps), (work_kit.slow, work_kit.square)):
+            assert differences(make(one), make(one)) == ""
+            assert differences(make(one), make(other)).startswith("values in the function ")
+
+
+def test_a_partial_of_keywords_is_its_function_with_arguments() -> None:
+    partial = functools.partial(functools.partial(work_kit.scaled, by=2), by=3)
+    plan = make_plan(partial, items=[1], checkpoint="x.ckpt", kwargs={"more": 4})
+    assert (plan.spec.identity, plan.kwargs) == ("work_kit:scaled", {"by": 3, "more": 4})
+    assert differences(partial, {"by": 3}) == ""
+    assert differences(partial, functools.partial(work_kit.scaled, by=4)) == "kwargs by=3, not by=4"
+
+
+def test_partials_and_objects_are_continued_by_another_program(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PARTIALS)
+    for skipped in ("0", "2"):
+        command = [sys.executable, str(script), skipped]
+        with started(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+            assert (process.communicate(timeout=LIMIT)[0], process.returncode) == ("well\n", 0)
+
+
+def local_object(by: Any) -> Any:
+    class Local:
+        def __call__(self, item: Any) -> Any:
+            return item * by
+
+    return Local()
+
+
+@pytest.mark.parametrize("unnamed", [lambda x: x, functools.partial(lambda by, x: x, 2), local_object(3)])
 def test_what_has_no_name_of_its_own_asks_for_one(unnamed: Any) -> None:
     with pytest.raises(InvalidUsage, match="give name="):
         make_plan(unnamed, items=[1], checkpoint="x.ckpt")

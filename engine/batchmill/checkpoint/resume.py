@@ -212,9 +212,11 @@ def check_identity(
     if not differences and not secrets.agrees(kept):
         differences = [f"another value of what is not shown in {', '.join(_hidden(ours, theirs))}"]
     if differences:
+        is_of_values = all(difference.startswith(_IDENTITY["captured"]) for difference in differences)
+        given = "of one begun with name=... they do not matter, " if is_of_values else ""
         raise CheckpointMismatch(
             f"{path} belongs to another batch: {'; '.join(differences)}",
-            f"{option('checkpoint', 'FILE')} names another checkpoint, {option('fresh', True)} begins anew, "
+            f"{given}{option('checkpoint', 'FILE')} names another checkpoint, {option('fresh', True)} begins anew, "
             f"{option('accept_changes', True)} continues all the same",
         )
 

@@ -1,13 +1,14 @@
 """What any Python value is, for those that msgpack has no form for: a digest of it by value, the same in every process.
 
 It is made of what pickle would make the value of again, piece by piece: the classes' names, the arguments, the state.
-Neither the order of a set or of the keys of a dict matters, nor whether equal parts are one object. Functions are what
-their module calls them; those without such a name are their code, and what it has closed over.
+Neither the order of a set or of the keys of a dict matters, nor whether equal parts are one object. Functions are their
+module and what it calls them; those without such a name are their code, and what it has closed over.
 """
 
 from __future__ import annotations
 
 import copyreg
+import os
 import sys
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
@@ -18,6 +19,7 @@ from batchmill.codec.ids import fingerprint
 from batchmill.codec.pack import PLAIN, pack_value
 
 _SIZE = 16
+_MAIN = ("__main__", "__mp_main__")
 _LEAVES = PLAIN | {complex}
 _MOST_KEPT = 4 << 10  # bytes of a value that is kept, and not its digest
 
@@ -87,14 +89,15 @@ class _Walk:
 
     def _function(self, value: FunctionType) -> bytes:
         if "<" not in value.__qualname__:
-            return _hashed("function", [value.__qualname__.encode()])
+            return _hashed("function", [_home(value.__module__), value.__qualname__.encode()])
         inside = (value.__code__, value.__closure__ or (), value.__defaults__, value.__kwdefaults__)
         return _hashed("function", map(self.visit, inside))
 
     def _builtin(self, value: Any) -> bytes:
         owner = value.__self__
         is_method = owner is not None and not isinstance(owner, ModuleType)
-        return _hashed("builtin", [value.__qualname__.encode(), self.visit(owner) if is_method else b""])
+        where = self.visit(owner) if is_method else _home(value.__module__)
+        return _hashed("builtin", [value.__qualname__.encode(), where])
 
     def _reduced(self, value: Any, kind: type) -> bytes:
         reduce = copyreg.dispatch_table.get(kind)
@@ -119,6 +122,16 @@ _COMPOSED: dict[type, Callable[[_Walk, Any], bytes]] = {
     CodeType: lambda walk, value: _hashed("code", [value.co_code, *map(walk.visit, (value.co_names, value.co_consts))]),
     CellType: lambda walk, value: _hashed("cell", [walk.visit(value.cell_contents)]),
 }
+
+
+def _home(module: str | None) -> bytes:
+    """The name of a function's module; of the program's script the one that it would be imported by."""
+    main = sys.modules.get(module or "") if module in _MAIN else None
+    if main is not None:
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None) or ""
+        stem = os.path.splitext(os.path.basename(file))[0]
+        module = stem if spec is None or spec.name in _MAIN else spec.name
+    return (module or "").encode()
 
 
 def _array(value: Any) -> bytes:

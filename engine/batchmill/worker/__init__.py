@@ -11,6 +11,7 @@
     sealer         what becomes of a record that no worker may open again
     reply          the rows of a reply while it grows, and the frames it becomes
     function       what FUNCTION means, a text or a callable; `by_value`: closures; `outline`: what a source defines
+    captured       the values in a function that make it another one
     sending        items and arguments on their way to workers, by name or by value
     script         the program's own script, as the `__main__` of a worker
     loader         from that to what is called, in a worker
@@ -26,6 +27,7 @@ __all__ = [
     "board",
     "bootstrap",
     "call_results",
+    "captured",
     "child_process",
     "code_bundle",
     "command",

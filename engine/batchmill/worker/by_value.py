@@ -52,8 +52,9 @@ def _text(found: Any) -> str:
 
 
 def _codes_of(found: Any) -> Iterator[CodeType]:
-    """The code of a function, and of those within it."""
-    waiting = [found.__code__] if isinstance(found, FunctionType) else []
+    """The code of a function or a class, and of what is within it."""
+    members = vars(found).values() if inspect.isclass(found) else (found,)
+    waiting = [member.__code__ for member in members if isinstance(member, FunctionType)]
     while waiting:
         code = waiting.pop()
         waiting.extend(value for value in code.co_consts if isinstance(value, CodeType))

@@ -15,10 +15,10 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.machinery import PathFinder
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from batchmill.errors import (
@@ -32,9 +32,6 @@ from batchmill.secrecy import mask_text
 from batchmill.text import close_names, did_you_mean
 from batchmill.worker.outline import Outline
 
-if sys.version_info >= (3, 14):
-    pass
-
 TRACEBACK_LINES = 5
 MAIN = ("__main__", "__mp_main__")  # the program's script, also in a process that multiprocessing has started
 
@@ -46,7 +43,7 @@ class FunctionSpec:
     `kind` is "file" (`path` loaded under the name `module`), "module" (imported) or "pickle" (`blob`). `name` may be
     dotted. `directory` is what comes first on sys.path (None: the path the worker has already). `main` marks functions
     of `__main__`: the worker's `__main__` becomes their module. `label` is a name given by the user. `named` is False
-    where nothing but a given name could tell the function from another one (a lambda, a partial, an object).
+    where nothing but a given name could tell the function from another one (a lambda, an object of a local class).
     """
 
     kind: str
@@ -212,11 +209,23 @@ def of_callable(function: Callable[..., Any], name: str | None = None) -> Functi
     cloudpickle where that is not installed.
     """
     refuse_unfit(function, getattr(function, "__name__", None) or mask_text(repr(function)))
-    home = function if getattr(function, "__module__", None) else getattr(function, "__objclass__", None)
+    core = _core(function)
+    home = core if getattr(core, "__module__", None) else getattr(core, "__objclass__", None)
     holder: str = getattr(home, "__module__", None) or ""
-    qualname: str = getattr(function, "__qualname__", "") or getattr(function, "__name__", "")
-    spec = _by_name(function, holder, qualname) or _by_value(function, holder, qualname)
+    qualname = _name(core)
+    spec = _by_name(function, holder, qualname) or _by_value(function, core, holder, qualname)
     return replace(spec, label=name, named=True) if name else spec
+
+
+def _core(function: Any) -> Any:
+    """What has the name: of a partial what it calls, of an object without a name of its own its class."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if _name(function) else type(function)
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", "") or getattr(function, "__name__", "")
 
 
 def _by_name(function: Callable[..., Any], holder: str, qualname: str) -> FunctionSpec | None:
@@ -288,8 +297,9 @@ def main_module(main: ModuleType) -> FunctionSpec | None:
     return FunctionSpec("file", _stem(path), "", path=path, directory=folder, main=True)
 
 
-def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> FunctionSpec:
-    shown = qualname or mask_text(repr(function))
+def _by_value(function: Callable[..., Any], core: Any, holder: str, qualname: str) -> FunctionSpec:
+    is_object = isinstance(core, type) and core is not function
+    shown = qualname if core is function else f"an object of {qualname}" if is_object else f"a partial of {qualname}"
     try:
         from batchmill.worker import by_value
     except ImportError:
@@ -300,39 +310,13 @@ def _by_value(function: Callable[..., Any], holder: str, qualname: str) -> Funct
     except Exception as error:
         problem = f"{shown} cannot be sent to workers: {type(error).__name__}: {error}"
         raise InvalidUsage(problem, "move it, and what it uses, to the top level of a module") from None
-    code = getattr(function, "__code__", None)
+    code = getattr(vars(core).get("__call__") if is_object else core, "__code__", None)
     path = code.co_filename if isinstance(code, CodeType) and os.path.isfile(code.co_filename) else None
     module = _stem(path) if path and holder in MAIN else holder
-    named = bool(qualname) and "<lambda>" not in qualname
-    name, source = qualname or type(function).__name__, "" if path else by_value.source_digest(function)
-    return FunctionSpec("pickle", module, name, path=path, blob=blob, named=named, source=source)
-
-
-def captured_in(function: Any, spec: FunctionSpec) -> dict[str, Any]:
-    """The values by name that make a function that is sent by value another one: what it has closed over, its defaults,
-    the object of its method, and the data among the globals of a notebook that it names."""
-    if spec.blob is None:
-        return {}
-    owner = getattr(function, "__self__", None)
-    found = {} if owner is None or isinstance(owner, type) else {"self": owner}
-    function = getattr(function, "__func__", function)
-    if not isinstance(function, FunctionType):
-        return found
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        with suppress(ValueError):  # nothing is in it yet
-            found[name] = cell.cell_contents
-    parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
-    defaults = function.__defaults__ or ()
-    found.update(zip(parameters[len(parameters) - len(defaults) :], defaults))
-    found.update(function.__kwdefaults__ or {})
-    if function.__module__ == "__main__" and program_script() is None:
-        named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
-        found.update((name, value) for name, value in named.items() if value is not None and not _is_code(value))
-    return {name: value for name, value in found.items() if value is not function}
-
-
-def _is_code(value: Any) -> bool:
-    return callable(value) or isinstance(value, ModuleType)
+    # The class of an object may have closed over what its state does not say.
+    named = ("<locals>" if is_object else "<lambda>") not in qualname
+    source = "" if path else by_value.source_digest(core)
+    return FunctionSpec("pickle", module, qualname, path=path, blob=blob, named=named, source=source)
 
 
 def refuse_unfit(function: Any, shown: str) -> None:

@@ -383,7 +383,7 @@ def test_what_has_no_name_goes_by_value_and_says_so() -> None:
     assert of_callable(local).identity.endswith("local")
     assert of_callable(local).named
     assert not of_callable(unnamed[0][0]).named
-    assert not of_callable(unnamed[1][0]).named
+    assert of_callable(unnamed[1][0]).identity == "builtins:pow"
     named = of_callable(unnamed[0][0], name="plus")
     assert (named.named, named.identity, named.display) == (True, "plus", "plus")
 
