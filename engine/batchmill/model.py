@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol
 
 from batchmill.errors import ItemError, ItemsFailed
 from batchmill.secrecy import mask_settings
@@ -39,18 +39,46 @@ class Earlier(NamedTuple):
     sealed: bool = False
 
 
+class RangeFile(Protocol):
+    """A local file of which workers read parts by themselves (`input/ranges.py`)."""
+
+    @property
+    def path(self) -> str:
+        """Its absolute path, when it was opened."""
+
+    def read(self, start: int, size: int) -> tuple[bytes, bytes]:
+        """The byte before `start`, b"" where records begin there, and the `size` bytes from there on; raises OSError,
+        InputBroken."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """A block that was not kept: `size` bytes from `start` on of a file, which whoever wants them reads."""
+
+    file: RangeFile
+    start: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> FileRange:
+        start, end, _ = part.indices(self.size)
+        return FileRange(self.file, self.start + start, max(0, end - start))
+
+
 class Chunk(NamedTuple):
     """Consecutive records on their way to a worker.
 
     `first` is the position of the first record in the whole input, `line` its 1-based number within the INPUT with
-    ordinal `input`. `data` is a block of `records` records, or for Python items a tuple of their pickles (an
-    ItemError for one that could not be pickled), with `ids` where the caller gave them. `header` is the first row of a
-    table, without its end, under which the block's rows stand. `skip` has a non-zero byte
-    for each record that is not to be run. `earlier` tells, by offset in the chunk, which committed outcome a record
-    replaces. `losses` counts the workers that died over this chunk without naming an item; `crashes` those that a
-    single record was charged with; `condemned` is the error of a condemned record: it is not run, but failed with it.
-    `sealed`: not even opened any more, not for its id either. `scan`: its records are opened for their ids, and not
-    run. `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a
+    ordinal `input`. `data` is a block of `records` records, or the range of a file where it is, or for Python items a
+    tuple of their pickles (an ItemError for one that could not be pickled), with `ids` where the caller gave them.
+    `header` is the first row of a table, without its end, under which the block's rows stand. `skip` has a non-zero
+    byte for each record that is not to be run. `earlier` tells, by offset in the chunk, which committed outcome a
+    record replaces. `losses` counts the workers that died over this chunk without naming an item; `crashes` those
+    that a single record was charged with; `condemned` is the error of a condemned record: it is not run, but failed
+    with it. `sealed`: not even opened any more, not for its id either. `scan`: its records are opened for their ids,
+    and not run. `numbers` are the records' 1-based numbers in the whole input, where they do not follow from `first` (a
     sample's). `alone`: nothing else is to run on its machine meanwhile, for that may be lost with it, or have too
     little memory. `single`: the function is called on each record by itself, for a call that covered them all failed.
     """
@@ -59,7 +87,7 @@ class Chunk(NamedTuple):
     line: int
     input: int
     records: int
-    data: bytes | tuple[Any, ...]
+    data: bytes | FileRange | tuple[Any, ...]
     skip: bytes | None = None
     earlier: Mapping[int, Earlier] | None = None
     ids: tuple[Any, ...] | None = None

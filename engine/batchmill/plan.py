@@ -164,7 +164,7 @@ class Plan:
             return ItemSource(self.items, self.id, notify, errand, pack=pack)
         assert self.cut is not None
         own, follow = OwnFiles(self.files), self.settings.follow_links
-        return ByteSource(self.sources, self.cut, notify, own, follow=follow, tell=tell)
+        return ByteSource(self.sources, self.cut, notify, own, follow=follow, tell=tell, by_range=is_shared)
 
     def worker_setup(self, workers: int, *, run: int = 1, close: tuple[int, ...] = ()) -> WorkerSetup:
         """What each of `workers` workers needs to know; `close` are the descriptors a forked one must let go."""

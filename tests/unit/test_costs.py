@@ -25,6 +25,7 @@ FEW, MANY = 4_000, 20_000  # items
 FULL, TWICE = 100_000, 200_000  # items; FULL are as many as the parent ever reads ahead
 SMALL, LARGE = 200, 1_000  # items per chunk: FEW / SMALL chunks are as many as MANY / LARGE
 CHUNKS = FEW // SMALL
+SHORTER, LONGER, TEXT = 400, 1_200, 10_000  # items of so many bytes
 
 # A batch as the command line runs it, in a process that counts what its own threads do meanwhile.
 PROGRAM = """
@@ -53,6 +54,10 @@ def count(frame, event, what):
         seen["calls"] += 1
 
 how, items, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def moved():
+    with open("/proc/self/io") as file:
+        return [int(line.split()[1]) for line in file][:2]
+
 settings = Settings(workers=1, chunk_size=size, fresh=True)
 batch = Batch(make_plan("work.py:same", [items], settings=settings, checkpoint=f"{how}-{items}-{size}.ckpt"))
 if how == "calls":
@@ -60,11 +65,14 @@ if how == "calls":
     sys.setprofile(count)
 elif how == "memory":
     tracemalloc.start()
+before = moved() if how == "bytes" else [0, 0]
 report = batch.run()
+after = moved() if how == "bytes" else [0, 0]
 sys.setprofile(None)
 threading.setprofile(None)
 seen["peak"] = tracemalloc.get_traced_memory()[1] if how == "memory" else 0
 seen["done"] = report.completed
+seen["read"], seen["written"] = (b - a for a, b in zip(before, after))
 print(json.dumps(seen))
 """
 
@@ -76,6 +84,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "count.py").write_text(PROGRAM)
     for items in (FEW, MANY, FULL, TWICE):
         lines = (f'{{"id": {number}, "x": {number}}}\n' for number in range(100_000, 100_000 + items))
+        (folder / f"{items}.jsonl").write_text("".join(lines))
+    for items in (SHORTER, LONGER):
+        lines = (f'{{"id": {number}, "x": 1, "text": "{"x" * TEXT}"}}\n' for number in range(items))
         (folder / f"{items}.jsonl").write_text("".join(lines))
     return folder
 
@@ -125,6 +136,14 @@ def test_the_parent_opens_no_reply(place: Path) -> None:
 def test_the_parent_asks_the_kernel_for_nothing_per_item_and_little_per_chunk(place: Path) -> None:
     assert per_item(place, "strace", "system calls") < 0.25
     assert per_chunk(place, "strace", "system calls") < 12
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="nobody counts here what a process reads")
+def test_a_plain_file_is_read_three_times_in_all_and_nothing_of_it_is_sent(place: Path) -> None:
+    few, many = (run(place, "bytes", items, items // 4) for items in (SHORTER, LONGER))
+    size = (LONGER - SHORTER) * TEXT
+    assert (many["read"] - few["read"]) / size < 3.2  # to count its records, to cut them, and by workers
+    assert (many["written"] - few["written"]) / size < 0.1
 
 
 def test_an_item_takes_few_bytes_of_the_checkpoint(place: Path) -> None:

@@ -8,6 +8,7 @@
     tables       csv and tsv: where rows end, what their columns are called; `dialects`: how they are written
     by_suffix    what the name of an INPUT says of it; `foreign`: what is not read, and the line that converts it
     parquet_rows the rows of Parquet files, by their numbers; `pyarrow_extra`: whether they can be read
+    ranges       parts of local files that workers read by themselves
     sources      chunks of whole records, in the parent, which never parses them
     frames       tables of pandas, polars and pyarrow as items: their rows
     items        a record to an item with an id, in a worker
@@ -26,6 +27,7 @@ __all__ = [
     "kept_items",
     "parquet_rows",
     "pyarrow_extra",
+    "ranges",
     "rewrite",
     "sources",
     "streams",

@@ -117,6 +117,14 @@ def _remedy_for_nuls(head: bytes, name: str, format: Format) -> str:
     return "convert it to text"
 
 
+def is_as_it_is(head: bytes, format: Format) -> bool:
+    """Whether `cleaned` gives the bytes of a file that begins so as they are, but for a mark at their beginning."""
+    if compression_of(head) is not None:
+        return False
+    is_text = format.separator == b"\n"
+    return not is_text or (_encoding(head, format)[0] == UTF8 and (b"\r" not in head or b"\n" in head))
+
+
 def is_plain(head: bytes) -> bool:
     """Whether a file that begins so is neither packed nor to be recoded."""
     return compression_of(head) is None and not head.startswith(tuple(_ENCODINGS))

@@ -18,10 +18,10 @@ from itertools import accumulate
 from typing import Any
 
 from batchmill.codec.ids import digest_id
-from batchmill.errors import CheckpointDamaged
+from batchmill.errors import CheckpointDamaged, InputBroken
 from batchmill.input.dialects import Dialect, dialect_of, in_name
 from batchmill.input.tables import Table
-from batchmill.model import Chunk
+from batchmill.model import Chunk, FileRange
 from batchmill.settings import FORMATS as NAMES
 from batchmill.text import option, read_names, write_names
 
@@ -29,6 +29,7 @@ MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
 MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
 Parse = Callable[[bytes], Any]  # a record to its item; raises BadItem
 _NEAR = 64  # records; fewer than this are found one by one, more by estimate and count
+_LONG = 512  # bytes; to find the ends of longer records costs less than to count them, which looks at every byte
 
 
 class BadItem(Exception):
@@ -262,8 +263,8 @@ def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> 
     mean = 0.0
     while found < records:
         missing = records - found
-        if missing <= _NEAR or not mean:
-            for _ in range(min(missing, _NEAR)):
+        if missing <= _NEAR or not mean or mean > _LONG:
+            for _ in range(missing if mean > _LONG else min(missing, _NEAR)):
                 end = data.find(separator, position)
                 if end < 0:
                     return position, found
@@ -284,7 +285,15 @@ def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> 
 
 def count_records(data: bytes, separator: bytes) -> int:
     """Records in a block: its separators, and one more where the last record has none."""
-    return data.count(separator) + (1 if data and not data.endswith(separator) else 0)
+    return count_ends(data, separator) + (1 if data and not data.endswith(separator) else 0)
+
+
+def count_ends(data: bytes, separator: bytes) -> int:
+    """As bytes.count."""
+    position, found = cut(data, 0, _NEAR, separator)
+    if found < _NEAR or position <= _NEAR * _LONG:
+        return found + data.count(separator, position)
+    return found + cut(data, position, len(data), separator)[1]
 
 
 def split_records(data: bytes, separator: bytes) -> list[bytes]:
@@ -351,9 +360,23 @@ class IdRule:
         return found
 
 
+def block_of(chunk: Chunk, format: Format) -> bytes:
+    """The block of a chunk, read if it was not kept. Raises OSError, and InputBroken where its range does not hold so
+    many whole records any more."""
+    if not isinstance(chunk.data, FileRange):
+        assert isinstance(chunk.data, bytes)
+        return chunk.data
+    before, block = chunk.data.file.read(chunk.data.start, chunk.data.size)
+    is_whole = before in (b"", format.separator) and block.endswith(format.separator)
+    if not is_whole or format.count(block) != chunk.records:
+        said = f"{chunk.data.file.path} was changed while the batch ran: line {chunk.line} is not where it was"
+        raise InputBroken(said, "write it again, and run the batch once more")
+    return block
+
+
 def lines_of(chunk: Chunk, format: Format | None) -> Sequence[int]:
     """The line of each record of a chunk, 1-based within its INPUT. Python items have no format, and a line each."""
-    offsets = None if isinstance(chunk.data, tuple) or format is None else format.line_offsets(chunk.data)
+    offsets = format.line_offsets(chunk.data) if isinstance(chunk.data, bytes) and format is not None else None
     if offsets is None:
         return range(chunk.line, chunk.line + chunk.records)
     return [chunk.line + offset for offset in offsets]
@@ -367,9 +390,9 @@ def line_at(chunk: Chunk, offset: int, format: Format | None) -> int:
 def divide(chunk: Chunk, at: int, format: Format | None) -> tuple[Chunk, Chunk]:
     """A chunk as two: its first `at` records and the rest (0 < at < chunk.records). Python items have no format."""
     middle = lines = at
-    if isinstance(chunk.data, bytes):
+    if not isinstance(chunk.data, tuple):
         assert format is not None
-        head_data = format.head(chunk.data, at)
+        head_data = format.head(block_of(chunk, format), at)
         middle, lines = len(head_data), format.lines(head_data, at)
     skip, ids, earlier, numbers = chunk.skip, chunk.ids, chunk.earlier, chunk.numbers
     head = chunk._replace(

@@ -17,7 +17,7 @@ from batchmill.codec.ids import checksum, digest_id, fingerprint, shard_of
 from batchmill.codec.pack import pack_value
 from batchmill.errors import ItemError
 from batchmill.files.mapped_pickle import is_digest, read_item
-from batchmill.input.formats import PLAIN_IDS, BadItem, Format, IdRule, Parse, format_named
+from batchmill.input.formats import PLAIN_IDS, BadItem, Format, IdRule, Parse, block_of, format_named
 from batchmill.input.json_choice import VARIABLE, parser_of
 from batchmill.input.parquet_rows import RowReader
 from batchmill.model import Chunk
@@ -82,14 +82,15 @@ class ItemReader:
             return chunk.data
         assert self.format is not None
         self._header = chunk.header
-        self.identify = self._reader_of(chunk.header, self._parser_of(chunk.data))
+        block = block_of(chunk, self.format)
+        self.identify = self._reader_of(chunk.header, self._parser_of(block))
         if self.format.wanted is not None:
-            records = self.format.split(chunk.data)
+            records = self.format.split(block)
             self._rows_of(chunk.header).expect(records)
             return records
         if chunk.records == 1 and chunk.condemned is not None:  # it may be too long, and cut anywhere
-            return [chunk.data.removesuffix(self.format.separator)]
-        return self.format.split(chunk.data)
+            return [block.removesuffix(self.format.separator)]
+        return self.format.split(block)
 
     def unread(self, chunk: Chunk, offset: int, record: Any, error: ItemError) -> Found | None:
         """`identify`, of a record that cannot or must not be opened: its id is its position, unless one was given.

@@ -28,13 +28,14 @@ from batchmill.input.compression import UNREADABLE
 from batchmill.input.folders import Walk
 from batchmill.input.formats import MAX_ITEM, Format
 from batchmill.input.parquet_rows import RowFeed, files_of
-from batchmill.input.streams import Feed, Headed, Notify, RecordCounter, check_inputs, listing, opener
+from batchmill.input.streams import STEP, Feed, Headed, Notify, PlainFile, RecordCounter, check_inputs, listing, opener
 from batchmill.input.thread_bound import is_thread_bound
-from batchmill.model import Chunk
+from batchmill.model import Chunk, FileRange
 from batchmill.system import threads
 from batchmill.text import describe
 
 MAX_CHUNK = 4 << 20  # bytes of a chunk, but for a single record that is longer
+FAR = 64 << 10  # bytes of a chunk from which on a worker reads them by itself, where it can
 TOO_LONG = "the item is larger than"
 KEPT = 1024  # bytes kept of a record longer than MAX_ITEM: its id is made of them
 _PARTING = 0.5  # seconds in which an iterable may give one more item: it may also wait for ever
@@ -94,14 +95,17 @@ class ByteSource:
         *,
         follow: bool = False,
         tell: Callable[[str], None] | None = None,
+        by_range: bool = False,
     ) -> None:
         """Check that all INPUTs are there; raises InputMissing, or InvalidUsage for a directory.
 
-        The run's `own` files are no items of `--format files`, nor is what is behind links to directories unless
-        `follow` says so. `tell` gets what people should know of a header, once.
+        `by_range`: a large chunk of a plain file may be the range where it is. The run's `own` files are no items of
+        `--format files`, nor is what is behind links to directories unless `follow` says so. `tell` gets what people
+        should know of a header, once.
         """
         self._format = format
         self._tell = tell
+        self._by_range = by_range and format.table is None
         self._told = {b""}  # headers
         self._separator = format.separator
         self._names = list(inputs) if format.wanted is None else files_of(inputs, own, follow=follow)
@@ -156,6 +160,8 @@ class ByteSource:
             if end - buffer.offset > MAX_CHUNK and found > 1:
                 end, found = self._cut_bytes(MAX_CHUNK)
             have, size = len(buffer), end - buffer.offset
+            if (plain := self._plain) is not None and found and (size if found == records else have) >= FAR:
+                return self._take_range(plain, records, end, found)
             is_open = not found and 0 <= buffer.open <= buffer.offset + MAX_ITEM
             if found < records and (is_open or have <= (MAX_CHUNK if found else MAX_ITEM)) and self._more():
                 continue
@@ -168,6 +174,26 @@ class ByteSource:
                 raise self._broken
             return self.claim(have, 1) if self._drained else None
         return None
+
+    @property
+    def _plain(self) -> PlainFile | None:
+        """The file that is being read, where a chunk of it can be a range."""
+        feed = self._feed if self._by_range else None
+        return feed if isinstance(feed, PlainFile) and feed.is_as_it_is else None
+
+    def _take_range(self, feed: PlainFile, records: int, end: int, found: int) -> Chunk:
+        """The next records as the range where they are: those up to `end` of the buffer, `found` of them, and what
+        follows. Nothing of it is kept."""
+        buffer, taken, size = self._buffer, found, end - self._buffer.offset
+        start = feed.end - len(buffer)
+        buffer.offset, feed.step = end, STEP
+        while taken < records and size + len(buffer) + STEP <= MAX_CHUNK and self._more():
+            end, found = formats.cut(buffer.marks, buffer.offset, records - taken, self._separator)
+            if not found:
+                break
+            taken, size, buffer.offset = taken + found, size + end - buffer.offset, end
+        self._bytes += size
+        return self._chunk(FileRange(feed.file, start, size), taken, taken)
 
     def look(self, size: int) -> int:
         """Have `size` bytes of the current INPUT at hand, or all that it has; how many there are (0: none now).
@@ -205,7 +231,7 @@ class ByteSource:
         self._bytes += size
         return self._chunk(data, records, self._format.lines(data, records))
 
-    def _chunk(self, data: bytes, records: int, lines: int) -> Chunk:
+    def _chunk(self, data: bytes | FileRange, records: int, lines: int) -> Chunk:
         """The next records as a chunk; they take up `lines` lines."""
         header, before = (b"", 0) if self._headed is None else (self._headed.header, self._headed.lines)
         chunk = Chunk(self.position, before + self._line, self._input, records, data, header=header)

@@ -23,16 +23,18 @@ from batchmill.input.buffer import Buffer
 from batchmill.input.by_suffix import format_of
 from batchmill.input.compression import UNREADABLE
 from batchmill.input.dialects import asked_for
-from batchmill.input.first_look import LOOK, cleaned, is_plain
+from batchmill.input.first_look import BOM, LOOK, cleaned, is_as_it_is, is_plain
 from batchmill.input.folders import Walk
-from batchmill.input.formats import MAX_ITEM, Format, count_records
+from batchmill.input.formats import MAX_ITEM, Format, count_ends, count_records
 from batchmill.input.parquet_rows import RowFeed, are_parquet, columns_of, rows_in
+from batchmill.input.ranges import OpenFile
 from batchmill.settings import Settings
 from batchmill.system import threads
 from batchmill.system.scarcity import limit_met
 from batchmill.text import nearest, option
 
 BLOCK = 1 << 20  # bytes read at once
+STEP = 256 << 10  # the same, where they are only looked at: they stay in the processor's cache
 MAX_HEADER = 1 << 20  # bytes of a table's first row
 
 DIALECT = {"delimiter": None, "quote": '"', "encoding": None, "skip_lines": 0, "header": True, "columns": ()}
@@ -56,6 +58,33 @@ class _Direct:
     def __init__(self, read: Callable[[], bytes], close: Callable[[], None]) -> None:
         self.read = read
         self.close = close
+
+
+class PlainFile:
+    """Feed of a local file, read in the caller's thread, `step` bytes at once. `end` is how far it was read. With
+    `is_as_it_is`, what it gave last are the bytes of the file before that."""
+
+    def __init__(self, name: str, format: Format) -> None:
+        """Raises InputMissing."""
+        with _naming(name):
+            self.file = OpenFile(name)
+        self.step, self.end, self.is_as_it_is = BLOCK, 0, False
+        self._format = format
+        self._blocks = cleaned(iter(self._pull, b""), name, format)
+
+    def _pull(self) -> bytes:
+        block = self.file.raw.read(self.step) or b""
+        if not self.end:
+            self.is_as_it_is = is_as_it_is(block, self._format)
+            self.file.begin = len(BOM) if block.startswith(BOM) else 0
+        self.end += len(block)
+        return block
+
+    def read(self) -> bytes:
+        return next(self._blocks, b"")
+
+    def close(self) -> None:
+        self._blocks = iter(())  # the file is closed when nothing refers to it any more
 
 
 class _Threaded:
@@ -264,10 +293,7 @@ def opener(name: str, format: Format, notify: Notify) -> Callable[[], Feed]:
             return RowFeed(name, format.wanted)
         if not _is_plain(name):
             return _Threaded(_blocks(name, format), notify)
-        with _naming(name):
-            raw = io.FileIO(name)
-        blocks = cleaned(iter(lambda: raw.read(BLOCK) or b"", b""), name, format)
-        return _Direct(lambda: next(blocks, b""), raw.close)
+        return PlainFile(name, format)
 
     return open_it
 
@@ -354,8 +380,8 @@ class RecordCounter:
             yield from self._of_rows(name)
             return
         separator = last = self._format.separator
-        for block in _blocks(name, self._format):
-            yield block.count(separator)
+        for block in _blocks(name, self._format, STEP):
+            yield count_ends(block, separator)
             last = block[-1:]
         if last != separator:
             yield 1

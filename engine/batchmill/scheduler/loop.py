@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from batchmill.errors import BatchmillError, CheckpointUnwritable, ClusterLost, ClusterUnfit, is_signal
-from batchmill.model import Chunk, Stop, StopReason
+from batchmill.input.ranges import OpenFile
+from batchmill.model import Chunk, FileRange, Stop, StopReason
 from batchmill.output.writer import KEPT
 from batchmill.pool.base import Event, Worker, WorkerPool
 from batchmill.pool.startup import Startup
@@ -362,7 +363,9 @@ class Loop:
         is_suspect = isinstance(answer, Answer) and answer.suspect
         chunk = self._in_flight.returned(answer.serial, done, suspect=is_suspect)
         self._stealer.forget(worker, answer.serial)
-        if isinstance(answer, Ids):
+        if answer.unread:
+            self._read_here(chunk)
+        elif isinstance(answer, Ids):
             if done:
                 self._work_queue.scanned(self._head(chunk, done), answer.scan)
         else:
@@ -380,6 +383,14 @@ class Loop:
         if answer.trouble:
             worker.is_spared = True
             self._pool.give_up(worker)
+
+    def _read_here(self, chunk: Chunk) -> None:
+        """A worker cannot read its chunk from the file where that is: from now on the parent sends the bytes."""
+        assert isinstance(chunk.data, FileRange)
+        assert isinstance(chunk.data.file, OpenFile)
+        if said := chunk.data.file.leave_to_parent():
+            self._tell.message(said)
+        self._work_queue.refund(chunk.to_run)
 
     def _head(self, chunk: Chunk, records: int) -> Chunk:
         return self._in_flight.divide(chunk, records)[0] if records < chunk.records else chunk

@@ -46,11 +46,13 @@ class Retrier:
             return taken
         is_row = self._format is not None and self._format.wanted is not None  # what is kept is not its record
         attempts, offsets, now = block.attempts, block.offsets, time.monotonic()
+        if self._format is not None and any(failure.raw is None for failure in block.failures.values()):
+            chunk = chunk._replace(data=formats.block_of(chunk, self._format))
         for index, failure in block.failures.items():
             tried, offset = attempts.get(index, 1), offsets[index]
             if not self._retries.allows(tried) or failure.type in _FINAL:
                 continue
-            if failure.raw is None or not isinstance(chunk.data, bytes) or is_row:
+            if failure.raw is None or isinstance(chunk.data, tuple) or is_row:
                 self._records[seq, index] = _alone(chunk, offset, self._format)
             line = formats.line_at(chunk, offset, self._format)
             again = Again(0.0, chunk.first + offset, line, chunk.input, seq, index, tried)

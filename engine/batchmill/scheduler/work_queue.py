@@ -21,8 +21,9 @@ from batchmill.checkpoint.matching import Aside, Matcher, set_aside
 from batchmill.codec.ids import checksum
 from batchmill.input import formats
 from batchmill.input.formats import MAX_ITEM, Format
+from batchmill.input.ranges import OpenFile
 from batchmill.input.sources import MAX_CHUNK, ByteSource, Source
-from batchmill.model import Chunk, IdScan
+from batchmill.model import Chunk, FileRange, IdScan
 from batchmill.scheduler.chunk_size import ChunkSizer
 from batchmill.scheduler.in_flight import InFlight
 
@@ -112,7 +113,15 @@ class WorkQueue:
             self._budget -= chunk.to_run
         if self._matcher is not None:
             self._matcher.positions.handed = max(self._matcher.positions.handed, chunk.first + chunk.records)
-        return chunk
+        return self._to_send(chunk)
+
+    def _to_send(self, chunk: Chunk) -> Chunk:
+        """The chunk with its bytes, where workers cannot read them."""
+        file = chunk.data.file if isinstance(chunk.data, FileRange) else None
+        if not isinstance(file, OpenFile) or not file.is_left_to_parent:
+            return chunk
+        assert self._format is not None
+        return chunk._replace(data=formats.block_of(chunk, self._format))
 
     def refund(self, items: int) -> None:
         """Items that were handed out, and were blank, came back undone, or are to be tried again."""
@@ -241,12 +250,13 @@ class WorkQueue:
 
     def _less_sealed(self, matcher: Matcher, chunk: Chunk) -> Iterator[Chunk]:
         """The chunk in pieces, less the Python items that are sealed: a scan would open them."""
-        if self._format is not None:
+        if not isinstance(chunk.data, tuple):
             yield chunk
             return
         offsets = [n for n, record in enumerate(chunk.data) if matcher.sealed_as(record) is not None]
         for piece in set_aside(chunk, offsets, self._in_flight.divide):
-            number = matcher.sealed_as(piece.data[0]) if piece.records == 1 else None
+            record = piece.data[0] if isinstance(piece.data, tuple) else None
+            number = matcher.sealed_as(record) if piece.records == 1 else None
             if number is None:
                 yield piece
             else:

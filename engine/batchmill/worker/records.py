@@ -26,8 +26,9 @@ from typing import Any, NamedTuple, TypeVar
 from batchmill.codec.ids import id_key
 from batchmill.codec.outcomes import Head
 from batchmill.errors import BatchmillError, ItemError
+from batchmill.input.formats import block_of
 from batchmill.input.items import Found, ItemReader
-from batchmill.model import Chunk, IdScan
+from batchmill.model import Chunk, FileRange, IdScan
 from batchmill.text import UNFIT, describe, in_words
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.batch_size import BatchSize
@@ -67,7 +68,8 @@ class Answer(NamedTuple):
     frame. `trouble` is what was raised where no item was at work: this worker is unfit, and must be replaced. `lack`
     says why no more could be run for now. `suspect`: the next record was killed for want of memory, and is to run alone
     before it is charged. `splits` counts the calls of several items that failed, `batch_size` how many items a call has
-    now (0: always one)."""
+    now (0: always one). `unread`: the chunk is the range of a file that this worker cannot read, or that is not as it
+    was."""
 
     serial: int
     records: int
@@ -77,15 +79,17 @@ class Answer(NamedTuple):
     suspect: bool = False
     splits: int = 0
     batch_size: int = 0
+    unread: bool = False
 
 
 class Ids(NamedTuple):
-    """What was read off the first `records` records of job `serial`; `trouble`: see Answer."""
+    """What was read off the first `records` records of job `serial`; `trouble`, `unread`: see Answer."""
 
     serial: int
     records: int
     scan: IdScan
     trouble: str = ""
+    unread: bool = False
 
 
 class WorkerState:
@@ -206,6 +210,9 @@ def run_chunk(job: ChunkJob) -> Answer:
     """
     if this_worker.trouble:
         return Answer(job.serial, 0, [], this_worker.trouble)
+    if (block := _block(job.chunk)) is None:
+        return Answer(job.serial, 0, [], unread=True)
+    job = job._replace(chunk=job.chunk._replace(data=block))
     this_worker.lack, this_worker.is_suspect, this_worker.is_alone = "", False, job.is_alone
     chunk, setup, identifier = job.chunk, this_worker.setup, this_worker.identifier
     shard, shards = setup.shard or (0, 0)
@@ -233,6 +240,18 @@ def run_chunk(job: ChunkJob) -> Answer:
         reply.disturb(error)
 
     return _undisturbed(lambda: _run(job, reply), answer, disturb)
+
+
+def _block(chunk: Chunk) -> bytes | tuple[Any, ...] | None:
+    """What a chunk holds, read if it was not sent; None where it cannot be."""
+    if not isinstance(chunk.data, FileRange):
+        return chunk.data
+    format = this_worker.identifier.format
+    assert format is not None
+    try:
+        return block_of(chunk, format)
+    except (OSError, MemoryError, BatchmillError):
+        return None
 
 
 def _run(job: ChunkJob, reply: Reply) -> None:
@@ -354,6 +373,9 @@ def scan_chunk(job: ChunkJob) -> Ids:
     scan = IdScan([], array("I"))
     if this_worker.trouble:
         return Ids(job.serial, 0, scan, this_worker.trouble)
+    if (block := _block(job.chunk)) is None:
+        return Ids(job.serial, 0, scan, unread=True)
+    job = job._replace(chunk=job.chunk._replace(data=block))
 
     def answer() -> Ids:
         del scan.keys[len(scan.contents) :]

@@ -21,7 +21,7 @@ from batchmill.codec.outcomes import MASKED, NIL, SEALED, Head, PayloadTooLarge,
 from batchmill.codec.pack import pack_value
 from batchmill.errors import ItemError, ItemFailed
 from batchmill.failure_groups import FailureGroups
-from batchmill.input.formats import MAX_OWN_ID, BadItem, Format, divide
+from batchmill.input.formats import MAX_OWN_ID, BadItem, Format, block_of, divide
 from batchmill.model import MAX_PAYLOAD, Chunk, FailureGroup
 from batchmill.secrecy import hide
 from batchmill.text import _bounded
@@ -257,10 +257,9 @@ def _covered(chunk: Chunk, records: int, format: Format | None) -> bytes:
     """The bytes of the first `records` of a chunk; none for Python items, unless they are all that is known."""
     if isinstance(chunk.data, tuple):
         return chunk.data[0] if chunk.sealed and isinstance(chunk.data[0], bytes) else b""
-    if records == chunk.records:
-        return chunk.data
     assert format is not None
-    return format.head(chunk.data, records)
+    block = block_of(chunk, format)
+    return block if records == chunk.records else format.head(block, records)
 
 
 def _replaced(chunk: Chunk, offsets: Sequence[int]) -> list[tuple[int, int, int, int]]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import time
 from array import array
-from typing import Any
 
 from batchmill.codec.ids import id_key
 from batchmill.codec.outcomes import Head
+from batchmill.input.formats import block_of
 from batchmill.input.items import Found, ItemReader
 from batchmill.model import Chunk, IdScan
 from batchmill.worker.reply import MAX_KEPT_ITEM, Part, Reply
@@ -56,7 +56,9 @@ class Sealer:
     def _found(self, chunk: Chunk) -> Found | None:
         assert chunk.records == 1
         assert chunk.condemned is not None
-        record: Any = chunk.data[0] if isinstance(chunk.data, tuple) else chunk.data
-        if self._identifier.format is not None:
-            record = record.removesuffix(self._identifier.format.separator)
+        format, record = self._identifier.format, None
+        if isinstance(chunk.data, tuple):
+            record = chunk.data[0]
+        elif format is not None:
+            record = block_of(chunk, format).removesuffix(format.separator)
         return self._identifier.unread(chunk, 0, record, chunk.condemned)

@@ -19,6 +19,7 @@ from batchmill.input.formats import (
     MAX_OWN_ID,
     BadItem,
     IdRule,
+    block_of,
     count_records,
     cut,
     divide,
@@ -83,7 +84,7 @@ def chunks(draw: st.DrawFn) -> Chunk:
 
 def records_of(chunk: Chunk) -> list[tuple[Any, ...]]:
     """All that is known of each record of a chunk."""
-    raw = split_records(chunk.data, b"\n") if isinstance(chunk.data, bytes) else chunk.data
+    raw = chunk.data if isinstance(chunk.data, tuple) else split_records(block_of(chunk, FORMATS["lines"]), b"\n")
     assert len(raw) == chunk.records
     return [
         (

@@ -328,7 +328,8 @@ class Counted:
 
 
 def items_of(chunks: list[Chunk]) -> list[Any]:
-    return [pickle.loads(raw) for chunk in chunks for raw in chunk.data if isinstance(raw, bytes)]
+    pickles = [chunk.data for chunk in chunks if isinstance(chunk.data, tuple)]
+    return [pickle.loads(raw) for data in pickles for raw in data if isinstance(raw, bytes)]
 
 
 def take(source: Source, records: int, waker: Waker) -> Chunk:

@@ -292,19 +292,17 @@ def test_an_item_that_can_have_no_id_is_known_by_its_position_where_none_is_need
 
 
 def test_an_item_that_cannot_be_unpickled_fails_alone() -> None:
-    chunk = pickles(1, 2, 3)
-    broken = chunk._replace(data=(chunk.data[0], b"no pickle", chunk.data[2]))
+    data = (pickle.dumps(1), b"no pickle", pickle.dumps(3))
     with worker(format=None):
-        block, _ = run_chunk(broken)
+        block, _ = run_chunk(pickles(1, 2, 3)._replace(data=data))
     assert list(block.failures) == [1]
     assert "cannot be read in a worker" in block.failures[1].message
 
 
 def test_an_item_that_could_not_be_pickled_fails_with_that_error() -> None:
     error = ItemError("TypeError", "the item cannot be sent to a worker: cannot pickle a lock")
-    chunk = pickles(1, 2)
     with worker(format=None):
-        block, _ = run_chunk(chunk._replace(data=(chunk.data[0], error)))
+        block, _ = run_chunk(pickles(1, 2)._replace(data=(pickle.dumps(1), error)))
     assert block.failures[1].message == error.message
 
 
