@@ -23,7 +23,7 @@ from typing import NoReturn
 from batchmill.pool.forkserver import ENDED, FAILED, HELLO, RELEASE, SPAWN, STARTED, Message, Preload, receive
 from batchmill.system.children import adopt_orphans, children_of, exit_code, kill_tree, pidfd_open, reap
 from batchmill.system.interpreter import command
-from batchmill.worker import bootstrap
+from batchmill.worker import bootstrap, random_streams
 
 # What every worker would import again: our code for it, the executor's, and what its calls are unpickled with; and of
 # that, what the parent needs as well.
@@ -80,7 +80,8 @@ def serve(control: int, modules: Sequence[str], path: Sequence[str]) -> NoReturn
     bootstrap.close_all_above(2, keep=control)
     preload(_PRELOAD)
     sys.path[:0] = path
-    preload(modules)
+    with random_streams.noted():
+        preload(modules)
     try:
         with socket.socket(fileno=control) as connection:
             _Server(connection).run()

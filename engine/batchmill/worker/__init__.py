@@ -37,6 +37,7 @@ __all__ = [
     "main",
     "outline",
     "passthrough",
+    "random_streams",
     "records",
     "reply",
     "sealer",

@@ -142,7 +142,7 @@ def start(board: Board, slot: int, shared: SharedPickle, inherited: list[int | N
         _this.baseline.watch()
         if setup.preload:
             import_all(setup.preload, folder_of(setup))
-            random_streams.renew()
+        random_streams.renew()
         if isinstance(setup.spec, CommandSpec):
             _prepare_command(setup.spec, passer)
         elif setup.spec is not None:
