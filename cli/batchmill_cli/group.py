@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchmill.importing import without_collection
 from batchmill_cli.options.click_options import EPILOG, SETTINGS, Command, Context, general
 from batchmill_cli.terminal import stdio
 
@@ -50,7 +51,8 @@ class Program(click.Group):
         """The command of that name, imported now, or None."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"batchmill_cli.commands.{_MODULES.get(cmd_name, cmd_name)}").command
+        with without_collection():
+            command = importlib.import_module(f"batchmill_cli.commands.{_MODULES.get(cmd_name, cmd_name)}").command
         return command if isinstance(command, Command) else None
 
     def invoke(self, ctx: click.Context) -> object:

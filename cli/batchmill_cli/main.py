@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from batchmill.importing import without_collection
 from batchmill_cli import prewarm
 from batchmill_cli.terminal import stdio
 
@@ -41,9 +42,10 @@ def _run(args: list[str]) -> int:
     signal.signal(signal.SIGUSR1, _not_yet)
     if prewarm.is_wanted(args, os.environ):
         prewarm.take()
-    import click
+    with without_collection():
+        import click
 
-    from batchmill_cli.group import program
+        from batchmill_cli.group import program
 
     try:
         with program.make_context("batchmill", args) as context:

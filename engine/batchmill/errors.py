@@ -7,7 +7,8 @@ The classes are named for what happened; `exit_code` is the process status, of s
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+
+from batchmill.value_class import frozen_value_class
 
 
 class BatchmillError(Exception):
@@ -135,7 +136,7 @@ class ClusterLost(BatchmillError):
     exit_code = 70
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_value_class
 class ItemError:
     """Why an item failed: the exception's `type` name, its `message`, the `traceback` text ("" where there is none)."""
 

@@ -1,4 +1,4 @@
-"""Importing a module out of the caller's thread.
+"""Importing a module out of the caller's thread, and without the search for garbage.
 
 KeyboardInterrupt, or what a signal handler raises, may be lost in the middle of an import (in a callback of the import
 system) or leave a lock of it held, for which the next import in another thread waits for ever. Raised while an import
@@ -8,9 +8,24 @@ in another thread is waited for, it does neither: that import goes on to its end
 from __future__ import annotations
 
 import _thread
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _SLICE = 0.2  # seconds of a wait: a signal that another thread took is seen by this one after it
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """While modules are imported: they make many objects that stay, among which a search for garbage finds none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def attribute(module: str, name: str) -> object:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol
 
 from batchmill.errors import ItemError, ItemsFailed
 from batchmill.secrecy import mask_settings
 from batchmill.text import format_clock, format_rate, format_size, plural
+from batchmill.value_class import frozen_value_class, value_class
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # which type checkers have with them
@@ -51,7 +52,7 @@ class RangeFile(Protocol):
         InputBroken."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class FileRange:
     """A block that was not kept: `size` bytes from `start` on of a file, which whoever wants them reads."""
 
@@ -117,7 +118,7 @@ class Chunk(NamedTuple):
         return self.records - (len(self.skip) - self.skip.count(0) if self.skip is not None else 0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_value_class
 class Outcome(Generic[Result]):
     """What became of one item.
 
@@ -141,7 +142,7 @@ class Outcome(Generic[Result]):
     raw: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_value_class
 class FailureExample:
     """One failed item of a group: its `id`, its 1-based `line` and the error's message; `file` is the INPUT that the
     line is of, where there were several."""
@@ -152,7 +153,7 @@ class FailureExample:
     file: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_value_class
 class FailureGroup:
     """Failed items that share an error type: how many, and the first five of them."""
 
@@ -161,7 +162,7 @@ class FailureGroup:
     examples: tuple[FailureExample, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_value_class
 class Usage:
     """A resource sample of the parent and its workers: CPU in percent of one core, resident memory in bytes.
 
@@ -175,7 +176,7 @@ class Usage:
     machines: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_value_class
 class Snapshot:
     """How a run stands at one moment. `str()` of it is the progress line (without colours or escapes).
 
@@ -218,7 +219,7 @@ class Snapshot:
         return f"{100 * share:.1f}%"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen_value_class
 class Report:
     """What a run says at its end. Times are seconds since the epoch, sizes bytes.
 
@@ -328,7 +329,7 @@ class IdScan(NamedTuple):
 
 def report_map(report: Report) -> dict[str, Any]:
     """A Report as an END frame keeps it."""
-    values = {name: getattr(report, name) for name in report.__slots__}
+    values = {one.name: getattr(report, one.name) for one in fields(report)}
     values["failures"] = [
         [group.type, group.count, [[e.id, e.line, e.message, e.file] for e in group.examples]]
         for group in report.failures
@@ -340,7 +341,7 @@ def report_map(report: Report) -> dict[str, Any]:
 
 def report_of(values: dict[str, Any]) -> Report:
     """The Report that `report_map` made into a map; fields it does not know are left out."""
-    known = {name: values[name] for name in Report.__slots__ if name in values}
+    known = {one.name: values[one.name] for one in fields(Report) if one.name in values}
     known["failures"] = tuple(
         FailureGroup(type, count, tuple(FailureExample(*example) for example in examples))
         for type, count, examples in values["failures"]

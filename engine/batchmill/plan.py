@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from batchmill.settings import TLS, WORKER_OUTPUTS, Settings
 from batchmill.system.interpreter import environment
 from batchmill.system.machine import thread_caps, usable_cores
 from batchmill.text import name_some, nearest, option, speaks_command_line
+from batchmill.value_class import value_class
 from batchmill.version import __version__
 from batchmill.worker.captured import captured_in, unwrapped
 from batchmill.worker.code_bundle import anchored, collect, source_files
@@ -49,7 +50,7 @@ from batchmill.worker.source_digest import source_digest
 _DEFAULTS = Settings()
 
 
-@dataclass(frozen=True)
+@value_class
 class Plan:
     """A batch as it was asked for.
 

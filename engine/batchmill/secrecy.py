@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from itertools import pairwise
 from typing import Any
+
+from batchmill.value_class import value_class
 
 MASK = "***"
 SHORTEST = 4  # characters of a value that is looked for in texts: shorter ones are in every text
@@ -308,7 +310,7 @@ _ROUNDS = 200_000
 _DIGEST = 2  # bytes
 
 
-@dataclass(frozen=True)
+@value_class
 class Secrets:
     """The secret arguments of a batch, by name, each as bytes. What is kept of them tells whether they are the same.
 

@@ -21,7 +21,18 @@ from batchmill.settings import Settings
 TREES = {"batchmill": ROOT / "engine" / "batchmill", "batchmill_cli": ROOT / "cli" / "batchmill_cli"}
 
 # Modules that stand in no room. The ground may be imported by all; the rest join the rooms.
-GROUND = {"settings", "settings_fields", "model", "errors", "failure_groups", "text", "version", "importing", "secrecy"}
+GROUND = {
+    "settings",
+    "settings_fields",
+    "model",
+    "errors",
+    "failure_groups",
+    "text",
+    "version",
+    "importing",
+    "secrecy",
+    "value_class",
+}
 DOORS = {"__init__", "__main__", "api", "roles", "arguments", "plan", "main", "group", "prewarm"}
 PLAN_MAY_IMPORT = {"ground", "system", "files", "codec", "input", "checkpoint", "worker", "output"}
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidUsage
 from batchmill.text import option_name
+from batchmill.value_class import value_class
 from batchmill_cli.options.batch import TABLE, settings_of, under
 from batchmill_cli.options.click_options import Option, given
 from batchmill_cli.options.command import COMMAND_OPTIONS, NAMES, spec_of, with_lines
@@ -35,7 +35,7 @@ def command_options(group: str) -> list[Option]:
     return options
 
 
-@dataclass(frozen=True)
+@value_class
 class Subject:
     """A FUNCTION, or the command of a spec, on INPUTs as they were given. `options` are those of the command line."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import click
@@ -109,7 +110,7 @@ def _rescue(path: str, json: bool) -> None:
 
 
 def _object(found: Verification) -> dict[str, object]:
-    return {**{name: getattr(found, name) for name in found.__slots__}, "ok": found.ok}
+    return {**{one.name: getattr(found, one.name) for one in fields(found)}, "ok": found.ok}
 
 
 def describe(found: Verification) -> Iterator[str]:

@@ -8,15 +8,17 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchmill.errors import CheckpointBusy, InvalidUsage, is_signal
+from batchmill.importing import without_collection
 from batchmill.model import Report, Snapshot, StopReason
 from batchmill.settings import Settings, parse_duration
 from batchmill.text import as_reported, escape, plural
+from batchmill.value_class import value_class
 from batchmill_cli import BEGAN
 from batchmill_cli.options.command_lines import program_name, retold
 from batchmill_cli.running.metrics import Metrics
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 STOPPED = 3  # by design: --limit, --max-failures, --time-limit
 
 
-@dataclass(frozen=True)
+@value_class
 class Presentation:
     """How this run talks: taken from the options and the terminal, once."""
 
@@ -72,7 +74,7 @@ class Presentation:
         return self.quiet or not (self.terminal or self.verbose or self.mode == "log")
 
 
-@dataclass(frozen=True)
+@value_class
 class Ended:
     """What is left of a run: its report, the checkpoint's path (None: none was kept), and messages not yet shown."""
 
@@ -120,9 +122,10 @@ def _run_batch(  # noqa: PLR0917 - what run_batch takes, and its screen
     passing: Passing | None,
     note: str,
 ) -> Ended:
-    from batchmill.batch.batch import Batch
-    from batchmill.plan import make_plan
-    from batchmill.system.machine import worker_count
+    with without_collection():
+        from batchmill.batch.batch import Batch
+        from batchmill.plan import make_plan
+        from batchmill.system.machine import worker_count
 
     if manner.verbose and not settings.cluster_name:
         workers, source = worker_count(settings.workers)

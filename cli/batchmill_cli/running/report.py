@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from batchmill.codec.json_form import shown
 from batchmill.errors import is_signal
 from batchmill.model import FailureGroup, Report, StopReason
 from batchmill.text import escape, format_rate, format_size, plural, where
+from batchmill.value_class import value_class
 from batchmill_cli.options.command_lines import LONGEST_COMMAND
 from batchmill_cli.terminal.json_output import fields_of
 from batchmill_cli.terminal.quoting import join, quote
@@ -35,7 +35,7 @@ _CAUSES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
+@value_class
 class NextSteps:
     """What to type next, ready for a shell: continue, show the failures, collect the results ("" where it is moot).
 

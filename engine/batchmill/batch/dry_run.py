@@ -13,7 +13,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +37,7 @@ from batchmill.secrecy import mask_addresses
 from batchmill.settings import Settings
 from batchmill.system.machine import worker_count
 from batchmill.text import option
+from batchmill.value_class import value_class
 from batchmill.worker.template import Task
 
 FIRST = 5  # items named that would run first
@@ -48,7 +49,7 @@ _LOOK = 2000  # records looked at at once
 NONE, NEW, CONTINUED, MOVED = "none", "new", "continued", "moved aside"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Coming:
     """An item that would run: its `id`, its 1-based `line` and the ordinal of its `input`; for a command, how it would
     run, with the first of the items that it covers."""
@@ -59,7 +60,7 @@ class Coming:
     command: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Unreadable:
     """A record that is no item: its 1-based `line`, the ordinal of its `input`, and why."""
 
@@ -68,7 +69,7 @@ class Unreadable:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class DryRun:
     """What a run would do.
 

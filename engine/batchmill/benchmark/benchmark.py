@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -38,13 +38,14 @@ from batchmill.system.machine import (
     usable_cores,
 )
 from batchmill.text import format_size
+from batchmill.value_class import value_class
 
 MOST_RECORDS = 20_000  # sampled where no number is given
 READING = 0.1  # share of the time that reading the input may take
 ROOMY = 0.9  # share of the free memory that workers may take
 
 
-@dataclass(frozen=True)
+@value_class
 class Findings:
     """What a survey came to. `cells` may lack rounds where it was ended early: `stopped` says by what ("" for nothing).
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from statistics import median, stdev
 
 from batchmill.text import plural
+from batchmill.value_class import value_class
 
 CLOSE = 0.05  # a count within so much of the fastest is as good, if it is smaller
 SHORT = 1.0  # seconds; a shorter round measures more than the items
@@ -29,7 +29,7 @@ _OUTLYING = 0.1  # and at least so far from the median: among equal rounds any d
 _MEDIAN_ERROR = math.sqrt(math.pi / 2)  # standard error of a median over that of a mean, for normal errors
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Round:
     """One run of the sample with a number of workers.
 
@@ -51,7 +51,7 @@ class Round:
         return self.items / self.seconds if self.seconds > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Cell:
     """A number of workers with a chunk size (None: by time) and a batch size (items in a call, or "auto"; None: the
     function is called on each), and its rounds. `startup` is seconds, not in any round."""
@@ -105,7 +105,7 @@ class Cell:
         return max((r.peak_rss for r in self.rounds), default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Speedup:
     """How many times as fast as the fewest workers; `error` is its standard error, None where that is not known.
 
@@ -117,7 +117,7 @@ class Speedup:
     efficiency: float
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Fit:
     """The law of the module's docstring. `single` is the rate of one worker in it, in items per second."""
 
@@ -136,7 +136,7 @@ class Fit:
         return math.sqrt(max(0.0, 1 - self.contention) / self.coherency) if self.coherency > 0 else math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Bound:
     """What kept more workers from being faster: `kind` is "cores", "memory", "contention" or "none"."""
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from batchmill.benchmark.scaling import Cell, Round
 from batchmill.errors import InvalidUsage
+from batchmill.value_class import value_class
 
 MOST_WORKERS, MOST_COUNTS = 1024, 64
 
@@ -27,7 +28,7 @@ SPARE = 0.9  # share of the time left that is planned with
 _SEED = 7
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Asked:
     """What a survey is asked for: counts of workers, chunk sizes (None: by time), seconds in all, items (None: any),
     batch sizes ("auto": found out; None: the function is called on each item)."""

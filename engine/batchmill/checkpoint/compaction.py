@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from batchmill.checkpoint.frames import FileHeader, FrameRef, FrameType, Kind, frame_bytes
 from batchmill.checkpoint.history import History
@@ -17,9 +16,10 @@ from batchmill.codec.outcome_block import OutcomeBlock, blanked
 from batchmill.errors import CheckpointBusy, CheckpointRefused
 from batchmill.files.atomic_file import create_whole
 from batchmill.files.storage import Disk
+from batchmill.value_class import value_class
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Compacted:
     """What `compact` wrote: the new file's `path`, its `size` in bytes and what it was `before`, and how many outcomes
     were `dropped`."""

@@ -44,7 +44,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import NamedTuple
 from zlib import crc32
@@ -52,6 +51,7 @@ from zlib import crc32
 from batchmill.errors import CheckpointDamaged, CheckpointMismatch
 from batchmill.model import MAX_PAYLOAD
 from batchmill.text import option, plural
+from batchmill.value_class import value_class
 
 Pread = Callable[[int, int], bytes]  # (offset, size) -> the bytes there, fewer only at the end of the file
 
@@ -229,7 +229,7 @@ class Kind(Enum):
     CORRUPT = "corrupt"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Verdict:
     """What a scan found: valid frames up to `offset`, and `bytes` from there to the end of the file.
 

@@ -12,7 +12,6 @@ import queue
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -38,6 +37,7 @@ from batchmill.model import Stop
 from batchmill.secrecy import MASK, Secrets, is_masked, mask_facts
 from batchmill.settings import Settings
 from batchmill.text import escape, name_some, option
+from batchmill.value_class import value_class
 
 _T = TypeVar("_T")
 _LOOK, _LONGEST_LOOK = 0.02, 0.5  # seconds between looks at the lock; each is longer than the last
@@ -126,7 +126,7 @@ def _refuse_in_vain(path: str, meta: Mapping[str, Any], settings: Settings, secr
         pass
 
 
-@dataclass(frozen=True)
+@value_class
 class _Opener:
     """What a run does with the name of its checkpoint, once it holds it."""
 

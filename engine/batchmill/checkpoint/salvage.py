@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batchmill.checkpoint.frames import (
@@ -35,11 +34,12 @@ from batchmill.errors import BatchmillError, CheckpointDamaged, CheckpointRefuse
 from batchmill.files.atomic_file import create_whole
 from batchmill.files.storage import Disk, open_regular, read_at, sibling
 from batchmill.model import MAX_PAYLOAD
+from batchmill.value_class import value_class
 
 _MAX_LOST = 1_000_000  # gaps are filled frame by frame; a hostile seq must not fill the disk
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Verification:
     """What `verify` found: `size` in bytes, valid `frames` before the damage, `runs` and `outcomes` (items) in them.
 
@@ -119,7 +119,7 @@ class Place(NamedTuple):
     items: int
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Lost:
     """Frames `first` to `last` (seqs) are gone.
 
@@ -135,7 +135,7 @@ class Lost:
     ids: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Salvaged:
     """What `salvage` wrote: the new file's `path`, how many frames were `kept`, what is `lost`.
 

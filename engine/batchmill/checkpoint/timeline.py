@@ -15,6 +15,7 @@ from batchmill.checkpoint.histogram import Amounts, Durations
 from batchmill.checkpoint.reader import Holder
 from batchmill.failure_groups import TypeGroup
 from batchmill.model import Report
+from batchmill.value_class import value_class
 
 ENDINGS = ("recycled", "killed", "died")
 
@@ -75,7 +76,7 @@ class Slow(NamedTuple):
     file: str = ""
 
 
-@dataclass(frozen=True)
+@value_class
 class Timeline:
     """What happened in a checkpoint's runs.
 

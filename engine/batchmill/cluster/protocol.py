@@ -31,13 +31,13 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgpack
 
 from batchmill.files.mapped_pickle import Pickled
 from batchmill.settings import Settings
+from batchmill.value_class import value_class
 from batchmill.worker.main import WorkerSetup
 
 LENGTH = struct.Struct(">I")
@@ -45,7 +45,7 @@ PULSE = b""
 LEASE = 15.0  # seconds that an agent and its workers live on without hearing of their run
 
 
-@dataclass(frozen=True)
+@value_class
 class AgentSetup:
     """What an agent needs to know: the `slots` of its workers, what each of them is to be, and the limits it sees to.
 

@@ -223,18 +223,18 @@ def _chunk_encoder() -> Callable[[Any, int], Iterable[str]]:
 chunks = _chunk_encoder()
 
 
-_LONE = re.compile("[\ud800-\udfff]")
+_LONE = "[\ud800-\udfff]"
 
 
 def sound(text: str) -> str:
     r"""JSON that is no valid Unicode, made so: a lone surrogate becomes the text `\udce9`, as in the other outputs, for
     most readers refuse a whole file for JSON's own escape of it."""
-    return _LONE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text)
+    return re.sub(_LONE, lambda found: f"\\\\u{ord(found[0]):04x}", text)
 
 
 def is_sound(text: str) -> bool:
     """Whether a text is valid Unicode."""
-    return text.isascii() or _LONE.search(text) is None
+    return text.isascii() or re.search(_LONE, text) is None
 
 
 def encode(value: Any) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from batchmill.text import plural
+from batchmill.value_class import value_class
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Unsaid:
     """What of an output is not what it was.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 
 from batchmill.errors import InvalidUsage
+from batchmill.value_class import value_class
 
 STREAMS = "streams"  # the group of standard output and error: often they are one file
 
@@ -43,7 +43,7 @@ _HURTS = {
 _OWN = {Access.MADE, Access.TOLD, Access.APPENDED, Access.WRITTEN}
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Use:
     """One row of the table: a `path` (or the number of a standard descriptor), what for (`role`, as people know it),
     and what is done with it. Uses of one `group` belong together, and never hurt each other.

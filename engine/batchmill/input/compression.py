@@ -7,11 +7,11 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from shlex import quote
 from typing import Any, Protocol
 
 from batchmill.errors import InputBroken, InvalidUsage
+from batchmill.value_class import value_class
 
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, InputBroken)
 _PART = 1 << 20  # bytes that are unpacked at once, at most
@@ -88,7 +88,7 @@ class _Unzstd:
             raise OSError(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Compression:
     """A way to compress: its name, its suffix, the bytes that a member begins with and what tells them from text, what
     unpacks a member, and the command that unpacks what is whole of a file, and leaves out what is behind it."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import codecs
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from batchmill.errors import InvalidUsage
 from batchmill.settings import NO_QUOTE
 from batchmill.text import option, read_names, write_names
+from batchmill.value_class import value_class
 
 UTF8 = "utf-8"
 _WORDS = {"tab": "\t", "\\t": "\t", "space": " "}  # for characters that a shell makes hard to give
@@ -22,7 +23,7 @@ _ALIEN = 0xDC00  # and the byte: how a byte that its encoding does not have stan
 HANDLER = "batchmill.alien"  # the name of the codecs' error handler that puts it there, and makes it that byte again
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Dialect:
     """How a table is written. `quote` is "" where quotes are characters like others, `encoding` as Python calls it.
 

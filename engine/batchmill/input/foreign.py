@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from shlex import quote
 
 from batchmill.text import option
+from batchmill.value_class import value_class
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Foreign:
     """A kind of file: what it `is`, the suffixes that it has, the bytes that it begins with, Python code that converts
     it (`{old}` into `{new}`, which has the suffix `makes`), and the packages that the code needs."""

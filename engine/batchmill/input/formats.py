@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -24,6 +24,7 @@ from batchmill.input.tables import Table
 from batchmill.model import Chunk, FileRange
 from batchmill.settings import FORMATS as NAMES
 from batchmill.text import option, read_names, write_names
+from batchmill.value_class import value_class
 
 MAX_ITEM = 64 * 1024 * 1024  # bytes; a longer record is a failed item
 MAX_OWN_ID = 1024  # bytes of UTF-8; a longer text is identified by its digest
@@ -42,7 +43,7 @@ class BadItem(Exception):
         self.traceback = traceback
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Format:
     """How records of a format are cut and parsed.
 
@@ -316,7 +317,7 @@ def _plain(value: Any) -> Any:
     return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") and not value.shape else value
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class IdRule:
     """How an item's id is found: the field `field_name`, or (None) the rule of engine/README.md#ids."""
 

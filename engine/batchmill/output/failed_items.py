@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from batchmill.checkpoint.reader import naming
@@ -25,13 +24,14 @@ from batchmill.input.parquet_rows import RowsAgain
 from batchmill.input.sources import KEPT, TOO_LONG, ByteSource, chunks_of
 from batchmill.input.streams import opener
 from batchmill.output.results import Results
+from batchmill.value_class import value_class
 
 MOST = 1 << 30  # bytes of an item that is read at once
 _RECORDS = 1000  # looked at at once
 _STALE = 0.1  # seconds until an INPUT that is silent is asked again
 
 
-@dataclass(frozen=True)
+@value_class
 class Lost:
     """A failed item that cannot be given back: its `id`, its 1-based `line`, and why."""
 

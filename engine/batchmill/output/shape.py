@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from batchmill.codec.pack import pack_value
 from batchmill.codec.unpack import unpack_value
 from batchmill.output.kinds import NULL, Kind, together
+from batchmill.value_class import value_class
 
 MOST_FIELDS = 1000  # columns; a map of more is data of another kind
 Rank = tuple[int, ...]  # where a field first came: the ordering, the position in it, the place in its map
 
 
-@dataclass(frozen=True)
+@value_class
 class Shape:
     """Fields of results by where they first came, and `kinds` of their values, of ids and of results without fields,
     where these are asked for. `others` says that some result is no map, `has_own_ids` that the field `id` of some is

@@ -20,6 +20,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import NoReturn
 
+from batchmill.importing import without_collection
 from batchmill.pool.forkserver import ENDED, FAILED, HELLO, RELEASE, SPAWN, STARTED, Message, Preload, receive
 from batchmill.system.children import adopt_orphans, children_of, exit_code, kill_tree, pidfd_open, reap
 from batchmill.system.interpreter import command
@@ -51,8 +52,9 @@ def fork_off(control: int, wanted: Preload) -> int:
     What workers need of ours is imported once, for both. The process must not have another thread, nor anything yet
     that is not batchmill's.
     """
-    for module in SHARED:
-        importlib.import_module(module)
+    with without_collection():
+        for module in SHARED:
+            importlib.import_module(module)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, bootstrap.STOPPING)
     pid = os.fork()
     if pid == 0:

@@ -31,6 +31,7 @@ from enum import Enum
 
 from batchmill.errors import IllegalMove, ItemError
 from batchmill.model import Chunk
+from batchmill.value_class import value_class
 
 Divide = Callable[[Chunk, int], tuple[Chunk, Chunk]]
 
@@ -52,7 +53,7 @@ class Flight:
     state: ChunkState = ChunkState.HANDED
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Strike:
     """A crash that the record at position `first` of the input is blamed for; `count` is how many it has now."""
 

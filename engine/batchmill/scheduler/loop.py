@@ -15,7 +15,6 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from batchmill.errors import BatchmillError, CheckpointUnwritable, ClusterLost, ClusterUnfit, is_signal
@@ -35,6 +34,7 @@ from batchmill.scheduler.run_limits import Phase, TimeLimit
 from batchmill.scheduler.work_queue import WorkQueue
 from batchmill.scheduler.work_stealing import SOON, WorkStealer
 from batchmill.text import plural
+from batchmill.value_class import value_class
 from batchmill.worker import records
 from batchmill.worker.main import Ready
 from batchmill.worker.records import Answer, ChunkJob, Ids
@@ -59,7 +59,7 @@ class Watcher(Protocol):
         pass
 
 
-@dataclass(frozen=True)
+@value_class
 class Callbacks:
     """Whom the loop tells what.
 

@@ -19,12 +19,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from multiprocessing import process
 from multiprocessing.connection import wait as wait_for
 from typing import Any, NoReturn
 
 from batchmill.system.children import kill_descendants
+from batchmill.value_class import value_class
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # sent to all processes of a terminal, or of a service
 
@@ -39,7 +39,7 @@ _sentinels: list[int] = []  # the one that tells of the parent's end
 _handlers: set[object] = set()  # batchmill's, which a child forked by an item must not have either
 
 
-@dataclass(frozen=True)
+@value_class
 class Birth:
     """What a worker's process is to know of the program before it unpickles anything of it."""
 

@@ -9,13 +9,14 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from batchmill.codec.outcome_block import Failure
 from batchmill.errors import InputMissing, InvalidUsage
 from batchmill.secrecy import mask_script, mask_words
 from batchmill.text import close_names, did_you_mean, escape, option
+from batchmill.value_class import value_class
 from batchmill.worker.child_process import KILL_AFTER
 from batchmill.worker.shell_items import ShellItems
 from batchmill.worker.shell_script import ShellScript
@@ -27,7 +28,7 @@ AnyTemplate = Template | ShellScript | ShellItems
 _NO_FIELDS = ("lines", "null", "files")  # formats whose items are text
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class CommandSpec:
     """A command per item: `words` with placeholders, or one text for a shell (`shell`): /bin/sh, or `shell_program`.
 

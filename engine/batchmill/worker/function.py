@@ -15,7 +15,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.machinery import PathFinder
 from types import CodeType, ModuleType
@@ -30,13 +30,14 @@ from batchmill.errors import (
 from batchmill.files.mapped_pickle import Pickled
 from batchmill.secrecy import mask_text
 from batchmill.text import close_names, did_you_mean
+from batchmill.value_class import value_class
 from batchmill.worker.outline import Outline
 
 TRACEBACK_LINES = 5
 MAIN = ("__main__", "__mp_main__")  # the program's script, also in a process that multiprocessing has started
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class FunctionSpec:
     """How a worker finds the function. Small, and picklable by name alone.
 

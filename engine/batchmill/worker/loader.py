@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from types import CodeType, ModuleType, TracebackType
@@ -21,6 +21,7 @@ from typing import Any
 from batchmill.errors import FunctionFailed, FunctionStarved, InputMissing, InvalidUsage, NotGuarded, UnknownFunction
 from batchmill.system.scarcity import lacking_number
 from batchmill.text import option
+from batchmill.value_class import value_class
 from batchmill.worker.function import MAIN, FunctionSpec, here, is_name, no_file, no_module, parse, refuse_unfit
 from batchmill.worker.outline import no_name
 
@@ -30,7 +31,7 @@ if sys.version_info >= (3, 14):
 TRACEBACK_LINES = 5
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Resolved:
     """A worker's own function, and what it calls before its first item and after its last."""
 

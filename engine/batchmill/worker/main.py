@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,6 +18,7 @@ from batchmill.input.items import ItemReader
 from batchmill.secrecy import hide, learn, mask_arguments
 from batchmill.system.children import MARK, adopt_orphans, kill_descendants, mark_of
 from batchmill.text import option, speak_command_line
+from batchmill.value_class import value_class
 from batchmill.worker import item_logs, random_streams
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.batch_size import BatchSize
@@ -47,7 +47,7 @@ from batchmill.worker.script import stand_in
 from batchmill.worker.shared import SharedPickle
 
 
-@dataclass(frozen=True)
+@value_class
 class WorkerSetup:
     """What every worker of a run needs to know; pickled once per worker."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TypeGuard
 
 from batchmill.errors import FunctionFailed, UnknownFunction
 from batchmill.text import close_names, did_you_mean
+from batchmill.value_class import value_class
 
 _LISTED = 10  # names in a remedy
 # Whoever uses one of these may define names that a syntax tree does not show.
@@ -20,7 +20,7 @@ _UNSURE = {"exec", "eval", "globals", "locals", "vars", "setattr", "__dict__", "
 _OWN_SCOPE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Outline:
     """The top-level `functions` of a source in its order (public ones where there are any) and all names it binds.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from operator import lt, sub
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from batchmill.input.formats import MAX_OWN_ID, BadItem, Format, block_of, divid
 from batchmill.model import MAX_PAYLOAD, Chunk, FailureGroup
 from batchmill.secrecy import hide
 from batchmill.text import _bounded
+from batchmill.value_class import frozen_value_class
 
 MAX_KEPT_ITEM = 64 << 10  # bytes of a failed item that are kept beside its error
 _TOO_LARGE = (
@@ -309,7 +310,7 @@ def _shown(id: Any) -> Any:
     return _bounded(id, MAX_OWN_ID) if isinstance(id, str) else digest_id(packed)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_value_class
 class FailedCommand(ItemError):
     """Why a command failed, and in `packed` what it left all the same: its exit, stdout and stderr."""
 

@@ -17,12 +17,12 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batchmill.codec.json_form import Plain
 from batchmill.errors import InvalidUsage, ItemError, ItemFailed
 from batchmill.text import nearest
+from batchmill.value_class import value_class
 
 _OWN = r"\.|/|//|/\.|#|%|"
 _NAME = r"[A-Za-z_][\w.-]*"
@@ -49,7 +49,7 @@ Part = Callable[[Task], str]
 _NOBODY = Task("", b"", 0)
 
 
-@dataclass(frozen=True)
+@value_class
 class Placeholder:
     """A placeholder of ours: as it was `written`, at `start` to `end` of its word, and what is to stand there."""
 
