@@ -45,6 +45,8 @@ def many(items):
     return [item["id"] for item in items]
 def broken():
     pass
+def bye():
+    open("ended", "a").write(f"{os.getpid()} ")
 """
 
 
@@ -60,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def naps(place: Path) -> subprocess.CompletedProcess[str]:
     return batchmill("bench", "work.py:nap", "items.jsonl", "-j", "1,2", "--sample", "50", "-o", "naps.json", "--json",
-                     cwd=place)  # fmt: skip
+                     "--end", "bye", cwd=place)  # fmt: skip
 
 
 def measured(**changes: Any) -> Findings:
@@ -100,6 +102,12 @@ def test_the_file_holds_the_same_and_nothing_else_is_left(naps: subprocess.Compl
     assert {name for name in left if name.endswith((".ckpt", ".partial")) or name.startswith(".")} == set()
 
 
+def test_each_worker_has_an_end(naps: subprocess.CompletedProcess[str], place: Path) -> None:
+    ended = (place / "ended").read_text().split()
+    assert len(ended) == len(set(ended)) >= 2
+    assert "--end bye" in json.loads(naps.stdout)["command"]
+
+
 def test_it_is_said_beforehand_how_often_items_run(naps: subprocess.CompletedProcess[str]) -> None:
     first, second = naps.stderr.splitlines()[:2]
     assert "run again and again" in first
@@ -111,7 +119,7 @@ def test_the_command_to_copy_runs(naps: subprocess.CompletedProcess[str], place:
     words = shlex.split(json.loads(naps.stdout)["command"])
     words = words[words.index("run") :]
     assert words[:3] == ["run", "work.py:nap", "items.jsonl"]
-    assert words[3] == "-j"
+    assert words[3:] == ["--end", "bye", "-j", words[-1]]
     assert batchmill(*words, "-n", cwd=place).returncode == 0
 
 
@@ -130,7 +138,7 @@ def test_workers_have_the_environment_that_a_run_gives_them_and_results_are_comp
 
 
 def test_batch_sizes_are_an_axis_and_the_answer_names_one(place: Path) -> None:
-    sizes = ("--batch-size", "1,8", "--sample", "32", "--seconds", "2", "--json")
+    sizes = ("--batch-size", "1,8", "--sample", "32", "--seconds", "30", "--json")
     ended = batchmill("bench", "work.py:many", "items.jsonl", "-j", "1", *sizes, cwd=place)
     found = json.loads(ended.stdout)
     assert (ended.returncode, found["sample"]["failed"]) == (0, 0), ended.stderr

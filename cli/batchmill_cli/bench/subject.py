@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OF_BOTH = (*TABLE, "timeout", "window")
 OF_FUNCTIONS = (
-    "set", "set_env", "init", "preload", "start_method", "start_timeout", "worker_output", "batch_format",
+    "set", "set_env", "init", "end", "preload", "start_method", "start_timeout", "worker_output", "batch_format",
 )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ OPTIONS = [
     Option("--plot", group=OUTPUT, type=FILE, metavar="FILE", help="Draw the curve into a .svg or .png file."),
     Option("--json", group=OUTPUT, is_flag=True, help="Print one JSON object in place of the table."),
     Option("-q", "--quiet", group=OUTPUT, is_flag=True, help="Say nothing on stderr but errors."),
-    *of_run(FUNCTION, "set", "set_env", "init", *TABLE, "timeout", "window", "preload"),
+    *of_run(FUNCTION, "set", "set_env", "init", "end", *TABLE, "timeout", "window", "preload"),
     *of_run(FUNCTION, "start_method", "start_timeout", "batch_format"),
     Option("--worker-output", group=FUNCTION, type=FILE, metavar="FILE",
            help="For prints of the function: stderr, none, FILE. [none]"),

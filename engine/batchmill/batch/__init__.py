@@ -5,7 +5,6 @@
     backend        its workers on this machine
     commit         a worker's reply: into the checkpoint first, then to all who count on it; `committed`: read back
     progress       counts, snapshots, samples, the report
-    farewell       what workers call at the end of a run
     following      who follows a run from Python; `progress_line`: shows it
     exit_status    of a run, from what it came to
     duplicate_ids  ids that came more than once, counted in bounded memory

@@ -15,7 +15,6 @@ from batchmill.batch.backend import LocalBackend
 from batchmill.batch.commit import Committer, Sink
 from batchmill.batch.committed import CommittedFrames
 from batchmill.batch.exit_status import exit_status
-from batchmill.batch.farewell import Farewell
 from batchmill.batch.progress import Progress
 from batchmill.checkpoint.frames import FrameType
 from batchmill.checkpoint.history import History
@@ -35,6 +34,7 @@ from batchmill.pool.processes import PATIENCE
 from batchmill.pool.worker_limits import Limits
 from batchmill.scheduler.backend import Backend, Wanted
 from batchmill.scheduler.chunk_size import ChunkSizer
+from batchmill.scheduler.farewell import Farewell
 from batchmill.scheduler.in_flight import InFlight
 from batchmill.scheduler.loop import TICK, Callbacks, Loop
 from batchmill.scheduler.retrier import Retrier

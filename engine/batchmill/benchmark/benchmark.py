@@ -29,6 +29,7 @@ from batchmill.input.sources import ByteSource
 from batchmill.model import Stop, StopReason
 from batchmill.plan import Plan
 from batchmill.pool.processes import PATIENCE
+from batchmill.scheduler.farewell import Farewell
 from batchmill.system.machine import (
     available_memory,
     busy_seconds,
@@ -182,6 +183,8 @@ class _Pools:
         self._on_message = on_message
         self._clock = clock
         self._warm_pools: dict[int, WarmPool] = {}  # by count of workers
+        self._farewells: dict[WarmPool, Farewell] = {}
+        self._noted: set[str] = set()
         self._thinned: dict[int, tuple[Record, ...]] = {}
         self.startups: dict[int, float] = {}
         self.agreement = Agreement()
@@ -208,6 +211,10 @@ class _Pools:
                 output=prints,
             )
             self._warm_pools.update(dict.fromkeys(fitting, warm_pool))
+            farewell = Farewell(warm_pool, self._events, self._note)
+            if self._plan.end is not None:
+                farewell.expect(within=self._plan.settings.grace)
+            self._farewells[warm_pool] = farewell
             warm_pool.start_all(self._events, self._plan.settings.start_timeout)
             if len(warm_pool.startups) < size:
                 break  # stopped
@@ -234,8 +241,15 @@ class _Pools:
 
     def close(self) -> None:
         """End all workers."""
-        for warm_pool in set(self._warm_pools.values()):
+        for warm_pool, farewell in self._farewells.items():
+            warm_pool.use_all()
+            farewell.say()
             warm_pool.close(0.0 if self.stopped else PATIENCE)
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self._noted:
+            self._noted.add(sentence)
+            self._on_message(f"Warning: {sentence}")
 
     # Runs
 
@@ -282,6 +296,7 @@ class _Pools:
             events=self._events,
             deadline=deadline,
             on_message=self._on_message,
+            on_end=self._farewells[warm_pool].hear,
             window=window,
         )
 

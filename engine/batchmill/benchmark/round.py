@@ -51,6 +51,7 @@ class CellRun:
         events: queue.SimpleQueue[Any],
         deadline: float,
         on_message: Callable[[str], None],
+        on_end: Callable[[str], None],
         window: int | None,
     ) -> None:
         assert plan.cut is not None
@@ -86,7 +87,9 @@ class CellRun:
             progress=self,
             output_maker=OutputMaker(warm_pool, None),
             sealer=Sealer(plan.identifier(), None, 1, keeps_items=False),
-            callbacks=Callbacks(commit=self._commit, strike=_ignore, generation=lambda: 1, message=on_message),
+            callbacks=Callbacks(
+                commit=self._commit, strike=_ignore, generation=lambda: 1, message=on_message, ended=on_end
+            ),
             window=window or plan.settings.window,
             grace=plan.settings.grace,
             start_timeout=plan.settings.start_timeout,

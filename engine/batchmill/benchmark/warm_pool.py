@@ -82,13 +82,18 @@ class WarmPool(LocalPool):
 
     def use(self, count: int) -> None:
         """Let the next loop see the first `count` workers only."""
-        everyone = {**self.workers, **(self._resting or {})}
+        self.use_all()
+        everyone = self.workers
         self._resting = {slot: worker for slot, worker in everyone.items() if slot >= count}
         self.workers = {slot: worker for slot, worker in sorted(everyone.items()) if slot < count}
         self.size = count
 
-    def close(self, patience: float) -> None:
-        """The resting ones too."""
+    def use_all(self) -> None:
+        """Let the resting ones be seen too."""
         self.workers.update(self._resting or {})
         self._resting = {}
+
+    def close(self, patience: float) -> None:
+        """The resting ones too."""
+        self.use_all()
         super().close(patience)

@@ -9,10 +9,11 @@
     retrier        failed items that are tried again; `retries`: when
     run_limits     what a run with --time-limit does when, and how many failures end it
     ending         what still runs when a run is to end: asked, then killed
+    farewell       what workers call when they have nothing more to do
     backend        what a run asks of the place where its workers are
     rendering      which worker makes which part of the output
 
 May import: ground, system, files, pool, worker, output, checkpoint, input, codec.
 """
 
-__all__ = ["backend", "chunk_size", "in_flight", "loop", "rendering", "retrier", "run_limits", "work_queue"]
+__all__ = ["backend", "chunk_size", "farewell", "in_flight", "loop", "rendering", "retrier", "run_limits", "work_queue"]
