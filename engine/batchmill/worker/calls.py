@@ -6,7 +6,9 @@ so that none of the call is taken back, and that of the first in the column CALL
 the call covered several, and whom to charge only when each has run by itself.
 
 A call that raises, takes too long or returns another number of results costs its items no more than another try: they
-are called one by one, at once, each with its own number on the board again. What fails alone is failed.
+are called one by one, at once, each with its own number on the board again. What fails alone is failed. From then on
+what comes behind the one at hand may be taken back, also what is not run: each is published before the limit is looked
+at, as when it was opened.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ LONGEST = 0.5  # seconds; calls of a size that is found out grow no further
 
 
 class _Row(NamedTuple):
-    """A record that was opened: what is kept of it, the item, or why it is none."""
+    """A record that was opened: its number on the board, what is kept of it, the item, or why it is none."""
 
     number: int
     id: Any
@@ -51,7 +53,7 @@ class _Row(NamedTuple):
 class _Passed(NamedTuple):
     """A record that is not run: masked out, or no item (`is_blank`, or another shard's)."""
 
-    offset: int
+    number: int
     is_masked: bool
     is_blank: bool = False
 
@@ -75,6 +77,7 @@ class _Calls:
         self._size = self._given or this_worker.batch_size.size
         self._waiting: list[_Row | _Passed] = []
         self._items = 0  # among those that wait
+        self._ours = 0  # the number of the last record that cannot be taken back any more
 
     def run(self) -> None:
         """Open records and call the function, as long as that is allowed."""
@@ -85,6 +88,7 @@ class _Calls:
                 board[self._at_hand] = number
                 if number >= board[self._limit]:
                     break
+                self._ours = number
                 self._open(number, record)
                 if self._items == self._size and not self._work_off():
                     return
@@ -99,7 +103,7 @@ class _Calls:
     def _open(self, number: int, record: Any) -> None:
         offset, chunk, identifier = number - self._base, self._chunk, this_worker.identifier
         if chunk.skip is not None and chunk.skip[offset]:
-            self._waiting.append(_Passed(offset, True))
+            self._waiting.append(_Passed(number, True))
             return
         this_worker.is_theirs = True
         try:
@@ -108,7 +112,7 @@ class _Calls:
             found = unread(chunk, offset, error)
         this_worker.is_theirs = False
         if found is None:
-            self._waiting.append(_Passed(offset, False, identifier.is_blank(record)))
+            self._waiting.append(_Passed(number, False, identifier.is_blank(record)))
             return
         id, raw, item, content, bad = found
         self._board[self._opened] = number
@@ -136,10 +140,12 @@ class _Calls:
         return perf_counter() <= self._deadline and self._reply.size <= MAX_REPLY
 
     def _note(self, outcomes: list[Outcome]) -> bool:
-        """Add what became of the records that wait, up to the first that is to run and has no outcome; False if there
-        is one."""
+        """Add what became of the records that wait, up to the first that was taken back, or is to run and has no
+        outcome; False if there is one."""
         done = iter(outcomes)
         for row in self._waiting:
+            if not self._claim(row.number):
+                return False
             if isinstance(row, _Passed):
                 self._pass(row)
             elif row.refused is not None:
@@ -152,9 +158,9 @@ class _Calls:
 
     def _pass(self, row: _Passed) -> None:
         if row.is_masked:
-            self._reply.mask(row.offset)
+            self._reply.mask(row.number - self._base)
         else:
-            self._reply.pass_over(row.offset, row.is_blank)
+            self._reply.pass_over(row.number - self._base, row.is_blank)
 
     def _add(self, row: _Row, outcome: bytes | ItemError, end: float) -> None:
         add_id, add_content, add_result, add_end = self._reply.adders()
@@ -194,11 +200,21 @@ class _Calls:
 
     def _call_on_each(self, rows: list[_Row], outcomes: list[Outcome]) -> None:
         """Add the outcomes of items, by a call each, up to the first that was taken back meanwhile."""
+        for row in rows[:1]:
+            self._board[self._at_hand] = self._ours = row.number  # what was at hand till now came behind it
         for row in rows:
-            self._board[self._at_hand] = row.number
-            if row.number >= self._board[self._limit] and len(rows) > 1:
+            if not self._claim(row.number):
                 break
             outcomes.append((self._called_on(row), perf_counter()))
+
+    def _claim(self, number: int) -> bool:
+        """Have a record for good, and say so on the board; False where it was taken back."""
+        if number > self._ours:
+            self._board[self._at_hand] = number
+            if number >= self._board[self._limit]:
+                return False
+            self._ours = number
+        return True
 
     def _called_on(self, row: _Row) -> bytes | ItemError:
         begun, results = perf_counter(), list[Any]()

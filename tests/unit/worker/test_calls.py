@@ -171,6 +171,24 @@ def test_what_is_taken_back_while_a_call_runs_is_not_called_by_itself_when_the_c
     assert (answer.records, function.calls) == (2, [[10, 11, 12, 13], [10], [11]])
 
 
+@pytest.mark.parametrize("behind", ["\n", "no json\n", 13])
+@pytest.mark.parametrize("after", [(), (14,)])
+def test_nor_is_what_is_not_run_answered_for_when_it_was_taken_back(behind: int | str, after: tuple[int, ...]) -> None:
+    """Blank, no item, masked: behind what is called by itself, and before what is not called any more."""
+
+    def lowers(ids: list[int]) -> list[int]:
+        if len(ids) > 1:
+            raise ValueError
+        if ids == [11]:
+            board[LIMIT] = BASE + 2
+        return ids
+
+    skip = bytes([0, 0, behind == 13, behind == 13] + [0] * len(after))
+    with worker(Recorder(lowers), batch_size=5) as board:
+        answer = answered(chunk_of(block(10, 11, behind, behind, *after))._replace(skip=skip), serial=SERIAL)
+    assert answer.records == 2
+
+
 def test_results_that_came_before_no_more_could_be_run_are_kept() -> None:
     def scarce(ids: list[int]) -> Iterator[int]:
         for id in ids:
