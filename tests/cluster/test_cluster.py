@@ -60,6 +60,41 @@ def many(items):
     return [2 * n for n in numbers]
 """
 
+WHOLE = """
+import dataclasses, os, sys
+import numpy as np
+import batchmill
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+def set_up(folder, table):
+    global FOLDER, OWN
+    FOLDER, OWN = folder, table
+
+def clean_up():
+    open(os.path.join(FOLDER, f"end-{os.getpid()}"), "w").close()
+
+def move(item, table):
+    assert not (table.flags.writeable or OWN.flags.writeable)
+    return Point(item.x + int(table[2]) + int(OWN[0])), os.getpid()
+
+def move_all(items, table):
+    return [Point(item.x + int(table[2])) for item in items]
+
+if __name__ == "__main__":
+    folder, cluster = sys.argv[1:]
+    points, table = [Point(n) for n in range(20)], np.arange(10**5)
+    found = batchmill.map(move, points, kwargs={"table": table}, init=set_up, end=clean_up, cluster=cluster,
+                          init_kwargs={"folder": folder, "table": table + 7})
+    assert [point for point, _ in found] == [Point(n + 9) for n in range(20)]
+    ended = {int(name.removeprefix("end-")) for name in os.listdir(folder) if name.startswith("end-")}
+    assert ended >= {pid for _, pid in found}, (ended, found)
+    with batchmill.stream(move_all, points, kwargs={"table": table}, batch_size="auto", cluster=cluster) as outcomes:
+        assert sorted(outcome.result.x for outcome in outcomes) == list(range(2, 22))
+"""
+
 # --- the same output -------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +207,13 @@ def test_a_script_runs_its_own_function_on_a_client_or_an_address_and_prints_com
     for name in ("Client", "str"):
         assert [one["result"] for one in lines_of(tmp_path / f"{name}.jsonl")] == [n * n for n in range(20)]
     assert Counter(done.stderr.splitlines()) == {f"scoring {n}": 2 for n in range(20)}
+
+
+def test_what_python_gives_and_takes_is_the_same_on_the_cluster(cluster: DaskCluster, tmp_path: Path) -> None:
+    """Shared data, arguments of init, an end, values of one's own, calls of many items."""
+    (tmp_path / "script.py").write_text(WHOLE)
+    ended = finish(cwd=tmp_path, command=(sys.executable, "script.py", str(tmp_path), cluster.address))
+    assert (ended.status, ended.out, ended.err) == (0, "", "")
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
