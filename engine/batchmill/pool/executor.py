@@ -11,7 +11,7 @@ it is in CPython 3.11 to 3.15; where that is not so, the first start says it in 
                           `_pending_work_items`
     Queue                 asks its semaphore to acquire, to release, and `_semlock._is_zero()`; keeps `_reader` and
                           `_writer`; starts its thread by `_start_thread` in the first `put`, if `_thread` is None
-    SimpleQueue           keeps `_reader` and `_writer`
+    SimpleQueue           keeps `_reader` and `_writer`, of which `recv` and `send` read and write a length and a pickle
     Process               `_bootstrap(parent_sentinel=)` is its main function in the new process
     reduction             DupFd asks the process being started (set_spawning_popen) to pass a descriptor
 """
@@ -19,12 +19,16 @@ it is in CPython 3.11 to 3.15; where that is not so, the first start says it in 
 from __future__ import annotations
 
 import os
+import pickle
 import platform
+import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import process, queues
+from multiprocessing.connection import Connection
 from typing import Any
 
 from batchmill.errors import Unsupported
@@ -33,7 +37,10 @@ from batchmill.system.scarcity import lacking_number
 from batchmill.system.threads import ensure_room
 
 _THREADS = 2  # that serve a worker in this process
+_MOST_KEPT = 6 << 20  # bytes of memory for a reply that serve again
 _JOIN = 1.0  # seconds for the executor's thread to have seen that its process is dead
+
+_spare: deque[bytearray] = deque(maxlen=2)  # as many replies are read at once, mostly
 
 
 class NoLock:
@@ -61,6 +68,38 @@ class NoLock:
 
     def _is_zero(self) -> bool:
         return False
+
+
+class ReplyReader(Connection):
+    """The end of a pipe that replies are read from, each into one piece of memory, which serves again. The library's
+    own asks for all that is left, gets 64 KiB of it, and puts such pieces together, in memory that is new each time: of
+    large replies that is most of what reading costs."""
+
+    def recv(self) -> Any:
+        """As Connection.recv."""
+        (size,) = struct.unpack("!i", self._fill(memoryview(bytearray(4))))
+        if size < 0:
+            (size,) = struct.unpack("!Q", self._fill(memoryview(bytearray(8))))
+        try:
+            memory = _spare.pop()
+        except IndexError:
+            memory = bytearray()
+        if len(memory) < size:
+            memory = bytearray(size)
+        with memoryview(memory)[:size] as reply:
+            found = pickle.loads(self._fill(reply))
+        if len(memory) <= _MOST_KEPT:
+            _spare.append(memory)
+        return found
+
+    def _fill(self, memory: memoryview) -> memoryview:
+        left = memory
+        while left:
+            taken = os.readv(self.fileno(), [left])
+            if not taken:
+                raise EOFError("a reply has no end")
+            left = left[taken:]
+        return memory
 
 
 class _WorkerFace(WorkerProcess):
@@ -147,6 +186,7 @@ class SingleProcessExecutor:
             # A worker killed half-way through a reply must show as the end of the pipe: the manager thread would
             # wait for the rest for ever while this process itself holds a writing end (row 22 of tests/README.md).
             self._context.replies._writer.close()
+            self._context.replies._reader.__class__ = ReplyReader  # now: the worker has been given its copy
             self._process = self._context.process
             self._feeder: threading.Thread = self._process.feeder
         return future

@@ -6,14 +6,15 @@ import inspect
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import context, process, queues, reduction
+from multiprocessing import Pipe, context, process, queues, reduction
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from cli_kit import environment
 
-from batchmill.pool.executor import NoLock
+from batchmill.pool.executor import NoLock, ReplyReader
 
 
 class Context:
@@ -30,6 +31,26 @@ class Context:
         if name == "SimpleQueue":
             return lambda: queues.SimpleQueue(ctx=self)
         return lambda *_: NoLock()
+
+
+def test_replies_are_read_as_the_library_writes_them_and_one_without_an_end_raises() -> None:
+    reader, writer = Pipe(duplex=False)
+    reader.__class__ = ReplyReader
+    replies: list[Any] = [None, b"a" * 3_000_000, b"b" * 20_000, [b"c" * 9_000_000, 7], b"d" * 3_000_000]
+
+    def feed() -> None:
+        for reply in replies:
+            writer.send(reply)
+
+    feeder = Thread(target=feed, daemon=True)
+    feeder.start()
+    assert [reader.recv() for _ in replies] == replies  # those that came first are not those read into their memory
+    feeder.join(30)
+    writer._send(b"\0\0\0\x64 a part")  # type: ignore[attr-defined]
+    writer.close()
+    with pytest.raises(EOFError):
+        reader.recv()
+    reader.close()
 
 
 def test_an_executor_asks_its_context_for_these_and_nothing_more() -> None:
