@@ -193,6 +193,7 @@ class Plan:
             batch_size=1 if settings.batch_size == "auto" else int(settings.batch_size or 0),
             is_batch_size_found=settings.batch_size == "auto",
             batch_format=settings.batch_format,
+            memory=settings.worker_memory,
             gives_back=self.gives_back,
             is_command_line=speaks_command_line(),
             mark=os.urandom(8).hex() if self.command else "",

@@ -22,6 +22,7 @@ from batchmill.settings import Settings
 from batchmill.worker import main, records
 from batchmill.worker.baseline import Baseline
 from batchmill.worker.batch_size import BatchSize
+from batchmill.worker.call_results import of_one
 from batchmill.worker.calls import run_calls
 from batchmill.worker.loader import Resolved
 from batchmill.worker.main import WorkerSetup
@@ -62,11 +63,12 @@ def worker(
     )
     state.identifier = ItemReader(format, IdRule(id_field), shard, ids_needed)
     state.pack = Packing().result
-    state.run = run_calls if batch_size else records.run_records
+    state.run = run_calls if state.setup.has_calls_of_many else records.run_records
     state.batch_size = BatchSize(batch_size or 1)
     state.baseline = Baseline(records.note_touch)
     state.resolved = Resolved(function, None)
-    state.function = main.bound(function, dict(kwargs or {}))
+    bound = main.bound(function, dict(kwargs or {}))
+    state.function = of_one(bound) if batch_size == 1 else bound
     try:
         yield board
     finally:

@@ -312,6 +312,13 @@ def rss_of(pid: int) -> int:
         return 0
 
 
+def peak_rss() -> int:
+    """The most resident bytes that this process has had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def offspring_memory(pid: int) -> int:
     """Resident bytes of the processes that a process has started, and that those have; 0 where it has gone.
 

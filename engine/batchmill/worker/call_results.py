@@ -11,9 +11,9 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from batchmill.errors import FunctionFailed
+from batchmill.errors import FunctionFailed, ItemFailed
 from batchmill.settings import BATCH_FORMATS
-from batchmill.text import option, plural
+from batchmill.text import describe, option, plural
 
 LIST, PANDAS, ARROW = BATCH_FORMATS
 _MODULES = {PANDAS: "pandas", ARROW: "pyarrow"}
@@ -52,9 +52,25 @@ def result_of(function: Callable[[Sequence[Any]], Any], item: Any) -> Any:
     return results[0]
 
 
+def of_one(function: Callable[[Sequence[Any]], Any]) -> Callable[[Any], Any]:
+    """`function` of many items as one of an item, which fails where an exception comes in the place of a result."""
+
+    def call(item: Any) -> Any:
+        results: list[Any] = []
+        take_results(function([item]), 1, results)
+        if isinstance(results[0], BaseException):
+            raise ItemFailed(describe(results[0]))
+        return results[0]
+
+    return call
+
+
 def take_results(returned: Any, count: int, into: list[Any]) -> None:
     """Append the results of `count` items to `into`, one by one as they come. Raises ValueError for another number of
     them, TypeError for what is no sequence of results, and whatever a generator raises."""
+    if type(returned) is list and len(returned) == count:
+        into += returned
+        return
     for result in _each(returned):
         if len(into) == count:
             into.clear()

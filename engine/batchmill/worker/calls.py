@@ -24,6 +24,7 @@ from batchmill.worker.records import (
     CALL,
     COLUMNS,
     LIMIT,
+    LOOK,
     MAX_REPLY,
     OPENED,
     RECORD_BITS,
@@ -59,6 +60,7 @@ class _Passed(NamedTuple):
 
 
 Outcome = tuple["bytes | ItemError", float]  # the packed result or why it failed, and when that was known
+_NONE = (None, 0.0)
 
 
 def run_calls(job: ChunkJob, reply: Reply) -> None:
@@ -76,8 +78,9 @@ class _Calls:
         self._given = 1 if job.chunk.single else job.batch_size
         self._size = self._given or this_worker.batch_size.size
         self._waiting: list[_Row | _Passed] = []
-        self._items = 0  # among those that wait
+        self._rows: list[_Row] = []  # the items among those that wait
         self._ours = 0  # the number of the last record that cannot be taken back any more
+        self._next_look = reply.ends[0] + LOOK
 
     def run(self) -> None:
         """Open records and call the function, as long as that is allowed."""
@@ -90,7 +93,7 @@ class _Calls:
                     break
                 self._ours = number
                 self._open(number, record)
-                if self._items == self._size and not self._work_off():
+                if len(self._rows) == self._size and not self._work_off():
                     return
             self._work_off()
         except BaseException:
@@ -116,15 +119,16 @@ class _Calls:
             return
         id, raw, item, content, bad = found
         self._board[self._opened] = number
-        is_item = bad is None and chunk.condemned is None
-        refused = None if is_item else self._reply.refuse(bad, chunk.condemned)
-        self._waiting.append(_Row(number, id, raw, item, content, refused))
-        self._items += is_item
+        if bad is None and chunk.condemned is None:
+            row = _Row(number, id, raw, item, content, None)
+            self._rows.append(row)
+        else:
+            row = _Row(number, id, raw, item, content, self._reply.refuse(bad, chunk.condemned))
+        self._waiting.append(row)
 
     def _work_off(self) -> bool:
         """Call the function on what waits, and note what became of it; whether there is time for more."""
-        rows = [row for row in self._waiting if isinstance(row, _Row) and row.refused is None]
-        outcomes = list[Outcome]()
+        rows, outcomes = self._rows, list[Outcome]()
         try:
             if len(rows) > 1:
                 self._call_on(rows, outcomes)
@@ -134,26 +138,35 @@ class _Calls:
             is_all = self._note(outcomes)
         if not is_all:
             return False  # what is left was taken back
-        self._waiting, self._items = [], 0
+        self._waiting, self._rows = [], []
         self._size = self._given or this_worker.batch_size.size
-        put_back()
-        return perf_counter() <= self._deadline and self._reply.size <= MAX_REPLY
+        now = perf_counter()
+        if now > self._next_look:  # what is noticed at once was put back at once
+            put_back()
+            self._next_look = now + LOOK
+        return now <= self._deadline and self._reply.size <= MAX_REPLY
 
     def _note(self, outcomes: list[Outcome]) -> bool:
         """Add what became of the records that wait, up to the first that was taken back, or is to run and has no
         outcome; False if there is one."""
-        done = iter(outcomes)
+        reply, done, keeps = self._reply, iter(outcomes), this_worker.setup.with_item
+        add_id, add_content, add_result, add_end = reply.adders()
         for row in self._waiting:
-            if not self._claim(row.number):
+            if row.number > self._ours and not self._claim(row.number):
                 return False
             if isinstance(row, _Passed):
                 self._pass(row)
-            elif row.refused is not None:
-                self._add(row, row.refused, self._reply.ends[-1])
-            elif (outcome := next(done, None)) is not None:
-                self._add(row, *outcome)
-            else:
+                continue
+            outcome, end = (row.refused, reply.ends[-1]) if row.refused is not None else next(done, _NONE)
+            if outcome is None:
                 return False
+            add_id(row.id)
+            add_content(row.content)
+            if keeps or not isinstance(outcome, bytes):
+                outcome = kept(reply, outcome, row.raw)
+            add_result(outcome)
+            reply.size += len(outcome)
+            add_end(end)
         return True
 
     def _pass(self, row: _Passed) -> None:
@@ -161,16 +174,6 @@ class _Calls:
             self._reply.mask(row.number - self._base)
         else:
             self._reply.pass_over(row.number - self._base, row.is_blank)
-
-    def _add(self, row: _Row, outcome: bytes | ItemError, end: float) -> None:
-        add_id, add_content, add_result, add_end = self._reply.adders()
-        add_id(row.id)
-        add_content(row.content)
-        if this_worker.setup.with_item or not isinstance(outcome, bytes):
-            outcome = kept(self._reply, outcome, row.raw)
-        add_result(outcome)
-        self._reply.size += len(outcome)
-        add_end(end)
 
     def _call_on(self, rows: list[_Row], outcomes: list[Outcome]) -> None:
         """Add the outcomes of several items, by one call; where that fails, of those without a result by one each."""
@@ -180,6 +183,8 @@ class _Calls:
         postponed: Postponed | None = None
         try:
             take_results(this_worker.function([row.item for row in rows]), len(rows), results)
+            if this_worker.is_touched:
+                put_back()
             this_worker.is_theirs = False
         except Postponed as error:  # nor can any be called by itself
             this_worker.is_theirs, postponed = False, error
@@ -221,6 +226,8 @@ class _Calls:
         this_worker.is_theirs, this_worker.single = True, row.id
         try:
             take_results(this_worker.function([row.item]), 1, results)
+            if this_worker.is_touched:
+                put_back()
             this_worker.is_theirs = False
         except BaseException as error:
             return caught(error)

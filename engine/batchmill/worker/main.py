@@ -17,6 +17,7 @@ from batchmill.input.formats import IdRule
 from batchmill.input.items import ItemReader
 from batchmill.secrecy import hide, learn, mask_arguments
 from batchmill.system.children import MARK, adopt_orphans, kill_descendants, mark_of
+from batchmill.system.machine import peak_rss
 from batchmill.text import option, speak_command_line
 from batchmill.value_class import value_class
 from batchmill.worker import item_logs, random_streams
@@ -24,7 +25,7 @@ from batchmill.worker.baseline import Baseline
 from batchmill.worker.batch_size import BatchSize
 from batchmill.worker.board import Board
 from batchmill.worker.bootstrap import end_with_parent, handle, redirect, seal
-from batchmill.worker.call_results import LIST, taking
+from batchmill.worker.call_results import LIST, of_one, taking
 from batchmill.worker.calls import run_calls
 from batchmill.worker.command import CommandSpec
 from batchmill.worker.command_calls import CommandCalls
@@ -75,7 +76,13 @@ class WorkerSetup:
     batch_size: int = 0  # items in a call of the function; 0: it is called on each
     is_batch_size_found: bool = False  # that is where it begins, and what pays is found out
     batch_format: str = LIST
+    memory: int | None = None  # bytes that a worker may hold
     mark: str = ""  # of this run's commands
+
+    @property
+    def has_calls_of_many(self) -> bool:
+        """Whether a call may cover several items."""
+        return self.batch_size > 1 or self.is_batch_size_found
 
 
 class Ready(NamedTuple):
@@ -128,8 +135,8 @@ def start(board: Board, slot: int, shared: SharedPickle, inherited: list[int | N
     _this.setup = setup
     _this.pack = (OwnPacking() if setup.gives_back else Packing()).result
     _this.baseline = Baseline(note_touch)
-    _this.run = run_calls if setup.batch_size else run_records
-    _this.batch_size = BatchSize(None if setup.is_batch_size_found else setup.batch_size)
+    _this.run = run_calls if setup.has_calls_of_many else run_records
+    _this.batch_size = BatchSize(None if setup.is_batch_size_found else setup.batch_size, setup.memory, peak_rss)
     identifier = TaskReader if isinstance(setup.spec, CommandSpec) else ItemReader
     _this.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
     _this.identifier.is_brief = not (setup.ids_needed or setup.with_item)
@@ -171,7 +178,8 @@ def _prepare_function(spec: FunctionSpec, arguments: Pickled) -> None:
     check_arguments(spec, resolved.function, kwargs)
     _this.function = bound(resolved.function, kwargs)
     if setup.batch_size:
-        _this.function = taking(_this.function, setup.batch_format)
+        of_many = taking(_this.function, setup.batch_format)
+        _this.function = of_many if setup.has_calls_of_many else of_one(of_many)
     _initialize(resolved.init, init_kwargs)
 
 
@@ -185,7 +193,7 @@ def _prepare_command(spec: CommandSpec, passer: Passer | None) -> None:
                            worker=_this.slot)  # fmt: skip
     runner.check()
     handle(ALARM, lambda signum, frame: runner.ask_to_end())
-    _this.function = CommandCalls(runner, splits=spec.splits) if setup.batch_size else runner
+    _this.function = CommandCalls(runner, splits=spec.splits) if setup.has_calls_of_many else runner
 
 
 def _end_commands() -> NoReturn:

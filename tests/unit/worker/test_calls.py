@@ -107,6 +107,9 @@ def test_an_exception_in_place_of_a_result_and_one_that_cannot_be_kept_fail_thei
     errors = {one.id: one.error for _, one in outcomes(block_) if one.error is not None}
     assert errors[2] == ItemError("OSError", "gone", errors[2].traceback)
     assert "'function' cannot be kept" in errors[3].message
+    with worker(lambda items: [OSError("gone")], batch_size=1):
+        block_, _ = run_chunk(chunk_of(block(2)))
+    assert [one.error for _, one in outcomes(block_)] == [errors[2]]
 
 
 def test_the_seconds_of_an_item_are_those_of_the_call_by_its_items() -> None:
@@ -249,3 +252,17 @@ def test_a_size_that_is_found_out_grows_while_that_pays_and_stays_there() -> Non
     assert found(lambda size: 1000.0) == 1, "no call is better for being larger"
     assert found(lambda size: size * 100.0 if size != 8 else 400.0) >= 64, "one size may be slow by chance"
     assert found(lambda size: size * 100.0, most=0.005) == 1, "a call of 0.01 s is too long as it is"
+
+
+def test_a_size_that_is_found_out_stays_where_twice_the_items_may_take_too_much_memory() -> None:
+    def found(memory: int | None) -> int:
+        held = 0
+        size = BatchSize(None, memory, lambda: held)
+        for _ in range(200):
+            held = max(held, 100 + size.size)  # a byte an item, beside what was there before
+            size.seen(size.size, 0.01, 1.0)
+        return size.size
+
+    assert found(400) == 256, "which took 356 bytes; 512 items would have taken 612"
+    assert found(100) == 1
+    assert found(None) > 400
