@@ -37,6 +37,12 @@ def same(item):
 
 def said(item):
     return repr(item)
+
+
+def framed(frame):
+    if (frame["id"] == 7).any():
+        raise ValueError("no good")
+    return [f"{n} {frame.dtypes['gap']} {frame.dtypes['t']}" for n in frame["id"]]
 """
 
 
@@ -193,3 +199,15 @@ def test_types_are_exact_in_and_out(cwd: Path) -> None:
     assert str(table.schema.field("zoned").type) == "timestamp[us, tz=-05:00]"
     for name in ("decimal", "nested", "coded", "bytes", "date", "span", "none", "big"):
         assert first[name] == columns[name][0].as_py(), name
+
+
+def test_frames_have_the_types_of_the_file_and_a_bad_row_fails_alone(cwd: Path) -> None:
+    gap = pa.array([None] * 16 + list(range(24)), pa.int8())
+    write(cwd / "t.parquet", list(range(40)), gap=gap, t=pa.array(range(40), pa.timestamp("ns")))
+    words = ("w.py:framed", "t.parquet", "-c", CHECKPOINT, "-o", "out.jsonl", "-j", "2", "--batch-size", "6")
+    ended = finish(*words, "--batch-format", "pandas", cwd=cwd)
+    assert (ended.status, "id 7 (line 8): no good" in ended.err) == (1, True), ended.err
+    expected = [f"{n} float64 datetime64[ns]" for n in range(40) if n != 7]
+    assert [one["result"] for one in lines_of(cwd / "out.jsonl")] == expected
+    tried = batchmill("try", *words[:2], *words[-2:], "--batch-format", "pandas", "--line", "20", cwd=cwd)
+    assert json.loads(tried.stdout) == "19 float64 datetime64[ns]"

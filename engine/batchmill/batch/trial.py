@@ -15,7 +15,7 @@ from batchmill.input.streams import choose_format
 from batchmill.plan import from_environment
 from batchmill.secrecy import learn
 from batchmill.settings import Settings
-from batchmill.worker.call_results import result_of, taking
+from batchmill.worker.call_results import LIST, result_of, taking
 from batchmill.worker.code_bundle import source_files
 from batchmill.worker.function import here, parse
 from batchmill.worker.loader import resolve
@@ -48,7 +48,7 @@ def trial(
         *others,
     ])  # fmt: skip
     name = choose_format(inputs, settings)
-    item = _find(_items(inputs, name, settings.id_field, tell), inputs, id, line)
+    item = _find(_items(inputs, name, settings, tell), inputs, id, line)
     arguments = {**settings.set, **from_environment(settings.set_env)}
     learn(arguments[key] for key in settings.set_env)
     resolved = resolve(spec, settings.init, settings.end)
@@ -78,11 +78,10 @@ def _find(items: Iterable[tuple[int, Identified]], inputs: Sequence[str], id: st
     raise InvalidUsage(f"no item {which} in {' '.join(inputs)}", "check --id or --line")
 
 
-def _items(
-    inputs: Sequence[str], name: str, id_field: str | None, tell: Tell | None
-) -> Iterator[tuple[int, Identified]]:
+def _items(inputs: Sequence[str], name: str, settings: Settings, tell: Tell | None) -> Iterator[tuple[int, Identified]]:
     """The items of the input, each with its line."""
-    format, identifier = format_named(name), ItemReader(name, IdRule(id_field), None, True)
+    format, identifier = format_named(name), ItemReader(name, IdRule(settings.id_field), None, True)
+    identifier.gives_table_rows = settings.batch_format != LIST
     source = ByteSource(inputs, format, lambda: None, tell=tell)
     try:
         while not source.ended:

@@ -8,6 +8,7 @@
     tables       csv and tsv: where rows end, what their columns are called; `dialects`: how they are written
     by_suffix    what the name of an INPUT says of it; `foreign`: what is not read, and the line that converts it
     parquet_rows the rows of Parquet files, by their numbers; `pyarrow_extra`: whether they can be read
+    row_tables   slices of them as a DataFrame or a Table
     ranges       parts of local files that workers read by themselves
     sources      chunks of whole records, in the parent, which never parses them
     frames       tables of pandas, polars and pyarrow as items: their rows
@@ -29,6 +30,7 @@ __all__ = [
     "pyarrow_extra",
     "ranges",
     "rewrite",
+    "row_tables",
     "sources",
     "streams",
 ]

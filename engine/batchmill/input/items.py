@@ -49,6 +49,7 @@ class ItemReader:
     """
 
     identify: Identify
+    gives_table_rows = False  # a row of Parquet is no map, but a TableRow
     is_brief = False  # nothing is kept: a large Python item is known by the digest of its pickle
 
     def __init__(self, format: str | None, rule: IdRule, shard: tuple[int, int] | None, ids_needed: bool) -> None:
@@ -119,15 +120,18 @@ class ItemReader:
 
     def _identify_row(self, rows: RowReader, chunk: Chunk, offset: int, record: bytes) -> Found | None:
         try:
-            item = rows.row(int(record))
+            item: Any = rows.row(int(record))
+            row = item
             raw = pack_value(item)
+            if self.gives_table_rows:
+                item = rows.table_row(int(record))
         except Exception as error:
             why = describe(error)
             return self.unread(chunk, offset, record, ItemError("UnreadableRow", f"{why.type}: {why.message}"))
         try:
-            id = item.get(self._rule.field)  # a date or a decimal is an id too
+            id = row.get(self._rule.field)  # a date or a decimal is an id too
             has_id = id is not None and not isinstance(id, (list, dict, tuple))
-            return id if has_id else self._rule.id_of(item, raw), raw, item, crc32(raw), None
+            return id if has_id else self._rule.id_of(row, raw), raw, item, crc32(raw), None
         except BadItem as bad:
             return digest_id(raw), raw, None, crc32(raw), bad
 

@@ -22,6 +22,7 @@ from batchmill.errors import InputBroken, InputMissing, InvalidUsage
 from batchmill.files.conflicts import OwnFiles
 from batchmill.input.folders import Walk
 from batchmill.input.pyarrow_extra import need_pyarrow
+from batchmill.input.row_tables import TableRow, columns_with_gaps
 from batchmill.input.tables import named
 from batchmill.text import name_some, nearest, option
 
@@ -169,7 +170,8 @@ class RowReader:
         self._window: list[dict[str, Any] | None] = []  # each is given once: it is the function's own then
         self._first = 0  # the row that the window begins with
         self._end = 0  # rows up to this will be asked for, one after the other
-        self._sample: dict[int, dict[str, Any]] = {}  # rows that stand alone, and may be asked for again
+        self._sample: dict[int, tuple[dict[str, Any], TableRow]] = {}  # rows that stand alone, may be asked for again
+        self._floats: frozenset[str] = frozenset()
 
     def expect(self, numbers: Sequence[bytes]) -> None:
         """The records that will be asked for next."""
@@ -191,6 +193,10 @@ class RowReader:
         assert found is not None
         return found
 
+    def table_row(self, number: int) -> TableRow:
+        """The row that `row` was last asked for, as a part of a table."""
+        return TableRow(self._batch, number - self._at, self._floats) if self._end else self._sample[number][1]
+
     def _fill(self, number: int) -> None:
         """Have the rows from that one on at hand."""
         self._window = [*self._read(number, max(1, min(_STEP, self._end - number)))]
@@ -201,9 +207,10 @@ class RowReader:
         if found is None:
             if len(self._sample) >= _STEP:
                 self._sample.clear()
-            (found,) = self._read(number, 1)
-            self._sample[number] = found
-        return copy.deepcopy(found)  # it is the function's own
+            (item,) = self._read(number, 1)
+            alone = self._batch.take([number - self._at])  # a slice would keep all of it
+            found = self._sample[number] = item, TableRow(alone, 0, self._floats)
+        return copy.deepcopy(found[0])  # it is the function's own
 
     def _read(self, number: int, count: int) -> list[dict[str, Any]]:
         if self._file is not None:
@@ -230,6 +237,7 @@ class RowReader:
         if (status.st_size, status.st_mtime_ns) != (size, changed):
             raise ValueError(f"{path} was changed while the batch ran")
         self._file = opened(path, wanted)
+        self._floats = columns_with_gaps(self._file)
         start = 0
         for number in range(self._file.num_row_groups):
             self._starts.append(start)

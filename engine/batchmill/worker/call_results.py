@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from batchmill.errors import FunctionFailed, ItemFailed
+from batchmill.input.row_tables import TableRow, frame_of, table_of
 from batchmill.settings import BATCH_FORMATS
 from batchmill.text import describe, option, plural
 
@@ -20,7 +21,8 @@ _MODULES = {PANDAS: "pandas", ARROW: "pyarrow"}
 
 
 def taking(function: Callable[[Any], Any], format: str) -> Callable[[Sequence[Any]], Any]:
-    """`function`, to be called with a list of items: as a DataFrame or a Table it has their fields as columns.
+    """`function`, to be called with a list of items: as a DataFrame or a Table it has their fields as columns, those of
+    rows of Parquet in the types of their file.
 
     Raises FunctionFailed where the library for that is not installed.
     """
@@ -34,7 +36,11 @@ def taking(function: Callable[[Any], Any], format: str) -> Callable[[Sequence[An
         raise FunctionFailed(message, f"pip install {name}") from None
     make = module.DataFrame if format == PANDAS else module.Table.from_pylist
 
+    from_rows = frame_of if format == PANDAS else table_of
+
     def call(items: Sequence[Any]) -> Any:
+        if isinstance(items[0], TableRow):
+            return function(from_rows(items))
         for item in items:
             if not isinstance(item, Mapping):
                 raise TypeError(f"an item is a {type(item).__name__}, and has no fields to be columns")

@@ -139,6 +139,7 @@ def start(board: Board, slot: int, shared: SharedPickle, inherited: list[int | N
     _this.batch_size = BatchSize(None if setup.is_batch_size_found else setup.batch_size, setup.memory, peak_rss)
     identifier = TaskReader if isinstance(setup.spec, CommandSpec) else ItemReader
     _this.identifier = identifier(setup.format, IdRule(setup.id_field), setup.shard, setup.ids_needed)
+    _this.identifier.gives_table_rows = setup.batch_format != LIST
     _this.identifier.is_brief = not (setup.ids_needed or setup.with_item)
     try:
         os.chdir(setup.directory)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from batchmill.input.formats import FORMATS, find_format
 from batchmill.input.parquet_rows import RowFeed, RowReader, row_numbers
+from batchmill.input.row_tables import frame_of, table_of
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -45,6 +46,32 @@ def test_rows_are_those_that_were_asked_for_whatever_came_before(
             row = reader.row(number)
             assert row == {"n": number, "column_2": "x"}
             row.clear()  # it is the function's own
+
+
+def test_rows_are_parts_of_a_table_in_the_types_of_their_file_whichever_are_asked_for(tmp_path: Path) -> None:
+    numbers = pa.array([None, *range(1, 40)], pa.int16())
+    table = pa.table({
+        "n": pa.array(range(40), pa.int32()),
+        "gap": numbers,
+        "t": pa.array(range(40), pa.timestamp("ns")),
+        "c": pa.array(["a", "b"] * 20).dictionary_encode(),
+        "": pa.nulls(40, pa.string()),
+        "s": [{"n": None}] * 40,
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=16)
+    whole = table.rename_columns(["n", "gap", "t", "c", "column_5", "s"])
+    for columns, asked in (((), range(3, 37)), ((), [1, 2, 20, 39]), (("gap", "n"), range(14, 18))):
+        reader = RowReader(RowFeed(str(tmp_path / "t.parquet"), columns).header)
+        reader.expect([b"%012d" % number for number in asked])
+        rows = []
+        for number in asked:
+            assert reader.row(number)["n"] == number
+            rows.append(reader.table_row(number))
+        expected = whole.take(list(asked)).select(columns or whole.schema.names)
+        assert table_of(rows).equals(expected)
+        assert table_of(rows).schema.equals(expected.schema)
+        assert frame_of(rows)["gap"].dtype == "float64"
+        assert frame_of(rows)["n"].dtype == "int32"
 
 
 def test_a_feed_gives_all_rows_and_a_file_that_was_written_again_is_another(path: Path) -> None:
