@@ -519,7 +519,7 @@ if __name__ == "__main__":
     found = batchmill.map(work, range(8), workers=1)
     assert found[:2] == [Job(1), Colour.RED] and type(found[2]) is Own and type(found[3]) is Point
     assert (found[4][0].n, found[5](), found[6], found[7]) == (3, 4, {1.5: {2}}, 5)
-    with batchmill.stream(work, [0, 8, 9], workers=1, id=str) as outcomes:
+    with batchmill.stream(work, [0, 8, 9], workers=1, id=str, chunk_size=3) as outcomes:
         print(json.dumps([[one.ok, one.error and one.error.message] for one in outcomes]))
     report = batchmill.run(work, [2] * 5000, checkpoint="kept.ckpt", workers=1)
     print(report.failed < 5000, report.stopped, report.failures[0].examples[0].message)

@@ -269,7 +269,7 @@ def outcomes(
             Outcome(
                 id=ids[index],
                 ok=failure is None,
-                result=read(index) if failure is None else block.result(index),
+                result=read(index),
                 error=ItemError(failure.type, failure.message, failure.traceback) if failure else None,
                 seconds=seconds[index],
                 attempts=attempts.get(index, 1),
