@@ -23,7 +23,7 @@ BUSY ?= 0
 MINUTES ?= 60
 PYTHONS_OPTIONS ?=
 
-.PHONY: demo test test-whole test-unit test-cli test-faults test-cluster test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-batches bench-many bench-shared soak fuzz format clean
+.PHONY: demo test test-whole test-unit test-cli test-faults test-cluster test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-feeding bench-batches bench-many bench-shared soak fuzz format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/batchmill demo
@@ -71,6 +71,9 @@ bench-scaling: $(READY)
 
 bench-cluster: $(READY)
 	$(BIN)/python bench/cluster.py
+
+bench-feeding: $(READY)
+	$(BIN)/python bench/feeding.py
 
 bench-batches: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
