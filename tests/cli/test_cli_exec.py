@@ -251,7 +251,9 @@ def test_output_that_is_lost_is_never_a_success(place: Path) -> None:
         assert ended.returncode == (141 if code is None else code), ended.stderr
         assert ended.stdout == ""
         assert "Traceback" not in ended.stderr
-    assert batchmill("exec", "n.txt", "--resume", "-j1", "--", "echo", cwd=place).stdout.split() == list("123456")
+    assert sorted(batchmill("exec", "n.txt", "--resume", "-j1", "--", "echo", cwd=place).stdout.split()) == list(
+        "123456"
+    )
 
 
 def test_time_ends_a_command_and_all_it_started(place: Path) -> None:

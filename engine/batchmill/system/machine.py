@@ -242,6 +242,10 @@ class Monitor:
         self._last = (clock(), 0.0)
         self._percent = 0.0
 
+    def prepare(self) -> None:
+        """Import what takes the samples: that takes its time, in which the first workers start."""
+        import psutil  # noqa: F401
+
     def sample(self, pids: Iterable[int]) -> Usage:
         """Usage now, with `pids` as the workers; `cpu_percent` is of the time since the last sample (100 = one
         core)."""
