@@ -208,7 +208,7 @@ def test_a_time_in_which_nothing_could_be_measured_is_no_success(place: Path) ->
     assert "give more --seconds" in ended.stderr
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("arguments", "said", "status"),
     [

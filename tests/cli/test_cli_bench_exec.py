@@ -120,7 +120,7 @@ def test_ctrl_c_prints_what_is_done_and_dies_of_the_signal(place: Path) -> None:
     assert json.loads((place / "cut.json").read_text())["stopped"] == "SIGINT"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

@@ -61,7 +61,7 @@ def as_cron(command: str, home: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("command", "status", "news"), ENDINGS, ids=[f"{end[1]}-{n}" for n, end in enumerate(ENDINGS)])
 def test_each_ending_sends_one_useful_mail_or_none(
     command: str, status: int, news: str | tuple[str, ...], work: Path
@@ -93,7 +93,7 @@ def test_a_mail_names_the_failures_by_type_and_the_ways_on(work: Path) -> None:
     )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc")
 @pytest.mark.parametrize("delay", [0.0, 0.06, 0.12, 0.18, 0.24, 0.3])
 def test_usr1_at_any_moment_of_the_start_does_no_harm(delay: float, work: Path) -> None:

@@ -141,7 +141,7 @@ def test_compressed_input_and_stdin_are_read_to_their_end(work: Path) -> None:
         assert json.loads(batchmill(*command, cwd=work, input=stdin).stdout)["total"] == 50
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [

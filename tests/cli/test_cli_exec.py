@@ -300,7 +300,7 @@ def test_status_names_the_command_that_continues(place: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"a b\n" * 4)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -57,7 +57,7 @@ def test_help_is_narrow_enough_for_a_terminal_and_groups_the_options() -> None:
     assert len(headings) >= 6
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("columns", [36, 80])
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help_fits_the_terminal(name: str, columns: int) -> None:

@@ -55,7 +55,7 @@ def shown(work: Path, *arguments: str, command: Sequence[str] | None = None, sta
     return text.replace("\r\n", "\n")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [

@@ -54,7 +54,7 @@ def test_options_become_settings_and_what_was_not_given_keeps_its_default() -> N
     assert settings.grace == Settings.grace
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -180,7 +180,7 @@ def test_an_option_can_come_from_the_environment_and_the_command_line_wins(work:
     assert not (work / "env.jsonl").exists()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -250,7 +250,7 @@ def test_a_signal_drains_reports_and_is_what_the_process_dies_of(number: signal.
     assert 0 < done["done"] < 2000
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("whom", ["group", "all"])
 def test_signals_to_every_process_twice_at_once_drain_as_one(number: signal.Signals, whom: str, work: Path) -> None:

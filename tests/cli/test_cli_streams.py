@@ -69,7 +69,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", ["--version", "run --help", "status c.ckpt", "results c.ckpt", "failures c.ckpt"])
 @pytest.mark.parametrize(("target", "status"), [("", -signal.SIGPIPE), (">/dev/full", 74), (">&-", 74)])
 def test_output_that_is_lost_is_said_once(command: str, target: str, status: int, done: Path) -> None:

@@ -41,7 +41,7 @@ def failing(place: Path, name: str, *options: str) -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "gz"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_they_are_the_input_again_byte_for_byte_and_can_be_run(name: str, is_packed: bool, place: Path) -> None:
     data = INPUTS[name]()
     (place / name).write_text(data)

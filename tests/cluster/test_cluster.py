@@ -255,7 +255,7 @@ def test_what_cannot_be_a_cluster_is_refused_at_once(
     assert {path.name for path in tmp_path.iterdir()} == {"f.py", "items.jsonl"}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"address": 8786}'])
 def test_a_file_that_no_scheduler_wrote_is_named(text: str, tmp_path: Path) -> None:
     prepare(tmp_path, numbered(3))

@@ -48,7 +48,7 @@ EXPECTED = b"".join(b'{"id": "i%d", "result": {"twice": %d}}\n' % (n, 2 * n) for
 
 
 @pytest.mark.parametrize(("size", "workers"), [*itertools.product([1, 7, 64, "auto"], [1, 2])])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_the_output_is_the_same_for_every_size(size: int | str, workers: int, place: Path) -> None:
     ended = finish(*words(size, "-j", str(workers)), cwd=place)
     assert ended.status == 1, ended.err

@@ -97,7 +97,7 @@ def strangers() -> dict[str, Callable[[Path, Path], object]]:
     }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", strangers())
 @pytest.mark.parametrize("name", ["x.1.ckpt", "x.2.ckpt"])
 def test_nothing_that_was_not_moved_there_is_replaced_or_moved(work: Path, kind: str, name: str) -> None:

@@ -15,7 +15,7 @@ from fault_kit import numbered, prepare, running, witnessed
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sessions are read from /proc")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("state", race_kit.STATES)
 def test_of_twenty_at_once_each_ends_for_a_true_reason_and_nothing_is_lost_or_runs_twice(
@@ -29,7 +29,7 @@ def test_of_twenty_at_once_each_ends_for_a_true_reason_and_nothing_is_lost_or_ru
     assert race_kit.judge(tmp_path, state, before).total() == 20
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("state", STATES)
 def test_of_twelve_commands_at_once_each_ends_for_a_true_reason(state: str, tmp_path: Path) -> None:
     prepare(tmp_path, numbered(6, sleep=0.01))

@@ -136,7 +136,7 @@ def cwd(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ignored", [None, signal.SIGHUP], ids=["defaults", "nohup"])
 def test_children_of_a_function_see_what_they_see_without_a_run(

@@ -72,7 +72,7 @@ def test_at_its_time_out_an_item_ends_whatever_it_did_before(method: str, tmp_pa
     assert (ended.status, case.results()) == (1, set()), ended.err
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_signal_ends_the_run_whatever_its_items_do(method: str, number: signal.Signals, tmp_path: Path) -> None:

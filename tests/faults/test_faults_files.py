@@ -167,7 +167,7 @@ def assert_refused(ended: subprocess.CompletedProcess[str]) -> None:
     assert ended.stderr.count("batchmill: ") == 1
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("read", "written", "link"), list(pairs()))
 def test_no_command_writes_what_it_reads(read: str, written: str, link: str, place: Path) -> None:
     words, source = READ[read]
@@ -182,7 +182,7 @@ def test_no_command_writes_what_it_reads(read: str, written: str, link: str, pla
     assert state(place) == before
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("read", "spelling"), list(spellings()))
 def test_no_spelling_of_a_directory_hides_what_is_read(read: str, spelling: str, place: Path) -> None:
     (place / "sub").mkdir()
@@ -194,7 +194,7 @@ def test_no_spelling_of_a_directory_hides_what_is_read(read: str, spelling: str,
     assert state(place) == before
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize("read", [name for name, (words, _) in READ.items() if words[0] != "bench"])
 def test_no_descriptor_hides_what_is_read(read: str, place: Path) -> None:
@@ -209,7 +209,7 @@ def test_no_descriptor_hides_what_is_read(read: str, place: Path) -> None:
     assert state(place) == before
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "options",
     [
@@ -243,7 +243,7 @@ def test_no_two_files_that_a_run_writes_are_one(options: tuple[str, ...], there:
     assert state(place) == before
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "line",
     [
@@ -344,7 +344,7 @@ def folder(place: Path) -> Path:
     return folder
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("spelling", [".", "../d", "./below/..", "{}", "../link"])
 def test_a_runs_own_files_are_never_its_items(place: Path, folder: Path, spelling: str) -> None:
     (place / "link").symlink_to("d")

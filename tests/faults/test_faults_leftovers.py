@@ -215,7 +215,7 @@ QUIET = [
 ]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("size", ["20", "1"])
 @pytest.mark.parametrize("do", [*CHARGED, *QUIET])
 def test_what_an_item_leaves_behind_costs_itself_at_most(do: str, size: str, tmp_path: Path) -> None:

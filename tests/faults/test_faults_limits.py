@@ -48,20 +48,20 @@ def shared(place: Path) -> Path:
     return place
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 5, 6, 8, 11, 14])
 def test_row_29_few_processes_are_fewer_workers_or_one_line(processes: int, shared: Path) -> None:
     assert_fair(under(*RUN, *SOME, at=shared, wrapper=as_somebody(processes)), shared, ITEMS)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("processes", [2, 5, 6, 8, 11, 14, 18])
 def test_few_processes_for_commands_are_fewer_workers_or_one_line(processes: int, shared: Path) -> None:
     words = (*EXEC, "-o", "out", "-j", "4", "--", "true")
     assert_fair(under(*words, at=shared, wrapper=as_somebody(processes)), shared, ITEMS)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("processes", [6, 9, 11, 12, 14, 20])
 def test_scripts_that_fork_are_run_by_fewer_workers_and_cost_no_item(processes: int, shared: Path) -> None:
     words = (*EXEC, "-o", "out", "-j", "4", "--shell", "echo {} | cat")
@@ -119,7 +119,7 @@ def test_few_processes_in_a_cgroup_are_fewer_workers_or_one_line(processes: int,
 # Open files, memory, sizes
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("files", [6, 9, 12, 15, 16, 18, 20, 24, 32])
 @pytest.mark.parametrize("words", [(*RUN, *SOME), (*EXEC, "-o", "out", "-j", "4", "--", "true")], ids=["run", "exec"])
 def test_row_29_few_open_files_are_fewer_workers_or_one_line(words: tuple[str, ...], files: int, place: Path) -> None:
@@ -167,7 +167,7 @@ def test_of_items_that_fit_alone_but_not_together_none_fails_with_the_one_that_f
     assert "likely out of memory" in ended.err
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("size", [1, 100, 1000, 5000, 20_000])
 @pytest.mark.parametrize("kept", [("--no-checkpoint",), ("-c", "x.ckpt")], ids=["none", "checkpoint"])
 def test_files_that_may_not_grow_are_one_line(kept: tuple[str, ...], size: int, place: Path) -> None:

@@ -65,7 +65,7 @@ def line_of(command: str) -> tuple[str, str]:
 # Links and files of others
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_link_at_a_name_that_could_be_guessed_is_neither_followed_nor_removed(command: str, work: Path) -> None:
     line, name = line_of(command)
@@ -78,7 +78,7 @@ def test_a_link_at_a_name_that_could_be_guessed_is_neither_followed_nor_removed(
     assert len([path for path in work.iterdir() if path.is_symlink()]) == 3
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_a_user_calls_temporary_is_the_users(command: str, work: Path) -> None:
     line, name = line_of(command)
@@ -125,7 +125,7 @@ def test_a_link_that_another_user_made_where_all_may_write_is_not_followed(comma
     assert (work / "victim").read_text() == "mine"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", ["run -o", "--metrics", "results", "report", "bench -o"])
 def test_ones_own_link_stays_and_what_it_leads_to_is_replaced(command: str, work: Path) -> None:
     line, name = line_of(command)
@@ -152,7 +152,7 @@ def test_a_file_that_is_replaced_keeps_its_mode(mode: int, work: Path) -> None:
 # What is written to as it is
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("output", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/fd/7"])
 @pytest.mark.parametrize(
     "command", ["run f.py:work items.jsonl --no-checkpoint", "results done.ckpt", "report done.ckpt"]
@@ -199,7 +199,7 @@ def left_by_a_killed_writer(path: Path) -> Path:
     return left
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_a_killed_writer_left_goes_with_the_next(command: str, work: Path) -> None:
     line, name = line_of(command)
@@ -363,7 +363,7 @@ def position(found: Sequence[tuple[str, str]], after: int, is_it: Callable[[str,
     return at
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_that_is_before_the_end(command: str, work: Path) -> None:

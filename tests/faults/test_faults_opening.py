@@ -205,7 +205,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("do", KILLING)
 def test_an_item_that_kills_whoever_reads_it_is_failed_and_not_read_again(do: str, tmp_path: Path) -> None:
     kind, words, times = KILLING[do]
@@ -253,7 +253,7 @@ RAISING = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("poison", RAISING)
 def test_whatever_an_item_raises_on_its_way_to_the_function_is_its_error(poison: str, tmp_path: Path) -> None:
     kind, words = RAISING[poison]

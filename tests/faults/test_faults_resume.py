@@ -69,7 +69,7 @@ EDITS: dict[str, Callable[[Items], Items]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("edit", EDITS)
 def test_row_38_only_what_is_new_runs_and_the_output_follows_the_input(edit: str, tmp_path: Path) -> None:
     items = numbered(200)

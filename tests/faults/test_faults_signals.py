@@ -150,7 +150,7 @@ def reach(run: Run, whom: str, number: signal.Signals) -> None:
         send(number, run.all() if whom == "all" else [run.pid])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("whom", "times"), [("parent", 1), ("group", 1), ("all", 1), ("all", 2)])
 @pytest.mark.parametrize("number", [TERM, HUP, INT])
 def test_row_41_a_signal_drains_whoever_gets_it(number: signal.Signals, whom: str, times: int, tmp_path: Path) -> None:

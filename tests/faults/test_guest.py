@@ -94,7 +94,7 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("where", ["before", "during", "in a thread", "untouched"])
 @pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 def test_the_processes_of_the_program_itself_are_as_without_a_batch(where: str, method: str, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_batch_by_another_method_leaves_the_program_alone_too(theirs: str, tmp
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "well\n", "")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 @pytest.mark.parametrize(
     "program", [[PROGRAM], [sys.executable, "-E", PROGRAM], [sys.executable, "-I", "-m", "batchmill"]]

@@ -96,7 +96,7 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_program_says_the_same_with_batches_as_without(method: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"

@@ -146,7 +146,7 @@ def raise_in(thread: int | None, kind: type[BaseException]) -> None:
 # --- in the thread that waits ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_what_a_signal_handler_raises_comes_out_when_all_is_in_order(
@@ -165,7 +165,7 @@ def test_what_a_signal_handler_raises_comes_out_when_all_is_in_order(
     batch.assert_left_in_order(door)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("where", ["the main thread", "another thread"])
 def test_what_another_thread_raises_in_this_one_comes_out_too(door: str, where: str, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_storm_of_exceptions_leaves_nothing_behind(door: str, tmp_path: Path) 
 # --- in a callback, in the items, in the block of a stream -----------------------------------------------------------
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("listener", ["on_progress", "on_message"])
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_what_a_listener_raises_comes_out(listener: str, error: BaseException, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_what_a_listener_raises_comes_out(listener: str, error: BaseException, t
     batch.assert_left_in_order("run")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("door", ["run", "map"])
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_what_the_iterable_raises_comes_out(door: str, error: BaseException, tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_what_the_iterable_raises_comes_out(door: str, error: BaseException, tmp
     batch.assert_left_in_order(door)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_what_leaves_the_block_of_a_stream_comes_out(error: BaseException, tmp_path: Path) -> None:
     batch = Batch(tmp_path)
@@ -370,7 +370,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("elsewhere", ["here", "elsewhere"])
 @pytest.mark.parametrize("door", DOORS)
 def test_ctrl_c_is_never_lost_while_workers_start(door: str, elsewhere: str, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_block_with_another_number_of_records_than_its_digest_is_of_is_not_tak
     assert (ended.returncode in (0, 1, 65), "internal" in ended.stderr) == (True, False), ended.stderr
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", BAD)
 def test_contents_that_cannot_be_are_65_in_one_line(name: str, work: Path) -> None:
     (work / "x.ckpt").write_bytes(file_of(BAD[name](frames_of(work / "good.ckpt"))))
@@ -168,7 +168,7 @@ def test_contents_that_cannot_be_are_65_in_one_line(name: str, work: Path) -> No
         assert is_refused(ended) or ended.returncode in (0, 1), (words, ended)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["META has a text for inputs", "OUTCOMES replaces itself"])
 @pytest.mark.parametrize("number", range(19))
 def test_every_command_refuses_them_alike(name: str, number: int, work: Path) -> None:
@@ -260,6 +260,6 @@ def test_a_thousand_orderings_one_after_another_are_read(work: Path) -> None:
 
 @pytest.mark.parametrize("seed", [1])
 def test_changed_contents_never_hurt_a_command(seed: int) -> None:
-    words = [sys.executable, str(BENCH / "fuzz.py"), "--seed", str(seed), "--seconds", "10"]
+    words = [sys.executable, str(BENCH / "fuzz.py"), "--seed", str(seed), "--seconds", "5"]
     ended = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=110, check=False)
     assert (ended.returncode, "0 commands that did what they should not" in ended.stdout) == (0, True), ended.stdout

@@ -374,7 +374,7 @@ class Timeline:
         assert (status.done + left_out[0], status.failed + left_out[1]) == (len(found) - len(failed), len(failed))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(60))
 def test_no_committed_outcome_is_lost_changed_or_made_again(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -852,7 +852,7 @@ print({PEAK_MIB})
 """
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_row_19_a_hostile_meta_with_right_checksums_is_damage_in_bounded_memory(path: str, name: str) -> None:
     head, crc = framing.frame_bytes(HEADER.seed, 0, 0, FrameType.META, HOSTILE[name])

@@ -466,7 +466,7 @@ FLOOD = """
 """
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("flood", FLOODS)
 def test_64_mib_of_anything_take_less_than_512_mib(flood: str) -> None:
     script = textwrap.dedent(FLOOD).replace("{flood}", FLOODS[flood]).replace("{peak}", PEAK_MIB)

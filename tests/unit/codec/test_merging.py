@@ -214,7 +214,7 @@ COLLIDING: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", COLLIDING)
 def test_numbers_of_one_hash_are_damage_and_not_hours(name: str) -> None:
     with pytest.raises(CheckpointDamaged, match="too long"):

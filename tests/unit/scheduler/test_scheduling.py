@@ -21,7 +21,7 @@ def costs_of(shape: str, seconds: float, workers: int) -> list[float]:
     return SHAPES[shape](random.Random(SEED), seconds * workers, workers)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("seconds", [3.0, 30.0])
