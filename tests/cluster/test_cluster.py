@@ -95,6 +95,20 @@ if __name__ == "__main__":
         assert sorted(outcome.result.x for outcome in outcomes) == list(range(2, 22))
 """
 
+KILLED = """
+import time
+from f import note
+
+def works(items):
+    time.sleep(0.01 * len(items))
+    for item in items:
+        if item["n"] % 15 == 7:
+            raise ValueError("no")
+    for item in items:
+        note(item["id"])
+    return [2 * item["n"] for item in items]
+"""
+
 # --- the same output -------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +137,28 @@ def test_of_a_call_of_many_items_on_the_cluster_those_fail_that_fail_alone(
     found = lines_of(tmp_path / "many.jsonl")
     assert [one["result"] for one in found] == [2 * n for n in range(120) if n not in failed]
     assert all(f"1x {type}" in ended.err for type in failed.values()), ended.err
+
+
+def test_calls_of_many_that_were_killed_on_the_cluster_are_resumed_there_with_another_size_to_the_same_output(
+    cluster: DaskCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "killed.py").write_text(KILLED)
+    prepare(tmp_path, numbered(300))
+    words = ("killed.py:works", *WORK[1:], "--cluster", cluster.address)
+    with running(*words, "--batch-size", "7", cwd=tmp_path) as run:
+        run.until(lambda: len(committed(tmp_path)) > 60, "some results")
+        run.signal(signal.SIGKILL)
+        run.end()
+        run.assert_gone()
+    done = {id for id, outcome in committed(tmp_path).items() if outcome.ok}
+    ran = Counter(witnessed(tmp_path))
+    ended = finish(*words, "--resume", "--batch-size", "64", cwd=tmp_path)
+    assert (ended.status, "20 of 300 items failed" in ended.err) == (1, True), ended.err
+    expected = [b'{"id": "i%d", "result": %d}\n' % (n, 2 * n) for n in range(300) if n % 15 != 7]
+    assert (tmp_path / "out.jsonl").read_bytes() == b"".join(expected)
+    assert len(done) < 280
+    assert not set(Counter(witnessed(tmp_path)) - ran) & done
+    assert set(ran.values()) == {1}
 
 
 def test_lines_run_with_a_module_beside_the_function_and_what_is_edited_is_what_runs_next(

@@ -26,7 +26,7 @@ def works(items):
     if os.path.exists("slow"):
         time.sleep(0.2)
     for item in items:
-        if item["n"] % 25 == 7:
+        if item["n"] % 10 == 7:
             raise ValueError(f"no {item['n']}")
     return [{"twice": 2 * item["n"]} for item in items]
 """
@@ -44,7 +44,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-EXPECTED = b"".join(b'{"id": "i%d", "result": {"twice": %d}}\n' % (n, 2 * n) for n in range(200) if n % 25 != 7)
+EXPECTED = b"".join(b'{"id": "i%d", "result": {"twice": %d}}\n' % (n, 2 * n) for n in range(200) if n % 10 != 7)
 
 
 @pytest.mark.parametrize(("size", "workers"), [*itertools.product([1, 7, 64, "auto"], [1, 2])])
@@ -52,7 +52,7 @@ EXPECTED = b"".join(b'{"id": "i%d", "result": {"twice": %d}}\n' % (n, 2 * n) for
 def test_the_output_is_the_same_for_every_size(size: int | str, workers: int, place: Path) -> None:
     ended = finish(*words(size, "-j", str(workers)), cwd=place)
     assert ended.status == 1, ended.err
-    assert "8 of 200 items failed" in ended.err
+    assert "20 of 200 items failed" in ended.err
     assert (place / "out.jsonl").read_bytes() == EXPECTED
 
 
@@ -68,7 +68,7 @@ def test_a_batch_that_is_killed_is_resumed_with_another_size(place: Path) -> Non
     ended = finish(*words(64, "-j", "2", "--resume"), cwd=place)
     assert (ended.status, (place / "out.jsonl").read_bytes()) == (1, EXPECTED), ended.err
     status = json.loads(batchmill("status", CHECKPOINT, "--json", cwd=place).stdout)
-    assert (status["done"], status["failed"], status["total"]) == (192, 8, 200)
+    assert (status["done"], status["failed"], status["total"]) == (180, 20, 200)
 
 
 def test_shards_limits_retries_and_recycled_workers_see_items_as_ever(place: Path) -> None:
@@ -80,8 +80,8 @@ def test_shards_limits_retries_and_recycled_workers_see_items_as_ever(place: Pat
     ended = finish(*words(16, "--limit", "50", "--retries", "1", "--retry-delay", "0"), cwd=place)
     assert ended.status == 3, ended.err
     status = json.loads(batchmill("status", CHECKPOINT, "--json", cwd=place).stdout)
-    assert (status["done"] + status["failed"], status["failed"]) == (50, 2)
-    assert [outcome.attempts for outcome in committed(place).values() if not outcome.ok] == [2, 2]
+    assert (status["done"] + status["failed"], status["failed"]) == (50, 5)
+    assert [outcome.attempts for outcome in committed(place).values() if not outcome.ok] == [2] * 5
 
 
 def test_try_calls_it_with_a_list_of_one(place: Path) -> None:
