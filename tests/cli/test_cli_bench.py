@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -264,6 +265,21 @@ def test_the_picture_has_a_text_alternative_and_every_part(tmp_path: Path) -> No
     assert all(word in text for word in ("ideal", "fitted", "measured", f"chosen: {best.workers}"))
     plot.draw(str(tmp_path / "again.svg"), found, "<work.py>:f & co")
     assert (tmp_path / "again.svg").read_text() == text
+
+
+def test_batch_sizes_stand_beside_the_curve(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    cells = [
+        Cell(n, None, tuple(Round(k, 10 / rate + k / 100, 10, 0, 1.0, 10**6) for k in range(3)), batch_size=size)
+        for n, size, rate in ((1, 1, 5), (1, 64, 20), (1, "auto", 18), (2, 1, 9), (2, 64, 39), (2, "auto", 35))
+    ]
+    found = measured(cells=tuple(cells))
+    plot.draw(str(tmp_path / "sizes.svg"), found, "f")
+    text = (tmp_path / "sizes.svg").read_text()
+    assert all(word in text for word in (">batch size<", ">2 workers<", ">chosen: 64<", ">auto<", ">chosen: 2<"))
+    assert re.search(
+        r"With 2 workers: batch size 1 \S+; batch size 64 \S+; batch size auto \S+ Chosen: 64.</desc>", text
+    )
 
 
 def test_the_picture_may_be_a_png(tmp_path: Path) -> None:
