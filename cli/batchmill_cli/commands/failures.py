@@ -112,7 +112,7 @@ def print_items(checkpoints: Sequence[Results], output: str | None) -> None:
     if output is not None:
         from batchmill.output.items_file import write_items
 
-        write_items(output, format, kept)
+        write_items(output, format, kept, [path for items in failed for path in items.inputs()])
     else:
         with stdio.stdout() as out:
             for part in as_input(format, kept):

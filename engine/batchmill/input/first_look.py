@@ -91,7 +91,7 @@ def _refuse(head: bytes, name: str, format: Format) -> None:
     """Raise InvalidUsage for bytes that hold no text, or one document where there should be a record a line."""
     shown = "stdin" if name == "-" else name
     if head.startswith(PARQUET):
-        raise InvalidUsage(f"{shown} is a Parquet file, and no text", remedy_for_parquet())
+        raise InvalidUsage(f"{shown} is a Parquet file, and no text", remedy_for_parquet(name))
     foreign = by_bytes(head, is_text=format.name == "lines")
     if foreign is not None:
         raise InvalidUsage(f"{shown} is {foreign.what}, not {format.base}", foreign.remedy(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from shlex import quote
 
 from batchmill.text import option
@@ -55,6 +56,9 @@ KINDS = (
             ".csv", "pandas"),
     Foreign("a PDF document", (".pdf",), (b"%PDF-",)),
     Foreign("compressed with lz4", (".lz4",), (b"\x04\x22\x4d\x18",)),
+    Foreign("compressed with lzma", (".lzma",), (b"]\0\0",)),
+    Foreign("compressed with compress", (".z",), (b"\x1f\x9d",)),
+    Foreign("a 7z archive", (".7z",), (b"7z\xbc\xaf\x27\x1c",)),
 )  # fmt: skip
 _OF_ZIP = {b"[Content_Types].xml": KINDS[0], b"mimetypeapplication/vnd.oasis": KINDS[0]}
 PARQUET = b"PAR1"
@@ -74,6 +78,8 @@ def by_bytes(head: bytes, *, is_text: bool) -> Foreign | None:
     return None if found is not None and is_text and ".xml" in found.suffixes else found
 
 
-def remedy_for_parquet() -> str:
-    """What to do with a Parquet file that is called something else."""
+def remedy_for_parquet(name: str) -> str:
+    """What to do with a Parquet file that is called something else, or is in a pipe."""
+    if name == "-" or (os.path.exists(name) and not os.path.isfile(name)):
+        return "write it to a file: `cat > FILE.parquet`; then give FILE.parquet as INPUT"
     return f"give {option('format', 'parquet')}"

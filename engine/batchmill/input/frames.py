@@ -20,7 +20,7 @@ class Rows:
         self._table = table
         self._rows = _reader(table)
         self._label: Any = None
-        names = [str(name) for name in getattr(table, "column_names", table.columns)]
+        names = list(getattr(table, "column_names", table.columns))
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise InvalidUsage(f"items has more than one column {twice[0]!r}", "give each column a name of its own")
@@ -40,7 +40,10 @@ class Rows:
 
 
 def rows_of(items: Any) -> Rows | None:
-    """The rows of a DataFrame or Table; None for all other items. Raises InvalidUsage for columns of one name."""
+    """The rows of a DataFrame or Table; None for all other items. Raises InvalidUsage for columns of one name, and for
+    what has no rows yet."""
+    if isinstance(items, getattr(sys.modules.get("polars"), "LazyFrame", ())):
+        raise InvalidUsage("items is a LazyFrame, which has no rows yet", "give items.collect()")
     return Rows(items) if _reader(items) is not None else None
 
 

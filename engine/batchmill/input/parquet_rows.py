@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -18,9 +18,10 @@ from zlib import crc32
 from batchmill.codec.ids import checksum
 from batchmill.codec.pack import pack_value
 from batchmill.codec.unpack import unpack_value
-from batchmill.errors import InputBroken, InputMissing, InvalidUsage
+from batchmill.errors import BatchmillError, InputBroken, InputMissing, InvalidUsage
 from batchmill.files.conflicts import OwnFiles
 from batchmill.input.folders import Walk
+from batchmill.input.foreign import remedy_for_parquet
 from batchmill.input.pyarrow_extra import need_pyarrow
 from batchmill.input.row_tables import TableRow, columns_with_gaps
 from batchmill.input.tables import named
@@ -89,6 +90,8 @@ def opened(name: str, wanted: Sequence[str] = ()) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if name == "-" or (os.path.exists(name) and not os.path.isfile(name)):
+        raise InvalidUsage("Parquet is read from files alone", remedy_for_parquet(name))
     try:
         file = pq.ParquetFile(name, pre_buffer=False, buffer_size=1 << 20)
     except FileNotFoundError as error:
@@ -109,8 +112,6 @@ def columns_of(name: str, wanted: tuple[str, ...]) -> list[str]:
     need_pyarrow(name)
     if name != "-" and not os.path.exists(name):
         raise InputMissing(f"{name}: No such file or directory", "check the path of INPUT")
-    if name == "-" or not os.path.isfile(name):
-        raise InvalidUsage("Parquet is read from files alone", "write it to a file, and give its name")
     with opened(name, wanted) as file:
         return list(wanted) or named(list(file.schema_arrow.names))
 
@@ -282,6 +283,20 @@ def _in_microseconds(array: Any) -> Any:
 
 
 # --- failed items ---
+
+
+def types_of(names: Iterable[str], wanted: tuple[str, ...]) -> dict[str, bytes]:
+    """The types of the columns of files, as schemas of one field in Arrow's own bytes: those in which they agree."""
+    import pyarrow as pa
+
+    found: dict[str, set[bytes]] = {}
+    for name in names:
+        with suppress(BatchmillError), opened(name, wanted) as file:
+            schema = file.schema_arrow
+            for column, field in zip(named(schema.names), schema):
+                alone = pa.schema([pa.field("", field.type)])
+                found.setdefault(column, set()).add(alone.serialize().to_pybytes())
+    return {column: types.pop() for column, types in found.items() if len(types) == 1}
 
 
 class RowsAgain:

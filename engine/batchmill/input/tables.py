@@ -183,15 +183,22 @@ class Table:
     def remarks(self, header: bytes) -> Iterator[str]:
         """What to tell people of the columns' names."""
         written = self._as_written(header)
+        if _says_separator(written):
+            skipped, word = option("skip_lines", 1), _word(written[0][4:] or self.delimiter)
+            yield f"its first line is for Excel, and no header; {skipped} {option('delimiter', word)} reads it"
+            return
         names = named(written)
         made = [name for name, was in zip(names, written) if name != was]
         if made:
             yield f"columns without a name of their own are called {name_some(made)}"
+        if len(written) == 1 and written[0].startswith("#") and " " in written[0]:
+            yield f"its header looks like a comment; {option('skip_lines', 1)} takes the next line for it"
+            return
         others = [one for one in _DELIMITERS if one != self.delimiter and one in written[0]]
         if len(written) == 1 and others and not self.dialect.columns:
             other = max(others, key=written[0].count)
-            cells, word = written[0].count(other) + 1, "tab" if other == "\t" else f"'{other}'"
-            yield f"all of it is one column; {option('delimiter', word)} makes {cells} of it"
+            cells = written[0].count(other) + 1
+            yield f"all of it is one column; {option('delimiter', _word(other))} makes {cells} of it"
 
     def reader(self, header: bytes) -> Callable[[bytes], dict[str, str]]:
         """What makes a dict of a row under that header; it raises ValueError as `cells` does, and for another number of
@@ -211,6 +218,15 @@ class Table:
             return {name: all[name] for name in wanted}
 
         return read_wanted if wanted else read
+
+
+def _says_separator(written: Sequence[str]) -> bool:
+    """Whether a header is the line `sep=;`, which Excel writes and reads before it."""
+    return written[0][:4].lower() == "sep=" and len(written[0]) <= 5 and not any(written[1:])
+
+
+def _word(delimiter: str) -> str:
+    return "tab" if delimiter == "\t" else f"'{delimiter}'"
 
 
 def named(written: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from itertools import count
 from typing import NamedTuple
 
 from batchmill.errors import InvalidUsage
-from batchmill.output.kinds import JSON, NULL, TEXT, Kind
+from batchmill.output.kinds import JSON, NULL, TEXT, Kind, has_json
 from batchmill.output.shape import Shape
 from batchmill.text import name_some, option
 
@@ -74,7 +74,7 @@ def unknown(asked: Asked, shape: Shape) -> list[str]:
 
 def in_json(table: TableStyle) -> Iterator[str]:
     """What to tell people of columns whose values are of several kinds."""
-    names = [column.name for column in table.columns if column.kind == JSON and column.what != "item"]
+    names = [column.name for column in table.columns if has_json(column.kind) and column.what != "item"]
     if names:
         column, each = ("Column", "it") if len(names) == 1 else ("Columns", "them")
         yield f"{column} {name_some(names)}: the values in {each} are of no one kind, and JSON, each as text"

@@ -68,6 +68,13 @@ class FailedItems:
         finally:
             self._close()
 
+    def inputs(self) -> list[str]:
+        """The files that they came from, those that are there."""
+        results = self._results
+        heads = {(block.head.run, block.head.input) for block, _ in results.failed()}
+        paths = dict.fromkeys(_path(results.run(run), number) for run, number in sorted(heads))
+        return [path for path in paths if path is not None]
+
     def _read_again(self, format: Format, block: OutcomeBlock, index: int) -> tuple[bytes | None, str]:
         path = _path(self._results.run(block.head.run), block.head.input)
         if path is None:

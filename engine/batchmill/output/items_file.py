@@ -10,6 +10,7 @@ from batchmill.codec.pack import pack_value
 from batchmill.codec.unpack import unpack_value
 from batchmill.errors import InvalidUsage, OutputLost
 from batchmill.input.formats import Format
+from batchmill.input.parquet_rows import types_of
 from batchmill.input.rewrite import as_input
 from batchmill.output.by_name import format_of_output
 from batchmill.output.columns import Asked, Column, TableStyle
@@ -21,9 +22,11 @@ from batchmill.text import option
 _ROWS = 5000  # looked at together
 
 
-def write_items(path: str, format: Format | None, kept: Callable[[], Iterable[bytes]]) -> None:
+def write_items(
+    path: str, format: Format | None, kept: Callable[[], Iterable[bytes]], inputs: Iterable[str] = ()
+) -> None:
     """Write items, as the checkpoint keeps them (`kept` gives them, each time anew), to a file that has its name when
-    it is whole. Raises OutputLost, InvalidUsage."""
+    it is whole. Rows have the types that they have in `inputs`. Raises OutputLost, InvalidUsage."""
     is_parquet = format_of_output(path, "auto") == "parquet"
     if is_parquet and (format is None or format.wanted is None):
         remedy = "give it another suffix"
@@ -32,7 +35,9 @@ def write_items(path: str, format: Format | None, kept: Callable[[], Iterable[by
     target = open_target(path, "parquet" if is_parquet else "raw")
     try:
         if is_parquet:
-            _write_rows(target, kept)
+            assert format is not None
+            assert format.wanted is not None
+            _write_rows(target, kept, types_of(inputs, format.wanted))
         else:
             for part in as_input(format, kept):
                 target.write(part)
@@ -43,13 +48,18 @@ def write_items(path: str, format: Format | None, kept: Callable[[], Iterable[by
         target.close("nothing")
 
 
-def _write_rows(target: Target, kept: Callable[[], Iterable[bytes]]) -> None:
-    from batchmill.output.parquet import batch_of
+def _write_rows(target: Target, kept: Callable[[], Iterable[bytes]], types: dict[str, bytes]) -> None:
+    from batchmill.output.parquet import batch_of, fits
 
     kinds: dict[str, Kind] = {}
+    typed = {name: ["arrow", type] for name, type in types.items()}
     for rows in _parts(kept()):
         for name in dict.fromkeys(name for row in rows for name in row):
-            kinds[name] = together(kinds.get(name, NULL), of_column(row.get(name) for row in rows))
+            column = [row.get(name) for row in rows]
+            kinds[name] = together(kinds.get(name, NULL), of_column(column))
+            if name in typed and not fits(column, typed[name]):
+                del typed[name]
+    kinds.update((name, kind) for name, kind in typed.items() if name in kinds)
     table = TableStyle(tuple(Column(name, "field", name, kind) for name, kind in kinds.items()))
     target.begin(Asked("parquet"), table)
     for rows in _parts(kept()):

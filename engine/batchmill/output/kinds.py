@@ -1,7 +1,8 @@
 """What kinds of values a column has: of one value, of two together, and a value as its column's kind wants it.
 
 A kind is a list that msgpack carries: its name, and what else tells it from others of that name. Values that do not fit
-one kind are JSON, each as text; so is what a table has no type for. Two kinds together are the same in any order.
+one kind are JSON, each as text; so is what a table has no type for. Two kinds together are the same in any order. The
+kind "arrow" is a type that is known beforehand, as a schema of one field in Arrow's own bytes.
 """
 
 from __future__ import annotations
@@ -94,6 +95,13 @@ _KINDS: dict[type, Callable[[Any], Kind]] = {
 def _int(low: int, high: int) -> Kind:
     fits = low >= -(1 << 63) and high < (1 << 63 if low < 0 else 1 << 64)
     return ["int", low, high] if fits else JSON
+
+
+def has_json(kind: Kind) -> bool:
+    """Whether values of that kind are JSON, or have parts that are."""
+    if kind[0] in ("list", "map"):
+        return any(map(has_json, kind[1].values() if kind[0] == "map" else [kind[1]]))
+    return kind == JSON
 
 
 def merged(kinds: Iterable[Kind]) -> Kind:

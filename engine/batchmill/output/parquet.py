@@ -30,6 +30,8 @@ def type_of(kind: Kind) -> Any:
     import pyarrow as pa
 
     name = kind[0]
+    if name == "arrow":
+        return pa.ipc.read_schema(pa.py_buffer(kind[1])).field(0).type
     if name in _SIMPLE:
         return getattr(pa, _SIMPLE[name])()
     if name == "int":
@@ -42,6 +44,17 @@ def type_of(kind: Kind) -> Any:
         return pa.list_(type_of(kind[1])) if name == "list" else pa.struct(parts)
     made = {"moment": pa.timestamp("us"), "time": pa.time64("us"), "span": pa.duration("us")}
     return pa.timestamp("us", kind[1]) if name == "zoned" else made[name]
+
+
+def fits(cells: list[Any], kind: Kind) -> bool:
+    """Whether a column of that kind can have those values."""
+    import pyarrow as pa
+
+    try:
+        pa.array(cells, type_of(kind))
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return False
+    return True
 
 
 def schema_of(columns: tuple[Column, ...]) -> Any:

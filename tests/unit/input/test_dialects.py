@@ -22,6 +22,7 @@ from batchmill.input.rewrite import as_input
 from batchmill.input.sources import ByteSource
 from batchmill.settings import Settings
 
+EXCEL = "its first line is for Excel, and no header; skip_lines=1 delimiter=';' reads it"
 ASCII = st.sampled_from([chr(number) for number in range(1, 128) if chr(number) not in "\r\n"])
 TEXTS = {
     "utf-8": "aé😀",
@@ -120,6 +121,10 @@ def test_what_is_no_format_is_none() -> None:
          ["columns without a name of their own are called column_2, n_3"]),
         ("\n\t\t\n1\t2\t3\n", Dialect("\t"), [(3, {"column_1": "1", "column_2": "2", "column_3": "3"})],
          ["columns without a name of their own are called column_1, column_2, column_3"]),
+        ("sep=;\nid;n\n", Dialect(), [(2, {"sep=;": "id;n"})], [EXCEL]),
+        ("sep=;\nid;n\n", Dialect(";"), [(2, {"sep=": "id", "column_2": "n"})], [EXCEL]),
+        ("# by x\nn\n", Dialect(), [(2, {"# by x": "n"})],
+         ["its header looks like a comment; skip_lines=1 takes the next line for it"]),
         ("id;n\n1;2\n", Dialect(), [(2, {"id;n": "1;2"})], ["all of it is one column; delimiter=';' makes 2 of it"]),
         ("id\tn\tm\n", Dialect(), [], ["all of it is one column; delimiter='tab' makes 3 of it"]),
         ("id,n\n", Dialect("\t"), [], ["all of it is one column; delimiter=',' makes 2 of it"]),

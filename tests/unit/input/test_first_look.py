@@ -87,6 +87,7 @@ def test_a_carriage_return_alone_ends_lines_where_nothing_else_does(size: int) -
         (b"PAR1\x15", "csv", "is a Parquet file", "give format='parquet'"),
         (b"PK\x03\x04\x14\0[Content_Types].xml", "csv", "is an Excel workbook", "pandas.read_excel("),
         (b"Obj\x01\x04", "jsonl", "is an Avro file", "polars.read_avro("),
+        (b"]\0\0\x80\0", "csv", "is compressed with lzma", "unpack"),
         (b'<?xml version="1.0"?>\n<a/>', "csv", "is an XML document", "pandas.read_xml("),
         (b' \n{\r\n "a": 1\n}', "jsonl", "is a JSON document", "`jq -c '.' 'a b' > 'a b.jsonl'`"),
         (b'[{"a": 1},\n{}]', "jsonl", "is a JSON document", "`jq -c '.[]' 'a b' > 'a b.jsonl'`"),

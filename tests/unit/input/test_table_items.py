@@ -17,6 +17,12 @@ from batchmill.input.frames import rows_of
 FRAME = pd.DataFrame({"a": [1, 2, 3], "when": pd.to_datetime(["2020-01-01"] * 3)}, index=["p", "q", "r"])
 
 
+def test_a_frame_that_has_no_rows_yet_is_refused() -> None:
+    polars = pytest.importorskip("polars")
+    with pytest.raises(InvalidUsage, match=r"LazyFrame.*items\.collect\(\)"):
+        rows_of(polars.LazyFrame({"n": [1]}))
+
+
 def rows(table: Any) -> list[Any]:
     found = rows_of(table)
     assert found is not None
