@@ -8,31 +8,39 @@ from batchmill.input.tables import Table
 class Buffer:
     """`data`, of which all before `offset` was taken; `offset` is where a record begins.
 
-    `marks` is as long as `data`, and has a separator only where a record ends for certain (formats.py). Nobody knows
-    yet where records end behind `open`, -1 where there is no such place: a quoted cell begins there.
+    `marks` has a separator only where a record ends for certain (formats.py), at the same offset as `data`. Nobody
+    knows yet where records end behind `open`, -1 where there is no such place: a quoted cell begins there. Blocks that
+    cannot close it are held as they came, and are neither in `marks` nor looked at again: a quote that none closes
+    would cost a copy of all behind it with each.
     """
 
     def __init__(self, table: Table | None = None) -> None:
         self._table = table
-        self.data = self.marks = b""
+        self._data = self.marks = b""
+        self._held: list[bytes] = []
+        self._size = 0
         self.offset = 0
         self.open = -1
 
     def __len__(self) -> int:
-        return len(self.data) - self.offset
+        return self._size - self.offset
+
+    @property
+    def data(self) -> bytes:
+        """All bytes that are here."""
+        if self._held:
+            self._data = b"".join((self._data, *self._held))
+            self._held = []
+        return self._data
 
     def add(self, block: bytes) -> None:
         """Bytes that follow."""
-        if self._table is None:
-            self.data = self.marks = self.data[self.offset :] + block
-        elif self.open >= 0 and self._table.stays_open(self.data, self.open, block):
-            self.data = self.data[self.offset :] + block
-            self.marks = self.marks[self.offset :] + block.replace(b"\n", b" ")
-            self.open -= self.offset
-        else:
-            self.data = self.data[self.offset :] + block
-            self.marks, self.open = self._table.scan(self.data, more=True)
-        self.offset = 0
+        if self.open >= 0 and self._table is not None and self._table.stays_open(self._size - self.open, block):
+            self._held.append(block)
+            self._size += len(block)
+            return
+        self._held.append(block)
+        self._begin_at(self.offset, more=True)
 
     def end(self) -> bool:
         """Nothing follows: whether that tells of more records that end here."""
@@ -48,8 +56,9 @@ class Buffer:
         return gone
 
     def _begin_at(self, start: int, *, more: bool) -> None:
-        self.data, self.offset = self.data[start:], 0
+        self._data, self._held = b"".join((memoryview(self._data)[start:], *self._held)), []
+        self._size, self.offset = len(self._data), 0
         if self._table is None:
-            self.marks = self.data
+            self.marks = self._data
         else:
-            self.marks, self.open = self._table.scan(self.data, more=more)
+            self.marks, self.open = self._table.scan(self._data, more=more)

@@ -74,22 +74,22 @@ class Table:
         return marks, last + self._by_cell(data[last:], more=True)[1]
 
     def _by_cell(self, data: bytes, *, more: bool) -> tuple[bytes, int]:
-        marks, at = bytearray(data), 0
+        marks, at = None, 0
         while (cell := self._opened.search(data, at)) is not None:
             begin, end = cell.span()
             fits = end - begin <= MOST_QUOTED
             if more and fits and end == len(data):
-                marks[begin:] = _blank(data[begin:])
-                return bytes(marks), begin
+                return (data if marks is None else bytes(marks))[:begin] + _blank(data[begin:]), begin
             if fits and self._closing.match(data, end):
                 if data.find(b"\n", begin, end) >= 0:
+                    marks = marks or bytearray(data)
                     marks[begin:end] = _blank(data[begin:end])
                 at = end + 1
                 continue
             at = data.find(b"\n", begin) + 1
             if not at:
                 break
-        return (data if marks == data else bytes(marks)), -1
+        return data if marks is None else bytes(marks), -1
 
     def _is_regular(self, stretches: list[bytes]) -> bool:
         """Whether quotes stand only around cells, doubled ones inside: what is outside of them touches them with the
@@ -105,9 +105,9 @@ class Table:
         after = outside.count(quote + self._byte) + outside.count(quote + b"\n") + outside.count(quote + b"\r\n")
         return before == quotes == after + outside.endswith((quote, quote + b"\r"))
 
-    def stays_open(self, data: bytes, begin: int, block: bytes) -> bool:
-        """Whether a quoted cell that begins in `data`, and has no end there, has none in the `block` behind it."""
-        return self._quote not in block and len(data) + len(block) - begin <= MOST_QUOTED
+    def stays_open(self, size: int, block: bytes) -> bool:
+        """Whether a quoted cell that had no end in its first `size` bytes has none in the `block` behind them."""
+        return self._quote not in block and size + len(block) <= MOST_QUOTED
 
     def is_sound(self, row: bytes) -> bool:
         """Whether a row ends where it ends, whatever row is put behind it."""
