@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from operator import lt, sub
+from operator import gt, lt, sub
 from typing import Any, NamedTuple
 
 from batchmill.codec.ids import checksum, digest_block, digest_id
@@ -39,7 +39,7 @@ class ReplySummary(NamedTuple):
     """What the parent must know of a reply, or of a part of one, without opening it.
 
     `records` of the chunk were covered. `low` and `high` are the least and greatest id where all ids are of one type
-    and strictly increase (else None): so repeated ids can be ruled out without keeping any.
+    and strictly increase or decrease (else None): so repeated ids can be ruled out without keeping any.
     """
 
     records: int
@@ -296,9 +296,11 @@ def _first(block: bytes, format: Format | None) -> bytes:
 
 
 def _span(ids: list[Any]) -> tuple[Any, Any]:
-    if set(map(type, ids)) not in ({int}, {str}) or not all(map(lt, ids, ids[1:])):
+    if set(map(type, ids)) not in ({int}, {str}):
         return None, None
-    span = ids[0], ids[-1]
+    span = min(ids[0], ids[-1]), max(ids[0], ids[-1])
+    if not (all(map(lt, ids, ids[1:])) or all(map(gt, ids, ids[1:]))):
+        return None, None
     return (None, None) if any(_shown(id) is not id for id in span) else span
 
 

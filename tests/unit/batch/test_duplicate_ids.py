@@ -23,8 +23,9 @@ def spans_of(ids: list[Any], cuts: list[int], rng: random.Random, gaps: set[int]
     spans = Spans()
     for first, end in chunks:
         part = ids[first:end]
-        increases = all(a < b for a, b in pairwise(part))
-        spans.add(first, end, part[0] if increases else None, part[-1] if increases else None)
+        is_ordered = all(a < b for a, b in pairwise(part)) or all(a > b for a, b in pairwise(part))
+        low, high = (min(part), max(part)) if is_ordered else (None, None)
+        spans.add(first, end, low, high)
     return spans
 
 
@@ -45,10 +46,11 @@ def test_ids_that_are_proved_distinct_are_distinct(ids: list[int], cuts: list[in
     st.sets(st.integers(0, 5)),
     st.randoms(use_true_random=False),
 )
-def test_increasing_ids_are_proved_distinct_whatever_the_order_and_the_gaps(
+def test_ids_in_order_are_proved_distinct_whatever_the_order_of_chunks_and_the_gaps(
     ids: list[int], cuts: list[int], gaps: set[int], rng: random.Random
 ) -> None:
     assert spans_of(ids, cuts, rng, gaps).are_distinct
+    assert spans_of(ids[::-1], cuts, rng, gaps).are_distinct
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,9 @@ def test_neighbouring_ranges_are_kept_as_one() -> None:
     spans = Spans()
     for first in (3, 1, 0, 2, 4):
         spans.add(first, first + 1, first, first)
-    assert len(spans._by_start) == len(spans._by_end) == 1
+        spans.add(first + 50, first + 51, 90 - first, 90 - first)  # they decrease
+    assert len(spans._by_start) == len(spans._by_end) == 2
+    assert spans.are_distinct
 
 
 def test_asking_changes_nothing() -> None:
@@ -92,11 +96,11 @@ def test_asking_changes_nothing() -> None:
     assert spans.are_distinct
 
 
-VALUES = st.integers(0, 5) | st.sampled_from(["0", "1", 1.0, True, None])
+VALUES = st.integers(-3, 5) | st.sampled_from(["0", "1", 1.0, True, None, 2**61 - 1, 2**61, 2**61 + 3])
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(VALUES, max_size=20), max_size=6))
+@given(st.lists(st.lists(VALUES, max_size=20) | st.lists(st.integers(-3, 3), max_size=20), max_size=6))
 def test_repeats_are_the_occurrences_after_the_first(columns: list[list[Any]]) -> None:
     counts = Counter((type(id), id) for ids in columns for id in ids)
     total = sum(counts.values())

@@ -226,13 +226,14 @@ def test_an_outcome_replaces_the_earlier_one_and_counts_the_attempt() -> None:
         (b"1\n2\n9\n", (1, 9)),
         (b'"a"\n"b"\n', ("a", "b")),
         (b"1\n1\n", (None, None)),
-        (b"2\n1\n", (None, None)),
+        (b"9\n2\n1\n", (1, 9)),
+        (b"2\n1\n3\n", (None, None)),
         (b'1\n"2"\n', (None, None)),
         (b"1.0\n2.0\n", (None, None)),
         (b"\n", (None, None)),
     ],
 )
-def test_the_tally_has_the_least_and_greatest_id_where_they_increase(data: bytes, span: tuple[Any, Any]) -> None:
+def test_the_tally_has_the_least_and_greatest_id_where_they_are_in_order(data: bytes, span: tuple[Any, Any]) -> None:
     with worker():
         _, summary = run_chunk(chunk_of(data))
     assert (summary.low, summary.high) == span
