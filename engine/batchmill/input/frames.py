@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchmill.errors import InvalidUsage
+from batchmill.input.parquet_rows import as_maps
 
 
 class Rows:
@@ -62,7 +63,14 @@ def _of_pandas(table: Any) -> Iterator[tuple[Any, dict[Any, Any]]]:
 
 
 def _of_polars(table: Any) -> Iterator[tuple[Any, dict[Any, Any]]]:
-    return ((None, row) for row in table.iter_rows(named=True))
+    if not any(getattr(kind, "time_unit", None) == "ns" for kind in table.dtypes):
+        return ((None, row) for row in table.iter_rows(named=True))
+    try:
+        found = table.to_arrow()  # polars would cut nanoseconds off
+    except ImportError:
+        what = "items has nanoseconds, which are read by pyarrow, and that is not installed"
+        raise InvalidUsage(what, "pip install pyarrow") from None
+    return ((None, row) for batch in found.to_batches(_BATCH) for row in as_maps(batch))
 
 
 def _of_arrow(table: Any) -> Iterator[tuple[Any, dict[Any, Any]]]:

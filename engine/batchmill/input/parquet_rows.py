@@ -230,7 +230,7 @@ class RowReader:
             self._at += len(self._batch)
             self._batch = next(self._batches)
         start = number - self._at
-        return _as_maps(self._batch.slice(start, min(count, len(self._batch) - start)))
+        return as_maps(self._batch.slice(start, min(count, len(self._batch) - start)))
 
     def _open(self) -> None:
         path, size, changed, wanted = self._identity
@@ -256,7 +256,7 @@ class RowReader:
         self._group = group
 
 
-def _as_maps(batch: Any) -> list[dict[str, Any]]:
+def as_maps(batch: Any) -> list[dict[str, Any]]:
     """Rows as maps. What has more digits of a second than Python's own types is left to pyarrow."""
     import pyarrow as pa
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def test_a_frame_that_has_no_rows_yet_is_refused() -> None:
     polars = pytest.importorskip("polars")
     with pytest.raises(InvalidUsage, match=r"LazyFrame.*items\.collect\(\)"):
         rows_of(polars.LazyFrame({"n": [1]}))
+
+
+def test_no_nanosecond_is_lost() -> None:
+    polars = pytest.importorskip("polars")
+    for first, kind in ((1001, pd.Timestamp), (2000, dt.datetime)):
+        frame = polars.DataFrame({"t": polars.Series([first, None], dtype=polars.Datetime("ns")), "n": [1, 2]})
+        (_, one), (_, other) = rows(frame)
+        assert (one, type(one["t"]), other) == ({"t": pd.Timestamp(first), "n": 1}, kind, {"t": None, "n": 2})
 
 
 def rows(table: Any) -> list[Any]:
