@@ -426,7 +426,16 @@ def test_names_that_cannot_be_files_are_no_conflict(tmp_path: Path) -> None:
 
 def test_own_files_are_known_by_place_before_they_are_there(tmp_path: Path) -> None:
     own = OwnFiles([Use("-o", str(tmp_path / "out"), Access.WRITTEN)])
+    assert own.has(f"{tmp_path}/./out")
     (tmp_path / "out").touch()
+    os.link(tmp_path / "out", tmp_path / "other")
+    assert own.has(f"{tmp_path}/./out")
+    os.unlink(tmp_path / "out")
+    os.symlink("out", tmp_path / "link")
+    assert own.has(str(tmp_path / "link"))
+    assert not any(map(own.has, (str(tmp_path), str(tmp_path / "nothing"), str(tmp_path / "other"))))
+    os.unlink(tmp_path / "link")
+    os.rename(tmp_path / "other", tmp_path / "out")
     (tmp_path / "mine").touch()
     with os.scandir(tmp_path) as entries:
         assert [entry.name for entry in own.left_out(str(tmp_path), entries)] == ["mine"]

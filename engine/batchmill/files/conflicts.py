@@ -129,7 +129,11 @@ class OwnFiles:
 
     def has(self, path: str) -> bool:
         """Whether `path` names one of these files."""
-        return bool(self._files) and (identity_of(path) in self._files or _entry_of(path) in self._files)
+        if not self._files:
+            return False
+        found = identity_of(path)
+        is_there = found is None or (isinstance(found, tuple) and len(found) == 2)  # else it is the entry already
+        return found in self._files or (is_there and _entry_of(path) in self._files)
 
     def left_out(self, folder: str, entries: Iterable[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
         """The entries of a directory without these files."""
