@@ -58,6 +58,7 @@ class OpenFile:
         self.is_left_to_parent = False
         self.path = os.path.abspath(name)
         self._state = state_of(self.raw.fileno())
+        self.size = self._state[2]
 
     def read(self, start: int, size: int) -> tuple[bytes, bytes]:
         """As RangeFile.read."""
@@ -67,7 +68,7 @@ class OpenFile:
         """A worker could not read it, or found it changed; what to tell people of that, once."""
         is_news, self.is_left_to_parent = not self.is_left_to_parent, True
         _, _, size, modified, _ = state_of(self.raw.fileno())
-        if is_news and modified != self._state[3] and size <= self._state[2]:
+        if is_news and modified != self._state[3] and size <= self.size:
             return f"{self.path} was changed while the batch runs: what is in it now counts"
         return ""
 

@@ -75,7 +75,8 @@ class PlainFile:
     def _pull(self) -> bytes:
         block = self.file.raw.read(self.step) or b""
         if not self.end:
-            self.is_as_it_is = is_as_it_is(block, self._format)
+            is_made_when_read = len(block) > self.file.size  # as what is in /proc
+            self.is_as_it_is = is_as_it_is(block, self._format) and not is_made_when_read
             self.file.begin = len(BOM) if block.startswith(BOM) else 0
         self.end += len(block)
         return block

@@ -19,6 +19,7 @@ from batchmill.input.sources import MAX_CHUNK, ByteSource
 from batchmill.model import Chunk, FileRange
 
 LINES = FORMATS["lines"]
+MADE = "/proc/kallsyms"  # its size is 0, whatever is read from it
 SIZES = (0, 1, 30, 700, 9_000, 300_000)  # bytes of a record: some are longer than what is read at once
 
 
@@ -64,6 +65,13 @@ def test_bytes_that_are_not_those_of_the_file_are_sent(tmp_path: Path, content: 
         assert chunk is None or isinstance(chunk.data, bytes)
     source.close()
     assert all(isinstance(chunk.data, bytes) for chunk in taken(Path(__file__), "csv", 9, by_range=True))
+
+
+@pytest.mark.skipif(not os.path.exists(MADE), reason="there is no such file here")
+def test_what_the_kernel_makes_when_it_is_read_is_read_once() -> None:
+    chunks = taken(Path(MADE), "lines", 50_000, by_range=True)
+    assert sum(len(chunk.data) for chunk in chunks) > 100_000
+    assert all(isinstance(chunk.data, bytes) for chunk in chunks)
 
 
 def test_a_range_is_divided_as_bytes_are(tmp_path: Path) -> None:
