@@ -80,7 +80,8 @@ class _Calls:
         self._waiting: list[_Row | _Passed] = []
         self._rows: list[_Row] = []  # the items among those that wait
         self._ours = 0  # the number of the last record that cannot be taken back any more
-        self._next_look = reply.ends[0] + LOOK
+        self._last = reply.ends[0]  # when the last call was done with
+        self._next_look = self._last + LOOK
 
     def run(self) -> None:
         """Open records and call the function, as long as that is allowed."""
@@ -128,7 +129,7 @@ class _Calls:
 
     def _work_off(self) -> bool:
         """Call the function on what waits, and note what became of it; whether there is time for more."""
-        rows, outcomes = self._rows, list[Outcome]()
+        rows, outcomes, splits = self._rows, list[Outcome](), self._reply.splits
         try:
             if len(rows) > 1:
                 self._call_on(rows, outcomes)
@@ -139,8 +140,10 @@ class _Calls:
         if not is_all:
             return False  # what is left was taken back
         self._waiting, self._rows = [], []
-        self._size = self._given or this_worker.batch_size.size
         now = perf_counter()
+        if self._reply.splits == splits:  # with all that an item takes besides, of which there is less in large calls
+            this_worker.batch_size.seen(len(rows), now - self._last, LONGEST)
+        self._last, self._size = now, self._given or this_worker.batch_size.size
         if now > self._next_look:  # what is noticed at once was put back at once
             put_back()
             self._next_look = now + LOOK
@@ -177,7 +180,7 @@ class _Calls:
 
     def _call_on(self, rows: list[_Row], outcomes: list[Outcome]) -> None:
         """Add the outcomes of several items, by one call; where that fails, of those without a result by one each."""
-        begun, results = perf_counter(), list[Any]()
+        results = list[Any]()
         self._board[self._call] = rows[0].number
         this_worker.is_theirs = True
         postponed: Postponed | None = None
@@ -194,8 +197,6 @@ class _Calls:
         packed = list(map(_packed, results))
         self._board[self._call] = 0  # not before: packing calls methods of theirs
         now = perf_counter()
-        if len(packed) == len(rows):
-            this_worker.batch_size.seen(len(rows), now - begun, LONGEST)
         # An item's seconds are the call's by its items.
         last, share = self._reply.ends[-1], (now - self._reply.ends[-1]) / max(len(packed), 1)
         outcomes += [(outcome, last + share * (n + 1)) for n, outcome in enumerate(packed)]
@@ -222,7 +223,7 @@ class _Calls:
         return True
 
     def _called_on(self, row: _Row) -> bytes | ItemError:
-        begun, results = perf_counter(), list[Any]()
+        results = list[Any]()
         this_worker.is_theirs, this_worker.single = True, row.id
         try:
             take_results(this_worker.function([row.item]), 1, results)
@@ -233,9 +234,7 @@ class _Calls:
             return caught(error)
         finally:
             this_worker.single = None
-        outcome = _packed(results[0])
-        this_worker.batch_size.seen(1, perf_counter() - begun, LONGEST)
-        return outcome
+        return _packed(results[0])
 
 
 def _packed(result: Any) -> bytes | ItemError:
