@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +44,12 @@ def test_blocks_of_any_size_make_the_rows_of_the_whole(blocks: list[bytes]) -> N
 def test_behind_a_quote_that_none_closes_each_block_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
     scan = TABLE.scan
-    monkeypatch.setattr(TABLE, "scan", lambda data, *, more: (looked.append(len(data)), scan(data, more=more))[1])
+
+    def look(data: bytes, *, more: bool) -> Any:
+        looked.append(len(data))
+        return scan(data, more=more)
+
+    monkeypatch.setattr(TABLE, "scan", look)
     blocks = [b'1,"open\n', *[b"2,x\n" * 1000] * 500]
     rows = rows_of(blocks)
     assert (len(rows), rows[0]) == (500_002, b'1,"open\n'), "the quote costs its own row"
