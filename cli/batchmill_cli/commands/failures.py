@@ -119,7 +119,7 @@ def print_items(checkpoints: Sequence[Results], output: str | None) -> None:
                 out.write(part)
     if format is not None and format.wanted is not None and not (output or "").endswith(".parquet"):
         stdio.tell("batchmill: they are JSON lines; -o FILE.parquet keeps the types of rows")
-    elif format is not None and format.wanted is None and format.name != format.base:
+    elif format is not None and format.wanted is None and format.again != format.base:
         stdio.tell(f"batchmill: read them with --format {format.again}")
     lost = [one for items in failed for one in items.lost]
     if lost:

@@ -251,7 +251,7 @@ def with_dialect(format: Format, dialect: Dialect) -> Format:
     usual = FORMATS[format.base].table
     assert usual is not None
     words = dialect.words(usual.dialect)
-    return format_named(in_name(format.base, words)) if words else format
+    return format_named(in_name(format.base, words)) if words else FORMATS[format.base]
 
 
 def cut(data: bytes | bytearray, start: int, records: int, separator: bytes) -> tuple[int, int]:

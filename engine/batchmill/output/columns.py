@@ -102,7 +102,8 @@ def _columns(asked: Asked, shape: Shape) -> list[Column]:
     has_result = shape.others or not fields
     own = [column for column in _own(asked) if has_result or column.what != "whole"]
     named = list(_named(asked, fields, {_folded(asked, column.name) for column in own}, shape))
-    kinds = {"id": shape.id, "whole": shape.result}
+    has_maps = shape.is_wide or (shape.has_empty and not fields)
+    kinds = {"id": shape.id, "whole": JSON if has_maps else shape.result}
     own = [column._replace(kind=kinds.get(column.what, column.kind)) for column in own]
     own = [column._replace(what="rest") if named and column.what == "whole" else column for column in own]
     at = 2 if asked.format == "sqlite" else 1

@@ -19,7 +19,7 @@ Rank = tuple[int, ...]  # where a field first came: the ordering, the position i
 class Shape:
     """Fields of results by where they first came, and `kinds` of their values, of ids and of results without fields,
     where these are asked for. `others` says that some result is no map, `has_own_ids` that the field `id` of some is
-    not its item's id, `is_wide` that there are too many fields for columns."""
+    not its item's id, `is_wide` that there are too many fields for columns, `has_empty` that some map has no field."""
 
     fields: Mapping[str, Rank] = field(default_factory=dict)
     kinds: Mapping[str, Kind] = field(default_factory=dict)
@@ -28,6 +28,7 @@ class Shape:
     others: bool = False
     has_own_ids: bool = False
     is_wide: bool = False
+    has_empty: bool = False
 
     def __add__(self, other: Shape) -> Shape:
         fields = dict(self.fields)
@@ -44,6 +45,7 @@ class Shape:
             self.others or other.others,
             self.has_own_ids or other.has_own_ids,
             is_wide,
+            self.has_empty or other.has_empty,
         )
 
     def names(self) -> list[str]:
@@ -53,7 +55,7 @@ class Shape:
     def pack(self) -> bytes:
         """It as bytes, for `unpack`."""
         fields = {name: list(rank) for name, rank in self.fields.items()}
-        flags = [self.others, self.has_own_ids, self.is_wide]
+        flags = [self.others, self.has_own_ids, self.is_wide, self.has_empty]
         return pack_value([fields, dict(self.kinds), self.id, self.result, flags])
 
     @classmethod

@@ -55,6 +55,7 @@ def _of_block(block: OutcomeBlock, places: Sequence[tuple[int, int]], job: Shape
         others=any(result is not None for result in others),
         has_own_ids=has_own_ids,
         is_wide=is_wide,
+        has_empty=any(type(result) is dict and not result for result in results),
     )
     return (
         _with_kinds(shape, block, [index for _, index in places], results) if job.frames.format == "parquet" else shape

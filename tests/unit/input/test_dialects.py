@@ -106,6 +106,14 @@ def test_a_dialect_is_found_again_by_its_formats_name(dialect: Dialect, columns:
     assert found.table is not None
     assert found.table.dialect == dialect
     assert format.base == base
+    again = find_format(format.again)
+    assert again is not None
+    assert again.table is not None
+    assert again.table.dialect == replace(dialect, skip_lines=0)
+
+
+def test_lines_before_a_header_are_not_written_again() -> None:
+    assert with_dialect(FORMATS["csv"], Dialect(skip_lines=2)).again == "csv"
 
 
 def test_what_is_no_format_is_none() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -17,9 +18,11 @@ from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.errors import InvalidUsage
 from batchmill.output.columns import Asked, check_asked, table_of, unknown
 from batchmill.output.kinds import JSON, NULL, TEXT, in_kind, kind_of, merged, of_column, together
+from batchmill.output.parquet import batch_of
 from batchmill.output.rows import opening, render
 from batchmill.output.shape import MOST_FIELDS, Shape
 
+pa = pytest.importorskip("pyarrow")
 CSV = Asked("csv")
 
 
@@ -52,6 +55,34 @@ def table(*results: Any, asked: Asked = CSV) -> list[list[str]]:
 def test_fields_of_results_are_columns(results: list[Any], expected: list[list[str]] | None) -> None:
     found = table(*results)
     assert found[0] == ["id", "result"] if expected is None else found == expected
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [{}, {}],
+        [{}, "text"],
+        [None, {}],
+        [{"a": 1}, {}],
+        [{str(n): n for n in range(600)}, {str(-n): n for n in range(600)}],
+    ],
+)
+def test_every_result_has_a_place_in_a_typed_table(results: list[Any]) -> None:
+    asked = Asked("parquet")
+    payloads = [payload_of(result) for result in results]
+    shape = sum((shaped(payload, asked, first) for first, payload in enumerate(payloads)), Shape())
+    columns = table_of(asked, shape)
+    rows: list[Any] = []
+    for payload in payloads:
+        data, _ = render(OutcomeBlock(payload), None, format="parquet", all=False, with_item=False, source="jsonl",
+                         table=columns)  # fmt: skip
+        rows += pa.ipc.open_stream(batch_of(data, columns)).read_all().to_pylist()
+    names = [column.name for column in columns.columns[1:]]
+    if names == ["result"]:
+        found = [row["result"] and json.loads(row["result"]) for row in rows]
+        assert found == results
+    else:
+        assert [row["a"] for row in rows] == [result.get("a") for result in results]
 
 
 def test_columns_are_chosen_failures_shown_and_formulas_left() -> None:
