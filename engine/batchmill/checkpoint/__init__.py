@@ -7,7 +7,8 @@
     reader       reading it, live or dead; `salvage`: damaged; `compaction`: anew, without what was superseded
     index        which outcomes there are and where; `moves`: those moved alone; `removed`: those that left the input
     history      what earlier runs said
-    matching     the input held against the index: which items are done; `positions`: and where in it they are now
+    matching     the input held against the index: which items are done; `positions`: and where in it they are now;
+                 `repeated`: of an id that came more than once
     resume       how a run comes to its checkpoint: --resume, --fresh, --wait, whose it is
     timeline     what happened in its runs, as values, in the bins of `histogram`; `timeline_reader` makes them
 

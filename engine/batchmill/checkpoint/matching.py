@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from batchmill.checkpoint.index import Index, Row, is_whole
 from batchmill.checkpoint.positions import Positions
 from batchmill.checkpoint.removed import Removed
+from batchmill.checkpoint.repeated import Repeated
 from batchmill.codec.ids import checksum, digest_block, id_key, shard_of
 from batchmill.codec.outcome_block import OutcomeBlock
 from batchmill.codec.outcomes import SEALED, SUPERSEDES
@@ -73,7 +74,7 @@ class Matcher:
                 self._by_crc.setdefault(row.first_crc, []).append(n)
         self._open = sum(1 for left in self._left if left)
         self._ids: dict[bytes, int] | None = None
-        self._more: dict[bytes, list[int]] = {}  # further outcomes of ids that came more than once
+        self._repeated: dict[bytes, Repeated] = {}  # all outcomes of ids that came more than once
         self.positions = Positions(index)
         self.skipped = 0
         self.failed = 0
@@ -196,8 +197,15 @@ class Matcher:
             if index not in gone and (row.seq, index) not in self._taken:
                 packed = ((number << _INDEX_BITS | index) << _CRC_BITS | content) << 1 | (index in failed)
                 key = id_key(id)
-                if self._ids.setdefault(key, packed) != packed:
-                    self._more.setdefault(key, []).append(packed)
+                first = self._ids.setdefault(key, packed)
+                if first != packed:
+                    self._repeat(key, first).add(packed)
+
+    def _repeat(self, key: bytes, first: int) -> Repeated:
+        if key not in self._repeated:
+            self._repeated[key] = Repeated(_CRC_BITS, self._is_live)
+            self._repeated[key].add(first)
+        return self._repeated[key]
 
     def match(self, chunk: Chunk, scan: IdScan) -> tuple[Chunk, list[tuple[int, bytes]]]:
         """Hold a scanned chunk against the outcomes: (the chunk, what is done masked out; records to set aside).
@@ -212,11 +220,10 @@ class Matcher:
                 skip[offset] = 1
                 self.blank += self._settings.shard is None
                 continue
-            candidates = self._candidates(key)
-            exact = [e for e in candidates if e >> 1 & 0xFFFFFFFF == content]
-            if exact:
-                skip[offset] = self._found(key, min(exact, key=lambda e: e & 1), chunk.first + offset, again, offset)
-            elif candidates:
+            exact = self._best(key, content)
+            if exact is not None:
+                skip[offset] = self._found(key, exact, chunk.first + offset, again, offset)
+            elif self._best(key) is not None:
                 aside.append((offset, key))
                 skip[offset] = 1
         return chunk._replace(skip=bytes(skip) if 1 in skip else None, earlier=again or None), aside
@@ -245,10 +252,9 @@ class Matcher:
     def settle(self, aside: Aside) -> Chunk | None:
         """After the end of the input: the chunk of a record set aside, or None if its old outcome stays."""
         chunk = aside.chunk
-        candidates = self._candidates(aside.key)
-        if not candidates:
+        packed = self._best(aside.key)
+        if packed is None:
             return chunk
-        packed = min(candidates, key=lambda e: e & 1)
         entry = self._claim(aside.key, packed)
         self.positions.put(entry, chunk.first)
         failed = packed & 1
@@ -274,14 +280,15 @@ class Matcher:
             said = f"All that was done is of {names}: {said}, and {option('checkpoint', 'FILE')} keeps this batch apart"
         yield said
 
-    def _candidates(self, key: bytes) -> list[int]:
+    def _best(self, key: bytes, content: int | None = None) -> int | None:
+        """The unmatched outcome of an id, of that content if one is given: an ok one, if there is one."""
         assert self._ids is not None
-        first = self._ids.get(key)
-        if first is None:
-            return []
-        if not self._more:
-            return [first] if self._is_live(first) else []
-        return [e for e in (first, *self._more.get(key, ())) if self._is_live(e)]
+        if key in self._repeated:
+            return self._repeated[key].best(content)
+        only = self._ids.get(key)
+        if only is None or (content is not None and only >> 1 & 0xFFFFFFFF != content):
+            return None
+        return only if self._is_live(only) else None
 
     def _is_live(self, packed: int) -> bool:
         if not self._left[packed >> (_CRC_BITS + _INDEX_BITS + 1)]:
@@ -294,12 +301,10 @@ class Matcher:
 
     def _claim(self, key: bytes, packed: int) -> Entry:
         assert self._ids is not None
-        found = [self._ids.pop(key), *self._more.pop(key, ())]
-        found.remove(packed)
-        if found:
-            self._ids[key] = found.pop(0)
-        if found:
-            self._more[key] = found
+        if key in self._repeated:
+            self._repeated[key].claim(packed)
+        else:
+            del self._ids[key]
         number = packed >> (_CRC_BITS + _INDEX_BITS + 1)
         entry = self._entry(packed)
         if self._index.flags(number) & SUPERSEDES:
@@ -338,7 +343,8 @@ class Matcher:
             if self._left[number] and (seq in gone or not self._untouched[number]):
                 count = 0 if self._ids is not None else self._index.extent(seq).items
                 left[number] = [i for i in range(count) if i not in gone.get(seq, ()) and (seq, i) not in self._taken]
-        for packed in chain((self._ids or {}).values(), *self._more.values()):
+        single = (packed for key, packed in (self._ids or {}).items() if key not in self._repeated)
+        for packed in chain(single, *self._repeated.values()):
             number = packed >> (_CRC_BITS + _INDEX_BITS + 1)
             if number in left and self._is_live(packed):
                 left[number].append(self._entry(packed)[1])
