@@ -23,7 +23,7 @@ BUSY ?= 0
 MINUTES ?= 60
 PYTHONS_OPTIONS ?=
 
-.PHONY: demo test test-whole test-unit test-cli test-faults test-cluster test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-feeding bench-batches bench-many bench-shared soak fuzz format clean
+.PHONY: demo test test-whole test-unit test-cli test-faults test-cluster test-pythons check bench bench-peers bench-exec bench-simulate bench-scaling bench-cluster bench-feeding bench-batches bench-parquet bench-many bench-shared soak fuzz format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/batchmill demo
@@ -78,6 +78,10 @@ bench-feeding: $(READY)
 bench-batches: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python bench/batch_calls.py
+
+bench-parquet: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python bench/parquet.py
 
 bench-many: $(READY)
 	$(BIN)/python bench/many_items.py

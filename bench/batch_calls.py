@@ -9,14 +9,12 @@ within a round. One by one runs on a part of the rows, and counts by the row. Al
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import pickle
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from sklearn import __version__ as version
@@ -25,8 +23,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import process_cost
+import rounds
 from batch_programs import MODEL, NEEDS, PROGRAMS, SOURCE, TARGET
-from machine import describe
 from process_cost import Broke
 
 PEERS = str(Path(__file__).resolve().parent / "batch_programs.py")
@@ -38,23 +36,18 @@ MILLS = {"one by one": "1", "batchmill": "", "batchmill auto": "auto"}
 def main() -> None:
     options = _options()
     process_cost.adopt_orphans()
-    names = [*MILLS, *(n for n in PROGRAMS if importlib.util.find_spec(NEEDS.get(n, "json")) is not None)]
+    names = [*MILLS, *rounds.installed(PROGRAMS, NEEDS)]
     names = [name for name in names if not options.only or name in options.only or name == "slices"]
-    print(describe())
-    print(f"model     scikit-learn {version}: StandardScaler, LogisticRegression, 32 features")
-    print(f"left out  {', '.join(sorted({*PROGRAMS} - {*names})) or 'none'}: not installed, or not asked for\n")
+    model = f"model     scikit-learn {version}: StandardScaler, LogisticRegression, 32 features"
+    rounds.head(model, programs=PROGRAMS, names=names)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         _prepare(folder, options.rows)
-        took: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(options.rounds):
-            for name in names:
-                took[name].append(_seconds(name, folder, options.rows, options.batch))
-    print(f"{options.rows:,} rows, batches of {options.batch}, {options.rounds} rounds\n")
-    print(f"{'':16} seconds   rows/s   to two bare processes")
-    for name, seconds in took.items():
-        ratio = median(own / bare for own, bare in zip(seconds, took["slices"]))
-        print(f"{name:16} {median(seconds):7.2f}  {options.rows / median(seconds):7.0f}  {ratio:10.2f}")
+        print(f"{options.rows:,} rows, batches of {options.batch}, {options.rounds} rounds\n")
+        rounds.compare(
+            names, options.rows, options.rounds,
+            lambda name: _seconds(name, folder, options.rows, options.batch), base="slices",
+        )  # fmt: skip
 
 
 def _prepare(folder: Path, rows: int) -> None:
