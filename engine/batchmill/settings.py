@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from batchmill.errors import InvalidUsage
 from batchmill.text import nearest, option, read_names, speaks_command_line
-from batchmill.value_class import frozen_value_class
 
 if TYPE_CHECKING:
     from batchmill.settings_fields import EverySetting
@@ -117,7 +116,7 @@ def parse_shard(text: str | Sequence[int]) -> tuple[int, int]:
     raise InvalidUsage(f"shard {text!r} is not I/N", "write 1/8 to 8/8 for eight shards")
 
 
-@frozen_value_class
+@dataclass(frozen=True)
 class Settings:
     """Every option of a run, validated. Raises InvalidUsage, naming the valid range, when one is out of it."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -30,10 +30,9 @@ from batchmill.output.layout import layouts_of
 from batchmill.output.ordering import Part, RenderJob, in_order
 from batchmill.secrecy import mask_facts
 from batchmill.text import option, plural
-from batchmill.value_class import frozen_value_class
 
 
-@frozen_value_class
+@dataclass(frozen=True)
 class Status:
     """How a checkpoint stands.
 
