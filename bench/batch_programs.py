@@ -134,4 +134,6 @@ PROGRAMS: dict[str, Callable[[int], None]] = {
 }
 
 if __name__ == "__main__":
-    PROGRAMS[sys.argv[1]](int(sys.argv[2]))
+    import batch_programs  # so that other processes find its functions where they are
+
+    batch_programs.PROGRAMS[sys.argv[1]](int(sys.argv[2]))

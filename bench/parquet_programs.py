@@ -129,4 +129,6 @@ PROGRAMS: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
-    PROGRAMS[sys.argv[1]]()
+    import parquet_programs  # so that other processes find its functions where they are
+
+    parquet_programs.PROGRAMS[sys.argv[1]]()

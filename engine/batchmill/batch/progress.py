@@ -118,9 +118,9 @@ class Progress:
 
     def tick(self, now: float, pids: list[int], workers: int) -> None:
         """Sample and report progress if it is time; `now` is monotonic seconds."""
-        self._workers = workers
-        if pids:
+        if pids and workers == self._workers:  # none is being started
             self._monitor.prepare()
+        self._workers = workers
         if now >= self._next_usage:
             self._next_usage = now + USAGE_SECONDS
             self._usage = self._monitor.sample(pids)
