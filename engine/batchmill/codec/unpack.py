@@ -48,11 +48,11 @@ import sys
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from msgpack import unpackb
+from msgpack import Unpacker, unpackb
 
 from batchmill.codec.codes import Ext
 from batchmill.codec.hashing import with_cache, without_cache
@@ -95,6 +95,30 @@ def unpack_value(data: bytes | memoryview, *, carefully: bool = False) -> Any:
     Raises CheckpointDamaged for bytes that are no value, CheckpointMismatch where numpy is needed and missing.
     """
     return read_value(data, carefully=carefully)[0]
+
+
+def unpack_all(data: bytes) -> list[Any]:
+    """The values of msgpack bytes one after another, each as of `unpack_value`; the bytes are our own."""
+    unpacker = Unpacker(max_buffer_size=len(data), **FAST.options)
+    unpacker.feed(data)
+    try:
+        return list(unpacker)
+    except BatchmillError:
+        raise
+    except Exception:  # as above: a key that is no text, mostly
+        return list(_one_by_one(data))
+    finally:
+        with_cache()
+
+
+def _one_by_one(data: bytes) -> Iterator[Any]:
+    unpacker, at = Unpacker(max_buffer_size=len(data)), 0
+    unpacker.feed(data)
+    while at < len(data):
+        unpacker.skip()
+        end = unpacker.tell()
+        yield unpack_value(data[at:end])
+        at = end
 
 
 def read_value(data: bytes | memoryview, *, carefully: bool = False) -> tuple[Any, bool]:

@@ -8,7 +8,7 @@ kind "arrow" is a type that is known beforehand, as a schema of one field in Arr
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -139,25 +139,34 @@ _ALIKE: dict[str, Callable[[Kind, Kind], Kind]] = {
 }
 
 
-def of_column(values: Iterable[Any]) -> Kind:
+def of_column(values: Sequence[Any]) -> Kind:
     """The kind of a column: quick where all its values are of one plain type."""
-    values = list(values)
     types = set(map(type, values))
     types.discard(type(None))
     if types <= {str} or types <= {float} or types <= {bool}:
         return _KINDS[types.pop()](None) if types else NULL
     if types == {int}:
-        numbers = [value for value in values if value is not None]
+        numbers = values if None not in values else [value for value in values if value is not None]
         return _int(min(numbers), max(numbers))
     return merged(map(kind_of, values))
 
 
 def in_kind(value: Any, kind: Kind) -> Any:
     """A value of a column as that kind has it."""
-    make = _MAKERS.get(kind[0])
-    if value is None or make is None:
-        return value
-    return make(value.tolist() if hasattr(value, "dtype") else value, kind)
+    make = maker_of(kind)
+    return value if make is None else make(value)
+
+
+def maker_of(kind: Kind) -> Callable[[Any], Any] | None:
+    """What makes of a value what a column of that kind has; None where that is the value."""
+    made = _MAKERS.get(kind[0])
+    if made is None:
+        return None
+
+    def make(value: Any) -> Any:
+        return None if value is None else made(value.tolist() if hasattr(value, "dtype") else value, kind)
+
+    return make
 
 
 def _text(value: Any) -> str:

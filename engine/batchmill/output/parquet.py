@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from msgpack import Unpacker
-
-from batchmill.codec.unpack import unpack_value
+from batchmill.codec.unpack import unpack_all
 from batchmill.files.atomic_file import Draft
 from batchmill.output.columns import Asked, Column, TableStyle
 from batchmill.output.kinds import Kind
@@ -71,22 +69,12 @@ def batch_of(data: bytes, table: TableStyle) -> bytes:
     import pyarrow as pa
 
     schema = schema_of(table.columns)
-    arrays = [pa.array(cells, of.type) for cells, of in zip(zip(*_rows(data)), schema)]
+    arrays = [pa.array(cells, of.type) for cells, of in zip(zip(*unpack_all(data)), schema)]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as stream:
         stream.write_batch(pa.record_batch(arrays, schema=schema))
     made: bytes = sink.getvalue().to_pybytes()
     return made
-
-
-def _rows(data: bytes) -> Iterator[list[Any]]:
-    unpacker, at = Unpacker(max_buffer_size=len(data)), 0
-    unpacker.feed(data)
-    while at < len(data):
-        unpacker.skip()
-        end = unpacker.tell()
-        yield unpack_value(data[at:end])
-        at = end
 
 
 class ParquetFile(Target):

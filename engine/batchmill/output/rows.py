@@ -22,7 +22,7 @@ from batchmill.codec.unsaid import Unsaid
 from batchmill.errors import CheckpointDamaged
 from batchmill.output.columns import Asked, TableStyle, table_of
 from batchmill.output.json_lines import ABSENT, chosen, item_of
-from batchmill.output.kinds import in_kind
+from batchmill.output.kinds import maker_of
 from batchmill.output.shape import fields_of
 from batchmill.text import escape
 
@@ -61,16 +61,18 @@ def render(
     cells = _Cells(guard=table.guard)
     is_text = format in _DELIMITERS
     close: Callable[[list[Any]], bytes] = partial(_line, _DELIMITERS[format]) if is_text else pack_value
+    makers = [maker_of(column.kind) for column in table.columns] if format == "parquet" else []
     pieces = []
     try:
         for index in chosen(block, picks, all):
-            values = zip(table.columns, row_of(block, index, table, source))
+            row = row_of(block, index, table, source)
             if is_text:
-                row = [cells.escaped(v) if column.what in _ESCAPED else cells.text(v) for column, v in values]
+                escaped = zip(table.columns, row)
+                row = [cells.escaped(v) if column.what in _ESCAPED else cells.text(v) for column, v in escaped]
             elif format == "parquet":
-                row = [in_kind(value, column.kind) for column, value in values]
+                row = [value if make is None else make(value) for make, value in zip(makers, row)]
             else:
-                row = [cells.cell(value) for _, value in values]
+                row = list(map(cells.cell, row))
             pieces.append(close(row))
             cells.end_row()
     except RecursionError as error:

@@ -11,6 +11,7 @@ from batchmill.codec.unpack import unpack_value
 from batchmill.output.kinds import NULL, Kind, together
 from batchmill.value_class import value_class
 
+_TEXT = frozenset({str})
 MOST_FIELDS = 1000  # columns; a map of more is data of another kind
 Rank = tuple[int, ...]  # where a field first came: the ordering, the position in it, the place in its map
 
@@ -67,4 +68,4 @@ class Shape:
 
 def fields_of(result: Any) -> dict[str, Any] | None:
     """A result that is a map whose keys can be names of columns; None for any other."""
-    return result if type(result) is dict and all(type(key) is str for key in result) else None
+    return result if type(result) is dict and _TEXT.issuperset(map(type, result)) else None

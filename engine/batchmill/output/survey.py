@@ -6,7 +6,7 @@ frame's, in any order, and all shapes together are that of the output.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -40,15 +40,19 @@ def _of_block(block: OutcomeBlock, places: Sequence[tuple[int, int]], job: Shape
     ok = [(position, index) for position, index in places if index not in failures]
     results = [block.result(index) for _, index in ok]
     fields: dict[str, Rank] = {}
-    others, has_own_ids = [], False
+    known: set[tuple[str, ...]] = set()  # names of fields that came together: mostly they are the same in all maps
+    maps, others, ids, has_own_ids = [], [], block.ids, False
     for (position, index), result in zip(ok, results):
         if fields_of(result) is None:
             others.append(result)
             continue
-        for place, name in enumerate(result):
-            if name not in fields:
-                fields[name] = (job.ordering, position, place)
-        has_own_ids = has_own_ids or ("id" in result and not _is_same(result["id"], block.ids[index]))
+        maps.append(result)
+        names = tuple(result)
+        if names not in known:
+            known.add(names)
+            for place, name in enumerate(names):
+                fields.setdefault(name, (job.ordering, position, place))
+        has_own_ids = has_own_ids or ("id" in result and not _is_same(result["id"], ids[index]))
     is_wide = len(fields) > MOST_FIELDS
     shape = Shape(
         {} if is_wide else fields,
@@ -57,20 +61,15 @@ def _of_block(block: OutcomeBlock, places: Sequence[tuple[int, int]], job: Shape
         is_wide=is_wide,
         has_empty=any(type(result) is dict and not result for result in results),
     )
-    return (
-        _with_kinds(shape, block, [index for _, index in places], results) if job.frames.format == "parquet" else shape
+    if job.frames.format != "parquet":
+        return shape
+    return replace(
+        shape,
+        kinds={name: of_column([result.get(name) for result in maps]) for name in shape.fields},
+        id=of_column([ids[index] for _, index in places]),
+        result=of_column(results if is_wide else others),
     )
 
 
 def _is_same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
-
-
-def _with_kinds(shape: Shape, block: OutcomeBlock, indices: Iterable[int], results: list[Any]) -> Shape:
-    maps = [result for result in results if fields_of(result) is not None]
-    return replace(
-        shape,
-        kinds={name: of_column(result.get(name) for result in maps) for name in shape.fields},
-        id=of_column(block.ids[index] for index in indices),
-        result=of_column(result for result in results if shape.is_wide or fields_of(result) is None),
-    )
