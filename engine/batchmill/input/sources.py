@@ -24,6 +24,7 @@ from batchmill.files.conflicts import NO_FILES, OwnFiles
 from batchmill.files.mapped_pickle import packed_item
 from batchmill.input import formats
 from batchmill.input.buffer import Buffer
+from batchmill.input.by_suffix import as_lines_of_json
 from batchmill.input.compression import UNREADABLE
 from batchmill.input.folders import Walk
 from batchmill.input.formats import MAX_ITEM, Format
@@ -128,14 +129,20 @@ class ByteSource:
         self._drained = True  # the current feed has given all its bytes
         self._broken: InputBroken | None = None  # raised once all whole records before it were taken
         self._bytes = 0  # taken so far, to tell the mean length of a record
+        self._arrays = 0  # INPUTs that begin with a JSON array
         self._long: bytes | None = None  # the beginning of a record that is being passed over
         self._long_lines = 0
         self.position = 0
         self.ended = False
 
     def left_out(self) -> Iterator[str]:
-        """What to tell people of what was met so far and is no item."""
-        return self._walk.left_out()
+        """What to tell people of what was met so far and is no item, or is one and was probably meant to be many."""
+        yield from self._walk.left_out()
+        if self.ended and 0 < self.position == self._arrays:
+            name = self._names[0] if len(self._names) == 1 else ""
+            which = "INPUT" if name else "Each INPUT"
+            command = as_lines_of_json("" if name == "-" else name, ".[]")
+            yield f"{which} is one JSON array, and so one item; `{command}` makes an item of each of its elements"
 
     @property
     def total(self) -> int | None:
@@ -298,6 +305,8 @@ class ByteSource:
         if not block:
             self._drained = True
             return self._buffer.end()
+        if self._line == 1 and not len(self._buffer) and self._format.name == "jsonl":
+            self._arrays += block.lstrip().startswith(b"[")
         self._buffer.add(block)
         return True
 

@@ -475,3 +475,33 @@ def test_closing_ends_the_feeder() -> None:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.001)
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (
+            ['[{"a": 1}, 2]\n'],
+            "INPUT is one JSON array, and so one item; `jq -c '.[]' i0.jsonl > i0.lines.jsonl` makes",
+        ),
+        (["[1]", " [2]\n"], "Each INPUT is one JSON array, and so one item; `jq -c '.[]'` makes"),
+        (["[1]\n[2]\n"], None),
+        (["[1]\n", "2\n"], None),
+        (["1\n"], None),
+        ([""], None),
+    ],
+)
+def test_an_array_that_is_all_there_is_was_probably_meant_to_be_many_items(
+    texts: list[str], said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"i{number}.jsonl" for number in range(len(texts))]
+    for name, text in zip(names, texts):
+        Path(name).write_text(text)
+    source = ByteSource(names, FORMATS["jsonl"], lambda: None)
+    assert list(source.left_out()) == [], "not before the end"
+    while source.take(10) is not None:
+        pass
+    told = list(source.left_out())
+    assert told == [] if said is None else [sentence.startswith(said) for sentence in told] == [True], told
+    source.close()
