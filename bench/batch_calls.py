@@ -37,8 +37,7 @@ MILLS = {"one by one": "1", "batchmill": "", "batchmill auto": "auto"}
 def main() -> None:
     options = _options()
     process_cost.adopt_orphans()
-    names = [*MILLS, *rounds.installed(PROGRAMS, NEEDS)]
-    names = [name for name in names if not options.only or name in options.only or name == "slices"]
+    names = rounds.asked([*MILLS, *rounds.installed(PROGRAMS, NEEDS)], options.only)
     model = f"model     scikit-learn {version}: StandardScaler, LogisticRegression, 32 features"
     rounds.head(model, programs=PROGRAMS, names=names)
     with tempfile.TemporaryDirectory() as place:
@@ -46,9 +45,8 @@ def main() -> None:
         _prepare(folder, options.rows)
         print(f"{options.rows:,} rows, batches of {options.batch}, {options.rounds} rounds\n")
         rounds.compare(
-            names, options.rows, options.rounds,
-            lambda name: _seconds(name, folder, options.rows, options.batch), base="slices",
-        )  # fmt: skip
+            names, options.rows, options.rounds, lambda name: _seconds(name, folder, options.rows, options.batch)
+        )
 
 
 def _prepare(folder: Path, rows: int) -> None:
@@ -89,11 +87,8 @@ def _command(name: str, batch: int, source: str) -> list[str]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000, help="[100000]")
+    parser = rounds.parser(__doc__, 100_000)
     parser.add_argument("--batch", type=int, default=500, help="rows in a call [500]")
-    parser.add_argument("--rounds", type=int, default=3, help="[3]")
-    parser.add_argument("--only", action="append", help="this contender, and the bare processes; repeatable")
     return parser.parse_args()
 
 

@@ -8,7 +8,6 @@ within a round. All outputs must have each row with the right checksum.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -22,21 +21,20 @@ from parquet_programs import NEEDS, PROGRAMS, SOURCE, TARGET, found
 from process_cost import Broke
 
 PEERS = str(Path(__file__).resolve().parent / "parquet_programs.py")
-MILLS = {"batchmill": ()}
+MILL = "batchmill"
 GROUP = 50_000  # rows in a group
 
 
 def main() -> None:
-    options = _options()
+    options = rounds.parser(__doc__, 1_000_000).parse_args()
     process_cost.adopt_orphans()
-    names = [*MILLS, *rounds.installed(PROGRAMS, NEEDS)]
-    names = [name for name in names if not options.only or name in options.only or name == "slices"]
+    names = rounds.asked([MILL, *rounds.installed(PROGRAMS, NEEDS)], options.only)
     rounds.head(programs=PROGRAMS, names=names)
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         _prepare(options.rows)
         print(f"{options.rows:,} rows in groups of {GROUP:,}, {options.rounds} rounds\n")
-        rounds.compare(names, options.rows, options.rounds, lambda name: _seconds(name, options.rows), base="slices")
+        rounds.compare(names, options.rows, options.rounds, lambda name: _seconds(name, options.rows))
         os.chdir("/")
 
 
@@ -68,18 +66,10 @@ def _seconds(name: str, rows: int) -> float:
 
 
 def _command(name: str) -> list[str]:
-    if name not in MILLS:
+    if name != MILL:
         return [sys.executable, PEERS, name]
     run = [sys.executable, "-m", "batchmill", "run", f"{PEERS}:score", SOURCE, "-o", TARGET, "--id-field", "id"]
-    return [*run, "-c", "c.ckpt", "--fresh", "-j", "2", "-q", *MILLS[name]]
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="[1000000]")
-    parser.add_argument("--rounds", type=int, default=3, help="[3]")
-    parser.add_argument("--only", action="append", help="this contender, and the bare processes; repeatable")
-    return parser.parse_args()
+    return [*run, "-c", "c.ckpt", "--fresh", "-j", "2", "-q"]
 
 
 if __name__ == "__main__":
