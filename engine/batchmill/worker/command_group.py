@@ -80,13 +80,21 @@ class CommandGroup:
     # The command that has begun
 
     def ask_to_end(self) -> None:
-        """Send SIGTERM to all of it, and have what is stopped go on to hear that."""
+        """Send SIGTERM to all of it, to each process once, and have what is stopped go on to hear that."""
         members = self.members()
         for number in (signal.SIGTERM, signal.SIGCONT):
             if self._keeper:
                 send(os.killpg, self._keeper, number)  # the keeper ignores all but SIGKILL
             for pid in members:
-                send(os.kill, pid, number)
+                if not self._has(pid):
+                    send(os.kill, pid, number)
+
+    def _has(self, pid: int) -> bool:
+        """Whether a process is in the group."""
+        try:
+            return self._keeper != 0 and os.getpgid(pid) == self._keeper
+        except ProcessLookupError:
+            return False
 
     def members(self) -> list[int]:
         """The command, if it has not been waited for, and all that it has started; not what has ended."""

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_kit import until
 from process_kit import is_running, start
 
 from batchmill.errors import ItemFailed
+from batchmill.system.children import send
 from batchmill.worker import child_process, command_runner
 from batchmill.worker.child_process import PIECE, Capture, CommandEnd, CommandProcesses, NotStarted
 from batchmill.worker.command import CommandSpec
@@ -107,6 +109,20 @@ def test_nothing_keeps_a_command_alive_after_its_time(commands: CommandProcesses
     ended, _, _ = run(commands, script, timeout=0.2)
     assert ended.overdue
     assert os.WIFSIGNALED(ended.status)
+
+
+def test_each_process_of_a_command_hears_one_term(commands: CommandProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the group or not; two that come at once are one to the kernel, so they come one after the other here."""
+
+    def slowly(*arguments: Any) -> None:
+        send(*arguments)
+        time.sleep(0.1)
+
+    monkeypatch.setattr("batchmill.worker.command_group.send", slowly)
+    loop = "while :; do sleep 0.05; done"
+    far = f"setsid sh -c \"trap 'echo far' TERM; {loop}\" &"
+    _, out, _ = run(commands, f"{far} trap 'echo near' TERM; {loop}", timeout=0.5)
+    assert sorted(bytes(out.kept).split()) == [b"far", b"near"]
 
 
 def test_a_command_that_kills_its_group_costs_itself_alone(commands: CommandProcesses) -> None:
